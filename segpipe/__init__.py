@@ -1,0 +1,29 @@
+"""segpipe: train retinal vessel segmentation and run it over large archives, on Ray.
+
+In the order in which data flows:
+
+    errors.py     the errors a user can meet, one line each
+    storage.py    a URI -> a store (local folder or S3 prefix): list, get, atomic put
+    data/         numpy and pillow, never torch
+        codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
+        fundus.py     the field of view: find it, fit it to the working canvas, and the exact inverse
+        datasets.py   a labelled set in DRIVE's layout -> examples (image, label, fov)
+        crops.py      random crops, a pure function of (seed, epoch, image, k)
+        synthetic.py  drawn fundus photographs with exact labels
+    models/       torch, never ray
+        segnet.py     the networks
+        checkpoint.py the one format that train writes and the others read
+        predict.py    canvas -> score -> mask: the one path that train, evaluate and segment share
+        weights/      what the package ships
+    metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
+    archive.py    what a bulk run knows: inputs, parts, done-set, compaction, summary
+    runtime.py    starting or joining Ray, what every worker is told, progress
+    stream.py     the crop stream that feeds Ray Train
+    report.py     figures and the HTML report
+    train.py  segment.py  evaluate.py  demo.py   one verb each: a frozen config and one function
+    cli.py        `segpipe <verb>`
+"""
+
+from importlib.metadata import version
+
+__version__ = version("segpipe")

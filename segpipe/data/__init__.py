@@ -1,0 +1,1 @@
+"""Images and labels as numpy arrays. Nothing in here knows torch or Ray."""

@@ -1,0 +1,200 @@
+"""The field of view: find it, fit it to the working canvas, and the exact inverse.
+
+A network sees every camera at one scale: the field is cropped out with a margin and scaled so that
+its diameter equals the working diameter, and it lies on a square canvas of one fixed size, so that
+images of any size share a batch and never depend on each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from segpipe.errors import RejectedImage
+
+SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
+OPENING_PX = 4  # at that size: strips of flare and the dark frame's noise are thinner than twice this
+BLACK = 6.5  # square root of 42 of 255: a frame around a photograph is darker, a retina is not
+SMALLEST_FIELD = 0.05  # share of the frame; what is smaller is no photograph of a fundus
+SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
+MARGIN_PX = 6  # canvas px kept around the field, so that its rim is seen against what is outside it
+CANVAS_STEP = 32  # px: five poolings by 2 divide the canvas
+
+Image8 = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+
+def find_fov(image: Image8) -> Mask:
+    """image [H, W, 3] uint8 -> fov [H, W] bool: the largest bright region, its holes filled.
+
+    The frame around a fundus photograph is nearly black, the retina is brightest in red; Otsu's
+    threshold on the square root of the brightest channel, halved toward the frame's own level,
+    parts them. A photograph without a dark frame is field all over. Raises RejectedImage where
+    no field is found.
+    """
+    height, width = image.shape[:2]
+    factor = max(1, -(-max(height, width) // SEARCH_PX))
+    small = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
+    light = np.sqrt(np.asarray(small).max(axis=2).astype(np.float32))
+    if light.max() < BLACK:
+        raise RejectedImage("no field of view found: the image is black")
+    frame = float(np.percentile(light, 1))
+    if frame > BLACK:
+        return np.ones((height, width), bool)
+    bright = light > frame + (_otsu(light) - frame) / 2
+    field = _largest_region(ndimage.binary_opening(bright, iterations=OPENING_PX))
+    if field.mean() < SMALLEST_FIELD:
+        raise RejectedImage(f"no field of view found: {field.mean():.1%} of the image is lit")
+    return _enlarge(field, factor, height, width)
+
+
+def _otsu(light: npt.NDArray[np.float32]) -> float:
+    """The threshold with the largest variance between both sides (Otsu 1979, eq. 18)."""
+    counts, edges = np.histogram(light, bins=64)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centres)
+    between = (sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)) ** 2
+    return float(edges[1:-1][np.argmax(between * below * above)])
+
+
+def _largest_region(bright: Mask) -> Mask:
+    regions, num = ndimage.label(bright)
+    if not num:
+        return np.zeros_like(bright)
+    largest = regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])
+    filled: Mask = ndimage.binary_fill_holes(largest)
+    return filled
+
+
+def _enlarge(field: Mask, factor: int, height: int, width: int) -> Mask:
+    """A field found on the image reduced by `factor` -> the field at the image's own size."""
+    if factor == 1:
+        return field
+    grey = Image.fromarray(field.astype(np.uint8) * 255)
+    full = grey.resize((field.shape[1] * factor, field.shape[0] * factor), Image.Resampling.BILINEAR)
+    return np.asarray(full)[:height, :width] > 127
+
+
+def fov_box(fov: Mask) -> tuple[int, int, int, int]:
+    """fov [H, W] bool -> (top, left, bottom, right) in px, the last two exclusive."""
+    rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
+    if not rows.size:
+        raise RejectedImage("no field of view found: the given field is empty")
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def fov_diameter(fov: Mask) -> int:
+    """The field's larger extent in px: its diameter also where it is cut off on two sides."""
+    top, left, bottom, right = fov_box(fov)
+    return max(bottom - top, right - left)
+
+
+def scale_to(diameter: float, working_diameter: float) -> float:
+    """The factor that takes `diameter` to the working diameter; 1.0 within 2 % of it."""
+    scale = working_diameter / diameter
+    return 1.0 if abs(scale - 1) <= SAME_SCALE else scale
+
+
+def canvas_side(working_diameter: float) -> int:
+    """Side in px of the square canvas that holds every field at this working diameter."""
+    needed = working_diameter * (1 + SAME_SCALE) + 2 * MARGIN_PX + 2
+    return -(-int(np.ceil(needed)) // CANVAS_STEP) * CANVAS_STEP
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a canvas came from: native size, the box cut out of it, that box's size when scaled.
+
+    All in px. The scaled box lies in the canvas's upper left corner, zeros fill the rest.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    box_height: int
+    box_width: int
+    scaled_height: int
+    scaled_width: int
+
+    def as_array(self) -> npt.NDArray[np.int32]:
+        return np.asarray(astuple(self), np.int32)
+
+    @classmethod
+    def from_array(cls, values: npt.NDArray[np.int32]) -> Geometry:
+        return cls(*(int(value) for value in values))
+
+    @property
+    def resampled(self) -> bool:
+        return (self.scaled_height, self.scaled_width) != (self.box_height, self.box_width)
+
+
+def plan_fit(fov: Mask, working_diameter: float) -> Geometry:
+    """How the field of fov [H, W] bool goes onto the canvas of this working diameter (px)."""
+    top, left, bottom, right = fov_box(fov)
+    scale = scale_to(max(bottom - top, right - left), working_diameter)
+    margin = round(MARGIN_PX / scale)
+    top, left = max(0, top - margin), max(0, left - margin)
+    bottom, right = min(fov.shape[0], bottom + margin), min(fov.shape[1], right + margin)
+    height, width = bottom - top, right - left
+    scaled = max(1, round(height * scale)), max(1, round(width * scale))
+    return Geometry(fov.shape[0], fov.shape[1], top, left, height, width, *scaled)
+
+
+def fit_image(image: Image8, geometry: Geometry, side: int) -> Image8:
+    """image [H, W, 3] uint8 -> canvas [side, side, 3] uint8 (antialiased where scaled)."""
+    canvas = np.zeros((side, side, 3), np.uint8)
+    g = geometry
+    box = image[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
+    if g.resampled:
+        box = np.asarray(
+            Image.fromarray(np.ascontiguousarray(box)).resize(
+                (g.scaled_width, g.scaled_height), Image.Resampling.BILINEAR, reducing_gap=2.0
+            )
+        )
+    canvas[: g.scaled_height, : g.scaled_width] = box
+    return canvas
+
+
+def fit_classes(classes: npt.NDArray[np.uint8], geometry: Geometry, side: int) -> Image8:
+    """A class map [H, W] uint8 -> canvas [side, side] uint8; nearest neighbour, 0 outside."""
+    canvas = np.zeros((side, side), np.uint8)
+    g = geometry
+    box = classes[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
+    canvas[: g.scaled_height, : g.scaled_width] = resize_classes(
+        box, g.scaled_height, g.scaled_width
+    )
+    return canvas
+
+
+def restore(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
+    """A score canvas [side, side] float32 -> [H, W] float32 at native size, 0 outside the box."""
+    g = geometry
+    box = canvas[: g.scaled_height, : g.scaled_width]
+    if g.resampled:
+        picture = Image.fromarray(np.ascontiguousarray(box))
+        box = np.asarray(picture.resize((g.box_width, g.box_height), Image.Resampling.BILINEAR))
+    native = np.zeros((g.height, g.width), np.float32)
+    native[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = box
+    return native
+
+
+def resize_image(image: Image8, height: int, width: int) -> Image8:
+    """image [H, W, 3] uint8 -> [height, width, 3] uint8, bilinear."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_classes(classes: Image8, height: int, width: int) -> Image8:
+    """A class map [H, W] uint8 -> [height, width] uint8, nearest neighbour: no class is mixed."""
+    if classes.shape == (height, width):
+        return classes
+    picture = Image.fromarray(np.ascontiguousarray(classes))
+    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))

@@ -1,0 +1,9 @@
+"""The errors a user can meet. Each message is one line: what came, what was wanted, what to do."""
+
+
+class UserError(Exception):
+    """Something the user must change: a flag, a path, a credential. Exit code 2."""
+
+
+class RejectedImage(Exception):
+    """These bytes cannot become a mask, whoever tries again. In bulk it becomes a row."""

@@ -1,0 +1,1 @@
+"""Networks, their checkpoints and the one path from a canvas to a score. Nothing here knows Ray."""

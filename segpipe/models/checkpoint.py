@@ -1,0 +1,111 @@
+"""The one checkpoint format: safetensors whose metadata holds all that others need.
+
+Nothing is unpickled. The file names its network, its classes, the working diameter that images
+are scaled to, the threshold chosen on the training split, the data and the package's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from segpipe.errors import UserError
+from segpipe.models import weights
+from segpipe.models.segnet import MODELS
+from segpipe.storage import read_uri
+
+FORMAT = "segpipe-1"
+DEFAULT = "segnet-lite"  # the shipped checkpoint that is used where none is named
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself."""
+
+    model: str
+    """Name of the network, a key of MODELS."""
+    diameter: float
+    """Working diameter of the field of view in px: every image is scaled to it."""
+    threshold: float
+    """A pixel in the field is vessel where its score reaches this; chosen on the training split."""
+    training_data: str
+    """What it was trained on."""
+    classes: tuple[str, ...]
+    """Class names in order of their indices."""
+    version: str
+    """Version of segpipe that wrote it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    card: Card
+    state: dict[str, Tensor]
+    sha256: str
+
+    def build(self) -> nn.Module:
+        """The network with its weights, in evaluation mode."""
+        network = build_model(self.card.model, classes=len(self.card.classes))
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+def build_model(name: str, classes: int) -> nn.Module:
+    """A freshly initialised network. Raises UserError for an unknown name."""
+    if name not in MODELS:
+        raise UserError(f"--model {name}: unknown network, choose from {', '.join(MODELS)}")
+    return MODELS[name](num_classes=classes)
+
+
+def dump(state: dict[str, Tensor], card: Card) -> bytes:
+    metadata = {"format": FORMAT, "card": json.dumps(asdict(card))}
+    return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata)
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints in the package."""
+    files = resources.files(weights).iterdir()
+    return sorted(f.name.removesuffix(SUFFIX) for f in files if f.name.endswith(SUFFIX))
+
+
+SUFFIX = ".safetensors"
+
+
+def read(name_or_uri: str | None) -> bytes:
+    """The bytes of a shipped checkpoint (by name; the default without one) or of the file there."""
+    name = name_or_uri or DEFAULT
+    if name in shipped():
+        return (resources.files(weights) / f"{name}{SUFFIX}").read_bytes()
+    try:
+        return read_uri(name)
+    except UserError as error:
+        raise UserError(
+            f"--checkpoint {name}: neither a file nor a shipped checkpoint ({', '.join(shipped())})"
+        ) from error
+
+
+def load(data: bytes, source: str) -> Checkpoint:
+    """Parse a checkpoint and try it in its network. Raises UserError that names `source`."""
+    if len(data) < 8 or not 0 < int.from_bytes(data[:8], "little") < len(data):
+        raise UserError(f"{source}: not a safetensors file, or a damaged one")
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        state = safetensors.torch.load(data)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{source}: not a safetensors file, or a damaged one") from error
+    metadata = header.get("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{source}: safetensors, but not a segpipe checkpoint ({FORMAT})")
+    try:
+        values = json.loads(metadata["card"])
+        card = Card(**{f.name: values[f.name] for f in fields(Card)})
+        checkpoint = Checkpoint(card, state, hashlib.sha256(data).hexdigest())
+        checkpoint.build()
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{source}: a segpipe checkpoint that does not fit together") from error
+    return checkpoint

@@ -1,0 +1,54 @@
+"""Canvas -> score -> mask: the one path that training's validation, evaluate and segment share.
+
+The score of a pixel is p(vessel) / (p(vessel) + p(background)). What the network says about class
+0 is not used: outside the found field of view a mask is 0, inside it a pixel is vessel where its
+score reaches the checkpoint's threshold and background elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from segpipe.data.datasets import BACKGROUND, OUTSIDE, VESSEL
+
+
+class Predictor:
+    """A network on its device, ready to score canvases."""
+
+    def __init__(self, network: nn.Module, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.network = network.eval().to(self.device, memory_format=torch.channels_last)
+        # One canvas at a time keeps activations in a CPU's cache; a GPU wants them together.
+        self.at_once = 1 if self.device.type == "cpu" else 16
+
+    @torch.inference_mode()
+    def scores(self, canvases: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """canvases [N, S, S, 3] uint8 RGB -> scores [N, S, S] float32 in [0, 1]."""
+        out = np.empty(canvases.shape[:3], np.float32)
+        for start in range(0, len(canvases), self.at_once):
+            batch = canvases[start : start + self.at_once]
+            logits = self.network(to_input(batch, self.device))
+            out[start : start + len(batch)] = vessel_score(logits).cpu().numpy()
+        return out
+
+
+def to_input(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """images [N, H, W, 3] uint8 -> [N, 3, H, W] float32 in [0, 1], channels last in memory."""
+    pixels = torch.from_numpy(np.array(images)).to(device)  # a copy: Ray's arrays are read-only
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def vessel_score(logits: Tensor) -> Tensor:
+    """logits [N, classes, H, W] -> [N, H, W]: p(vessel) / (p(vessel) + p(background))."""
+    return torch.sigmoid(logits[:, VESSEL] - logits[:, BACKGROUND])
+
+
+def classify(
+    score: npt.NDArray[np.float32], fov: npt.NDArray[np.bool_], threshold: float
+) -> npt.NDArray[np.uint8]:
+    """score [H, W] float32, fov [H, W] bool -> mask [H, W] uint8 (class of each pixel)."""
+    inside = np.where(score >= np.float32(threshold), np.uint8(VESSEL), np.uint8(BACKGROUND))
+    return np.where(fov, inside, np.uint8(OUTSIDE))
