@@ -85,6 +85,19 @@ def read_uri(uri: str) -> bytes:
         raise UserError(f"{uri}: no such file") from error
 
 
+def exists(store: Store, key: str) -> bool:
+    return any(entry.key == key for entry in store.list(key))
+
+
+def preflight(source: Store, output: Store) -> None:
+    """Learn within seconds what the user must change: an unknown bucket, a wrong secret, ..."""
+    try:
+        next(source.list(), None)
+        output.check_writable()
+    except OSError as error:
+        raise UserError(f"{error} (is the store up and its endpoint right?)") from error
+
+
 @dataclass(frozen=True)
 class LocalStore:
     root: str

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segpipe.errors import UserError
 from segpipe.models import weights
-from segpipe.models.segnet import MODELS
+from segpipe.models.segnet import MODELS, SegNetLite
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
@@ -57,9 +57,13 @@ class Checkpoint:
 
 def build_model(name: str, classes: int) -> nn.Module:
     """A freshly initialised network. Raises UserError for an unknown name."""
+    return model_class(name)(num_classes=classes)
+
+
+def model_class(name: str) -> type[SegNetLite]:
     if name not in MODELS:
         raise UserError(f"--model {name}: unknown network, choose from {', '.join(MODELS)}")
-    return MODELS[name](num_classes=classes)
+    return MODELS[name]
 
 
 def dump(state: dict[str, Tensor], card: Card) -> bytes:

@@ -70,4 +70,4 @@ class SegNetLite(nn.Module):
         return logits
 
 
-MODELS: dict[str, type[nn.Module]] = {"segnet-lite": SegNetLite}
+MODELS = {"segnet-lite": SegNetLite}

@@ -1,0 +1,258 @@
+"""The crop stream that feeds Ray Train: one dataset for the whole run, no gap between epochs.
+
+A row is one worker's share of one step. Rows come in blocks of some steps for one worker, the
+workers in turn, and the split deals blocks out in that order, so every worker gets its own steps in
+order whatever the number of workers. Each row carries its step and rank, and the worker checks it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray.data
+from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions, ExecutionResources
+from ray.train import DataConfig
+
+from segpipe.data import crops, fundus
+from segpipe.data.datasets import Example, Labelled, load_example
+from segpipe.errors import UserError
+from segpipe.runtime import DATA_CPUS
+from segpipe.storage import Store
+
+CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
+IN_FLIGHT_BYTES = 256 << 20  # crops and images on their way to the workers, all stages together
+BLOCK_STEPS = (8, 64)  # steps a block: at least, to spread Ray's cost of a task; at most, for memory
+MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """What the run's crops are. Row ids of the stream mean something only together with it."""
+
+    store: Store
+    examples: tuple[Example, ...]
+    diameter: float
+    """Working diameter in px."""
+    seed: int
+    epochs: int
+    crops_per_image: int
+    crop_size: int
+    """px"""
+    batch_size: int
+    """Crops a step, all workers together."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches; the permutation's tail is left out, other crops every epoch."""
+        return len(self.examples) * self.crops_per_image // self.batch_size
+
+    def share(self, rank: int, world_size: int) -> range:
+        """The slots of a step that belong to `rank`; shares differ by one crop at most."""
+        return range(
+            rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size
+        )
+
+
+def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
+    """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3] uint8, label [n, S, S] uint8`."""
+    num_steps = plan.epochs * plan.steps_per_epoch - first_step
+    block_steps = int(np.clip(num_steps * world_size // MOST_BLOCKS, *BLOCK_STEPS))
+    num_blocks = -(-num_steps // block_steps) * world_size
+    return ray.data.range(  # id of (block, worker, step in block)
+        num_blocks * block_steps, override_num_blocks=num_blocks
+    ).map_batches(  # -> the crops of those steps
+        Cropper,
+        fn_constructor_args=(plan, first_step, world_size, block_steps),
+        batch_size=None,
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=DATA_CPUS,
+    )
+
+
+class Cropper:
+    """Reads, decodes and crops. Lives in an actor, for its cache of decoded images."""
+
+    def __init__(
+        self, plan: CropPlan, first_step: int, world_size: int, block_steps: int
+    ) -> None:
+        self.plan, self.first_step = plan, first_step
+        self.world_size, self.block_steps = world_size, block_steps
+        self.cache = ImageCache(plan)
+        self.order = lru_cache(maxsize=2)(self._order)
+
+    def __call__(self, batch: Batch) -> Batch:
+        rows = [row for row_id in batch["id"] if (row := self._row(int(row_id))) is not None]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _row(self, row_id: int) -> dict[str, Any] | None:
+        plan = self.plan
+        block, step_in_block = divmod(row_id, self.block_steps)
+        turn, rank = divmod(block, self.world_size)
+        step = self.first_step + turn * self.block_steps + step_in_block
+        epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
+        if epoch >= plan.epochs:  # the last block is filled up
+            return None
+        slots = np.asarray(plan.share(rank, self.world_size))
+        chosen = self.order(epoch)[step_in_epoch * plan.batch_size + slots]
+        crops = [self._crop(epoch, int(image), int(k)) for image, k in chosen]
+        image, label = (np.stack(arrays) for arrays in zip(*crops, strict=True))
+        return {"step": step, "rank": rank, "crop": chosen, "image": image, "label": label}
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        plan = self.plan
+        return crops.epoch_order(plan.seed, epoch, len(plan.examples), plan.crops_per_image)
+
+    def _crop(
+        self, epoch: int, index: int, k: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        plan, size = self.plan, self.plan.crop_size
+        image, label = self.cache.get(index)
+        top, left = crops.crop_corner(plan.seed, epoch, index, k, *label.shape, size)
+        window = np.s_[top : top + size, left : left + size]
+        return image[window], label[window]
+
+
+class ImageCache:
+    """Decoded images at the working scale, the least recently used leave first."""
+
+    def __init__(self, plan: CropPlan, limit_bytes: int = CACHE_BYTES) -> None:
+        self.plan, self.limit_bytes, self.bytes = plan, limit_bytes, 0
+        self.held: OrderedDict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = (
+            OrderedDict()
+        )
+
+    def get(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """-> image [H, W, 3] uint8, label [H, W] uint8."""
+        if index in self.held:
+            self.held.move_to_end(index)
+            return self.held[index]
+        loaded = at_working_scale(
+            load_example(self.plan.store, self.plan.examples[index]), self.plan.diameter
+        )
+        self.held[index] = loaded
+        self.bytes += _nbytes(loaded)
+        while self.bytes > self.limit_bytes and len(self.held) > 1:
+            _, dropped = self.held.popitem(last=False)
+            self.bytes -= _nbytes(dropped)
+        return loaded
+
+
+def _nbytes(arrays: tuple[npt.NDArray[Any], ...]) -> int:
+    return sum(array.nbytes for array in arrays)
+
+
+def at_working_scale(
+    labelled: Labelled, diameter: float
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """-> the whole image [H, W, 3] uint8 and label [H, W] uint8, the field at its diameter."""
+    fov = labelled.fov
+    height, width = scaled_size(fov.shape[0], fov.shape[1], fundus.fov_diameter(fov), diameter)
+    return (
+        fundus.resize_image(labelled.image, height, width),
+        fundus.resize_classes(labelled.label, height, width),
+    )
+
+
+def scaled_size(
+    height: int, width: int, field_diameter: float, diameter: float
+) -> tuple[int, int]:
+    """(height, width) in px of an image after its field is scaled to the working diameter."""
+    scale = fundus.scale_to(field_diameter, diameter)
+    return round(height * scale), round(width * scale)
+
+
+def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
+    """Read every example once -> name, height, width and field diameter (px) of each, in order.
+
+    Raises UserError for the first that cannot be used.
+    """
+
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            fov = load_example(store, Example(**row)).fov
+        except UserError as error:
+            return {"name": row["name"], "error": str(error)}
+        diameter = fundus.fov_diameter(fov)
+        return {"name": row["name"], "size": (*fov.shape, diameter), "error": ""}
+
+    found = {row["name"]: row for row in _rows(examples).map(look, num_cpus=DATA_CPUS).take_all()}
+    rows = [found[example.name] for example in examples]
+    if errors := [row["error"] for row in rows if row["error"]]:
+        raise UserError(errors[0])
+    return rows
+
+
+def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
+    """Whole images squashed to the crop size, as the lecture tests: image, label [size, size]."""
+
+    def squash(row: dict[str, Any]) -> dict[str, Any]:
+        labelled = load_example(store, Example(**row))
+        image = fundus.resize_image(labelled.image, size, size)
+        return {"image": image, "label": fundus.resize_classes(labelled.label, size, size)}
+
+    return _rows(examples).map(squash, num_cpus=DATA_CPUS)
+
+
+def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
+    """Fields on their canvas, as a network is used: image [S, S, 3] uint8, label [S, S] uint8."""
+
+    def fit(row: dict[str, Any]) -> dict[str, Any]:
+        labelled = load_example(store, Example(**row))
+        geometry = fundus.plan_fit(labelled.fov, diameter)
+        side = fundus.canvas_side(diameter)
+        image = fundus.fit_image(labelled.image, geometry, side)
+        return {"image": image, "label": fundus.fit_classes(labelled.label, geometry, side)}
+
+    return _rows(examples).map(fit, num_cpus=DATA_CPUS)
+
+
+def _rows(examples: list[Example]) -> Dataset:
+    return ray.data.from_items([asdict(example) for example in examples])
+
+
+class TrainingData(DataConfig):
+    """Tells Ray Train how its workers are fed: the crop stream from the step to go on at.
+
+    Ray Train asks at every start of a group of workers, so a restarted group, also one of another
+    size, goes on at the step after the last finished epoch.
+    """
+
+    def __init__(self, plan: CropPlan, finished_epochs: Callable[[], int]) -> None:
+        super().__init__(enable_shard_locality=False)
+        self.plan, self.finished_epochs = plan, finished_epochs
+
+    def configure(
+        self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
+    ) -> list[dict[str, DataIterator]]:
+        output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        for name, dataset in datasets.items():
+            if name == "crops":
+                first_step = self.finished_epochs() * self.plan.steps_per_epoch
+                dataset = crop_stream(self.plan, first_step, world_size)
+            dataset.context.execution_options = ExecutionOptions(
+                preserve_order=True,
+                resource_limits=ExecutionResources(object_store_memory=IN_FLIGHT_BYTES),
+            )
+            for rank, split in enumerate(dataset.streaming_split(world_size, equal=False)):
+                output[rank][name] = split
+        return output
+
+
+def shares(iterator: DataIterator, rank: int, first_step: int) -> Iterator[Batch]:
+    """This worker's share of every step, in order: crop, image and label as in `crop_stream`."""
+    expected = first_step
+    for block in iterator.iter_batches(batch_size=None, prefetch_batches=1):
+        for row in range(len(block["step"])):
+            came = int(block["step"][row]), int(block["rank"][row])
+            if came != (expected, rank):
+                raise RuntimeError(f"crops of step, rank {came} came, wanted {(expected, rank)}")
+            expected += 1
+            yield {name: values[row] for name, values in block.items()}
