@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions, ExecutionResources
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
 from segpipe.data import crops, fundus
@@ -26,7 +29,7 @@ from segpipe.runtime import DATA_CPUS
 from segpipe.storage import Store
 
 CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
-IN_FLIGHT_BYTES = 256 << 20  # crops and images on their way to the workers, all stages together
+IN_FLIGHT_BYTES = 64 << 20  # crops and images on their way to the workers, all stages together
 BLOCK_STEPS = (8, 64)  # steps a block: at least, to spread Ray's cost of a task; at most, for memory
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
 
@@ -63,43 +66,63 @@ class CropPlan:
 
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
     """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3] uint8, label [n, S, S] uint8`."""
-    num_steps = plan.epochs * plan.steps_per_epoch - first_step
-    block_steps = int(np.clip(num_steps * world_size // MOST_BLOCKS, *BLOCK_STEPS))
-    num_blocks = -(-num_steps // block_steps) * world_size
-    return ray.data.range(  # id of (block, worker, step in block)
-        num_blocks * block_steps, override_num_blocks=num_blocks
+    return ray.data.read_datasource(  # step, rank: some steps of one worker a block
+        StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size),
+        num_cpus=DATA_CPUS,
     ).map_batches(  # -> the crops of those steps
         Cropper,
-        fn_constructor_args=(plan, first_step, world_size, block_steps),
+        fn_constructor_args=(plan, world_size),
         batch_size=None,
         compute=ActorPoolStrategy(size=1),
         num_cpus=DATA_CPUS,
     )
 
 
+class StepBlocks(Datasource):
+    """The steps [first_step, end_step) of every worker, in blocks, the workers in turn."""
+
+    def __init__(self, first_step: int, end_step: int, world_size: int) -> None:
+        num_rows = (end_step - first_step) * world_size
+        block_steps = int(np.clip(num_rows // MOST_BLOCKS, *BLOCK_STEPS))
+        self.blocks = [
+            (range(start, min(start + block_steps, end_step)), rank)
+            for start in range(first_step, end_step, block_steps)
+            for rank in range(world_size)
+        ]
+
+    def estimate_inmemory_data_size(self) -> int:
+        return 0
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_step_rows, steps, rank),
+                BlockMetadata(len(steps), size_bytes=16 * len(steps), input_files=None,
+                              exec_stats=None),
+            )
+            for steps, rank in self.blocks
+        ]
+
+
+def _step_rows(steps: range, rank: int) -> list[pa.Table]:
+    return [pa.table({"step": list(steps), "rank": [rank] * len(steps)})]
+
+
 class Cropper:
     """Reads, decodes and crops. Lives in an actor, for its cache of decoded images."""
 
-    def __init__(
-        self, plan: CropPlan, first_step: int, world_size: int, block_steps: int
-    ) -> None:
-        self.plan, self.first_step = plan, first_step
-        self.world_size, self.block_steps = world_size, block_steps
+    def __init__(self, plan: CropPlan, world_size: int) -> None:
+        self.plan, self.world_size = plan, world_size
         self.cache = ImageCache(plan)
         self.order = lru_cache(maxsize=2)(self._order)
 
     def __call__(self, batch: Batch) -> Batch:
-        rows = [row for row_id in batch["id"] if (row := self._row(int(row_id))) is not None]
+        rows = [self._row(int(s), int(r)) for s, r in zip(batch["step"], batch["rank"], strict=True)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _row(self, row_id: int) -> dict[str, Any] | None:
+    def _row(self, step: int, rank: int) -> dict[str, Any]:
         plan = self.plan
-        block, step_in_block = divmod(row_id, self.block_steps)
-        turn, rank = divmod(block, self.world_size)
-        step = self.first_step + turn * self.block_steps + step_in_block
         epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
-        if epoch >= plan.epochs:  # the last block is filled up
-            return None
         slots = np.asarray(plan.share(rank, self.world_size))
         chosen = self.order(epoch)[step_in_epoch * plan.batch_size + slots]
         crops = [self._crop(epoch, int(image), int(k)) for image, k in chosen]
@@ -183,7 +206,7 @@ def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
         diameter = fundus.fov_diameter(fov)
         return {"name": row["name"], "size": (*fov.shape, diameter), "error": ""}
 
-    found = {row["name"]: row for row in _rows(examples).map(look, num_cpus=DATA_CPUS).take_all()}
+    found = {row["name"]: row for row in _rows(examples).map(look, num_cpus=DATA_CPUS).iter_rows()}
     rows = [found[example.name] for example in examples]
     if errors := [row["error"] for row in rows if row["error"]]:
         raise UserError(errors[0])

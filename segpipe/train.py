@@ -165,7 +165,7 @@ def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
             worker_runtime_env=runtime.model_env(),
         ),
         datasets={
-            "crops": lambda: ray.data.range(1),  # TrainingData puts the stream in its place
+            "crops": ray.data.from_items([0]),  # TrainingData puts the stream in its place
             "test": stream.squashed(plan.store, test, config.crop_size).materialize(),
             "fields": stream.canvases(plan.store, list(plan.examples), plan.diameter),
         },

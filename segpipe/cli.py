@@ -1,0 +1,91 @@
+"""`segpipe VERB --flag value ...`: flags are the fields of the verb's config, one line per error."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import tyro
+
+from segpipe import __version__
+from segpipe.errors import UserError
+
+# A verb's module is imported only when it is asked for: Ray and torch take seconds.
+VERBS = {
+    "train": ("segpipe.train", "TrainConfig", "train a network on a labelled set"),
+    "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
+    "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),
+    "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
+    "models": ("segpipe.models.checkpoint", "ModelsConfig", "list the shipped checkpoints"),
+}
+DEBUG = "--debug"
+OK, UNFINISHED, USER_ERROR = 0, 1, 2  # exit codes, beside 128 + the signal's number
+
+
+def usage() -> str:
+    verbs = "\n".join(f"  {verb:<9} {summary}" for verb, (_, _, summary) in VERBS.items())
+    return (
+        f"segpipe {__version__}: segment retinal photographs at scale, on Ray\n\n"
+        f"usage: segpipe VERB [--flag value ...]\n\n{verbs}\n\n"
+        f"segpipe VERB --help tells the flags; {DEBUG} after any verb shows tracebacks."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console command. Always ends in SystemExit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(OK if words else USER_ERROR)
+    if words[0] == "--version":
+        print(f"segpipe {__version__}")
+        sys.exit(OK)
+    if words[0] not in VERBS:
+        print(f"segpipe: {words[0]}: unknown verb, choose from {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    run_verb(words[0], words[1:])
+
+
+def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
+    """Run one verb with these flags (the process's own without any) and exit with its code."""
+    words = list(sys.argv[1:] if flags is None else flags)
+    debug = DEBUG in words
+    module, config_name, _ = VERBS[verb]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+        print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"segpipe {verb}: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except Exception as error:
+        if debug:
+            raise
+        print(f"segpipe {verb}: {_one_line(error)} ({DEBUG} shows where)", file=sys.stderr)
+        code = UNFINISHED
+    sys.exit(code)
+
+
+def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:
+    config = tyro.cli(getattr(module, config_name), prog=f"segpipe {verb}", args=flags)
+    code = getattr(module, verb)(config)
+    return OK if code is None else int(code)
+
+
+def _terminate(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _one_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
