@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -267,7 +268,9 @@ class Session:
             model=self.job.model,
             diameter=plan.diameter,
             threshold=threshold,
-            training_data=f"{plan.store.uri()}: {len(plan.examples)} images, {self.epoch} epochs",
+            # the set's name and not its place: a checkpoint travels
+            training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
+            f"{self.epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
             classes=CLASSES,
             version=__version__,
         )
