@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.data import DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from segpipe.errors import UserError
+from segpipe.models.predict import Scorer
 
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 PACE_S = 0.02  # seconds; a block takes some 0.3 s to produce, so nothing waits for the scheduler
@@ -30,14 +31,30 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
     address = os.environ.get("RAY_ADDRESS", "local")
     own = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+    with _silent_stderr():
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Without what Ray's core writes to file descriptor 2 about its own log level."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 class Pace(ExecutionCallback):
@@ -88,6 +105,25 @@ def cpus_per_worker(num_workers: int) -> float:
     """Share of a core to book for each model worker, so that all fit and the data stages too."""
     free = ray.cluster_resources().get("CPU", 1) - 2 * DATA_CPUS
     return max(0.01, min(1.0, int(100 * free / num_workers) / 100))
+
+
+def scored(dataset: Dataset, weights: bytes, device: str, num_workers: int) -> Dataset:
+    """Rows with canvas [S, S, 3] uint8 and error -> the same with score [S, S] for the canvas."""
+    return dataset.map_batches(
+        Scorer,
+        fn_constructor_args=(weights, device, worker_threads(num_workers)),
+        batch_size=None,
+        compute=ActorPoolStrategy(size=num_workers),
+        num_cpus=cpus_per_worker(num_workers),
+        num_gpus=1 if device == "cuda" else 0,
+        runtime_env=model_env(),
+    )
+
+
+def model_workers(device: str, wanted: int | None) -> int:
+    """How many processes run the network: as wanted, or one a core or GPU."""
+    have = ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 1)
+    return wanted or max(1, int(have))
 
 
 def worker_threads(num_workers: int) -> int:

@@ -22,6 +22,7 @@ BLACK = 6.5  # square root of 42 of 255: a frame around a photograph is darker, 
 SMALLEST_FIELD = 0.05  # share of the frame; what is smaller is no photograph of a fundus
 SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
 MARGIN_PX = 6  # canvas px kept around the field, so that its rim is seen against what is outside it
+REDUCING_GAP = 2.0  # Pillow first halves by boxes down to twice the size: half the time
 CANVAS_STEP = 32  # px: five poolings by 2 divide the canvas
 
 Image8 = npt.NDArray[np.uint8]
@@ -149,27 +150,28 @@ def plan_fit(fov: Mask, working_diameter: float) -> Geometry:
 
 def fit_image(image: Image8, geometry: Geometry, side: int) -> Image8:
     """image [H, W, 3] uint8 -> canvas [side, side, 3] uint8 (antialiased where scaled)."""
-    canvas = np.zeros((side, side, 3), np.uint8)
-    g = geometry
-    box = image[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
-    if g.resampled:
-        box = np.asarray(
-            Image.fromarray(np.ascontiguousarray(box)).resize(
-                (g.scaled_width, g.scaled_height), Image.Resampling.BILINEAR, reducing_gap=2.0
-            )
-        )
-    canvas[: g.scaled_height, : g.scaled_width] = box
-    return canvas
+    return _fit(image, geometry, side, Image.Resampling.BILINEAR)
 
 
-def fit_classes(classes: npt.NDArray[np.uint8], geometry: Geometry, side: int) -> Image8:
+def fit_fov(fov: Mask, geometry: Geometry, side: int) -> Image8:
+    """fov [H, W] bool -> canvas [side, side] uint8, 255 inside, soft at the rim where scaled."""
+    return _fit(fov.astype(np.uint8) * 255, geometry, side, Image.Resampling.BILINEAR)
+
+
+def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
     """A class map [H, W] uint8 -> canvas [side, side] uint8; nearest neighbour, 0 outside."""
-    canvas = np.zeros((side, side), np.uint8)
+    return _fit(classes, geometry, side, Image.Resampling.NEAREST)
+
+
+def _fit(pixels: Image8, geometry: Geometry, side: int, resampling: Image.Resampling) -> Image8:
     g = geometry
-    box = classes[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
-    canvas[: g.scaled_height, : g.scaled_width] = resize_classes(
-        box, g.scaled_height, g.scaled_width
-    )
+    canvas = np.zeros((side, side, *pixels.shape[2:]), np.uint8)
+    box = pixels[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
+    if g.resampled:
+        picture = Image.fromarray(np.ascontiguousarray(box))
+        size = g.scaled_width, g.scaled_height
+        box = np.asarray(picture.resize(size, resampling, reducing_gap=REDUCING_GAP))
+    canvas[: g.scaled_height, : g.scaled_width] = box
     return canvas
 
 

@@ -7,12 +7,15 @@ score reaches the checkpoint's threshold and background elsewhere.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from segpipe.data.datasets import BACKGROUND, OUTSIDE, VESSEL
+from segpipe.models import checkpoint
 
 
 class Predictor:
@@ -33,6 +36,22 @@ class Predictor:
             logits = self.network(to_input(batch, self.device))
             out[start : start + len(batch)] = vessel_score(logits).cpu().numpy()
         return out
+
+
+class Scorer:
+    """A checkpoint's network in a process of its own, on batches of rows."""
+
+    def __init__(self, weights: bytes, device: str, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self.predictor = Predictor(checkpoint.load(weights, "--checkpoint").build(), device)
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """canvas [N, S, S, 3] uint8 becomes score [N, S, S] float32, 0 where error is not empty."""
+        canvases = batch.pop("canvas")
+        score = np.zeros(canvases.shape[:3], np.float32)
+        readable = batch["error"] == ""
+        score[readable] = self.predictor.scores(canvases[readable])
+        return batch | {"score": score}
 
 
 def to_input(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:

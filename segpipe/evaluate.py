@@ -1,0 +1,165 @@
+"""Evaluate: a checkpoint on a labelled set, at native size, inside the given field of view."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray.data
+
+from segpipe import metrics, report, runtime
+from segpipe.data import fundus
+from segpipe.data.datasets import (
+    SPLITS,
+    VESSEL,
+    Example,
+    find_examples,
+    load_example,
+    load_second,
+)
+from segpipe.errors import UserError
+from segpipe.metrics import Confusion
+from segpipe.models import checkpoint
+from segpipe.models.checkpoint import Card
+from segpipe.runtime import DATA_CPUS, Progress
+from segpipe.storage import Store, open_store, preflight
+
+SHOWN = 3  # photographs in comparison.png: highest, median and lowest Dice
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure a checkpoint against the labels of a set in DRIVE's layout."""
+
+    data: str
+    """Labelled set: a folder or s3://bucket/prefix in DRIVE's layout."""
+    output: str
+    """Folder or s3://bucket/prefix for metrics.json and comparison.png."""
+    checkpoint: str | None = None
+    """Checkpoint file, or the name of a shipped one; the shipped default without."""
+    split: str = "test"
+    """Part of the set to measure on: test or training."""
+    workers: int | None = None
+    """Processes that run the network; one a core or GPU without."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu or gpu."""
+
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        if self.split not in SPLITS:
+            raise UserError(f"--split {self.split}: choose from {', '.join(SPLITS)}")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers {self.workers}: must be 1 or more")
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Write metrics.json and comparison.png."""
+    config.check()
+    data, output = open_store(config.data), open_store(config.output)
+    preflight(data, output)
+    weights = checkpoint.read(config.checkpoint)
+    card = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT).card
+    examples = find_examples(data, config.split)
+    with runtime.ray_session():
+        rows = _measured(config, data, examples, weights, card)
+    result = summarise(rows, card.threshold)
+    result["checkpoint"] = asdict(card)
+    output.put("metrics.json", json.dumps(result, indent=1).encode())
+    output.put("comparison.png", _comparison(data, examples, rows, card.threshold))
+    figures = ", ".join(f"{k} {v:.4f}" for k, v in result["pooled"].items())
+    print(f"evaluate: {len(rows)} images pooled: {figures}")
+    print(f"evaluate: wrote {output.uri('metrics.json')} and comparison.png")
+
+
+def summarise(rows: list[dict[str, Any]], threshold: float) -> dict[str, Any]:
+    """Rows of `name, counts, second` -> figures pooled over all pixels and of each image."""
+    pooled = np.sum([row["counts"] for row in rows], axis=0)
+    observers = [Confusion(*row["second"]) for row in rows if sum(row["second"])]
+    result: dict[str, Any] = {
+        "pooled": metrics.summary(pooled, threshold),
+        "images": [
+            {"name": row["name"], **metrics.summary(row["counts"], threshold)} for row in rows
+        ],
+    }
+    if observers:
+        total = Confusion(*np.sum([list(asdict(o).values()) for o in observers], axis=0).tolist())
+        result["second_observer"] = total.summary()
+    return result
+
+
+def _measured(
+    config: EvaluateConfig, data: Store, examples: list[Example], weights: bytes, card: Card
+) -> list[dict[str, Any]]:
+    """Rows `name, counts [2, BINS], second, mask [H, W] bool` in order of the examples."""
+    device = runtime.choose_device(config.device)
+    workers = runtime.model_workers(device, config.workers)
+    listed = ray.data.from_items(
+        [asdict(example) for example in examples], override_num_blocks=len(examples)
+    )
+    loaded = listed.map(load, fn_args=(data, card.diameter), num_cpus=DATA_CPUS)
+    scores = runtime.scored(loaded, weights, device, workers)
+    counted = scores.map(count, fn_args=(data, card.diameter, card.threshold), num_cpus=DATA_CPUS)
+    progress, rows = Progress("evaluate"), {}
+    for row in counted.iter_rows():
+        if row["error"]:
+            raise UserError(row["error"])
+        rows[row["name"]] = row
+        progress.show(f"{len(rows)}/{len(examples)} images")
+    return [rows[example.name] for example in examples]
+
+
+def load(row: dict[str, Any], data: Store, diameter: float) -> dict[str, Any]:
+    """An example's keys -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
+    side = fundus.canvas_side(diameter)
+    try:
+        labelled = load_example(data, Example(**row))
+    except UserError as error:
+        return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
+    geometry = fundus.plan_fit(labelled.fov, diameter)
+    return row | {"canvas": fundus.fit_image(labelled.image, geometry, side), "error": ""}
+
+
+def count(row: dict[str, Any], data: Store, diameter: float, threshold: float) -> dict[str, Any]:
+    """A scored example -> its histograms of the score, and the second observer's confusion."""
+    score, error = row.pop("score"), row.pop("error")
+    if error:
+        return {"name": row["name"], "error": error}
+    example = Example(**row)
+    labelled = load_example(data, example)
+    native = fundus.restore(score, fundus.plan_fit(labelled.fov, diameter))
+    truth, inside = labelled.label == VESSEL, labelled.fov
+    second = load_second(data, example, labelled)
+    drawn = (
+        Confusion(0, 0, 0, 0)
+        if second is None
+        else metrics.confusion_of(second[inside] == VESSEL, truth[inside])
+    )
+    return {
+        "name": example.name,
+        "error": "",
+        "counts": metrics.count_scores(native, truth, inside),
+        "second": list(asdict(drawn).values()),
+        "mask": (native >= np.float32(threshold)) & inside,
+    }
+
+
+def _comparison(
+    data: Store, examples: list[Example], rows: list[dict[str, Any]], threshold: float
+) -> bytes:
+    """The photographs with the highest, the median and the lowest Dice, against their truth."""
+    dice = [metrics.confusion(row["counts"], threshold).dice for row in rows]
+    order = np.argsort(dice)[::-1]
+    chosen = sorted({0, len(order) // 2, len(order) - 1})
+    shown = []
+    for place in chosen[:SHOWN]:
+        index = int(order[place])
+        labelled = load_example(data, examples[index])
+        predicted = rows[index]["mask"]
+        title = f"{examples[index].name}: Dice {dice[index]:.3f}"
+        shown.append((title, labelled.image, labelled.label == VESSEL, predicted))
+    return report.comparison(shown)

@@ -1,0 +1,298 @@
+"""Segment: an archive of photographs -> masks, one row for each input, a summary and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray.data
+from ray.data import Dataset
+
+from segpipe import archive, report, runtime
+from segpipe.archive import Todo
+from segpipe.data import codecs, fundus
+from segpipe.data.datasets import OUTSIDE, VESSEL
+from segpipe.data.fundus import Geometry
+from segpipe.errors import RejectedImage, UserError
+from segpipe.models import checkpoint
+from segpipe.models.checkpoint import Card
+from segpipe.models.predict import classify
+from segpipe.runtime import DATA_CPUS, Progress
+from segpipe.storage import Entry, Store, open_store, preflight
+
+FORMATS = ("png", "parquet", "both")
+FETCHES = 8  # objects of a group that are fetched at once
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Segment every photograph of a folder or an S3 prefix.
+
+    Run it again with the same --output to go on where it stopped.
+    """
+
+    input: str
+    """Folder or s3://bucket/prefix of photographs, searched through all its folders."""
+    output: str
+    """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
+    checkpoint: str | None = None
+    """Checkpoint file, or the name of a shipped one; the shipped default without."""
+    workers: int | None = None
+    """Processes that run the network; one a core or GPU without. May change when resumed."""
+    batch_size: int = 16
+    """Photographs that are read, segmented and committed together. May change when resumed."""
+    format: str = "png"
+    """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
+    max_rejected: float = 0.05
+    """Share of rejected inputs above which the exit code is 1."""
+    max_megapixels: float = 200.0
+    """Photographs with more pixels (in millions) are rejected before they are decoded."""
+    limit: int | None = None
+    """Take only the first so many photographs of the listing."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu or gpu."""
+    report_images: bool = True
+    """Show overlays in the report; off where keys and pictures may identify patients."""
+
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        for flag in ("workers", "batch_size", "limit"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise UserError(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+        if self.format not in FORMATS:
+            raise UserError(f"--format {self.format}: choose from {', '.join(FORMATS)}")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
+        if self.max_megapixels <= 0:
+            raise UserError(f"--max-megapixels {self.max_megapixels}: must be above 0")
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    """What the stages need to know."""
+
+    source: Store
+    output: Store
+    card: Card
+    sha256: str
+    settings: str
+    """Hash of all that a mask depends on."""
+    format: str
+    max_megapixels: float
+
+
+def segment(config: SegmentConfig) -> int:
+    """Segment what is not done yet -> exit code: 1 when too many inputs were rejected."""
+    start = time.monotonic()
+    config.check()
+    source, output = open_store(config.input), open_store(config.output)
+    preflight(source, output)
+    weights = checkpoint.read(config.checkpoint)
+    loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+    settings = _settle(config, output, loaded.sha256)
+    inputs = archive.open_inputs(source, output, config.limit)
+    current: set[str] = set()
+    todo = archive.plan_todo(_noted(inputs, current), output, archive.done_ids(output))
+    if not todo.num_inputs:
+        raise UserError(
+            f"--input {config.input}: no photographs there ({inputs.skipped.total()} other files)"
+        )
+    summary = archive.read_json(output, archive.SUMMARY)
+    if not todo.num_rows and summary and summary["inputs"] == todo.num_inputs:
+        print(f"segment: all {todo.num_inputs} inputs are done, {output.uri()} stands")
+        return _exit_code(config, summary)
+    job = SegmentJob(
+        source, output, loaded.card, loaded.sha256, settings, config.format, config.max_megapixels
+    )
+    finished: list[float] = []
+    if todo.num_rows:
+        with runtime.ray_session():
+            finished = _run(config, job, todo, weights)
+    summary = archive.compact(output, current) | {
+        "skipped": dict(inputs.skipped),
+        "done_before": todo.num_done,
+        "images_per_second": archive.steady_rate(finished),
+        "seconds": round(time.monotonic() - start, 2),
+        "model": asdict(loaded.card) | {"sha256": loaded.sha256},
+    }
+    images = report.OVERLAYS if config.report_images else 0
+    output.put(archive.REPORT, report.archive_report(source, output, summary, images))
+    archive.write_json(output, archive.SUMMARY, summary)
+    print(
+        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, "
+        f"{summary['seconds']:.0f} s; see {output.uri(archive.REPORT)}"
+    )
+    return _exit_code(config, summary)
+
+
+def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
+    return int(summary["rejected"] > config.max_rejected * summary["inputs"])
+
+
+def _noted(inputs: archive.Inputs, current: set[str]) -> Any:
+    """The same inputs, their ids noted on the way."""
+    for entry in inputs:
+        current.add(archive.input_id(entry.key, entry.version))
+        yield entry
+
+
+def _settle(config: SegmentConfig, output: Store, sha256: str) -> str:
+    """Hash of what masks depend on; refuses an output that was begun with something else."""
+    settings = {
+        "--input": config.input,
+        "--checkpoint": sha256,
+        "--format": config.format,
+        "--max-megapixels": config.max_megapixels,
+    }
+    before = archive.read_json(output, archive.SETTINGS)
+    if before is None:
+        archive.write_json(output, archive.SETTINGS, settings)
+    for flag, value in settings.items():
+        if before is not None and before[flag] != value:
+            raise UserError(
+                f"{flag} {value}: {config.output} was begun with {before[flag]}, "
+                "choose another --output"
+            )
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _run(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes) -> list[float]:
+    """Run the pipeline, showing progress -> when each photograph was finished."""
+    progress, finished = Progress("segment"), []
+    progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
+    rejected = 0
+    for group in pipeline(config, job, todo, weights).iter_batches(batch_size=None):
+        finished += list(np.repeat(group["finished"], group["rows"]))
+        rejected += int(group["rejected"].sum())
+        rate = archive.steady_rate(finished) or 0.0
+        left = runtime.time_left(len(finished), todo.num_rows, rate)
+        done = todo.num_done + len(finished)
+        total = todo.num_done + todo.num_rows
+        progress.show(f"{done}/{total}, {rate:.1f} images/s, {rejected} rejected, {left}")
+    progress.show(f"{len(finished)} done, {rejected} of them rejected", always=True)
+    return finished
+
+
+def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes) -> Dataset:
+    """Groups of inputs -> rows `finished, rows, rejected`, one for each committed group."""
+    device = runtime.choose_device(config.device)
+    workers = runtime.model_workers(device, config.workers)
+    groups = todo.groups(min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers)))))
+    listed = ray.data.from_items(groups, override_num_blocks=len(groups))  # page, start, stop
+    loaded = listed.map_batches(load, fn_args=(job,), batch_size=None, num_cpus=DATA_CPUS)
+    scores = runtime.scored(loaded, weights, device, workers)
+    return scores.map_batches(store, fn_args=(job,), batch_size=None, num_cpus=DATA_CPUS)
+
+
+# ---- the stages, in the order in which a photograph passes them ---------------------------------
+
+
+def load(batch: Batch, job: SegmentJob) -> Batch:
+    """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or an error."""
+    entries = [
+        entry
+        for page, start, stop in zip(batch["page"], batch["start"], batch["stop"], strict=True)
+        for entry in archive.group_entries(job.output, str(page), int(start), int(stop))
+    ]
+    with ThreadPoolExecutor(FETCHES) as pool:
+        rows = [_load_one(entry, data, job) for entry, data in
+                zip(entries, pool.map(lambda e: _fetch(job.source, e), entries), strict=True)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _fetch(source: Store, entry: Entry) -> bytes | RejectedImage:
+    try:
+        return source.get(entry.key)
+    except FileNotFoundError:
+        return RejectedImage("not found")
+    except PermissionError:
+        return RejectedImage("permission denied")
+
+
+def _load_one(entry: Entry, data: bytes | RejectedImage, job: SegmentJob) -> dict[str, Any]:
+    side = fundus.canvas_side(job.card.diameter)
+    row: dict[str, Any] = {
+        "path": entry.key,
+        "bytes": entry.bytes,
+        "version": entry.version,
+        "error": "",
+        "geometry": np.zeros(8, np.int32),
+        "canvas": np.zeros((side, side, 3), np.uint8),
+        "fov": np.zeros((side, side), np.uint8),
+    }
+    try:
+        if isinstance(data, RejectedImage):
+            raise data
+        image = codecs.decode_image(data, job.max_megapixels)
+        fov = fundus.find_fov(image)
+        geometry = fundus.plan_fit(fov, job.card.diameter)
+    except RejectedImage as error:
+        return row | {"error": str(error)}
+    return row | {
+        "geometry": geometry.as_array(),
+        "canvas": fundus.fit_image(image, geometry, side),
+        "fov": fundus.fit_fov(fov, geometry, side),
+    }
+
+
+def store(batch: Batch, job: SegmentJob) -> Batch:
+    """Scores -> masks in place, then the group's part: from here on the group is done."""
+    rows = [_store_one({k: v[n] for k, v in batch.items()}, job) for n in range(len(batch["path"]))]
+    archive.commit_part(job.output, rows)
+    rejected = sum(row["status"] == "rejected" for row in rows)
+    return {
+        "finished": np.asarray([time.time()]),
+        "rows": np.asarray([len(rows)]),
+        "rejected": np.asarray([rejected]),
+    }
+
+
+def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
+    row = {
+        "path": str(values["path"]),
+        "bytes": int(values["bytes"]),
+        "version": str(values["version"]),
+        "model": job.card.model,
+        "checkpoint_sha256": job.sha256,
+        "threshold": job.card.threshold,
+        "settings": job.settings,
+        "finished": time.time(),
+    }
+    if values["error"]:
+        return row | {"status": "rejected", "error": str(values["error"])}
+    mask = native_mask(values["score"], values["fov"], values["geometry"], job.card.threshold)
+    png = codecs.encode_mask(mask)
+    key = archive.mask_key(row["path"]) if job.format != "parquet" else None
+    if key:
+        job.output.put(key, png)
+    field = int((mask != OUTSIDE).sum())
+    return row | {
+        "status": "ok",
+        "mask_path": key,
+        "mask_png": png if job.format != "png" else None,
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "fov_fraction": field / mask.size,
+        "vessel_density": int((mask == VESSEL).sum()) / max(field, 1),
+    }
+
+
+def native_mask(
+    score: npt.NDArray[np.float32],
+    fov: npt.NDArray[np.uint8],
+    geometry: npt.NDArray[np.int32],
+    threshold: float,
+) -> npt.NDArray[np.uint8]:
+    """score [S, S], fov [S, S] (255 inside) on the canvas -> mask [H, W] uint8 at native size."""
+    g = Geometry.from_array(geometry)
+    inside = fundus.restore(fov.astype(np.float32), g) > 127
+    return classify(fundus.restore(score, g), inside, threshold)
