@@ -17,10 +17,10 @@ import io
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +81,9 @@ def _safe(part: str) -> str:
         return part
     stem, extension = posixpath.splitext(part)
     digest = hashlib.sha256(part.encode()).hexdigest()[:16]
-    return f"{stem.strip('.')[:40].replace(chr(92), '_')}~{digest}{extension[:8]}".replace("\0", "_")
+    return f"{stem.strip('.')[:40].replace(chr(92), '_')}~{digest}{extension[:8]}".replace(
+        "\0", "_"
+    )
 
 
 @dataclass
@@ -170,8 +172,9 @@ def plan_todo(inputs: Iterable[Entry], output: Store, done: dict[str, str]) -> T
     def flush() -> None:
         if page:
             key = f"{TODO}{len(pages):05d}.parquet"
-            columns = [[getattr(entry, name) for entry in page] for name in
-                       ("key", "bytes", "version")]
+            columns = [
+                [getattr(entry, name) for entry in page] for name in ("key", "bytes", "version")
+            ]
             write_parquet(output, key, pa.table(columns, schema=INPUT))
             pages.append((key, len(page)))
             page.clear()
@@ -189,8 +192,8 @@ def plan_todo(inputs: Iterable[Entry], output: Store, done: dict[str, str]) -> T
 
 
 @lru_cache(maxsize=2)
-def _page(output: Store, key: str) -> pa.Table:
-    return read_parquet(output, key)
+def _page(output: Hashable, key: str) -> pa.Table:
+    return read_parquet(cast(Store, output), key)
 
 
 def group_entries(output: Store, page: str, start: int, stop: int) -> list[Entry]:

@@ -30,7 +30,7 @@ from segpipe import __version__, metrics, report, runtime
 from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
-from segpipe.models.predict import Predictor, to_input
+from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.storage import Store, exists
 from segpipe.stream import Batch, CropPlan, shares
 
@@ -111,9 +111,7 @@ class Session:
             torch.set_num_threads(runtime.worker_threads(context.get_local_world_size()))
         torch.manual_seed(job.plan.seed)
         network = checkpoint.build_model(job.model, classes=len(CLASSES))
-        self.network = ray.train.torch.prepare_model(
-            network.to(memory_format=torch.channels_last)
-        )
+        self.network = ray.train.torch.prepare_model(channels_last(network))
         self.bare = getattr(self.network, "module", self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.lr)
         self.epoch = 0

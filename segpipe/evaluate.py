@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,9 @@ def _measured(
     listed = ray.data.from_items(
         [asdict(example) for example in examples], override_num_blocks=len(examples)
     )
-    loaded = listed.map(load, fn_args=(data, card.diameter), num_cpus=DATA_CPUS)
+    loaded = listed.map(partial(load, data=data, diameter=card.diameter), num_cpus=DATA_CPUS)
     scores = runtime.scored(loaded, weights, device, workers)
-    counted = scores.map(count, fn_args=(data, card.diameter, card.threshold), num_cpus=DATA_CPUS)
+    counted = scores.map(partial(count, data=data, card=card), num_cpus=DATA_CPUS)
     progress, rows = Progress("evaluate"), {}
     for row in counted.iter_rows():
         if row["error"]:
@@ -124,14 +125,14 @@ def load(row: dict[str, Any], data: Store, diameter: float) -> dict[str, Any]:
     return row | {"canvas": fundus.fit_image(labelled.image, geometry, side), "error": ""}
 
 
-def count(row: dict[str, Any], data: Store, diameter: float, threshold: float) -> dict[str, Any]:
+def count(row: dict[str, Any], data: Store, card: Card) -> dict[str, Any]:
     """A scored example -> its histograms of the score, and the second observer's confusion."""
     score, error = row.pop("score"), row.pop("error")
     if error:
         return {"name": row["name"], "error": error}
     example = Example(**row)
     labelled = load_example(data, example)
-    native = fundus.restore(score, fundus.plan_fit(labelled.fov, diameter))
+    native = fundus.restore(score, fundus.plan_fit(labelled.fov, card.diameter))
     truth, inside = labelled.label == VESSEL, labelled.fov
     second = load_second(data, example, labelled)
     drawn = (
@@ -144,7 +145,7 @@ def count(row: dict[str, Any], data: Store, diameter: float, threshold: float) -
         "error": "",
         "counts": metrics.count_scores(native, truth, inside),
         "second": list(asdict(drawn).values()),
-        "mask": (native >= np.float32(threshold)) & inside,
+        "mask": (native >= np.float32(card.threshold)) & inside,
     }
 
 

@@ -55,9 +55,7 @@ class Confusion:
     def mcc(self) -> float:
         """Matthews correlation coefficient."""
         tp, fp, fn, tn = asdict(self).values()
-        return _ratio(
-            tp * tn - fp * fn, math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        )
+        return _ratio(tp * tn - fp * fn, math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
     def summary(self) -> dict[str, float]:
         names = ("dice", "mcc", "sensitivity", "specificity", "accuracy")
@@ -81,9 +79,7 @@ def confusion(counts: Counts, threshold: float) -> Confusion:
     )
 
 
-def confusion_of(
-    predicted: npt.NDArray[np.bool_], vessel: npt.NDArray[np.bool_]
-) -> Confusion:
+def confusion_of(predicted: npt.NDArray[np.bool_], vessel: npt.NDArray[np.bool_]) -> Confusion:
     """Two bool arrays of one shape, the prediction and the truth -> pixels by both."""
     tp, fp = int((predicted & vessel).sum()), int((predicted & ~vessel).sum())
     return Confusion(tp, fp, int(vessel.sum()) - tp, int((~vessel).sum()) - fp)

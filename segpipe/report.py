@@ -110,7 +110,9 @@ def archive_report(source: Store, output: Store, summary: dict[str, Any], overla
 
 def _by_reason(rejected: pa.Table) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
-    for path, error in zip(rejected["path"].to_pylist(), rejected["error"].to_pylist(), strict=True):
+    for path, error in zip(
+        rejected["path"].to_pylist(), rejected["error"].to_pylist(), strict=True
+    ):
         reasons.setdefault(error, []).append(path)
     return dict(sorted(reasons.items(), key=lambda item: -len(item[1])))
 
@@ -124,9 +126,7 @@ def _histograms(values: dict[str, npt.NDArray[Any]]) -> bytes:
     return _png(figure)
 
 
-def _contact_sheet(
-    source: Store, output: Store, ok: pa.Table, most: int
-) -> list[dict[str, Any]]:
+def _contact_sheet(source: Store, output: Store, ok: pa.Table, most: int) -> list[dict[str, Any]]:
     """Photographs spread evenly over the archive, each beside its mask drawn over it."""
     chosen = np.unique(np.linspace(0, len(ok) - 1, min(most, len(ok))).astype(int))
     sheet = []

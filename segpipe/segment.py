@@ -7,6 +7,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -188,9 +189,9 @@ def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes)
     workers = runtime.model_workers(device, config.workers)
     groups = todo.groups(min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers)))))
     listed = ray.data.from_items(groups, override_num_blocks=len(groups))  # page, start, stop
-    loaded = listed.map_batches(load, fn_args=(job,), batch_size=None, num_cpus=DATA_CPUS)
+    loaded = listed.map_batches(partial(load, job=job), batch_size=None, num_cpus=DATA_CPUS)
     scores = runtime.scored(loaded, weights, device, workers)
-    return scores.map_batches(store, fn_args=(job,), batch_size=None, num_cpus=DATA_CPUS)
+    return scores.map_batches(partial(store, job=job), batch_size=None, num_cpus=DATA_CPUS)
 
 
 # ---- the stages, in the order in which a photograph passes them ---------------------------------
@@ -204,8 +205,12 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
         for entry in archive.group_entries(job.output, str(page), int(start), int(stop))
     ]
     with ThreadPoolExecutor(FETCHES) as pool:
-        rows = [_load_one(entry, data, job) for entry, data in
-                zip(entries, pool.map(lambda e: _fetch(job.source, e), entries), strict=True)]
+        rows = [
+            _load_one(entry, data, job)
+            for entry, data in zip(
+                entries, pool.map(lambda e: _fetch(job.source, e), entries), strict=True
+            )
+        ]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -257,7 +262,7 @@ def store(batch: Batch, job: SegmentJob) -> Batch:
 
 
 def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
-    row = {
+    row: dict[str, Any] = {
         "path": str(values["path"]),
         "bytes": int(values["bytes"]),
         "version": str(values["version"]),

@@ -30,7 +30,10 @@ from segpipe.storage import Store
 
 CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
 IN_FLIGHT_BYTES = 64 << 20  # crops and images on their way to the workers, all stages together
-BLOCK_STEPS = (8, 64)  # steps a block: at least, to spread Ray's cost of a task; at most, for memory
+BLOCK_STEPS = (
+    8,
+    64,
+)  # steps a block: at least, to spread Ray's cost of a task; at most, for memory
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
 
 Batch = dict[str, npt.NDArray[Any]]
@@ -65,11 +68,10 @@ class CropPlan:
 
 
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
-    """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3] uint8, label [n, S, S] uint8`."""
-    return ray.data.read_datasource(  # step, rank: some steps of one worker a block
-        StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size),
-        num_cpus=DATA_CPUS,
-    ).map_batches(  # -> the crops of those steps
+    """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`, both uint8."""
+    steps = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size)
+    rows: Dataset = ray.data.read_datasource(steps, num_cpus=DATA_CPUS)  # step, rank
+    return rows.map_batches(  # -> the crops of those steps
         Cropper,
         fn_constructor_args=(plan, world_size),
         batch_size=None,
@@ -97,8 +99,9 @@ class StepBlocks(Datasource):
         return [
             ReadTask(
                 partial(_step_rows, steps, rank),
-                BlockMetadata(len(steps), size_bytes=16 * len(steps), input_files=None,
-                              exec_stats=None),
+                BlockMetadata(
+                    len(steps), size_bytes=16 * len(steps), input_files=None, exec_stats=None
+                ),
             )
             for steps, rank in self.blocks
         ]
@@ -117,7 +120,9 @@ class Cropper:
         self.order = lru_cache(maxsize=2)(self._order)
 
     def __call__(self, batch: Batch) -> Batch:
-        rows = [self._row(int(s), int(r)) for s, r in zip(batch["step"], batch["rank"], strict=True)]
+        rows = [
+            self._row(int(s), int(r)) for s, r in zip(batch["step"], batch["rank"], strict=True)
+        ]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _row(self, step: int, rank: int) -> dict[str, Any]:
@@ -138,7 +143,8 @@ class Cropper:
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         plan, size = self.plan, self.plan.crop_size
         image, label = self.cache.get(index)
-        top, left = crops.crop_corner(plan.seed, epoch, index, k, *label.shape, size)
+        height, width = label.shape
+        top, left = crops.crop_corner(plan.seed, epoch, index, k, height, width, size)
         window = np.s_[top : top + size, left : left + size]
         return image[window], label[window]
 
@@ -184,9 +190,7 @@ def at_working_scale(
     )
 
 
-def scaled_size(
-    height: int, width: int, field_diameter: float, diameter: float
-) -> tuple[int, int]:
+def scaled_size(height: int, width: int, field_diameter: float, diameter: float) -> tuple[int, int]:
     """(height, width) in px of an image after its field is scaled to the working diameter."""
     scale = fundus.scale_to(field_diameter, diameter)
     return round(height * scale), round(width * scale)
@@ -272,7 +276,7 @@ class TrainingData(DataConfig):
 def shares(iterator: DataIterator, rank: int, first_step: int) -> Iterator[Batch]:
     """This worker's share of every step, in order: crop, image and label as in `crop_stream`."""
     expected = first_step
-    for block in iterator.iter_batches(batch_size=None, prefetch_batches=1):
+    for block in iterator.iter_batches(batch_size=None):  # type: ignore[arg-type]
         for row in range(len(block["step"])):
             came = int(block["step"][row]), int(block["rank"][row])
             if came != (expected, rank):

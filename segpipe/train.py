@@ -147,7 +147,7 @@ def _plan(
 
 def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
     plan = job.plan
-    board = _Board.remote()
+    board = ray.remote(num_cpus=0)(Board).remote()
     scratch = tempfile.mkdtemp(prefix="segpipe-train-")
     trainer = ray.train.torch.TorchTrainer(
         ddp.work,
@@ -162,7 +162,7 @@ def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
             name="segpipe",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env=runtime.model_env(),
+            worker_runtime_env=runtime.model_env(),  # type: ignore[call-arg]
         ),
         datasets={
             "crops": ray.data.from_items([0]),  # TrainingData puts the stream in its place
@@ -182,8 +182,7 @@ def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@ray.remote(num_cpus=0)
-class _Board:
+class Board:
     """Where rank 0 says how far it is and the driver reads it."""
 
     def __init__(self) -> None:

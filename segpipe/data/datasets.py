@@ -73,7 +73,9 @@ def _example(store: Store, split: str, image: str, keys: set[str]) -> Example:
         if key not in keys:
             raise UserError(f"{store.uri(image)}: its {what} is missing, wanted {store.uri(key)}")
     second = f"{split}/2nd_manual/{number}_manual2.gif"
-    return Example(stem, image, wanted["manual"], wanted["mask"], second if second in keys else None)
+    return Example(
+        stem, image, wanted["manual"], wanted["mask"], second if second in keys else None
+    )
 
 
 def load_example(store: Store, example: Example) -> Labelled:
@@ -104,9 +106,7 @@ def load_second(store: Store, example: Example, like: Labelled) -> npt.NDArray[n
     return classes_of(vessel, like.fov)
 
 
-def classes_of(
-    vessel: npt.NDArray[np.bool_], fov: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.uint8]:
+def classes_of(vessel: npt.NDArray[np.bool_], fov: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """vessel, fov [H, W] bool -> label [H, W] uint8."""
     return np.where(fov, np.where(vessel, VESSEL, BACKGROUND), OUTSIDE).astype(np.uint8)
 

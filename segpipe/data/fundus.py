@@ -17,7 +17,9 @@ from scipy import ndimage
 from segpipe.errors import RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
-OPENING_PX = 4  # at that size: strips of flare and the dark frame's noise are thinner than twice this
+OPENING_PX = (
+    4  # at that size: strips of flare and the dark frame's noise are thinner than twice this
+)
 BLACK = 6.5  # square root of 42 of 255: a frame around a photograph is darker, a retina is not
 SMALLEST_FIELD = 0.05  # share of the frame; what is smaller is no photograph of a fundus
 SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
@@ -60,7 +62,9 @@ def _otsu(light: npt.NDArray[np.float32]) -> float:
     below = np.cumsum(counts)[:-1]
     above = counts.sum() - below
     sums = np.cumsum(counts * centres)
-    between = (sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)) ** 2
+    between = (
+        sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    ) ** 2
     return float(edges[1:-1][np.argmax(between * below * above)])
 
 
@@ -78,7 +82,9 @@ def _enlarge(field: Mask, factor: int, height: int, width: int) -> Mask:
     if factor == 1:
         return field
     grey = Image.fromarray(field.astype(np.uint8) * 255)
-    full = grey.resize((field.shape[1] * factor, field.shape[0] * factor), Image.Resampling.BILINEAR)
+    full = grey.resize(
+        (field.shape[1] * factor, field.shape[0] * factor), Image.Resampling.BILINEAR
+    )
     return np.asarray(full)[:height, :width] > 127
 
 

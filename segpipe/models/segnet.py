@@ -36,7 +36,8 @@ class KeepFirstMaxima(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
         (keep,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradients[0] * keep
+        kept: Tensor = gradients[0] * keep
+        return kept
 
 
 def _corners(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -47,11 +48,11 @@ def _corners(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def unpool_of_pool(x: Tensor) -> Tensor:
     """x [N, C, H, W], H and W even -> unpool(pool(x)), same shape."""
     if torch.is_grad_enabled():
-        kept: Tensor = KeepFirstMaxima.apply(x)
+        kept: Tensor = KeepFirstMaxima.apply(x)  # type: ignore[no-untyped-call]
         return kept
     # torch's own kernels are 1.5 times quicker here, but their backward is slower than ours
     pooled, indices = F.max_pool2d(x, 2, return_indices=True)
-    return F.max_unpool2d(pooled, indices, 2, output_size=x.shape[-2:])
+    return F.max_unpool2d(pooled, indices, (2, 2), output_size=x.shape[-2:])
 
 
 class SegNetLite(nn.Module):

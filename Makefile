@@ -1,0 +1,34 @@
+# make setup | demo | test | test-cluster | check | bench
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: setup demo test test-cluster check bench clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "segpipe needs Python 3.11: make PYTHON=/path/to/python3.11"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/segpipe demo --output runs/demo
+
+test: setup
+	$(BIN)/pytest -m 'not cluster'
+
+test-cluster: setup
+	$(BIN)/pytest -m cluster
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/baselines.py
+
+clean:
+	rm -rf .venv runs
