@@ -17,10 +17,10 @@ import io
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -192,8 +192,8 @@ def plan_todo(inputs: Iterable[Entry], output: Store, done: dict[str, str]) -> T
 
 
 @lru_cache(maxsize=2)
-def _page(output: Hashable, key: str) -> pa.Table:
-    return read_parquet(cast(Store, output), key)
+def _page(output: Store, key: str) -> pa.Table:
+    return read_parquet(output, key)
 
 
 def group_entries(output: Store, page: str, start: int, stop: int) -> list[Entry]:

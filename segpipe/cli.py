@@ -1,4 +1,4 @@
-"""`segpipe VERB --flag value ...`: flags are the fields of the verb's config, one line per error."""
+"""`segpipe VERB --flag value ...`: the flags are the fields of the verb's config."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ class Entry:
 class Store(Protocol):
     """Keys are relative to the store's URI, with `/` between their components."""
 
+    def __hash__(self) -> int: ...
     def uri(self, key: str = "") -> str: ...
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises FileNotFoundError where there is none."""

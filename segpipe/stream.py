@@ -68,7 +68,7 @@ class CropPlan:
 
 
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
-    """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`, both uint8."""
+    """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`, in order."""
     steps = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size)
     rows: Dataset = ray.data.read_datasource(steps, num_cpus=DATA_CPUS)  # step, rank
     return rows.map_batches(  # -> the crops of those steps

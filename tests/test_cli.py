@@ -1,0 +1,164 @@
+"""Bad input is answered by one line that names the file or flag, exit code 2, nothing written.
+
+Run: pytest tests/test_cli.py
+"""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segpipe import cli
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def broken(labelled: Path, tmp_path: Path) -> Path:
+    """A copy of the labelled set, to be damaged."""
+    return shutil.copytree(labelled, tmp_path / "set")
+
+
+@pytest.fixture
+def refused(capfd, output):
+    """Run a verb that must be refused -> its one line."""
+
+    def run(*words: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in words])
+        assert stop.value.code == 2
+        lines = capfd.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        left = [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else []
+        assert not left
+        return lines[0]
+
+    return run
+
+
+def test_a_folder_that_is_not_drive_is_told_what_is_missing(refused, tmp_path, output):
+    line = refused("train", "--data", tmp_path, "--output", output)
+    assert str(tmp_path) in line
+    assert "training/images" in line
+
+
+@pytest.mark.parametrize("missing", ["1st_manual/03_manual1.gif", "mask/03_training_mask.gif"])
+def test_an_image_without_its_manual_or_mask_is_named(refused, broken, output, missing):
+    (broken / "training" / missing).unlink()
+    line = refused("train", "--data", broken, "--output", output)
+    assert "03_training.tif" in line
+    assert missing in line
+
+
+def test_sizes_that_do_not_match_are_told(refused, broken, output, ray_cluster):
+    mask = broken / "training/mask/03_training_mask.gif"
+    Image.fromarray(np.full((100, 90), 255, np.uint8)).save(mask)
+    line = refused("train", "--data", broken, "--output", output)
+    assert "03_training_mask.gif" in line
+    assert "90x100" in line
+    assert "565x584" in line
+
+
+def test_a_labelled_file_that_is_no_image_is_named(refused, broken, output, ray_cluster):
+    (broken / "test/images/01_test.tif").write_bytes(b"not a tiff")
+    line = refused("train", "--data", broken, "--output", output)
+    assert "01_test.tif" in line
+
+
+def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_cluster):
+    line = refused("train", "--data", labelled, "--output", output, "--crop-size", 600)
+    assert "--crop-size 600" in line
+    assert "565 px" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["--workers", "0"], "--workers 0"),
+        (["--workers", "11"], "--workers 11"),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--lr", "-1"], "--lr -1"),
+        (["--crop-size", "63"], "--crop-size 63"),
+        (["--model", "resnet"], "segnet-lite"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(refused, labelled, output, flags, wanted):
+    assert wanted in refused("train", "--data", labelled, "--output", output, *flags)
+
+
+def test_an_empty_input_is_refused(refused, tmp_path, output):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no photograph")
+    line = refused("segment", "--input", tmp_path / "empty", "--output", output)
+    assert "no photographs" in line
+    assert "1 other" in line
+
+
+def test_an_input_that_is_not_there_is_refused(refused, tmp_path, output):
+    assert "nowhere" in refused("segment", "--input", tmp_path / "nowhere", "--output", output)
+
+
+def test_an_unknown_checkpoint_is_told_the_shipped_ones(refused, labelled, output):
+    images = labelled / "test/images"
+    line = refused("segment", "--input", images, "--output", output, "--checkpoint", "best")
+    assert "best" in line
+    assert "segnet-lite" in line
+
+
+def test_a_pickle_is_refused_and_never_executed(refused, labelled, tmp_path, output):
+    canary = tmp_path / "canary"
+
+    class Payload:
+        def __reduce__(self):
+            return (canary.write_text, ("executed",))
+
+    file = tmp_path / "model.pt"
+    file.write_bytes(pickle.dumps(Payload()))
+    images = labelled / "test/images"
+    line = refused("segment", "--input", images, "--output", output, "--checkpoint", file)
+    assert "model.pt" in line
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "segment", "evaluate"])
+def test_an_output_that_cannot_be_written_is_refused(refused, labelled, tmp_path, verb):
+    (tmp_path / "file").write_text("in the way")
+    source = ["--input", labelled / "test/images"] if verb == "segment" else ["--data", labelled]
+    line = refused(verb, *source, "--output", tmp_path / "file" / "output")
+    assert "cannot write" in line
+
+
+def test_an_unknown_bucket_is_refused(refused, s3, labelled, output):
+    line = refused("segment", "--input", "s3://no-such-bucket/x", "--output", output)
+    assert "no-such-bucket" in line
+
+
+def test_a_store_that_is_not_there_is_refused(refused, labelled, monkeypatch, output):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-word")
+    line = refused("segment", "--input", "s3://bucket/x", "--output", output)
+    assert "127.0.0.1:9" in line
+    assert "secret-word" not in line
+
+
+def test_an_unknown_verb_is_told_the_known_ones(refused):
+    line = refused("fly")
+    assert "fly" in line
+    assert "segment" in line
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_flag_has_a_help_text(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"segpipe {verb}" in text

@@ -1,0 +1,242 @@
+"""Each job end to end through a real Ray, on drawn photographs and against a real S3 server.
+
+Run: pytest tests/test_jobs.py
+"""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from segpipe import archive, cli
+from segpipe.data import synthetic
+from segpipe.data.codecs import decode_image
+from segpipe.models import checkpoint
+
+TRAIN = "--epochs 2 --workers 2 --crops-per-image 10 --crop-size 96 --batch-size 10".split()
+HISTORY = "epoch,train_loss,test_loss,test_accuracy,vessel_dice,seconds,crops_per_second"
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(labelled: Path, tmp_path_factory, ray_cluster) -> Path:
+    output = tmp_path_factory.mktemp("trained")
+    assert run("train", "--data", labelled, "--output", output, *TRAIN) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """A folder of sizes from 500 to over 2,000 px in four formats, one file of them damaged."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for index in range(6):
+        synthetic.write_archive_image(folder, index, seed=3)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    (folder / "notes.txt").write_text("not a photograph")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmented(mixed: Path, trained: Path, tmp_path_factory, ray_cluster) -> Path:
+    output = tmp_path_factory.mktemp("segmented")
+    flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
+    assert run("segment", "--input", mixed, "--output", output, "--format", "both", *flags) == 0
+    return output
+
+
+def rows_of(output: Path) -> list[dict]:
+    files = sorted((output / "results").glob("part-*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_training_writes_a_history_whose_loss_falls(trained):
+    text = (trained / "history.csv").read_text()
+    assert text.splitlines()[0] == HISTORY
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"]) < np.log(3) * 1.1
+
+
+@pytest.mark.parametrize("name", ["curves.png", "predictions.png"])
+def test_training_draws_its_figures(trained, name):
+    with Image.open(trained / name) as picture:
+        assert picture.width > 400
+
+
+def test_a_trained_checkpoint_says_what_it_is(trained):
+    card = checkpoint.load((trained / "model.safetensors").read_bytes(), "trained").card
+    assert card.model == "segnet-lite"
+    assert 0 < card.threshold < 1
+    assert 530 < card.diameter < 550
+
+
+def test_a_finished_training_is_not_trained_again(trained, labelled, capsys):
+    before = (trained / "model.safetensors").read_bytes()
+    assert run("train", "--data", labelled, "--output", trained, *TRAIN) == 0
+    assert "2 epochs are finished" in capsys.readouterr().out
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_a_changed_setting_is_refused_on_resume(trained, labelled, capfd):
+    words = ["train", "--data", labelled, "--output", trained, *TRAIN, "--seed", 5]
+    assert run(*words) == 2
+    line = capfd.readouterr().err.strip()
+    assert "--seed 5" in line
+    assert "choose another --output" in line
+
+
+def test_more_epochs_go_on_where_the_run_stopped(trained, labelled, tmp_path, ray_cluster):
+    """Two epochs and then one more give the weights of three in one go."""
+    outputs = []
+    for name, steps in (("once", [3]), ("twice", [1, 3])):
+        output = tmp_path / name
+        for epochs in steps:
+            flags = [*TRAIN, "--epochs", epochs]
+            assert run("train", "--data", labelled, "--output", output, *flags) == 0
+        outputs.append(checkpoint.load((output / "model.safetensors").read_bytes(), name).state)
+        epochs = [row["epoch"] for row in csv.DictReader((output / "history.csv").open())]
+        assert epochs == ["1", "2", "3"]
+    for name, weights in outputs[0].items():
+        assert weights.equal(outputs[1][name]), name
+
+
+def test_every_input_ends_as_a_mask_or_a_rejection(segmented, mixed):
+    rows = {row["path"]: row for row in rows_of(segmented)}
+    photographs = {
+        str(path.relative_to(mixed)) for path in mixed.rglob("*") if path.is_file()
+    } - {"notes.txt"}
+    assert set(rows) == photographs
+    assert [path for path, row in rows.items() if row["status"] == "rejected"] == ["broken.jpg"]
+    assert "cannot be decoded" in rows["broken.jpg"]["error"]
+
+
+def test_the_summary_reconciles(segmented):
+    summary = json.loads((segmented / "summary.json").read_text())
+    assert summary["inputs"] == summary["ok"] + summary["rejected"] == 7
+    assert sum(summary["rejected_by_reason"].values()) == summary["rejected"] == 1
+    assert summary["skipped"] == {".txt": 1}
+
+
+def test_a_mask_has_its_inputs_name_and_size(segmented, mixed):
+    for row in rows_of(segmented):
+        if row["status"] == "ok":
+            assert row["mask_path"] == f"masks/{row['path']}.png"
+            image = decode_image((mixed / row["path"]).read_bytes())
+            mask = np.asarray(Image.open(segmented / row["mask_path"]))
+            assert mask.shape == image.shape[:2] == (row["height"], row["width"])
+            assert set(np.unique(mask)) <= {0, 1, 2}
+            field = mask != 0
+            assert np.isclose(field.mean(), row["fov_fraction"], atol=1e-6)
+            assert np.isclose((mask == 1).sum() / field.sum(), row["vessel_density"], atol=1e-6)
+
+
+def test_the_parquet_mask_is_the_png_file(segmented):
+    for row in rows_of(segmented):
+        if row["status"] == "ok":
+            assert row["mask_png"] == (segmented / row["mask_path"]).read_bytes()
+
+
+def test_a_mask_does_not_depend_on_its_neighbours(segmented, mixed, trained, tmp_path, ray_cluster):
+    """Alone, and in a batch of one, a photograph gets the mask it got among the others."""
+    row = next(row for row in rows_of(segmented) if row["status"] == "ok")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "x.jpg").write_bytes((mixed / row["path"]).read_bytes())
+    flags = ["--checkpoint", trained / "model.safetensors", "--batch-size", 1]
+    assert run("segment", "--input", alone, "--output", tmp_path / "out", *flags) == 0
+    assert (tmp_path / "out/masks/x.jpg.png").read_bytes() == row["mask_png"]
+
+
+def test_a_finished_archive_is_not_segmented_again(segmented, mixed, trained, capsys):
+    before = {p: p.stat().st_mtime_ns for p in segmented.rglob("*") if p.is_file()}
+    flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
+    assert run("segment", "--input", mixed, "--output", segmented, "--format", "both", *flags) == 0
+    assert "all 7 inputs are done" in capsys.readouterr().out
+    after = {p: p.stat().st_mtime_ns for p in segmented.rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_too_many_rejections_end_with_exit_code_1(segmented, mixed, trained):
+    flags = ["--checkpoint", trained / "model.safetensors", "--format", "both"]
+    words = ["segment", "--input", mixed, "--output", segmented, *flags]
+    assert run(*words, "--max-rejected", "0.1") == 1
+
+
+def test_another_checkpoint_is_refused_on_resume(segmented, mixed, capfd):
+    assert run("segment", "--input", mixed, "--output", segmented, "--format", "both") == 2
+    assert "--checkpoint" in capfd.readouterr().err
+
+
+def test_the_report_is_one_self_contained_page(segmented):
+    page = (segmented / "report.html").read_text()
+    assert "6 masks" in page
+    assert "broken.jpg" in page
+    assert page.count("data:image/jpeg;base64") == 12  # each photograph, and its vessels over it
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path, ray_cluster):
+    """The threshold's figures are those of the PNGs, counted here with numpy alone."""
+    weights = trained / "model.safetensors"
+    out, masks = tmp_path / "evaluation", tmp_path / "masks"
+    assert run("evaluate", "--data", labelled, "--output", out, "--checkpoint", weights) == 0
+    images = labelled / "test/images"
+    assert run("segment", "--input", images, "--output", masks, "--checkpoint", weights) == 0
+    result = json.loads((out / "metrics.json").read_text())
+    assert len(result["images"]) == 2
+    hits = drawn = 0
+    for path in sorted(images.iterdir()):
+        number = path.name.split("_")[0]
+        truth = np.asarray(Image.open(labelled / f"test/1st_manual/{number}_manual1.gif").convert("L")) > 127
+        field = np.asarray(Image.open(labelled / f"test/mask/{path.stem}_mask.gif").convert("L")) > 127
+        found = np.asarray(Image.open(masks / f"masks/{path.name}.png")) == 1
+        hits += (found & truth & field).sum()
+        drawn += (found & field).sum() + (truth & field).sum()
+    assert result["pooled"]["dice"] == pytest.approx(2 * hits / drawn, abs=2e-3)
+    assert 0 < result["second_observer"]["dice"] < 1
+    assert (out / "comparison.png").stat().st_size > 10_000
+
+
+def test_training_and_segmenting_on_s3_give_what_they_give_on_disk(
+    s3, labelled, trained, tmp_path, ray_cluster
+):
+    for path in labelled.rglob("*"):
+        if path.is_file():
+            target = s3.folder / "set" / path.relative_to(labelled)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    one = [*TRAIN, "--epochs", 1]
+    assert run("train", "--data", f"{s3.uri}/set", "--output", f"{s3.uri}/model", *one) == 0
+    weights = f"{s3.uri}/model/model.safetensors"
+    images = f"{s3.uri}/set/test/images"
+    words = ["--input", images, "--output", f"{s3.uri}/masks", "--checkpoint", weights]
+    assert run("segment", *words) == 0
+    local = ["--input", labelled / "test/images", "--output", tmp_path, "--checkpoint", weights]
+    assert run("segment", *local) == 0
+    for name in ("01_test.tif.png", "02_test.tif.png"):
+        on_s3 = (s3.folder / "masks" / "masks" / name).read_bytes()
+        assert on_s3 == (tmp_path / "masks" / name).read_bytes()
+    assert json.loads((s3.folder / "masks/summary.json").read_text())["ok"] == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a/x.jpg", "x.jpg", "x.png", "x", "../x.jpg", "a//x.jpg", ".hidden/x.jpg", "ä ö#?%&+.jpg",
+     "é" * 200 + ".jpg", "a/./x.jpg", "..", "k.png", "k.png/x"],
+)  # fmt: skip
+def test_a_masks_key_stays_inside_and_fits_a_file_system(path):
+    key = archive.mask_key(path)
+    assert key.startswith("masks/")
+    assert all(part not in ("", ".", "..") for part in key.split("/"))
+    assert all(len(part.encode()) <= 255 for part in key.split("/"))

@@ -1,0 +1,91 @@
+"""The crop stream: every worker gets its own crops of every step, in order, nothing twice.
+
+Run: pytest tests/test_stream.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+from segpipe import stream
+from segpipe.data import crops
+from segpipe.data.datasets import find_examples
+from segpipe.storage import open_store
+from segpipe.stream import CropPlan, Cropper, ImageCache, StepBlocks
+
+EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH = 3, 5, 32, 6
+
+
+@pytest.fixture(scope="module")
+def plan(labelled: Path) -> CropPlan:
+    store = open_store(str(labelled))
+    examples = tuple(find_examples(store, "training"))
+    return CropPlan(store, examples, 540.0, 7, EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH)
+
+
+def rows_of(plan: CropPlan, world_size: int, first_step: int = 0) -> list[dict]:
+    cropper = Cropper(plan, world_size)
+    blocks = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size).blocks
+    rows = []
+    for steps, rank in blocks:
+        batch = cropper({"step": np.array(steps), "rank": np.full(len(steps), rank)})
+        rows += [{k: v[n] for k, v in batch.items()} for n in range(len(steps))]
+    return rows
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_each_step_has_the_same_crops_whatever_the_number_of_workers(plan, world_size):
+    rows = rows_of(plan, world_size)
+    for step in range(EPOCHS * plan.steps_per_epoch):
+        shares = sorted((r["rank"], r["crop"].tolist()) for r in rows if r["step"] == step)
+        crops_of_step = [crop for _, share in shares for crop in share]
+        epoch, within = divmod(step, plan.steps_per_epoch)
+        order = crops.epoch_order(7, epoch, len(plan.examples), CROPS_PER_IMAGE)
+        assert crops_of_step == order[within * BATCH : (within + 1) * BATCH].tolist()
+
+
+def test_a_stream_from_a_later_step_is_the_tail_of_the_whole_stream(plan):
+    whole = {(r["step"], r["rank"]): r["image"] for r in rows_of(plan, 2)}
+    tail = {(r["step"], r["rank"]): r["image"] for r in rows_of(plan, 2, first_step=4)}
+    assert set(tail) == {key for key in whole if key[0] >= 4}
+    assert all(np.array_equal(whole[key], image) for key, image in tail.items())
+
+
+def test_a_crop_is_a_window_of_its_image_and_label(plan, labelled):
+    row = rows_of(plan, 1)[0]
+    index, _ = row["crop"][0]
+    picture = Image.open(labelled / plan.examples[index].image)
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(picture), (SIZE, SIZE, 3))[..., 0, :, :, :]
+    candidates = np.argwhere(
+        (windows[:, :, 0, 0] == row["image"][0, 0, 0]).all(-1)
+        & (windows[:, :, -1, -1] == row["image"][0, -1, -1]).all(-1)
+    )
+    assert any(np.array_equal(windows[r, c], row["image"][0]) for r, c in candidates)
+
+
+def test_workers_get_their_own_steps_in_order_through_ray(plan, ray_cluster):
+    data = stream.TrainingData(plan, lambda: 1)  # one epoch is done already
+    iterators = data.configure({"crops": ray.data.from_items([0])}, world_size=2)
+
+    @ray.remote(num_cpus=0.1)
+    def consume(iterator, rank):
+        first = plan.steps_per_epoch
+        rows = stream.shares(iterator, rank, first)  # raises where a step or rank is wrong
+        return [row["crop"].tolist() for row in rows]
+
+    got = ray.get([consume.remote(it["crops"], n) for n, it in enumerate(iterators)], timeout=120)
+    for rank, shares in enumerate(got):
+        wanted = [r["crop"].tolist() for r in rows_of(plan, 2, plan.steps_per_epoch) if r["rank"] == rank]
+        assert shares == wanted
+
+
+def test_the_cache_holds_no_more_than_its_limit_and_forgets_the_oldest(plan):
+    one = 565 * 584 * 4  # image and label of one example, bytes
+    cache = ImageCache(plan, limit_bytes=2 * one)
+    for index in (0, 1, 0, 2):
+        cache.get(index)
+        assert cache.bytes <= 2 * one
+    assert set(cache.held) == {0, 2}
