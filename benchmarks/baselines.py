@@ -56,8 +56,8 @@ def bench_training(drive: Path, loops: Path, work: Path, epochs: int) -> dict[st
     plain = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     output = work / "model"
     ours_s, _ = run(
-        [*"-m jobs.train --workers 2 --epochs".split(), str(epochs), "--data", str(drive)]
-        + ["--output", str(output)]
+        ["-m", "jobs.train", "--workers", "2", "--epochs", str(epochs)]
+        + ["--data", str(drive), "--output", str(output)]
     )
     with (output / "history.csv").open() as file:
         history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
@@ -169,7 +169,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=3)
     flags = parser.parse_args()

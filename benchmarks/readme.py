@@ -1,6 +1,6 @@
 """Put the result files that README.md quotes between their markers.
 
-    python benchmarks/readme.py
+python benchmarks/readme.py
 """
 
 import re

@@ -6,7 +6,7 @@ In the order in which data flows:
     storage.py    a URI -> a store (local folder or S3 prefix): list, get, atomic put
     data/         numpy and pillow, never torch
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
-        fundus.py     the field of view: find it, fit it to the working canvas, and the exact inverse
+        fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
         datasets.py   a labelled set in DRIVE's layout -> examples (image, label, fov)
         crops.py      random crops, a pure function of (seed, epoch, image, k)
         synthetic.py  drawn fundus photographs with exact labels

@@ -1,7 +1,7 @@
 """What a bulk run knows: its inputs, the parts that are done, and how they become the result.
 
     _segpipe/settings.json              what the masks were made with
-    _segpipe/todo/NNNNN.parquet         pages of inputs that this attempt has to do: id, path, version
+    _segpipe/todo/NNNNN.parquet         pages of the inputs that this attempt has to do
     _segpipe/parts/<hash>.parquet       one finished group of rows; a part is its own commit record
     masks/<key>.png                     in place before the part that names them
     results/part-NNNNN.parquet          all rows by path, made from the parts when all is done
@@ -215,10 +215,12 @@ def compact(output: Store, current: set[str]) -> dict[str, Any]:
     their parts. The same parts give the same bytes.
     """
     index: dict[str, tuple[str, int]] = {}  # path -> part, row
+    known: set[str] = set()
     for entry in output.list(PARTS):
         table = read_parquet(output, entry.key, ["path", "version"])
         columns = (column.to_pylist() for column in table.columns)
         for row, (path, version) in enumerate(zip(*columns, strict=True)):
+            known.add(path)
             if input_id(path, version) in current:
                 index[path] = (entry.key, row)
     totals = Totals()
@@ -237,7 +239,7 @@ def compact(output: Store, current: set[str]) -> dict[str, Any]:
     for entry in list(output.list(RESULTS)):
         if entry.key >= _result_key(number):
             output.delete(entry.key)
-    return totals.summary()
+    return totals.summary() | {"gone": len(known - set(index))}
 
 
 def _result_key(number: int) -> str:

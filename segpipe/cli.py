@@ -19,7 +19,6 @@ VERBS = {
     "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
     "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
-    "models": ("segpipe.models.checkpoint", "ModelsConfig", "list the shipped checkpoints"),
 }
 DEBUG = "--debug"
 OK, UNFINISHED, USER_ERROR = 0, 1, 2  # exit codes, beside 128 + the signal's number

@@ -136,6 +136,12 @@ def worker_threads(num_workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // num_workers)
 
 
+def process_seconds() -> float:
+    """Seconds since this process was started, its imports included (proc(5), field 22 of stat)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Progress:
     """One live line on a terminal, a plain line every 30 s elsewhere, on stderr."""
 

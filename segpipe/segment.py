@@ -93,7 +93,6 @@ class SegmentJob:
 
 def segment(config: SegmentConfig) -> int:
     """Segment what is not done yet -> exit code: 1 when too many inputs were rejected."""
-    start = time.monotonic()
     config.check()
     source, output = open_store(config.input), open_store(config.output)
     preflight(source, output)
@@ -122,7 +121,7 @@ def segment(config: SegmentConfig) -> int:
         "skipped": dict(inputs.skipped),
         "done_before": todo.num_done,
         "images_per_second": archive.steady_rate(finished),
-        "seconds": round(time.monotonic() - start, 2),
+        "seconds": round(runtime.process_seconds(), 2),
         "model": asdict(loaded.card) | {"sha256": loaded.sha256},
     }
     images = report.OVERLAYS if config.report_images else 0

@@ -18,7 +18,8 @@ from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
 from segpipe.models import checkpoint
 
-TRAIN = "--epochs 2 --workers 2 --crops-per-image 10 --crop-size 96 --batch-size 10".split()
+TRAIN = ["--epochs", "2", "--workers", "2", "--crops-per-image", "10"]
+TRAIN += ["--crop-size", "96", "--batch-size", "10"]
 HISTORY = "epoch,train_loss,test_loss,test_accuracy,vessel_dice,seconds,crops_per_second"
 
 
@@ -112,9 +113,9 @@ def test_more_epochs_go_on_where_the_run_stopped(trained, labelled, tmp_path, ra
 
 def test_every_input_ends_as_a_mask_or_a_rejection(segmented, mixed):
     rows = {row["path"]: row for row in rows_of(segmented)}
-    photographs = {
-        str(path.relative_to(mixed)) for path in mixed.rglob("*") if path.is_file()
-    } - {"notes.txt"}
+    photographs = {str(path.relative_to(mixed)) for path in mixed.rglob("*") if path.is_file()} - {
+        "notes.txt"
+    }
     assert set(rows) == photographs
     assert [path for path, row in rows.items() if row["status"] == "rejected"] == ["broken.jpg"]
     assert "cannot be decoded" in rows["broken.jpg"]["error"]
@@ -198,8 +199,13 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
     hits = drawn = 0
     for path in sorted(images.iterdir()):
         number = path.name.split("_")[0]
-        truth = np.asarray(Image.open(labelled / f"test/1st_manual/{number}_manual1.gif").convert("L")) > 127
-        field = np.asarray(Image.open(labelled / f"test/mask/{path.stem}_mask.gif").convert("L")) > 127
+        truth = (
+            np.asarray(Image.open(labelled / f"test/1st_manual/{number}_manual1.gif").convert("L"))
+            > 127
+        )
+        field = (
+            np.asarray(Image.open(labelled / f"test/mask/{path.stem}_mask.gif").convert("L")) > 127
+        )
         found = np.asarray(Image.open(masks / f"masks/{path.name}.png")) == 1
         hits += (found & truth & field).sum()
         drawn += (found & field).sum() + (truth & field).sum()

@@ -14,7 +14,7 @@ from segpipe import stream
 from segpipe.data import crops
 from segpipe.data.datasets import find_examples
 from segpipe.storage import open_store
-from segpipe.stream import CropPlan, Cropper, ImageCache, StepBlocks
+from segpipe.stream import Cropper, CropPlan, ImageCache, StepBlocks
 
 EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH = 3, 5, 32, 6
 
@@ -58,7 +58,9 @@ def test_a_crop_is_a_window_of_its_image_and_label(plan, labelled):
     row = rows_of(plan, 1)[0]
     index, _ = row["crop"][0]
     picture = Image.open(labelled / plan.examples[index].image)
-    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(picture), (SIZE, SIZE, 3))[..., 0, :, :, :]
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(picture), (SIZE, SIZE, 3))[
+        ..., 0, :, :, :
+    ]
     candidates = np.argwhere(
         (windows[:, :, 0, 0] == row["image"][0, 0, 0]).all(-1)
         & (windows[:, :, -1, -1] == row["image"][0, -1, -1]).all(-1)
@@ -78,7 +80,9 @@ def test_workers_get_their_own_steps_in_order_through_ray(plan, ray_cluster):
 
     got = ray.get([consume.remote(it["crops"], n) for n, it in enumerate(iterators)], timeout=120)
     for rank, shares in enumerate(got):
-        wanted = [r["crop"].tolist() for r in rows_of(plan, 2, plan.steps_per_epoch) if r["rank"] == rank]
+        wanted = [
+            r["crop"].tolist() for r in rows_of(plan, 2, plan.steps_per_epoch) if r["rank"] == rank
+        ]
         assert shares == wanted
 
 

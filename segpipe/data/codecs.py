@@ -13,8 +13,10 @@ from segpipe.errors import RejectedImage
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")  # Pillow's names
 EXTENSIONS = frozenset(
     f".{name}"
-    for name in ("jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "bmp", "webp", "gif")
-    + ("ppm", "pgm", "pnm")
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff"),
+        *("bmp", "webp", "gif", "ppm", "pgm", "pnm"),
+    )
 )
 MASK_PALETTE = (0, 0, 0, 255, 255, 255, 128, 128, 128)  # outside black, vessel white, retina grey
 PNG_LEVEL = 1  # zlib level: a mask takes 1.1 ms and 16 KB; level 6 takes 3.5 ms for 13 KB

@@ -1,0 +1,63 @@
+"""On the real DRIVE: the lecture's losses, masks of the right size, the second observer's figures.
+
+Run: SEGPIPE_DATA=folder-that-holds-DRIVE pytest tests/test_drive.py
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segpipe import cli
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(drive: Path, tmp_path_factory, ray_cluster) -> Path:
+    output = tmp_path_factory.mktemp("drive")
+    assert run("train", "--data", drive, "--output", output, "--epochs", 2, "--workers", 2) == 0
+    return output
+
+
+def test_the_lectures_losses_come_out(trained):
+    """0.0586 and 0.0390 on its scale, a tenth of the mean loss per pixel."""
+    rows = list(csv.DictReader((trained / "history.csv").open()))
+    losses = [float(row["train_loss"]) for row in rows]
+    assert losses == pytest.approx([0.60, 0.39], abs=0.05)
+
+
+def test_no_step_waits_longer_at_an_epochs_start(trained):
+    """The stream is ahead of the worker there as elsewhere."""
+    with (trained / "_segpipe/steps/epoch-00002.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    waits = np.array([float(row["wait_s"]) for row in rows])
+    assert len(waits) == 60
+    assert waits[0] <= waits[1:].max() + np.mean([float(row["step_s"]) for row in rows])
+
+
+def test_twenty_masks_under_the_inputs_names(drive, tmp_path, ray_cluster):
+    assert run("segment", "--input", drive / "test/images", "--output", tmp_path) == 0
+    names = {path.name for path in (tmp_path / "masks").iterdir()}
+    assert names == {f"{number:02d}_test.tif.png" for number in range(1, 21)}
+    for path in (tmp_path / "masks").iterdir():
+        with Image.open(path) as mask:
+            assert mask.size == (565, 584)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["inputs"], summary["ok"], summary["rejected"]) == (20, 20, 0)
+
+
+def test_the_second_observer_is_measured_as_published(drive, tmp_path, ray_cluster):
+    """Dice 0.789, MCC 0.759, sensitivity 0.775, specificity 0.972, accuracy 0.947."""
+    assert run("evaluate", "--data", drive, "--output", tmp_path) == 0
+    observer = json.loads((tmp_path / "metrics.json").read_text())["second_observer"]
+    published = {"dice": 0.7891, "mcc": 0.7591, "sensitivity": 0.7746, "specificity": 0.9725}
+    published["accuracy"] = 0.9473
+    assert observer == pytest.approx(published, abs=5e-4)
