@@ -55,10 +55,8 @@ def bench_training(drive: Path, loops: Path, work: Path, epochs: int) -> dict[st
     plain_s, printed = run([str(loops / "lecture_train.py"), str(drive), "--epochs", str(epochs)])
     plain = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     output = work / "model"
-    ours_s, _ = run(
-        ["-m", "jobs.train", "--workers", "2", "--epochs", str(epochs)]
-        + ["--data", str(drive), "--output", str(output)]
-    )
+    words = ["-m", "jobs.train", "--workers", "2", "--epochs", str(epochs)]
+    ours_s, _ = run([*words, "--data", str(drive), "--output", str(output)])
     with (output / "history.csv").open() as file:
         history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     waits, steps = [], []

@@ -13,12 +13,14 @@ In the order in which data flows:
     models/       torch, never ray
         segnet.py     the networks
         checkpoint.py the one format that train writes and the others read
-        predict.py    canvas -> score -> mask: the one path that train, evaluate and segment share
+        predict.py    canvas -> score: the one path that train, evaluate and segment share
         weights/      what the package ships
     metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
     archive.py    what a bulk run knows: inputs, parts, done-set, compaction, summary
     runtime.py    starting or joining Ray, what every worker is told, progress
     stream.py     the crop stream that feeds Ray Train
+    ddp.py        one worker of a training
+    stages.py     what Ray Data does to a photograph before and after the network
     report.py     figures and the HTML report
     train.py  segment.py  evaluate.py  demo.py   one verb each: a frozen config and one function
     cli.py        `segpipe <verb>`

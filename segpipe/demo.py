@@ -104,7 +104,9 @@ def draw(labelled: Path, archive: Path, config: DemoConfig) -> None:
         return row
 
     progress = Progress("draw")
-    drawn = ray.data.from_items(work, override_num_blocks=len(work) // 4 + 1).map(draw_one)
+    drawn = ray.data.from_items(work, override_num_blocks=len(work) // 4 + 1).map(
+        draw_one, **runtime.data_stage()
+    )
     for done, _ in enumerate(drawn.iter_rows(), start=1):
         progress.show(f"{done}/{len(work)} photographs")
     progress.show(f"{len(work)} photographs", always=True)

@@ -8,29 +8,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray.data
 
 from segpipe import metrics, report, runtime
-from segpipe.data import fundus
-from segpipe.data.datasets import (
-    SPLITS,
-    VESSEL,
-    Example,
-    find_examples,
-    load_example,
-    load_second,
-)
+from segpipe.data.datasets import SPLITS, VESSEL, Example, find_examples, load_example
 from segpipe.errors import UserError
 from segpipe.metrics import Confusion
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
-from segpipe.runtime import DATA_CPUS, Progress
+from segpipe.runtime import Progress
+from segpipe.stages import count, load_labelled
 from segpipe.storage import Store, open_store, preflight
 
 SHOWN = 3  # photographs in comparison.png: highest, median and lowest Dice
-
-Batch = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -102,9 +92,11 @@ def _measured(
     listed = ray.data.from_items(
         [asdict(example) for example in examples], override_num_blocks=len(examples)
     )
-    loaded = listed.map(partial(load, data=data, diameter=card.diameter), num_cpus=DATA_CPUS)
+    stage = runtime.data_stage()
+    measure = partial(count, data=data, diameter=card.diameter, threshold=card.threshold)
+    loaded = listed.map(partial(load_labelled, data=data, diameter=card.diameter), **stage)
     scores = runtime.scored(loaded, weights, device, workers)
-    counted = scores.map(partial(count, data=data, card=card), num_cpus=DATA_CPUS)
+    counted = scores.map(measure, **stage)
     progress, rows = Progress("evaluate"), {}
     for row in counted.iter_rows():
         if row["error"]:
@@ -112,41 +104,6 @@ def _measured(
         rows[row["name"]] = row
         progress.show(f"{len(rows)}/{len(examples)} images")
     return [rows[example.name] for example in examples]
-
-
-def load(row: dict[str, Any], data: Store, diameter: float) -> dict[str, Any]:
-    """An example's keys -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
-    side = fundus.canvas_side(diameter)
-    try:
-        labelled = load_example(data, Example(**row))
-    except UserError as error:
-        return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
-    geometry = fundus.plan_fit(labelled.fov, diameter)
-    return row | {"canvas": fundus.fit_image(labelled.image, geometry, side), "error": ""}
-
-
-def count(row: dict[str, Any], data: Store, card: Card) -> dict[str, Any]:
-    """A scored example -> its histograms of the score, and the second observer's confusion."""
-    score, error = row.pop("score"), row.pop("error")
-    if error:
-        return {"name": row["name"], "error": error}
-    example = Example(**row)
-    labelled = load_example(data, example)
-    native = fundus.restore(score, fundus.plan_fit(labelled.fov, card.diameter))
-    truth, inside = labelled.label == VESSEL, labelled.fov
-    second = load_second(data, example, labelled)
-    drawn = (
-        Confusion(0, 0, 0, 0)
-        if second is None
-        else metrics.confusion_of(second[inside] == VESSEL, truth[inside])
-    )
-    return {
-        "name": example.name,
-        "error": "",
-        "counts": metrics.count_scores(native, truth, inside),
-        "second": list(asdict(drawn).values()),
-        "mask": (native >= np.float32(card.threshold)) & inside,
-    }
 
 
 def _comparison(

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from segpipe.errors import UserError
-from segpipe.models.predict import Scorer
 
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 PACE_S = 0.02  # seconds; a block takes some 0.3 s to produce, so nothing waits for the scheduler
+ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
 DATA_CPUS = 0.25  # of a core, what a task or actor that feeds the model is booked with
 
 
@@ -75,6 +75,8 @@ def configure_ray_data() -> None:
         context.custom_execution_callback_classes.append(Pace)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Actors first: tasks that hold all cores can keep an actor from starting for ten seconds.
+    context.wait_for_min_actors_s = ACTORS_START_S
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -112,8 +114,18 @@ def cpus_per_worker(num_workers: int) -> float:
     return max(0.01, min(1.0, int(100 * free / num_workers) / 100))
 
 
+def data_stage() -> dict[str, Any]:
+    """How a stage of tasks without a network is run: at most a process a core, lightly booked."""
+    return {
+        "compute": TaskPoolStrategy(size=max(1, int(_cluster("CPU")))),
+        "num_cpus": DATA_CPUS,
+    }
+
+
 def scored(dataset: Dataset, weights: bytes, device: str, num_workers: int) -> Dataset:
     """Rows with canvas [S, S, 3] uint8 and error -> the same with score [S, S] for the canvas."""
+    from segpipe.models.predict import Scorer  # torch: only where the network runs
+
     return dataset.map_batches(
         Scorer,
         fn_constructor_args=(weights, device, worker_threads(num_workers)),

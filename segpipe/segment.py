@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray.data
 from ray.data import Dataset
 
 from segpipe import archive, report, runtime
 from segpipe.archive import Todo
-from segpipe.data import codecs, fundus
-from segpipe.data.datasets import OUTSIDE, VESSEL
-from segpipe.data.fundus import Geometry
-from segpipe.errors import RejectedImage, UserError
+from segpipe.errors import UserError
 from segpipe.models import checkpoint
-from segpipe.models.checkpoint import Card
-from segpipe.models.predict import classify
-from segpipe.runtime import DATA_CPUS, Progress
+from segpipe.runtime import Progress
+from segpipe.stages import SegmentJob, load, store
 from segpipe.storage import Entry, Store, open_store, preflight
 
 FORMATS = ("png", "parquet", "both")
-FETCHES = 8  # objects of a group that are fetched at once
-
-Batch = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -77,20 +68,6 @@ class SegmentConfig:
             raise UserError(f"--max-megapixels {self.max_megapixels}: must be above 0")
 
 
-@dataclass(frozen=True)
-class SegmentJob:
-    """What the stages need to know."""
-
-    source: Store
-    output: Store
-    card: Card
-    sha256: str
-    settings: str
-    """Hash of all that a mask depends on."""
-    format: str
-    max_megapixels: float
-
-
 def segment(config: SegmentConfig) -> int:
     """Segment what is not done yet -> exit code: 1 when too many inputs were rejected."""
     config.check()
@@ -110,8 +87,17 @@ def segment(config: SegmentConfig) -> int:
     if not todo.num_rows and summary and summary["inputs"] == todo.num_inputs:
         print(f"segment: all {todo.num_inputs} inputs are done, {output.uri()} stands")
         return _exit_code(config, summary)
+    card = loaded.card
     job = SegmentJob(
-        source, output, loaded.card, loaded.sha256, settings, config.format, config.max_megapixels
+        source,
+        output,
+        card.model,
+        card.diameter,
+        card.threshold,
+        loaded.sha256,
+        settings,
+        config.format,
+        config.max_megapixels,
     )
     finished: list[float] = []
     if todo.num_rows:
@@ -138,7 +124,7 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
     return int(summary["rejected"] > config.max_rejected * summary["inputs"])
 
 
-def _noted(inputs: archive.Inputs, current: set[str]) -> Any:
+def _noted(inputs: archive.Inputs, current: set[str]) -> Iterator[Entry]:
     """The same inputs, their ids noted on the way."""
     for entry in inputs:
         current.add(archive.input_id(entry.key, entry.version))
@@ -188,115 +174,6 @@ def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes)
     workers = runtime.model_workers(device, config.workers)
     groups = todo.groups(min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers)))))
     listed = ray.data.from_items(groups, override_num_blocks=len(groups))  # page, start, stop
-    loaded = listed.map_batches(partial(load, job=job), batch_size=None, num_cpus=DATA_CPUS)
+    loaded = listed.map_batches(partial(load, job=job), batch_size=None, **runtime.data_stage())
     scores = runtime.scored(loaded, weights, device, workers)
-    return scores.map_batches(partial(store, job=job), batch_size=None, num_cpus=DATA_CPUS)
-
-
-# ---- the stages, in the order in which a photograph passes them ---------------------------------
-
-
-def load(batch: Batch, job: SegmentJob) -> Batch:
-    """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or an error."""
-    entries = [
-        entry
-        for page, start, stop in zip(batch["page"], batch["start"], batch["stop"], strict=True)
-        for entry in archive.group_entries(job.output, str(page), int(start), int(stop))
-    ]
-    with ThreadPoolExecutor(FETCHES) as pool:
-        rows = [
-            _load_one(entry, data, job)
-            for entry, data in zip(
-                entries, pool.map(lambda e: _fetch(job.source, e), entries), strict=True
-            )
-        ]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _fetch(source: Store, entry: Entry) -> bytes | RejectedImage:
-    try:
-        return source.get(entry.key)
-    except FileNotFoundError:
-        return RejectedImage("not found")
-    except PermissionError:
-        return RejectedImage("permission denied")
-
-
-def _load_one(entry: Entry, data: bytes | RejectedImage, job: SegmentJob) -> dict[str, Any]:
-    side = fundus.canvas_side(job.card.diameter)
-    row: dict[str, Any] = {
-        "path": entry.key,
-        "bytes": entry.bytes,
-        "version": entry.version,
-        "error": "",
-        "geometry": np.zeros(8, np.int32),
-        "canvas": np.zeros((side, side, 3), np.uint8),
-        "fov": np.zeros((side, side), np.uint8),
-    }
-    try:
-        if isinstance(data, RejectedImage):
-            raise data
-        image = codecs.decode_image(data, job.max_megapixels)
-        fov = fundus.find_fov(image)
-        geometry = fundus.plan_fit(fov, job.card.diameter)
-    except RejectedImage as error:
-        return row | {"error": str(error)}
-    return row | {
-        "geometry": geometry.as_array(),
-        "canvas": fundus.fit_image(image, geometry, side),
-        "fov": fundus.fit_fov(fov, geometry, side),
-    }
-
-
-def store(batch: Batch, job: SegmentJob) -> Batch:
-    """Scores -> masks in place, then the group's part: from here on the group is done."""
-    rows = [_store_one({k: v[n] for k, v in batch.items()}, job) for n in range(len(batch["path"]))]
-    archive.commit_part(job.output, rows)
-    rejected = sum(row["status"] == "rejected" for row in rows)
-    return {
-        "finished": np.asarray([time.time()]),
-        "rows": np.asarray([len(rows)]),
-        "rejected": np.asarray([rejected]),
-    }
-
-
-def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "path": str(values["path"]),
-        "bytes": int(values["bytes"]),
-        "version": str(values["version"]),
-        "model": job.card.model,
-        "checkpoint_sha256": job.sha256,
-        "threshold": job.card.threshold,
-        "settings": job.settings,
-        "finished": time.time(),
-    }
-    if values["error"]:
-        return row | {"status": "rejected", "error": str(values["error"])}
-    mask = native_mask(values["score"], values["fov"], values["geometry"], job.card.threshold)
-    png = codecs.encode_mask(mask)
-    key = archive.mask_key(row["path"]) if job.format != "parquet" else None
-    if key:
-        job.output.put(key, png)
-    field = int((mask != OUTSIDE).sum())
-    return row | {
-        "status": "ok",
-        "mask_path": key,
-        "mask_png": png if job.format != "png" else None,
-        "height": mask.shape[0],
-        "width": mask.shape[1],
-        "fov_fraction": field / mask.size,
-        "vessel_density": int((mask == VESSEL).sum()) / max(field, 1),
-    }
-
-
-def native_mask(
-    score: npt.NDArray[np.float32],
-    fov: npt.NDArray[np.uint8],
-    geometry: npt.NDArray[np.int32],
-    threshold: float,
-) -> npt.NDArray[np.uint8]:
-    """score [S, S], fov [S, S] (255 inside) on the canvas -> mask [H, W] uint8 at native size."""
-    g = Geometry.from_array(geometry)
-    inside = fundus.restore(fov.astype(np.float32), g) > 127
-    return classify(fundus.restore(score, g), inside, threshold)
+    return scores.map_batches(partial(store, job=job), batch_size=None, **runtime.data_stage())

@@ -25,7 +25,7 @@ from ray.train import DataConfig
 from segpipe.data import crops, fundus
 from segpipe.data.datasets import Example, Labelled, load_example
 from segpipe.errors import UserError
-from segpipe.runtime import DATA_CPUS
+from segpipe.runtime import DATA_CPUS, data_stage
 from segpipe.storage import Store
 
 CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
@@ -210,7 +210,7 @@ def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
         diameter = fundus.fov_diameter(fov)
         return {"name": row["name"], "size": (*fov.shape, diameter), "error": ""}
 
-    found = {row["name"]: row for row in _rows(examples).map(look, num_cpus=DATA_CPUS).iter_rows()}
+    found = {row["name"]: row for row in _rows(examples).map(look, **data_stage()).iter_rows()}
     rows = [found[example.name] for example in examples]
     if errors := [row["error"] for row in rows if row["error"]]:
         raise UserError(errors[0])
@@ -225,7 +225,7 @@ def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
         image = fundus.resize_image(labelled.image, size, size)
         return {"image": image, "label": fundus.resize_classes(labelled.label, size, size)}
 
-    return _rows(examples).map(squash, num_cpus=DATA_CPUS)
+    return _rows(examples).map(squash, **data_stage())
 
 
 def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
@@ -238,7 +238,7 @@ def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
         image = fundus.fit_image(labelled.image, geometry, side)
         return {"image": image, "label": fundus.fit_classes(labelled.label, geometry, side)}
 
-    return _rows(examples).map(fit, num_cpus=DATA_CPUS)
+    return _rows(examples).map(fit, **data_stage())
 
 
 def _rows(examples: list[Example]) -> Dataset:

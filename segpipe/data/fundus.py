@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from segpipe.data.datasets import classes_of
 from segpipe.errors import RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
@@ -191,6 +192,19 @@ def restore(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[
     native = np.zeros((g.height, g.width), np.float32)
     native[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = box
     return native
+
+
+def native_mask(
+    score: npt.NDArray[np.float32], fov: Image8, geometry: Geometry, threshold: float
+) -> Image8:
+    """score [S, S] float32, fov [S, S] (255 inside) on the canvas -> mask [H, W], class of each px.
+
+    The one rule: outside the field of view 0, inside it vessel where the score at native size
+    reaches the threshold, background elsewhere.
+    """
+    inside = restore(fov.astype(np.float32), geometry) > 127
+    vessel = restore(score, geometry) >= np.float32(threshold)
+    return classes_of(vessel, inside)
 
 
 def resize_image(image: Image8, height: int, width: int) -> Image8:

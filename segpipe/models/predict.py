@@ -1,8 +1,7 @@
-"""Canvas -> score -> mask: the one path that training's validation, evaluate and segment share.
+"""Canvas -> score: the one path that training's threshold, evaluate and segment share.
 
-The score of a pixel is p(vessel) / (p(vessel) + p(background)). What the network says about class
-0 is not used: outside the found field of view a mask is 0, inside it a pixel is vessel where its
-score reaches the checkpoint's threshold and background elsewhere.
+The score of a pixel is p(vessel) / (p(vessel) + p(background)); what the network says about class 0
+is not used. `segpipe.data.fundus.native_mask` makes the mask of it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from segpipe.data.datasets import BACKGROUND, OUTSIDE, VESSEL
+from segpipe.data.datasets import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
 
 
@@ -68,11 +67,3 @@ def to_input(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
 def vessel_score(logits: Tensor) -> Tensor:
     """logits [N, classes, H, W] -> [N, H, W]: p(vessel) / (p(vessel) + p(background))."""
     return torch.sigmoid(logits[:, VESSEL] - logits[:, BACKGROUND])
-
-
-def classify(
-    score: npt.NDArray[np.float32], fov: npt.NDArray[np.bool_], threshold: float
-) -> npt.NDArray[np.uint8]:
-    """score [H, W] float32, fov [H, W] bool -> mask [H, W] uint8 (class of each pixel)."""
-    inside = np.where(score >= np.float32(threshold), np.uint8(VESSEL), np.uint8(BACKGROUND))
-    return np.where(fov, inside, np.uint8(OUTSIDE))
