@@ -16,6 +16,7 @@ from segpipe.errors import UserError
 from segpipe.metrics import Confusion
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
+from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
 from segpipe.stages import count, load_labelled
 from segpipe.storage import Store, open_store, preflight
@@ -95,7 +96,7 @@ def _measured(
     stage = runtime.data_stage()
     measure = partial(count, data=data, diameter=card.diameter, threshold=card.threshold)
     loaded = listed.map(partial(load_labelled, data=data, diameter=card.diameter), **stage)
-    scores = runtime.scored(loaded, weights, device, workers)
+    scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)
     counted = scores.map(measure, **stage)
     progress, rows = Progress("evaluate"), {}
     for row in counted.iter_rows():

@@ -17,10 +17,13 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from segpipe.errors import UserError
 
+# By default Ray ends a process that rests for a second while more run than there are cores, and
+# starts another when a task comes: with several light stages a core, that took half of the cores.
+OWN_CLUSTER = {"num_workers_soft_limit": 64, "idle_worker_killing_time_threshold_ms": 600_000}
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 PACE_S = 0.02  # seconds; a block takes some 0.3 s to produce, so nothing waits for the scheduler
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
-DATA_CPUS = 0.25  # of a core, what a task or actor that feeds the model is booked with
+DATA_CPUS = 0.1  # of a core, booked by a task or actor without a network; a core runs two of them
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
     address = os.environ.get("RAY_ADDRESS", "local")
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    own = {"include_dashboard": False, "_system_config": OWN_CLUSTER} if address == "local" else {}
     with _silent_stderr():
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     try:
@@ -109,8 +112,8 @@ def _cluster(resource: str) -> float:
 
 
 def cpus_per_worker(num_workers: int) -> float:
-    """Share of a core to book for each model worker, so that all fit and the data stages too."""
-    free = _cluster("CPU") - 2 * DATA_CPUS
+    """Share of a core to book for each model worker, so that two data stages fit beside them."""
+    free = _cluster("CPU") * (1 - 2 * DATA_CPUS)
     return max(0.01, min(1.0, int(100 * free / num_workers) / 100))
 
 
@@ -122,13 +125,13 @@ def data_stage() -> dict[str, Any]:
     }
 
 
-def scored(dataset: Dataset, weights: bytes, device: str, num_workers: int) -> Dataset:
-    """Rows with canvas [S, S, 3] uint8 and error -> the same with score [S, S] for the canvas."""
-    from segpipe.models.predict import Scorer  # torch: only where the network runs
-
+def network_stage(
+    dataset: Dataset, stage: type, arguments: tuple[Any, ...], device: str, num_workers: int
+) -> Dataset:
+    """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each of the workers."""
     return dataset.map_batches(
-        Scorer,
-        fn_constructor_args=(weights, device, worker_threads(num_workers)),
+        stage,
+        fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
         batch_size=None,
         compute=ActorPoolStrategy(size=num_workers),
         num_cpus=cpus_per_worker(num_workers),

@@ -17,8 +17,9 @@ from segpipe import archive, report, runtime
 from segpipe.archive import Todo
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
+from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
-from segpipe.stages import SegmentJob, load, store
+from segpipe.stages import Segmenter, SegmentJob, load, store
 from segpipe.storage import Entry, Store, open_store, preflight
 
 FORMATS = ("png", "parquet", "both")
@@ -174,6 +175,11 @@ def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes)
     workers = runtime.model_workers(device, config.workers)
     groups = todo.groups(min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers)))))
     listed = ray.data.from_items(groups, override_num_blocks=len(groups))  # page, start, stop
-    loaded = listed.map_batches(partial(load, job=job), batch_size=None, **runtime.data_stage())
-    scores = runtime.scored(loaded, weights, device, workers)
-    return scores.map_batches(partial(store, job=job), batch_size=None, **runtime.data_stage())
+    if device == "cpu":
+        # One process does all three: handing pixels from process to process costs a CPU as much
+        # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
+        return runtime.network_stage(listed, Segmenter, (job, weights), device, workers)
+    tasks = runtime.data_stage()
+    loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
+    scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)  # -> scores
+    return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed

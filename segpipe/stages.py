@@ -1,6 +1,6 @@
 """What Ray Data does to a photograph before and after the network, one function a stage.
 
-Nothing here imports torch, so that the processes that read and write start in half a second and
+Importing this does not import torch, so that the processes that read and write start in half a second and
 stay small.
 """
 
@@ -141,6 +141,18 @@ def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
         "fov_fraction": field / mask.size,
         "vessel_density": int((mask == VESSEL).sum()) / max(field, 1),
     }
+
+
+class Segmenter:
+    """All three stages in one process, for networks that run on CPUs."""
+
+    def __init__(self, job: SegmentJob, weights: bytes, device: str, num_threads: int) -> None:
+        from segpipe.models.predict import Scorer  # torch: only where the network runs
+
+        self.job, self.score = job, Scorer(weights, device, num_threads)
+
+    def __call__(self, batch: Batch) -> Batch:
+        return store(self.score(load(batch, self.job)), self.job)
 
 
 # ---- evaluate: labelled photographs
