@@ -37,9 +37,14 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
     address = os.environ.get("RAY_ADDRESS", "local")
-    own = {"include_dashboard": False, "_system_config": OWN_CLUSTER} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False, "_system_config": OWN_CLUSTER}
     with _silent_stderr():
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **(own if address == "local" else {}),
+        )
     try:
         yield
     finally:
@@ -128,7 +133,7 @@ def data_stage() -> dict[str, Any]:
 def network_stage(
     dataset: Dataset, stage: type, arguments: tuple[Any, ...], device: str, num_workers: int
 ) -> Dataset:
-    """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each of the workers."""
+    """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each worker."""
     return dataset.map_batches(
         stage,
         fn_constructor_args=(*arguments, device, worker_threads(num_workers)),

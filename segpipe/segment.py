@@ -76,7 +76,7 @@ def segment(config: SegmentConfig) -> int:
     preflight(source, output)
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
-    settings = _settle(config, output, loaded.sha256)
+    settings = _settings(config, output, loaded.sha256)
     inputs = archive.open_inputs(source, output, config.limit)
     current: set[str] = set()
     todo = archive.plan_todo(_noted(inputs, current), output, archive.done_ids(output))
@@ -84,6 +84,7 @@ def segment(config: SegmentConfig) -> int:
         raise UserError(
             f"--input {config.input}: no photographs there ({inputs.skipped.total()} other files)"
         )
+    archive.write_json(output, archive.SETTINGS, settings)
     summary = archive.read_json(output, archive.SUMMARY)
     if not todo.num_rows and summary and summary["inputs"] == todo.num_inputs:
         print(f"segment: all {todo.num_inputs} inputs are done, {output.uri()} stands")
@@ -96,7 +97,7 @@ def segment(config: SegmentConfig) -> int:
         card.diameter,
         card.threshold,
         loaded.sha256,
-        settings,
+        hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         config.format,
         config.max_megapixels,
     )
@@ -132,24 +133,22 @@ def _noted(inputs: archive.Inputs, current: set[str]) -> Iterator[Entry]:
         yield entry
 
 
-def _settle(config: SegmentConfig, output: Store, sha256: str) -> str:
-    """Hash of what masks depend on; refuses an output that was begun with something else."""
+def _settings(config: SegmentConfig, output: Store, sha256: str) -> dict[str, Any]:
+    """What masks depend on; refuses an output that was begun with something else."""
     settings = {
         "--input": config.input,
         "--checkpoint": sha256,
         "--format": config.format,
         "--max-megapixels": config.max_megapixels,
     }
-    before = archive.read_json(output, archive.SETTINGS)
-    if before is None:
-        archive.write_json(output, archive.SETTINGS, settings)
+    before = archive.read_json(output, archive.SETTINGS) or settings
     for flag, value in settings.items():
-        if before is not None and before[flag] != value:
+        if before[flag] != value:
             raise UserError(
                 f"{flag} {value}: {config.output} was begun with {before[flag]}, "
                 "choose another --output"
             )
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return settings
 
 
 def _run(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes) -> list[float]:

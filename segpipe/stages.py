@@ -1,7 +1,7 @@
 """What Ray Data does to a photograph before and after the network, one function a stage.
 
-Importing this does not import torch, so that the processes that read and write start in half a second and
-stay small.
+Importing this does not import torch, so that processes that read and write start in half a second
+and stay small.
 """
 
 from __future__ import annotations

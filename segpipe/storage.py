@@ -252,7 +252,7 @@ MENDABLE = {
 
 @lru_cache(maxsize=8)
 def _s3_client(endpoint: str | None, region: str | None) -> S3Client:
-    return boto3.client(
+    return boto3.Session().client(  # the default session is not safe for threads
         "s3",
         endpoint_url=endpoint,
         region_name=region or "us-east-1",

@@ -70,7 +70,12 @@ class CropPlan:
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
     """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`, in order."""
     steps = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size)
-    rows: Dataset = ray.data.read_datasource(steps, num_cpus=DATA_CPUS)  # step, rank
+    rows: Dataset = ray.data.read_datasource(  # step, rank
+        # Without the number Ray Data may split a block, and a worker gets another's steps.
+        steps,
+        num_cpus=DATA_CPUS,
+        override_num_blocks=len(steps.blocks),
+    )
     return rows.map_batches(  # -> the crops of those steps
         Cropper,
         fn_constructor_args=(plan, world_size),

@@ -110,6 +110,6 @@ def load(data: bytes, source: str) -> Checkpoint:
         card = Card(**{f.name: values[f.name] for f in fields(Card)})
         checkpoint = Checkpoint(card, state, hashlib.sha256(data).hexdigest())
         checkpoint.build()
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, UserError) as error:
         raise UserError(f"{source}: a segpipe checkpoint that does not fit together") from error
     return checkpoint
