@@ -89,7 +89,7 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """Rows `name, counts [2, BINS], second, mask [H, W] bool` in order of the examples."""
     device = runtime.choose_device(config.device)
-    workers = runtime.model_workers(device, config.workers)
+    workers = min(len(examples), runtime.model_workers(device, config.workers))
     listed = ray.data.from_items(
         [asdict(example) for example in examples], override_num_blocks=len(examples)
     )

@@ -173,6 +173,7 @@ def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes)
     device = runtime.choose_device(config.device)
     workers = runtime.model_workers(device, config.workers)
     groups = todo.groups(min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers)))))
+    workers = min(workers, len(groups))
     listed = ray.data.from_items(groups, override_num_blocks=len(groups))  # page, start, stop
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much

