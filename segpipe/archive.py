@@ -163,8 +163,7 @@ class Todo:
 
 def plan_todo(inputs: Iterable[Entry], output: Store, done: dict[str, str]) -> Todo:
     """Write the pages of inputs that no part holds. Streams: a page at a time is in memory."""
-    for entry in list(output.list(TODO)):
-        output.delete(entry.key)
+    forget_todo(output)
     pages: list[tuple[str, int]] = []
     page: list[Entry] = []
     num_inputs = num_done = 0
@@ -189,6 +188,11 @@ def plan_todo(inputs: Iterable[Entry], output: Store, done: dict[str, str]) -> T
             flush()
     flush()
     return Todo(num_inputs, num_done, tuple(pages))
+
+
+def forget_todo(output: Store) -> None:
+    for entry in list(output.list(TODO)):
+        output.delete(entry.key)
 
 
 @lru_cache(maxsize=2)

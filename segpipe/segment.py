@@ -84,7 +84,8 @@ def segment(config: SegmentConfig) -> int:
         raise UserError(
             f"--input {config.input}: no photographs there ({inputs.skipped.total()} other files)"
         )
-    archive.write_json(output, archive.SETTINGS, settings)
+    if archive.read_json(output, archive.SETTINGS) is None:
+        archive.write_json(output, archive.SETTINGS, settings)
     summary = archive.read_json(output, archive.SUMMARY)
     if not todo.num_rows and summary and summary["inputs"] == todo.num_inputs:
         print(f"segment: all {todo.num_inputs} inputs are done, {output.uri()} stands")
@@ -114,6 +115,7 @@ def segment(config: SegmentConfig) -> int:
     }
     images = report.OVERLAYS if config.report_images else 0
     output.put(archive.REPORT, report.archive_report(source, output, summary, images))
+    archive.forget_todo(output)
     archive.write_json(output, archive.SUMMARY, summary)
     print(
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, "
