@@ -1,13 +1,42 @@
-"""Put the result files that README.md quotes between their markers.
+"""Write results/lecture/summary.md from its figures, and put what README.md quotes between its
+markers.
 
-python benchmarks/readme.py
+    python benchmarks/readme.py
 """
 
+import csv
+import json
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LECTURE = ROOT / "results" / "lecture"
 BLOCK = re.compile(r"(<!-- begin (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def lecture_summary() -> str:
+    """The recorded training and its evaluation as two tables."""
+    with (LECTURE / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    result = json.loads((LECTURE / "metrics.json").read_text())
+    names = ("auc", "average_precision", "dice", "mcc", "sensitivity", "specificity", "accuracy")
+    lines = ["| epoch | train loss | test loss | test accuracy |", "|---|---|---|---|"]
+    for epoch in (1, 2, 10, 50, 100):
+        row = history[epoch - 1]
+        values = [f"{float(row[k]):.3f}" for k in ("train_loss", "test_loss", "test_accuracy")]
+        lines.append(f"| {epoch} | {' | '.join(values)} |")
+    lines += ["", "DRIVE test, native size, inside the field of view, pooled:", ""]
+    lines += [
+        "| | AUC | AP | Dice | MCC | Sens | Spec | Acc |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for title, row in (
+        ("segnet-lite, 3,523 parameters", result["pooled"]),
+        ("second human observer", result["second_observer"]),
+    ):
+        values = [f"{row[name]:.4f}" if name in row else "–" for name in names]
+        lines.append(f"| {title} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
 
 
 def filled(text: str) -> str:
@@ -16,5 +45,6 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
+    (LECTURE / "summary.md").write_text(lecture_summary())
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text()))

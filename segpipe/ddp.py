@@ -89,8 +89,9 @@ def work(loop: dict[str, Any]) -> None:
         figures |= session.test(test)
         session.finish_epoch(figures)
         ray.train.report(figures)
-    threshold = session.best_threshold(ray.train.get_dataset_shard("fields"))
-    session.write_results(threshold, test)
+    if session.shown is None:  # stopped between its last epoch and its results
+        session.test(test)
+    session.write_results(session.best_threshold(ray.train.get_dataset_shard("fields")))
 
 
 def primed(feed: Iterator[Batch]) -> Iterator[Batch]:
@@ -117,6 +118,7 @@ class Session:
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.told = time.monotonic()
+        self.shown: Batch | None = None  # the test photograph in predictions.png
         if state := read_state(job.output):
             self._restore(state)
 
@@ -186,6 +188,7 @@ class Session:
         self.network.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for batch in test.iter_batches(batch_size=1):
+            self.shown = self.shown or batch
             logits = self.bare(to_input(batch["image"], self.device))
             truth = torch.from_numpy(batch["label"].astype(np.int64)).to(self.device)
             predicted = logits.argmax(dim=1)
@@ -251,17 +254,16 @@ class Session:
         return metrics.best_threshold(summed.cpu().numpy())
 
     @torch.inference_mode()
-    def write_results(self, threshold: float, test: DataIterator) -> None:
-        """Rank 0 writes both figures and then the checkpoint; every rank takes its test images."""
-        first = list(test.iter_batches(batch_size=1))[:1]
+    def write_results(self, threshold: float) -> None:
+        """Rank 0 writes both figures and then the checkpoint."""
         if self.rank != 0:
             return
         output, plan = self.job.output, self.job.plan
         output.put("curves.png", report.loss_curves(self.history))
-        for batch in first:
-            prob = self.bare(to_input(batch["image"], self.device)).softmax(dim=1)[0].cpu().numpy()
-            figure = report.class_probabilities(batch["image"][0], prob, batch["label"][0])
-            output.put("predictions.png", figure)
+        if self.shown is not None:
+            image, label = self.shown["image"], self.shown["label"]
+            prob = self.bare(to_input(image, self.device)).softmax(dim=1)[0].cpu().numpy()
+            output.put("predictions.png", report.class_probabilities(image[0], prob, label[0]))
         card = Card(
             model=self.job.model,
             diameter=plan.diameter,

@@ -45,17 +45,16 @@ def class_probabilities(
     image: npt.NDArray[np.uint8], prob: npt.NDArray[np.float32], label: npt.NDArray[np.uint8]
 ) -> bytes:
     """image [H, W, 3] uint8; per class its probability (prob [C, H, W]) beside its truth."""
-    figure = Figure(figsize=(10, 3.2 * (1 + len(CLASSES)) / 2), layout="constrained")
+    figure = Figure(figsize=(9, 3 * len(CLASSES)), layout="constrained")
     grid = figure.subplots(len(CLASSES), 3, squeeze=False)
-    for row, name in enumerate(CLASSES):
-        for axes in grid[row]:
+    left = {"image": image, "likeliest class": prob.argmax(axis=0), "truth": label}
+    for index, (name, (title, picture)) in enumerate(zip(CLASSES, left.items(), strict=True)):
+        row = {title: picture, f"p({name})": prob[index], f"truth: {name}": label == index}
+        for axes, (heading, values) in zip(grid[index], row.items(), strict=True):
+            highest = len(CLASSES) - 1 if heading in left else 1
+            axes.imshow(values, cmap="gray", vmin=0, vmax=highest)
+            axes.set_title(heading)
             axes.set_axis_off()
-        grid[row, 1].imshow(prob[row], cmap="gray", vmin=0, vmax=1)
-        grid[row, 1].set_title(f"p({name})")
-        grid[row, 2].imshow(label == row, cmap="gray", vmin=0, vmax=1)
-        grid[row, 2].set_title(f"truth: {name}")
-    grid[0, 0].imshow(image)
-    grid[0, 0].set_title("image")
     return _png(figure)
 
 

@@ -1,0 +1,54 @@
+"""The pictures that the repository shows, all of drawn photographs: no data set is passed on.
+
+    make demo && python benchmarks/pictures.py
+
+Writes docs/overlays.jpg, from the demo's archive and masks, and results/lecture/predictions.png,
+the shipped weights on a drawn photograph squashed as the lecture squashes its test images.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segpipe import report
+from segpipe.data import fundus, synthetic
+from segpipe.data.datasets import classes_of
+from segpipe.models import checkpoint
+from segpipe.models.predict import to_input
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOWN, TILE_PX, CROP_PX = 4, 240, 224
+
+
+def overlays(demo: Path) -> Image.Image:
+    """Round photographs of the demo's archive above, their vessels drawn over them below."""
+    tiles = []
+    for path in sorted((demo / "archive").glob("*.*")):
+        image = np.asarray(Image.open(path).convert("RGB"))
+        mask = np.asarray(Image.open(demo / "segmented" / "masks" / f"{path.name}.png"))
+        if max(image.shape[:2]) / min(image.shape[:2]) < 1.1:
+            pictures = [Image.open(io.BytesIO(data)) for data in report.overlay(image, mask)]
+            tiles.append([picture.resize((TILE_PX, TILE_PX)) for picture in pictures])
+    sheet = Image.new("RGB", (SHOWN * TILE_PX, 2 * TILE_PX))
+    for column, pair in enumerate(tiles[:SHOWN]):
+        for row, picture in enumerate(pair):
+            sheet.paste(picture, (column * TILE_PX, row * TILE_PX))
+    return sheet
+
+
+def predictions() -> bytes:
+    image, vessel, fov = synthetic.draw_fundus(seed=1)
+    squashed = fundus.resize_image(image, CROP_PX, CROP_PX)
+    label = fundus.resize_classes(classes_of(vessel, fov), CROP_PX, CROP_PX)
+    network = checkpoint.load(checkpoint.read("segnet-lite"), "segnet-lite").build()
+    with torch.inference_mode():
+        prob = network(to_input(squashed[None], torch.device("cpu"))).softmax(dim=1)[0].numpy()
+    return report.class_probabilities(squashed, prob, label)
+
+
+if __name__ == "__main__":
+    overlays(ROOT / "runs" / "demo").save(ROOT / "docs" / "overlays.jpg", quality=85)
+    (ROOT / "results" / "lecture" / "predictions.png").write_bytes(predictions())
