@@ -19,7 +19,11 @@ from segpipe.errors import UserError
 
 # By default Ray ends a process that rests for a second while more run than there are cores, and
 # starts another when a task comes: with several light stages a core, that took half of the cores.
-OWN_CLUSTER = {"num_workers_soft_limit": 64, "idle_worker_killing_time_threshold_ms": 600_000}
+OWN_CLUSTER = {
+    "num_workers_soft_limit": 64,
+    "idle_worker_killing_time_threshold_ms": 600_000,
+    "worker_maximum_startup_concurrency": 4,  # and no warning until 16 processes have started
+}
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 PACE_S = 0.02  # seconds; a block takes some 0.3 s to produce, so nothing waits for the scheduler
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
