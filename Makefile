@@ -29,6 +29,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/baselines.py
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf .venv runs

@@ -2,7 +2,7 @@
 
     python -m jobs.demo --output runs/demo
 
-About three minutes on 2 cores. Result: a labelled set and an archive, a model trained on the one,
+About two minutes on 2 cores. Result: a labelled set and an archive, a model trained on the one,
 masks of the other, and segmented/report.html.
 """
 
