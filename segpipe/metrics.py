@@ -67,7 +67,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def confusion(counts: Counts, threshold: float) -> Confusion:
-    """Counts [2, BINS] and a threshold -> pixels by truth and prediction (score >= threshold)."""
+    """Counts [2, BINS], a threshold in [0, 1) -> pixels by truth and prediction (score >= it)."""
     edge = math.ceil(threshold * BINS)
     above = counts[:, edge:].sum(axis=1)
     total = counts.sum(axis=1)

@@ -84,6 +84,8 @@ def read_uri(uri: str) -> bytes:
         return open_store(folder or ("/" if uri.startswith("/") else ".")).get(name)
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{uri}: is a folder, name the file in it") from error
 
 
 def exists(store: Store, key: str) -> bool:
@@ -138,6 +140,7 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         if not os.path.isdir(self.root):
             return
+        self._path(prefix)  # refuses what lies outside
         folder, _, _ = prefix.rpartition("/")
         for entry in _walk(self.root, folder):
             if entry.key.startswith(prefix):

@@ -112,3 +112,73 @@ def test_a_drawing_with_palette_indices_0_and_1_is_read_by_its_colours():
     picture = Image.fromarray(drawing.astype(np.uint8), "P")
     picture.putpalette([0, 0, 0, 255, 255, 255])
     np.testing.assert_array_equal(decode_binary(encoded(picture, "GIF")), drawing)
+
+
+def test_a_gif_of_few_colours_comes_back_pixel_by_pixel():
+    colours = np.random.default_rng(3).integers(0, 256, (200, 3), np.uint8)
+    indices = np.random.default_rng(4).integers(0, 200, (31, 47), np.uint8)
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(colours.tobytes())
+    np.testing.assert_array_equal(decode_image(encoded(picture, "GIF")), colours[indices])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_their_range_in_every_format(kind):
+    grey = np.linspace(0, 65535, 500).astype(np.uint16)[None]
+    rgb = decode_image(encoded(Image.fromarray(grey), kind)).astype(int)
+    assert (rgb[0, 0].tolist(), rgb[0, -1].tolist()) == ([0] * 3, [255] * 3)
+    np.testing.assert_allclose(rgb, np.repeat(grey[..., None] / 257, 3, axis=2), atol=1)
+
+
+def test_each_mode_keeps_its_colours():
+    """Grey is repeated, alpha dropped, a palette looked up, one bit black and white."""
+    grey, seen = PIXELS[..., 0], PIXELS[..., 1:2]
+    bits = grey > 127
+    modes = {
+        "L": (Image.fromarray(grey), np.repeat(grey[..., None], 3, axis=2)),
+        "LA": (Image.fromarray(PIXELS[..., :2], "LA"), np.repeat(grey[..., None], 3, axis=2)),
+        "RGBA": (Image.fromarray(np.concatenate([PIXELS, seen], axis=2), "RGBA"), PIXELS),
+        "1": (Image.fromarray(bits), np.repeat(bits[..., None] * np.uint8(255), 3, axis=2)),
+    }
+    for mode, (picture, wanted) in modes.items():
+        assert picture.mode == mode
+        np.testing.assert_array_equal(decode_image(encoded(picture, "PNG")), wanted, err_msg=mode)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_stay_where_they_are_stored_whatever_exif_says(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(PIXELS), "PNG", exif=exif)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
+    np.testing.assert_array_equal(decode_image(data), PIXELS)
+
+
+def image_or_reason(data: bytes) -> np.ndarray | str:
+    try:
+        return decode_image(data)
+    except RejectedImage as rejection:
+        return str(rejection)
+
+
+@pytest.mark.filterwarnings("ignore")  # as in a run, where Pillow's warnings stop nothing
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP", "GIF"])
+def test_a_file_cut_off_anywhere_is_rejected_or_whole(kind):
+    """Nothing but a rejection comes out, and never an image with a part made up."""
+    data = encoded(Image.fromarray(PIXELS), kind)
+    whole, reasons = decode_image(data), []
+    for length in range(0, len(data), max(1, len(data) // 60)):
+        found = image_or_reason(data[:length])
+        if isinstance(found, str):
+            reasons.append(found)
+        else:
+            np.testing.assert_array_equal(found, whole)
+    assert len(reasons) > 40
+    assert not any("\n" in reason for reason in reasons)
+
+
+def test_the_limit_of_megapixels_holds_from_the_first_pixel_above_it():
+    data = encoded(Image.new("RGB", (1000, 500)), "PNG")
+    assert decode_image(data, max_megapixels=0.5).shape == (500, 1000, 3)
+    with pytest.raises(RejectedImage, match=r"--max-megapixels 0\.4"):
+        decode_image(data, max_megapixels=0.4)

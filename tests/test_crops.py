@@ -5,6 +5,7 @@ Run: pytest tests/test_crops.py
 
 import subprocess
 import sys
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -51,3 +52,28 @@ def test_a_crop_of_the_images_size_is_the_image():
 def test_a_crop_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="33 px does not fit into 36x32 px"):
         crop_corner(0, 0, 0, 0, 32, 36, 33)
+
+
+def test_corners_reach_both_ends_of_both_sides():
+    corners = {crop_corner(3, 1, n, 0, 34, 33, 32) for n in range(200)}
+    assert corners == {(top, left) for top in (0, 1, 2) for left in (0, 1)}
+
+
+def test_top_and_left_do_not_depend_on_each_other():
+    table = np.zeros((5, 5), int)
+    for n in range(1500):
+        table[crop_corner(9, 0, n % 30, n // 30, 36, 36, 32)] += 1
+    assert stats.chi2_contingency(table).pvalue > 0.001
+    assert stats.chisquare(table.ravel()).pvalue > 0.001
+
+
+def test_no_two_of_seed_epoch_image_and_k_are_mixed_up():
+    """Swapping any two of the four numbers gives other places."""
+    places = {at: crop_corner(*at, 10**6, 10**6, 1) for at in permutations((1, 2, 3, 4))}
+    assert len(set(places.values())) == 24
+
+
+def test_an_epochs_order_is_shuffled_and_does_not_change():
+    order = epoch_order(0, 0, 20, 30)
+    np.testing.assert_array_equal(order, epoch_order(0, 0, 20, 30))
+    assert not (order[:, 0] == np.repeat(np.arange(20), 30)).mean() > 0.2

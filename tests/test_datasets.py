@@ -84,3 +84,66 @@ def test_what_does_not_fit_is_named(labelled, tmp_path, damage, told):
     store = open_store(str(root))
     with pytest.raises(UserError, match=told):
         [load_example(store, example) for example in find_examples(store, "test")]
+
+
+def test_drives_496_pixels_follow_from_its_files_alone_and_all_become_outside(drive):
+    """Counted with Pillow from paths written out, then looked up in the labels."""
+    store, counted = open_store(str(drive)), 0
+    for split, numbers in (("test", range(1, 21)), ("training", range(21, 41))):
+        examples = {e.name: e for e in find_examples(store, split)}
+        assert len(examples) == 20
+        for number in numbers:
+            fov = grey(drive / split / "mask" / f"{number:02d}_{split}_mask.gif")
+            stray = grey(drive / split / "1st_manual" / f"{number:02d}_manual1.gif") & ~fov
+            counted += int(stray.sum())
+            label = load_example(store, examples[f"{number:02d}_{split}"]).label
+            assert (label[stray] == 0).all()
+    assert counted == 496
+
+
+def test_drives_second_drawings_are_read_by_their_palette(drive):
+    """Their indices are 0 and 1, so that a threshold on the raw bytes would find no vessel."""
+    store = open_store(str(drive))
+    for example in find_examples(store, "test"):
+        raw = np.asarray(Image.open(drive / example.second))
+        assert set(np.unique(raw)) == {0, 1}
+        first = load_example(store, example)
+        second = load_second(store, example, first)
+        np.testing.assert_array_equal(second == VESSEL, (raw == 1) & first.fov)
+
+
+def test_a_second_observers_label_is_the_drawn_file(labelled):
+    store = open_store(str(labelled))
+    for example in find_examples(store, "test"):
+        first = load_example(store, example)
+        fov, drawn = grey(labelled / example.mask), grey(labelled / example.second)
+        wanted = np.where(fov, np.where(drawn, 1, 2), 0)
+        np.testing.assert_array_equal(load_second(store, example, first), wanted)
+        assert (load_second(store, example, first) != first.label).any()
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("1st_manual/01_manual1.gif", r"01_manual1\.gif: 564x584 px.*565x584 px"),
+        ("mask/01_test_mask.gif", r"01_test_mask\.gif: 564x584 px.*565x584 px"),
+        ("2nd_manual/01_manual2.gif", r"01_manual2\.gif: 564x584 px.*565x584 px"),
+    ],
+)
+def test_a_drawing_of_another_size_is_named_with_both_sizes(labelled, tmp_path, file, says):
+    root = shutil.copytree(labelled, tmp_path / "set")
+    Image.new("L", (564, 584), 255).save(root / "test" / file)
+    store = open_store(str(root))
+    example = find_examples(store, "test")[0]
+    with pytest.raises(UserError, match=says):
+        load_second(store, example, load_example(store, example))
+
+
+def test_a_folder_that_is_no_labelled_set_is_told_what_is_wanted(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"wanted training/ and test/.*images/, 1st_manual/"
+    ) as told:
+        find_examples(open_store(str(tmp_path)), "training")
+    assert str(tmp_path) in str(told.value)
+    assert "\n" not in str(told.value)

@@ -132,3 +132,129 @@ def test_a_mask_follows_the_one_rule():
     fov = np.array([[255, 255, 255, 0]], np.uint8)
     whole = fundus.Geometry(1, 4, 0, 0, 1, 4, 1, 4)
     assert fundus.native_mask(score, fov, whole, 0.5).tolist() == [[2, 1, 1, 0]]
+
+
+SIZES = [(500, 500), (584, 565), (700, 500), (605, 700), (1000, 1500), (2336, 3504), (4000, 3000)]
+
+
+def disc(size: tuple[int, int], radius: float, off: tuple[int, int] = (0, 0)) -> np.ndarray:
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    centre = (size[0] - 1) / 2 + off[0], (size[1] - 1) / 2 + off[1]
+    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
+
+
+def test_all_forty_official_fields_of_drive_are_there(drive: Path):
+    """The comparison with the official fields above compares all of them."""
+    pairs = [
+        (path.name, (path.parent.parent / "mask" / f"{path.stem}_mask.gif").exists())
+        for path in drive.glob("*/images/*.tif")
+    ]
+    assert len(pairs) == 40
+    assert all(there for _, there in pairs)
+
+
+def test_a_field_larger_than_its_frame_is_found_with_its_black_corners():
+    image, fov = photograph(600, 600, 380)
+    assert not fov[0, 0]
+    assert fov[0, 300]
+    assert overlap(fundus.find_fov(image), fov) > 0.98
+
+
+def test_a_field_off_the_centre_is_found_where_it_is():
+    fov = disc((600, 900), 230, off=(40, -180))
+    image = np.where(fov[..., None], (180, 90, 40), (3, 3, 3)).astype(np.uint8)
+    assert overlap(fundus.find_fov(image), fov) > 0.98
+
+
+def test_a_dark_frame_with_a_small_light_only_is_rejected():
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[180:220, 180:220] = 200
+    with pytest.raises(RejectedImage, match="% of the image is lit"):
+        fundus.find_fov(image)
+
+
+def test_a_dark_spot_in_the_field_belongs_to_it():
+    """A large haemorrhage, as dark as the frame."""
+    image, fov = photograph(600, 600, 260)
+    dark = disc((600, 600), 60, off=(30, -50))
+    image[dark] = 3
+    found = fundus.find_fov(image)
+    assert found[dark].all()
+    assert overlap(found, fov) > 0.98
+
+
+def test_an_empty_given_field_is_rejected():
+    with pytest.raises(RejectedImage, match="empty"):
+        fundus.plan_fit(np.zeros((50, 50), bool), DIAMETER)
+
+
+@pytest.mark.parametrize("diameter", [64.0, 200.0, 333.3, 540.0, 1000.0])
+@pytest.mark.parametrize("share", [0.981, 1.0, 1.019, 0.5, 3.0])
+def test_every_field_fits_on_its_canvas(diameter, share):
+    """Also a field that is up to 2 % too large and so not resampled; sides are multiples of 32."""
+    side = fundus.canvas_side(diameter)
+    assert side % 32 == 0
+    room = round(diameter * share) + 40
+    fov = disc((room, room), diameter * share / 2)
+    geometry = fundus.plan_fit(fov, diameter)
+    canvas = fundus.fit_fov(fov, geometry, side)
+    assert max(geometry.scaled_height, geometry.scaled_width) <= side
+    wanted = fov.sum() * (geometry.scaled_height / geometry.box_height) ** 2
+    assert (canvas > 127).sum() == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("share", [0.36, 0.42])
+def test_the_field_has_the_working_diameter_within_a_pixel(size, share):
+    fov = disc(size, share * min(size))
+    geometry = fundus.plan_fit(fov, DIAMETER)
+    canvas = fundus.fit_fov(fov, geometry, fundus.canvas_side(DIAMETER))
+    assert geometry.resampled
+    assert abs(fundus.fov_diameter(canvas > 127) - DIAMETER) <= 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_spot_comes_back_within_two_pixels(size):
+    """Measured in native pixels, on a canvas where a pixel may stand for seven of them."""
+    fov = disc(size, 0.44 * min(size), off=(7, -11))
+    geometry = fundus.plan_fit(fov, DIAMETER)
+    at = size[0] // 2 + min(size) // 5, size[1] // 2 - min(size) // 6
+    spot = disc(size, max(4, min(size) / 80), (at[0] - size[0] / 2, at[1] - size[1] / 2))
+    image = np.repeat(spot[..., None] * np.uint8(255), 3, axis=2)
+    canvas = fundus.fit_image(image, geometry, fundus.canvas_side(DIAMETER))
+    native = fundus.restore(canvas[..., 1].astype(np.float32), geometry)
+    away = np.subtract(ndimage.center_of_mass(native), ndimage.center_of_mass(spot))
+    assert np.hypot(*away) < 2
+
+
+def test_scores_are_put_at_their_own_pixels_and_nothing_beside_the_box():
+    """A field in a corner of a larger frame, not resampled: a score at (r, c) of the canvas."""
+    fov = disc((700, 900), 270, off=(50, 120))
+    geometry = fundus.plan_fit(fov, DIAMETER)
+    assert not geometry.resampled
+    rows, columns = np.flatnonzero(fov.any(1)), np.flatnonzero(fov.any(0))
+    canvas = np.random.default_rng(5).random((576, 576), np.float32)
+    native = fundus.restore(canvas, geometry)
+    top, left = rows[0] - fundus.MARGIN_PX, columns[0] - fundus.MARGIN_PX
+    bottom, right = rows[-1] + 1 + fundus.MARGIN_PX, columns[-1] + 1 + fundus.MARGIN_PX
+    wanted = np.zeros((700, 900), np.float32)
+    wanted[top:bottom, left:right] = canvas[: bottom - top, : right - left]
+    np.testing.assert_array_equal(native, wanted)
+
+
+def test_class_pixels_are_the_nearest_ones_of_the_box():
+    """Against indices written out: pixel i of the canvas is the one its centre falls into."""
+    label = np.random.default_rng(6).choice(np.array([0, 1, 2], np.uint8), (900, 700))
+    geometry = fundus.plan_fit(disc((900, 700), 320), DIAMETER)
+    g = geometry
+    assert g.resampled
+    rows = g.top + ((np.arange(g.scaled_height) + 0.5) * g.box_height / g.scaled_height).astype(int)
+    columns = g.left + ((np.arange(g.scaled_width) + 0.5) * g.box_width / g.scaled_width).astype(
+        int
+    )
+    canvas = fundus.fit_classes(label, geometry, 576)
+    np.testing.assert_array_equal(
+        canvas[: g.scaled_height, : g.scaled_width], label[np.ix_(rows, columns)]
+    )
+    assert not canvas[g.scaled_height :].any()
+    assert not canvas[:, g.scaled_width :].any()

@@ -78,3 +78,69 @@ def test_an_empty_class_has_no_auc():
     assert math.isnan(metrics.auc(counts))
     assert math.isnan(metrics.average_precision(counts))
     assert math.isnan(metrics.confusion(counts, 0.5).sensitivity)
+
+
+def test_a_threshold_on_any_bins_edge_counts_what_reaches_it():
+    """Scores on, just below and just above edges, against plain numpy."""
+    edges = np.array([0, 1, 2, 16384, 20001, 32768, BINS - 1], np.float32) / BINS
+    score = np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, 1)])
+    score = score.astype(np.float32).clip(0, 1).reshape(1, -1)
+    truth = (np.arange(score.size) % 3 == 0).reshape(1, -1)
+    counts = counted(score, truth)
+    for edge in edges:
+        predicted = score >= edge
+        wanted = metrics.confusion_of(predicted, truth)
+        assert wanted.tp + wanted.fp == predicted.sum()
+        assert metrics.confusion(counts, float(edge)) == wanted, edge
+
+
+def test_the_best_threshold_beats_every_other_edge():
+    score, truth = pixels("tied", seed=4, size=300)
+    counts = counted(score, truth)
+    best = metrics.confusion(counts, metrics.best_threshold(counts)).dice
+    others = [metrics.confusion(counts, edge / BINS).dice for edge in range(0, BINS, 64)]
+    assert best == max(others) > sorted(others)[0]
+
+
+def test_the_best_threshold_parts_neighbouring_bins():
+    """Vessels from bin 500 on, the rest up to bin 499: one edge alone is without an error."""
+    counts = np.zeros((2, BINS), np.int64)
+    counts[1, 500:600] = 3
+    counts[0, 400:500] = 2
+    assert metrics.best_threshold(counts) == 500 / BINS
+    assert metrics.confusion(counts, 500 / BINS).dice == 1.0
+
+
+def test_a_perfect_and_a_reversed_score_have_the_figures_they_must_have():
+    truth = np.array([[True, False, True, False, False]])
+    perfect, reversed_ = (
+        counted(np.where(t, 0.9, 0.1).astype(np.float32), truth) for t in (truth, ~truth)
+    )
+    assert metrics.auc(perfect) == metrics.average_precision(perfect) == 1.0
+    assert metrics.auc(reversed_) == 0.0
+    assert metrics.average_precision(reversed_) == pytest.approx(2 / 5)
+    assert metrics.confusion(perfect, 0.5).mcc == 1.0
+    assert metrics.confusion(reversed_, 0.5).mcc == -1.0
+
+
+def test_figures_of_a_hand_made_table():
+    """tp 3, fp 1, fn 2, tn 4: worked out by hand."""
+    found = metrics.Confusion(tp=3, fp=1, fn=2, tn=4)
+    assert found.dice == pytest.approx(6 / 9)
+    assert found.sensitivity == pytest.approx(3 / 5)
+    assert found.specificity == pytest.approx(4 / 5)
+    assert found.accuracy == pytest.approx(7 / 10)
+    assert found.mcc == pytest.approx(10 / math.sqrt(4 * 5 * 5 * 6))
+
+
+def test_mcc_of_an_archives_pixels_does_not_overflow():
+    big = 10**11
+    assert metrics.Confusion(big, 0, 0, big).mcc == 1.0
+
+
+def test_nothing_counted_has_no_figures():
+    counts = np.zeros((2, BINS), np.int64)
+    figures = metrics.summary(counts, 0.5)
+    assert figures.pop("threshold") == 0.5
+    assert len(figures) == 7
+    assert all(math.isnan(value) for value in figures.values())

@@ -93,3 +93,40 @@ def test_the_score_is_the_vessels_share_of_the_two_retinal_classes():
     wanted = prob[:, 1] / (prob[:, 1] + prob[:, 2])
     torch.testing.assert_close(torch.from_numpy(Predictor(network).scores(canvas)), wanted.detach())
     torch.testing.assert_close(vessel_score(prob.log()), wanted)
+
+
+def test_scores_of_one_batch_are_the_scores_of_single_canvases():
+    """A GPU takes 16 at once; what a canvas gets there must not come from its neighbours."""
+    torch.manual_seed(1)
+    predictor = Predictor(SegNetLite())
+    canvases = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8).numpy()
+    alone = [predictor.scores(canvases[n : n + 1])[0] for n in range(5)]
+    for at_once in (1, 2, 16):
+        predictor.at_once = at_once
+        for wanted, got in zip(alone, predictor.scores(canvases), strict=True):
+            torch.testing.assert_close(torch.from_numpy(got), torch.from_numpy(wanted))
+
+
+def test_canvases_come_as_channels_from_0_to_1():
+    canvases = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).reshape(2, 4, 4, 3) + 150
+    tensor = to_input(canvases.numpy(), torch.device("cpu"))
+    assert tensor.shape == (2, 3, 4, 4)
+    for n, row, column, channel in [(0, 0, 0, 0), (1, 3, 2, 1), (0, 2, 3, 2)]:
+        wanted = canvases[n, row, column, channel].item() / 255
+        assert tensor[n, channel, row, column].item() == pytest.approx(wanted, abs=1e-7)
+
+
+def test_a_score_is_finite_for_any_logits():
+    """A softmax written out as exp / exp would give NaN here."""
+    logits = torch.tensor([[0.0, 300.0, -300.0], [0.0, -300.0, 300.0], [9.0, -4.0, -4.0]])
+    assert vessel_score(logits[..., None, None]).flatten().tolist() == [1.0, 0.0, 0.5]
+
+
+def test_the_gradient_in_channels_last_is_torchs():
+    x = inputs()["ties"].contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for function in (unpool_of_pool, by_torch):
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        (function(leaf) ** 2).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)

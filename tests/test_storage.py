@@ -5,6 +5,7 @@ Run: pytest tests/test_storage.py
 
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from segpipe import storage
 from segpipe.errors import UserError
 from segpipe.storage import exists, open_store, preflight, read_uri
 
@@ -94,10 +96,12 @@ def test_a_killed_writer_leaves_the_old_object_and_nothing_listed(tmp_path):
         "while True: store.put('x', data)"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as writer:
-        end = time.monotonic() + 60
-        while not list(tmp_path.glob("*.segpipe-tmp")):
-            assert time.monotonic() < end
-        writer.send_signal(signal.SIGKILL)
+        try:
+            end = time.monotonic() + 60
+            while not list(tmp_path.glob("*.segpipe-tmp")):
+                assert time.monotonic() < end
+        finally:
+            writer.send_signal(signal.SIGKILL)  # also where the claim fails: it never ends itself
     assert [entry.key for entry in store.list()] == ["x"]
     assert len(store.get("x")) in (3, 50_000_000)
 
@@ -137,3 +141,186 @@ def test_a_file_in_the_way_of_an_output_is_told(tmp_path: Path):
 def test_a_uri_of_an_unknown_kind_is_told(uri):
     with pytest.raises(UserError, match=uri):
         open_store(uri)
+
+
+def test_keys_of_any_letters_come_in_the_order_of_sorted_keys(store):
+    """Also names before and after the slash in order, of which folders are made."""
+    keys = [
+        f"{a}{b}"
+        for a in ("x", "x!", "x-y", "x.y", "xa", "Ä", "日本", "x/y", "x-y/ü")
+        for b in ("", "é", "1.png")
+    ]
+    keys = sorted({key for key in keys if not any(k.startswith(f"{key}/") for k in keys)})
+    for key in reversed(keys):
+        store.put(key, key.encode())
+    assert [entry.key for entry in store.list()] == keys
+    assert all(store.get(key) == key.encode() for key in keys)
+    for prefix in ("x", "x/", "x-", "x-y/", "日", "none", "x.y1"):
+        assert [e.key for e in store.list(prefix)] == [k for k in keys if k.startswith(prefix)]
+
+
+def test_a_stores_neighbour_whose_name_goes_on_is_not_its_own(s3, tmp_path):
+    for root in (str(tmp_path), f"{s3.uri}/neighbours"):
+        open_store(f"{root}/set2").put("b", b"x")
+        open_store(f"{root}/set").put("a", b"x")
+        assert [entry.key for entry in open_store(f"{root}/set").list()] == ["a"]
+
+
+@pytest.mark.parametrize("key", STRANGE)
+def test_a_strange_key_is_read_by_its_uri_too(store, key):
+    store.put(key, b"content")
+    assert read_uri(store.uri(key)) == b"content"
+
+
+def test_a_listing_of_several_pages_is_in_order_and_without_repeats(s3):
+    store = open_store(f"{s3.uri}/shuffled")
+    names = [f"{number:05d}.jpg" for number in range(1100)]
+    for number in range(1100):
+        store.put(names[number * 7 % 1100], b"x")
+    assert [entry.key for entry in store.list()] == names
+
+
+def test_a_shorter_object_replaces_a_longer_one_whole(store):
+    store.put("x", b"long" * 50_000)
+    store.put("x", b"short")
+    assert store.get("x") == b"short"
+    store.put("x", b"")
+    assert store.get("x") == b""
+
+
+def test_a_writer_killed_at_its_first_object_leaves_nothing_listed(tmp_path):
+    program = (
+        "import os, signal, sys, segpipe.storage as s\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "s.os.replace = die\n"
+        "s.open_store(sys.argv[1]).put('sub/x', bytes(1000))"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.suffix for path in left] == [".segpipe-tmp"]
+    assert list(open_store(str(tmp_path)).list()) == []
+    with pytest.raises(FileNotFoundError):
+        open_store(str(tmp_path)).get("sub/x")
+
+
+def test_a_put_that_fails_leaves_no_temporary_file(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        open_store(str(tmp_path)).put("x", b"data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x"]
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x"])
+def test_no_key_is_read_or_deleted_outside_a_local_store(tmp_path, key):
+    (tmp_path / "x").write_bytes(b"not yours")
+    (tmp_path / "store" / "a").mkdir(parents=True)
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(ValueError, match="leaves"):
+        store.get(key)
+    with pytest.raises(ValueError, match="leaves"):
+        store.delete(key)
+    assert (tmp_path / "x").read_bytes() == b"not yours"
+
+
+def test_nothing_outside_a_local_store_is_listed(tmp_path):
+    (tmp_path / "x").write_bytes(b"not yours")
+    (tmp_path / "store").mkdir()
+    store = open_store(str(tmp_path / "store"))
+    for prefix in ("../", "../x", f"{tmp_path}/"):
+        with pytest.raises(ValueError, match="leaves"):
+            list(store.list(prefix))
+
+
+def test_no_key_reaches_another_prefix_of_a_bucket(s3):
+    open_store(f"{s3.uri}/theirs").put("x", b"theirs")
+    mine = open_store(f"{s3.uri}/mine")
+    mine.put("a", b"mine")
+    with pytest.raises((ValueError, OSError)):
+        mine.put("../theirs/x", b"overwritten")
+    with pytest.raises((ValueError, OSError)):
+        mine.get("../theirs/x")
+    assert open_store(f"{s3.uri}/theirs").get("x") == b"theirs"
+
+
+@pytest.fixture
+def fresh_clients():
+    """Clients made here take up this test's environment, and none of them outlives it."""
+    storage._s3_client.cache_clear()
+    yield
+    storage._s3_client.cache_clear()
+
+
+@pytest.mark.parametrize("change", ["secret", "key", "none"])
+def test_wrong_credentials_are_told_in_one_line(s3, monkeypatch, tmp_path, fresh_clients, change):
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    if change == "secret":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-word")
+    elif change == "key":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong-word")
+    else:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(UserError, match="AWS_") as refusal:
+        preflight(open_store(s3.uri), open_store(s3.uri))
+    said = str(refusal.value)
+    assert "\n" not in said
+    assert "test-secret" not in said
+    assert "wrong-word" not in said
+
+
+def test_an_unknown_bucket_is_told_when_written_too(s3):
+    with pytest.raises(UserError, match=r"no-bucket.*no such bucket") as told:
+        open_store("s3://no-bucket/x").check_writable()
+    assert "\n" not in str(told.value)
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(monkeypatch, fresh_clients):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    store = open_store("s3://bucket/x")
+    with pytest.raises(UserError, match="is the store up") as told:
+        preflight(store, store)
+    assert "\n" not in str(told.value)
+    assert "test-secret" not in str(told.value)
+
+
+def test_an_unpickled_store_reads_what_the_pickled_one_wrote(s3):
+    store = open_store(f"{s3.uri}/pickled")
+    store.put("x", b"content")
+    again = pickle.loads(pickle.dumps(store))
+    assert again == store
+    assert again.get("x") == b"content"
+
+
+def test_an_output_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(UserError, match="cannot write"):
+        open_store(str(tmp_path / "out")).check_writable()
+    assert (tmp_path / "out").read_text() == "kept"
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").is_dir(), reason="no /proc, where even root cannot write"
+)
+def test_an_output_where_nobody_can_write_is_told():
+    with pytest.raises(UserError, match="cannot write"):
+        open_store("/proc/out").check_writable()
+
+
+def test_a_folder_where_one_file_was_wanted_is_told(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="folder"):
+        read_uri(str(tmp_path / "folder"))
+
+
+def test_a_prefix_of_any_letters_is_kept_whole(s3):
+    store = open_store(f"{s3.uri}/a#b?c%20d&e+f ü")
+    store.put("x", b"content")
+    assert [entry.key for entry in store.list()] == ["x"]
+    assert (s3.folder / "a#b?c%20d&e+f ü" / "x").read_bytes() == b"content"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from segpipe.data.datasets import CLASSES
 from segpipe.errors import UserError
 from segpipe.models import weights
 from segpipe.models.segnet import MODELS, SegNetLite
@@ -40,6 +42,13 @@ class Card:
     """Class names in order of their indices."""
     version: str
     """Version of segpipe that wrote it."""
+
+    def check(self) -> None:
+        """Raise ValueError for a figure that cannot be, or classes in another order than ours."""
+        if not 0 <= self.threshold < 1 or not 0 < self.diameter < math.inf:
+            raise ValueError(f"threshold {self.threshold}, diameter {self.diameter}")
+        if self.classes != CLASSES:
+            raise ValueError(f"classes {self.classes}, wanted {CLASSES}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,8 @@ def read(name_or_uri: str | None) -> bytes:
     try:
         return read_uri(name)
     except UserError as error:
+        if isinstance(error.__cause__, IsADirectoryError):
+            raise UserError(f"--checkpoint {error}") from error
         raise UserError(
             f"--checkpoint {name}: neither a file nor a shipped checkpoint ({', '.join(shipped())})"
         ) from error
@@ -100,14 +111,16 @@ def load(data: bytes, source: str) -> Checkpoint:
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         state = safetensors.torch.load(data)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: not a safetensors file, or a damaged one") from error
-    metadata = header.get("__metadata__", {})
+    metadata = header.get("__metadata__") or {}
     if metadata.get("format") != FORMAT:
         raise UserError(f"{source}: safetensors, but not a segpipe checkpoint ({FORMAT})")
     try:
         values = json.loads(metadata["card"])
         card = Card(**{f.name: values[f.name] for f in fields(Card)})
+        card = replace(card, classes=tuple(card.classes))
+        card.check()
         checkpoint = Checkpoint(card, state, hashlib.sha256(data).hexdigest())
         checkpoint.build()
     except (KeyError, ValueError, TypeError, RuntimeError, UserError) as error:
