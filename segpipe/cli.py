@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 import tyro
@@ -73,9 +76,23 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
 
 
 def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:
-    config = tyro.cli(getattr(module, config_name), prog=f"segpipe {verb}", args=flags)
+    config = _parse(verb, getattr(module, config_name), flags)
     code = getattr(module, verb)(config)
     return OK if code is None else int(code)
+
+
+def _parse(verb: str, config: type, flags: list[str]) -> Any:
+    """The config that the flags give; UserError with tyro's box of a complaint as one line."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return tyro.cli(config, prog=f"segpipe {verb}", args=flags)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        box = [line.strip("│ ") for line in told.getvalue().splitlines() if line.startswith("│")]
+        line = " ".join(takewhile(lambda text: not text.startswith("─"), box))
+        raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
 
 
 def _terminate(number: int, _: object) -> None:

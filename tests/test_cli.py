@@ -93,6 +93,18 @@ def test_flags_that_cannot_be_meant_are_refused(refused, labelled, output, flags
     assert wanted in refused("train", "--data", labelled, "--output", output, *flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["--data", "x"], "Missing from segpipe train: --output"),
+        (["--data", "x", "--output", "y", "--workers", "abc"], "--workers"),
+        (["--data", "x", "--output", "y", "--wrokers", "2"], "--wrokers"),
+    ],
+)
+def test_flags_that_cannot_be_parsed_are_told_in_one_line(refused, flags, wanted):
+    assert wanted in refused("train", *flags)
+
+
 def test_an_empty_input_is_refused(refused, tmp_path, output):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no photograph")
