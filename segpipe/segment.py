@@ -81,7 +81,7 @@ def segment(config: SegmentConfig) -> int:
     preflight(source, output)
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
-    settings = _settings(config, output, loaded.sha256)
+    settings = _settings(config, source, output, loaded.sha256)
     inputs = archive.open_inputs(source, output, config.limit)
     current: set[str] = set()
     todo = archive.plan_todo(_noted(inputs, current), output, archive.done_ids(output))
@@ -140,10 +140,10 @@ def _noted(inputs: archive.Inputs, current: set[str]) -> Iterator[Entry]:
         yield entry
 
 
-def _settings(config: SegmentConfig, output: Store, sha256: str) -> dict[str, Any]:
+def _settings(config: SegmentConfig, source: Store, output: Store, sha256: str) -> dict[str, Any]:
     """What masks depend on; refuses an output that was begun with something else."""
     settings = {
-        "--input": config.input,
+        "--input": source.uri(),
         "--checkpoint": sha256,
         "--format": config.format,
         "--max-megapixels": config.max_megapixels,

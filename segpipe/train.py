@@ -83,7 +83,8 @@ def train(config: TrainConfig) -> None:
     data, output = open_store(config.data), open_store(config.output)
     preflight(data, output)
     done = finished_epochs(output)
-    _refuse_changed_settings(output, config)
+    settings = asdict(config) | {"data": data.uri()}
+    _refuse_changed(output, settings)
     if done >= config.epochs and exists(output, MODEL):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
@@ -91,25 +92,28 @@ def train(config: TrainConfig) -> None:
     with runtime.ray_session():
         device = runtime.choose_device(config.device)
         plan = _plan(config, data, training, test)
-        output.put(SETTINGS, json.dumps(asdict(config), indent=1).encode())
+        output.delete(MODEL)  # it means done, and a longer run is not
+        output.put(SETTINGS, json.dumps(settings, indent=1).encode())
         _fit(config, TrainJob(plan, output, config.model, config.lr, device), test)
     print(f"train: wrote {output.uri(MODEL)}, {HISTORY}, curves.png and predictions.png")
 
 
-def _refuse_changed_settings(output: Store, config: TrainConfig) -> None:
+def _refuse_changed(output: Store, settings: dict[str, Any]) -> None:
+    """Raise UserError where the output was begun with something else."""
     try:
         before = json.loads(output.get(SETTINGS))
     except FileNotFoundError:
         return
-    for name, value in asdict(config).items():
+    for name, value in settings.items():
         if name not in RESUMABLE and before.get(name, value) != value:
             raise UserError(
-                f"--{name.replace('_', '-')} {value}: {config.output} was begun with "
+                f"--{name.replace('_', '-')} {value}: {output.uri()} was begun with "
                 f"{before[name]}, choose another --output"
             )
-    if config.epochs < before["epochs"] and finished_epochs(output) > config.epochs:
+    if (done := finished_epochs(output)) > settings["epochs"]:
         raise UserError(
-            f"--epochs {config.epochs}: {config.output} has more already, choose another --output"
+            f"--epochs {settings['epochs']}: {output.uri()} has {done} already, "
+            "choose another --output"
         )
 
 
