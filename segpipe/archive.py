@@ -1,10 +1,12 @@
 """What a bulk run knows: its inputs, the parts that are done, and how they become the result.
 
     _segpipe/settings.json              what the masks were made with
-    _segpipe/todo/NNNNN.parquet         pages of the inputs that this attempt has to do
+    _segpipe/lease.json                 who writes here now, and how far it is
+    _segpipe/manifest/NNNNN.parquet     pages of the inputs as this attempt found them
+    _segpipe/manifest.json              their number and digest; written after the pages
     _segpipe/parts/<hash>.parquet       one finished group of rows; a part is its own commit record
     masks/<key>.png                     in place before the part that names them
-    results/part-NNNNN.parquet          all rows by path, made from the parts when all is done
+    results/part-NNNNN.parquet          one row for each input, made from the parts
     summary.json                        written last
 
 Nothing here knows Ray or torch.
@@ -15,245 +17,423 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import posixpath
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
 from segpipe.storage import Entry, Store
 
 SETTINGS, SUMMARY, REPORT = "_segpipe/settings.json", "summary.json", "report.html"
-TODO, PARTS, RESULTS, MASKS = "_segpipe/todo/", "_segpipe/parts/", "results/", "masks/"
-PAGE_ROWS = 4096  # inputs in a page of the list of what is to do
-RESULT_BYTES = 128 << 20  # of rows, before a file of results is closed
-LONGEST_NAME = 200  # bytes of a component of a mask's key; file systems hold 255
+MANIFEST, PAGES = "_segpipe/manifest.json", "_segpipe/manifest/"
+PARTS, RESULTS, MASKS = "_segpipe/parts/", "results/", "masks/"
+PAGE_ROWS = 4096  # inputs in a page of the manifest
+RESULT_BYTES = 128 << 20  # of a file of results, where the archive allows: 64 to 256 MiB is usual
+ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
+FETCHES = 16  # parts that are read at once
+SCHEMA_VERSION = "1"  # of the rows; it changes when a column changes its meaning or goes
 
 ROW = pa.schema(
     [
-        ("path", pa.string()),  # key relative to the input
+        ("path", pa.string()),  # key relative to the input; bucket/key or absolute for lists
         ("mask_path", pa.string()),  # key relative to the output, null without a mask file
-        ("bytes", pa.int64()),
-        ("version", pa.string()),
+        ("bytes", pa.int64()),  # of the input
+        ("version", pa.string()),  # of the input: etag, or size and time of its last change
         ("status", pa.string()),  # ok | rejected
-        ("error", pa.string()),
-        ("height", pa.int32()),
+        ("error", pa.string()),  # why it was rejected, null where it was not
+        ("note", pa.string()),  # what to know about the input, such as "first of 3 pages"
+        ("height", pa.int32()),  # px, of input and mask
         ("width", pa.int32()),
-        ("mask_png", pa.binary()),  # null where only files are written
+        ("mask_png", pa.binary()),  # the mask's PNG file; null where only files are written
         ("fov_fraction", pa.float32()),  # field of view / image
         ("vessel_density", pa.float32()),  # vessel / field of view
         ("model", pa.string()),
         ("checkpoint_sha256", pa.string()),
         ("threshold", pa.float32()),
         ("settings", pa.string()),  # hash of what the mask depends on
-        ("finished", pa.float64()),  # seconds since 1970, for the rate
+        ("finished", pa.float64()),  # seconds since 1970
+    ],
+    metadata={"segpipe_schema": SCHEMA_VERSION},
+)
+INPUT = pa.schema(
+    [
+        ("id", pa.binary(16)),
+        ("path", pa.string()),
+        ("bytes", pa.int64()),
+        ("version", pa.string()),
     ]
 )
-INPUT = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("version", pa.string())])
+
+Ids = npt.NDArray[np.bytes_]
+Numbers = npt.NDArray[np.int64]
 
 
-def input_id(path: str, version: str) -> str:
-    """What is done once: this path with this content."""
-    return hashlib.sha256(f"{path}\0{version}".encode()).hexdigest()[:32]
+# ---- names
 
 
-def mask_key(path: str) -> str:
+def input_id(path: str, version: str) -> bytes:
+    """16 bytes for what is done once: this path with this content."""
+    return hashlib.sha256(f"{path}\0{version}".encode()).digest()[:16]
+
+
+LONGEST_NAME = 200  # bytes of a component of a mask's key; file systems hold 255
+LONGEST_KEY = 800  # bytes of a mask's key; S3 holds 1,024 with the output's prefix
+ESCAPED = re.compile(r"~[0-9a-f]{32}")
+
+
+def mask_key(name: str) -> str:
     """Where the mask of an input goes; collision-free, and never outside masks/.
 
-    The input's key and extension are kept and `.png` added; a component that a file system cannot
-    hold, or that would climb, is replaced by its hash.
+    The input's key and extension are kept and `.png` added. A component that a file system cannot
+    hold, that would climb, or that could be taken for an escaped one gets a hash, and so does a
+    folder whose name ends in .png, because a mask could have that name.
     """
-    parts = [_safe(part) for part in f"{path}.png".split("/")]
-    return MASKS + "/".join(parts)
+    *folders, file = name.split("/")
+    key = MASKS + "/".join([*map(_folder, folders), _safe(file) + ".png"])
+    return key if len(key.encode()) <= LONGEST_KEY else f"{MASKS}{_hashed(name)}.png"
+
+
+def _folder(part: str) -> str:
+    return _hashed(part) if part.lower().endswith(".png") else _safe(part)
 
 
 def _safe(part: str) -> str:
-    harmless = part not in ("", ".", "..") and "\0" not in part and "\\" not in part
-    if harmless and len(part.encode()) <= LONGEST_NAME:
-        return part
-    stem, extension = posixpath.splitext(part)
-    digest = hashlib.sha256(part.encode()).hexdigest()[:16]
-    return f"{stem.strip('.')[:40].replace(chr(92), '_')}~{digest}{extension[:8]}".replace(
-        "\0", "_"
-    )
+    harmless = part not in ("", ".", "..") and part.isprintable() and "\\" not in part
+    short = len(part.encode()) <= LONGEST_NAME
+    return part if harmless and short and not ESCAPED.search(part) else _hashed(part)
 
 
-@dataclass
-class Inputs:
-    """What a listing found: photographs, and how many other files by extension."""
-
-    store: Store
-    inside: str | None
-    """Keys below this prefix are an output inside the input, and are left out."""
-    limit: int | None
-    skipped: Counter[str]
-
-    def __iter__(self) -> Iterator[Entry]:
-        taken = 0
-        for entry in self.store.list():
-            if self.inside is not None and entry.key.startswith(self.inside):
-                continue
-            extension = posixpath.splitext(entry.key)[1].lower()
-            if extension and extension not in EXTENSIONS:
-                self.skipped[extension] += 1
-                continue
-            if taken == self.limit:
-                return
-            taken += 1
-            yield entry
+def _hashed(part: str) -> str:
+    """The part's first letters, for people, and a hash that no two parts share."""
+    readable = re.sub(r"[^\w -]", "_", part)[:30]
+    return f"{readable}~{hashlib.sha256(part.encode()).hexdigest()[:32]}"
 
 
-def open_inputs(source: Store, output: Store, limit: int | None) -> Inputs:
-    root, target = source.uri().rstrip("/") + "/", output.uri().rstrip("/") + "/"
-    if root == target:
-        raise UserError(f"--output {output.uri()}: is the input itself, choose another folder")
-    inside = target[len(root) :] if target.startswith(root) else None
-    return Inputs(source, inside, limit, Counter())
+# ---- files
 
 
 def write_parquet(store: Store, key: str, table: pa.Table) -> None:
+    store.put(key, _parquet(table))
+
+
+def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    store.put(key, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_parquet(store: Store, key: str, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(store.get(key)), columns=columns)
+    try:
+        return pq.read_table(io.BytesIO(store.get(key)), columns=columns)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{store.uri(key)}: damaged, delete it and run the same again") from error
 
 
-def done_ids(output: Store) -> dict[str, str]:
-    """Id -> part key of every input that a part holds."""
-    done: dict[str, str] = {}
-    for entry in output.list(PARTS):
-        table = read_parquet(output, entry.key, ["path", "version"])
-        for path, version in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            done[input_id(path, version)] = entry.key
-    return done
+def read_json(store: Store, key: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(store.get(key))
+    except FileNotFoundError:
+        return None
+    return found
 
 
-@dataclass(frozen=True)
-class Todo:
-    """What this attempt has to do: pages in the output, cut into groups of rows."""
+def write_json(store: Store, key: str, value: dict[str, Any]) -> None:
+    store.put(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
+
+# ---- the inputs of this attempt
+
+
+@dataclass
+class Manifest:
+    """All inputs in order of their listing, in pages of Parquet in a temporary file.
+
+    The driver holds a page at a time, whatever their number.
+    """
+
+    spool: IO[bytes]
+    pages: list[tuple[int, int]]
+    """(start, stop) of each page in the temporary file."""
     num_inputs: int
-    num_done: int
-    pages: tuple[tuple[str, int], ...]
-    """(key, rows) of each page."""
+    num_bytes: int
+    digest: str
+    """Of all ids in order: equal digests are equal inputs."""
 
-    @property
-    def num_rows(self) -> int:
-        return sum(rows for _, rows in self.pages)
+    def page(self, number: int) -> pa.Table:
+        return pq.read_table(io.BytesIO(self._bytes(number)))
 
-    def groups(self, group_rows: int) -> list[dict[str, Any]]:
-        """Rows `page, start, stop`: at most group_rows inputs each."""
-        return [
-            {"page": page, "start": start, "stop": min(start + group_rows, rows)}
-            for page, rows in self.pages
-            for start in range(0, rows, group_rows)
-        ]
+    def _bytes(self, number: int) -> bytes:
+        start, stop = self.pages[number]
+        self.spool.seek(start)
+        return self.spool.read(stop - start)
 
-
-def plan_todo(inputs: Iterable[Entry], output: Store, done: dict[str, str]) -> Todo:
-    """Write the pages of inputs that no part holds. Streams: a page at a time is in memory."""
-    forget_todo(output)
-    pages: list[tuple[str, int]] = []
-    page: list[Entry] = []
-    num_inputs = num_done = 0
-
-    def flush() -> None:
-        if page:
-            key = f"{TODO}{len(pages):05d}.parquet"
-            columns = [
-                [getattr(entry, name) for entry in page] for name in ("key", "bytes", "version")
-            ]
-            write_parquet(output, key, pa.table(columns, schema=INPUT))
-            pages.append((key, len(page)))
-            page.clear()
-
-    for entry in inputs:
-        num_inputs += 1
-        if input_id(entry.key, entry.version) in done:
-            num_done += 1
-            continue
-        page.append(entry)
-        if len(page) == PAGE_ROWS:
-            flush()
-    flush()
-    return Todo(num_inputs, num_done, tuple(pages))
+    def write(self, output: Store) -> None:
+        """Where the workers read it; its marker, which `status` reads, comes last."""
+        for number in range(len(self.pages)):
+            output.put(page_key(number), self._bytes(number))
+        for entry in list(output.list(PAGES)):
+            if entry.key >= page_key(len(self.pages)):
+                output.delete(entry.key)
+        write_json(output, MANIFEST, {"inputs": self.num_inputs, "digest": self.digest})
 
 
-def forget_todo(output: Store) -> None:
-    for entry in list(output.list(TODO)):
-        output.delete(entry.key)
+def page_key(number: int) -> str:
+    return f"{PAGES}{number:06d}.parquet"
 
 
-@lru_cache(maxsize=2)
+def list_inputs(inputs: Iterable[Entry]) -> Manifest:
+    """List once, from the first input to the last."""
+    manifest = Manifest(tempfile.TemporaryFile(), [], 0, 0, "")  # noqa: SIM115  closed with its manifest
+    digest, stop, entries = hashlib.sha256(), 0, iter(inputs)
+    while page := list(islice(entries, PAGE_ROWS)):
+        ids = [input_id(entry.key, entry.version) for entry in page]
+        fields = [[getattr(entry, name) for entry in page] for name in ("key", "bytes", "version")]
+        start, stop = stop, stop + manifest.spool.write(_parquet(pa.table([ids, *fields], INPUT)))
+        manifest.pages.append((start, stop))
+        manifest.num_inputs += len(page)
+        manifest.num_bytes += sum(fields[1])
+        digest.update(b"".join(ids))
+    manifest.digest = digest.hexdigest()
+    return manifest
+
+
+@lru_cache(maxsize=4)
 def _page(output: Store, key: str) -> pa.Table:
-    return read_parquet(output, key)
+    return read_parquet(output, key, ["path", "bytes", "version"])
 
 
-def group_entries(output: Store, page: str, start: int, stop: int) -> list[Entry]:
-    rows = _page(output, page).slice(start, stop - start).to_pylist()
-    return [Entry(row["path"], row["bytes"], row["version"]) for row in rows]
+def group_entries(output: Store, page: str, rows: Sequence[int]) -> list[Entry]:
+    """The inputs at these rows of a page of the manifest."""
+    found = _page(output, page).take(pa.array(rows)).to_pylist()
+    return [Entry(row["path"], row["bytes"], row["version"]) for row in found]
+
+
+# ---- the parts that are done
 
 
 def commit_part(output: Store, rows: list[dict[str, Any]]) -> None:
     """Make rows count as done. Their masks must be in place."""
     names = sorted(input_id(row["path"], row["version"]) for row in rows)
-    digest = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(b"".join(names)).hexdigest()[:32]
     write_parquet(output, f"{PARTS}{digest}.parquet", pa.Table.from_pylist(rows, schema=ROW))
 
 
-def compact(output: Store, current: set[str]) -> dict[str, Any]:
-    """Parts -> results/ by path, one row for each current input -> what the rows add up to.
+@dataclass(frozen=True)
+class Parts:
+    """What is done: where the row of each id lies, sorted by id; 40 bytes a row."""
 
-    `current` holds the ids of the inputs of today; rows of vanished or changed ones stay behind in
-    their parts. The same parts give the same bytes.
+    keys: list[str]
+    ids: Ids
+    """S16, each once."""
+    part: Numbers
+    """Index into keys."""
+    row: Numbers
+    """Within its part."""
+    ok: npt.NDArray[np.bool_]
+    paths: npt.NDArray[np.uint64]
+    """Hash of each path that ever had a row, to count the vanished ones."""
+    row_bytes: int
+    """A row's mean size."""
+
+    def find(self, ids: Ids) -> Numbers:
+        """Where each id lies in this index, -1 where it is not done."""
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[place] == ids, place, -1)
+
+
+def read_parts(output: Store) -> Parts:
+    """Index all parts. Of two rows of one id the mask wins over the rejection, then the newer."""
+    entries = list(output.list(PARTS))
+    keys = [entry.key for entry in entries]
+    columns: list[list[npt.NDArray[Any]]] = [[] for _ in range(5)]
+    for number, table in enumerate(
+        _tables(output, keys, ["path", "version", "status", "finished"])
+    ):
+        paths = table["path"].to_pylist()
+        ids = map(input_id, paths, table["version"].to_pylist())
+        for column, values in zip(
+            columns,
+            (
+                np.array(list(ids), "S16"),
+                np.full(len(table), number),
+                pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False),
+                table["finished"].fill_null(0.0).to_numpy(),
+                _path_hashes(paths),
+            ),
+            strict=True,
+        ):
+            column.append(values)
+    empty = [np.zeros(0, kind) for kind in ("S16", int, bool, float, np.uint64)]
+    ids_, part, ok, finished, paths_ = (
+        np.concatenate([none, *column]) for none, column in zip(empty, columns, strict=True)
+    )
+    row = _row_numbers(part)
+    best = np.lexsort((-finished, ~ok, ids_))
+    first = np.ones(len(best), bool)
+    first[1:] = ids_[best][1:] != ids_[best][:-1]
+    best = best[first]
+    row_bytes = sum(entry.bytes for entry in entries) // max(1, len(ids_))
+    return Parts(keys, ids_[best], part[best], row[best], ok[best], np.unique(paths_), row_bytes)
+
+
+def _row_numbers(part: Numbers) -> Numbers:
+    """0, 1, 2, ... within each run of equal part numbers."""
+    numbers = np.arange(len(part))
+    starts = np.flatnonzero(np.diff(part, prepend=-1))
+    return numbers - np.repeat(starts, np.diff(starts, append=len(part)))
+
+
+def _path_hashes(paths: list[str]) -> npt.NDArray[np.uint64]:
+    digests = [hashlib.sha256(path.encode()).digest()[:8] for path in paths]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _tables(output: Store, keys: Sequence[str], columns: list[str] | None) -> Iterator[pa.Table]:
+    """These Parquet files in order; some are fetched ahead."""
+    with ThreadPoolExecutor(FETCHES) as pool:
+        for start in range(0, len(keys), FETCHES):
+            some = keys[start : start + FETCHES]
+            yield from pool.map(lambda key: read_parquet(output, key, columns), some)
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What this attempt has to do: rows of the manifest's pages."""
+
+    num_ok: int
+    num_rejected: int
+    pages: list[tuple[str, npt.NDArray[np.int32]]]
+    """(key, rows) of each page that is not done yet."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(rows) for _, rows in self.pages)
+
+    @property
+    def num_done(self) -> int:
+        return self.num_ok + self.num_rejected
+
+    def progress(self, counts: Counter[str], rate: float) -> dict[str, Any]:
+        """What a heartbeat tells, when `counts` of ok and rejected were added to what was done."""
+        return {
+            "ok": self.num_ok + counts["ok"],
+            "rejected": self.num_rejected + counts["rejected"],
+            "open": self.num_rows - counts["ok"] - counts["rejected"],
+            "images_per_second": rate,
+        }
+
+
+def plan_todo(manifest: Manifest, parts: Parts, retry_rejected: bool = False) -> Todo:
+    """The manifest minus what is done."""
+    pages, num_ok, num_rejected = [], 0, 0
+    for number in range(len(manifest.pages)):
+        place = parts.find(_ids(manifest.page(number)))
+        ok = np.append(parts.ok, False)[place]  # -1, what is not done, is not ok
+        open_ = ~ok if retry_rejected else place < 0
+        num_ok += int(ok.sum())
+        num_rejected += int((~ok & ~open_).sum())
+        if open_.any():
+            pages.append((page_key(number), np.flatnonzero(open_).astype(np.int32)))
+    return Todo(num_ok, num_rejected, pages)
+
+
+def _ids(page: pa.Table) -> Ids:
+    return np.array(page["id"].to_pylist(), "S16")
+
+
+# ---- the end
+
+
+def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
+    """Parts -> results/ in order of the manifest, one row an input -> what the rows add up to.
+
+    Inputs that no part holds are counted as `open`. Rows of vanished or changed inputs stay behind
+    in their parts. The same parts give the same bytes.
     """
-    index: dict[str, tuple[str, int]] = {}  # path -> part, row
-    known: set[str] = set()
-    for entry in output.list(PARTS):
-        table = read_parquet(output, entry.key, ["path", "version"])
-        columns = (column.to_pylist() for column in table.columns)
-        for row, (path, version) in enumerate(zip(*columns, strict=True)):
-            known.add(path)
-            if input_id(path, version) in current:
-                index[path] = (entry.key, row)
-    totals = Totals()
-    part = lru_cache(maxsize=8)(lambda key: read_parquet(output, key))
-    number, held, held_bytes = 0, [], 0
-    for path in sorted(index):
-        key, row = index[path]
-        held.append(part(key).slice(row, 1))
-        held_bytes += 512 + len(held[-1]["mask_png"][0].as_py() or b"")
-        if held_bytes >= RESULT_BYTES:
-            _write_results(output, number, held, totals)
-            number, held, held_bytes = number + 1, [], 0
-    if held:
-        _write_results(output, number, held, totals)
-        number += 1
-    for entry in list(output.list(RESULTS)):
-        if entry.key >= _result_key(number):
-            output.delete(entry.key)
-    return totals.summary() | {"gone": len(known - set(index))}
+    parts = read_parts(output)
+    totals, results = Totals(), Results(output)
+    current, num_open = [np.zeros(0, np.uint64)], 0
+    for number in range(len(manifest.pages)):
+        page = manifest.page(number)
+        place = parts.find(_ids(page))
+        num_open += int((place < 0).sum())
+        current.append(_path_hashes(page["path"].to_pylist()))
+        for table in _rows_at(output, parts, place[place >= 0]):
+            totals.add(table)
+            results.add(table)
+    results.close()
+    gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
+    return totals.summary() | {"open": num_open, "gone": len(gone)}
+
+
+def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
+    """The rows at these places of the index, in this order, some at a time."""
+    step = int(np.clip(ROW_GROUP_BYTES // max(1, parts.row_bytes), 1, PAGE_ROWS))
+    for start in range(0, len(place), step):
+        some = place[start : start + step]
+        needed, which = np.unique(parts.part[some], return_inverse=True)
+        tables = list(_tables(output, [parts.keys[number] for number in needed], None))
+        first = np.cumsum([0, *(len(table) for table in tables)])[:-1]
+        rows = first[which] + parts.row[some]
+        yield pa.concat_tables(tables).take(pa.array(rows))
+
+
+class Results:
+    """Files of rows, closed when they are large enough, in row groups that a reader can hold."""
+
+    def __init__(self, output: Store) -> None:
+        self.output, self.number = output, 0
+        self.held: list[pa.Table] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.buffer = io.BytesIO()
+        self.writer = pq.ParquetWriter(self.buffer, ROW, compression="zstd")
+
+    def add(self, table: pa.Table) -> None:
+        self.held.append(table.cast(ROW))
+        if sum(one.nbytes for one in self.held) >= ROW_GROUP_BYTES:
+            self._flush()
+            if self.buffer.tell() >= RESULT_BYTES:
+                self._finish()
+                self._begin()
+
+    def _flush(self) -> None:
+        if self.held:
+            self.writer.write_table(pa.concat_tables(self.held).combine_chunks())
+            self.held = []
+
+    def _finish(self) -> None:
+        self.writer.close()
+        self.output.put(_result_key(self.number), self.buffer.getvalue())
+        self.number += 1
+
+    def close(self) -> None:
+        """Write the last file, and remove those of an earlier, longer result."""
+        self._flush()
+        if self.buffer.tell() > len(b"PAR1") or not self.number:
+            self._finish()
+        for entry in list(self.output.list(RESULTS)):
+            if entry.key >= _result_key(self.number):
+                self.output.delete(entry.key)
 
 
 def _result_key(number: int) -> str:
     return f"{RESULTS}part-{number:05d}.parquet"
-
-
-def _write_results(output: Store, number: int, rows: list[pa.Table], totals: Totals) -> None:
-    table = pa.concat_tables(rows).combine_chunks()
-    totals.add(table)
-    write_parquet(output, _result_key(number), table)
 
 
 class Totals:
@@ -280,7 +460,7 @@ class Totals:
 def result_rows(output: Store, columns: list[str]) -> pa.Table:
     """These columns of all result files, in order of path."""
     keys = [entry.key for entry in output.list(RESULTS)]
-    return pa.concat_tables([read_parquet(output, key, columns) for key in keys])
+    return pa.concat_tables(list(_tables(output, keys, columns)))
 
 
 def steady_rate(finished: Sequence[float]) -> float | None:
@@ -289,15 +469,3 @@ def steady_rate(finished: Sequence[float]) -> float | None:
     if not len(times) or times[-1] == times[0]:
         return None
     return float((times > times[0]).sum() / (times[-1] - times[0]))
-
-
-def read_json(store: Store, key: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(store.get(key))
-    except FileNotFoundError:
-        return None
-    return found
-
-
-def write_json(store: Store, key: str, value: dict[str, Any]) -> None:
-    store.put(key, json.dumps(value, indent=1, ensure_ascii=False).encode())

@@ -14,13 +14,14 @@ from typing import Any
 import tyro
 
 from segpipe import __version__
-from segpipe.errors import UserError
+from segpipe.errors import Unfinished, UserError
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
 VERBS = {
     "train": ("segpipe.train", "TrainConfig", "train a network on a labelled set"),
     "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
     "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),
+    "status": ("segpipe.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
 }
 DEBUG = "--debug"
@@ -59,14 +60,19 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
     except UserError as error:
         if debug:
             raise
         print(f"segpipe {verb}: {error}", file=sys.stderr)
         code = USER_ERROR
+    except Unfinished as error:
+        if debug:
+            raise
+        print(f"segpipe {verb}: {error}", file=sys.stderr)
+        code = UNFINISHED
     except Exception as error:
         if debug:
             raise
@@ -95,8 +101,12 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
         raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
 
 
-def _terminate(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as Ctrl-C does, with its own exit code."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _one_line(error: BaseException) -> str:

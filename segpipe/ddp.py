@@ -31,7 +31,7 @@ from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
 from segpipe.models.predict import Predictor, channels_last, to_input
-from segpipe.storage import Store, exists
+from segpipe.storage import Store
 from segpipe.stream import Batch, CropPlan, shares
 
 MODEL, HISTORY = "model.safetensors", "history.csv"
@@ -70,7 +70,7 @@ class State:
 
 
 def read_state(output: Store) -> State | None:
-    if not exists(output, STATE):
+    if output.head(STATE) is None:
         return None
     data = output.get(STATE)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -7,3 +7,15 @@ class UserError(Exception):
 
 class RejectedImage(Exception):
     """These bytes cannot become a mask, whoever tries again. In bulk it becomes a row."""
+
+
+class Unfinished(Exception):
+    """A run ends with inputs open; the same command goes on. Exit code 1."""
+
+
+class StoreDown(OSError):
+    """A store did not answer for as long as patience lasts."""
+
+
+class ChangedObject(OSError):
+    """An object is no longer the version that was listed."""

@@ -18,7 +18,7 @@ from segpipe import archive
 from segpipe.data.codecs import decode_image
 from segpipe.data.datasets import CLASSES, VESSEL
 from segpipe.errors import RejectedImage
-from segpipe.storage import Store
+from segpipe.storage import Source, Store
 
 
 def _png(figure: Figure) -> bytes:
@@ -84,7 +84,7 @@ VESSEL_COLOUR = (0, 255, 170)  # green-blue: the one hue a retina does not have
 EXAMPLES = 5  # rejected inputs named for each reason
 
 
-def archive_report(source: Store, output: Store, summary: dict[str, Any], overlays: int) -> bytes:
+def archive_report(source: Source, output: Store, summary: dict[str, Any], overlays: int) -> bytes:
     """One self-contained HTML page about a finished run, with up to `overlays` photographs."""
     columns = ["path", "mask_path", "status", "error", "height", "width", "vessel_density"]
     rows = archive.result_rows(output, columns)
@@ -125,7 +125,7 @@ def _histograms(values: dict[str, npt.NDArray[Any]]) -> bytes:
     return _png(figure)
 
 
-def _contact_sheet(source: Store, output: Store, ok: pa.Table, most: int) -> list[dict[str, Any]]:
+def _contact_sheet(source: Source, output: Store, ok: pa.Table, most: int) -> list[dict[str, Any]]:
     """Photographs spread evenly over the archive, each beside its mask drawn over it."""
     chosen = np.unique(np.linspace(0, len(ok) - 1, min(most, len(ok))).astype(int))
     sheet = []

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +17,10 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 
-from segpipe.errors import UserError
+from segpipe.errors import Unfinished, UserError
 
 # By default Ray ends a process that rests for a second while more run than there are cores, and
 # starts another when a task comes: with several light stages a core, that took half of the cores.
@@ -27,6 +32,9 @@ OWN_CLUSTER = {
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 PACE_S = 0.02  # seconds; a block takes some 0.3 s to produce, so nothing waits for the scheduler
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
+TASK_RETRIES = (
+    20  # deaths of processes or nodes that one group of work survives; Ray's own: endless
+)
 DATA_CPUS = 0.1  # of a core, booked by a task or actor without a network; a core runs two of them
 
 
@@ -42,6 +50,7 @@ def ray_session() -> Iterator[None]:
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
     address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {"include_dashboard": False, "_system_config": OWN_CLUSTER}
+    terminate = signal.getsignal(signal.SIGTERM)
     with _silent_stderr():
         ray.init(
             address=address,
@@ -49,6 +58,8 @@ def ray_session() -> Iterator[None]:
             log_to_driver=False,
             **(own if address == "local" else {}),
         )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray has set its own, with another exit code
     try:
         yield
     finally:
@@ -134,10 +145,29 @@ def data_stage() -> dict[str, Any]:
     }
 
 
+def one_row_blocks(dataset: Dataset) -> Dataset:
+    """The same rows, each in a block of its own.
+
+    Ray Data books a whole core for that by default, which never comes free beside the networks,
+    and its public method takes no other number.
+    """
+    single = dataset.repartition(target_num_rows_per_block=1)
+    single._logical_plan.dag.ray_remote_args["num_cpus"] = DATA_CPUS  # type: ignore[attr-defined]
+    return single
+
+
 def network_stage(
     dataset: Dataset, stage: type, arguments: tuple[Any, ...], device: str, num_workers: int
 ) -> Dataset:
     """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each worker."""
+    with warnings.catch_warnings():  # Ray has no other way yet to bound its retries
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return _map_by_actors(dataset, stage, arguments, device, num_workers)
+
+
+def _map_by_actors(
+    dataset: Dataset, stage: type, arguments: tuple[Any, ...], device: str, num_workers: int
+) -> Dataset:
     return dataset.map_batches(
         stage,
         fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
@@ -146,6 +176,7 @@ def network_stage(
         num_cpus=cpus_per_worker(num_workers),
         num_gpus=1 if device == "cuda" else 0,
         runtime_env=model_env(),
+        max_task_retries=TASK_RETRIES,
     )
 
 
@@ -158,6 +189,15 @@ def model_workers(device: str, wanted: int | None) -> int:
 def worker_threads(num_workers: int) -> int:
     """Threads for each of `num_workers` model workers on this node."""
     return max(1, (os.cpu_count() or 1) // num_workers)
+
+
+def own_error(error: BaseException | None) -> Exception | None:
+    """The error of ours, or of a file system, for which Ray or a library gave up; None if none."""
+    while error is not None:
+        if isinstance(error, (UserError, Unfinished, OSError)) and not isinstance(error, RayError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def process_seconds() -> float:

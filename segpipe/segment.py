@@ -5,24 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import Dataset
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 
-from segpipe import archive, report, runtime
-from segpipe.archive import Todo
-from segpipe.errors import UserError
+from segpipe import archive, lease, report, runtime
+from segpipe.archive import Manifest, Todo
+from segpipe.errors import Unfinished, UserError
+from segpipe.inputs import Inputs, inside, open_source
+from segpipe.lease import Lease
 from segpipe.models import checkpoint
+from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
 from segpipe.stages import Segmenter, SegmentJob, load, store
-from segpipe.storage import Entry, Store, open_store, preflight
+from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 FORMATS = ("png", "parquet", "both")
 
@@ -35,7 +44,8 @@ class SegmentConfig:
     """
 
     input: str
-    """Folder or s3://bucket/prefix of photographs, searched through all its folders."""
+    """Folder or s3://bucket/prefix of photographs, searched through all its folders, or a list:
+    a .csv or .parquet file with a column `path` (local paths or s3:// URIs)."""
     output: str
     """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
     checkpoint: str | None = None
@@ -50,6 +60,14 @@ class SegmentConfig:
     """Share of rejected inputs above which the exit code is 1."""
     max_megapixels: float = 200.0
     """Photographs with more pixels (in millions) are rejected before they are decoded."""
+    retry_rejected: bool = False
+    """Do the rejected inputs of an earlier run once more."""
+    include: tuple[str, ...] = ()
+    """Take only photographs whose key matches one of these globs (* matches / as well)."""
+    exclude: tuple[str, ...] = ()
+    """Leave out photographs whose key matches one of these globs."""
+    store_patience: float = PATIENCE_S
+    """Seconds for which a store that fails is tried again before the run ends. May change."""
     limit: int | None = None
     """Take only the first so many photographs of the listing."""
     device: str = "auto"
@@ -67,86 +85,113 @@ class SegmentConfig:
             raise UserError(f"--format {self.format}: choose from {', '.join(FORMATS)}")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
+        if self.store_patience < 0:
+            raise UserError(f"--store-patience {self.store_patience}: must be 0 or more")
         if self.max_megapixels <= 0:
             raise UserError(f"--max-megapixels {self.max_megapixels}: must be above 0")
 
 
 def segment(config: SegmentConfig) -> int:
-    """Segment what is not done yet -> exit code: 1 when too many inputs were rejected."""
+    """Segment what is not done yet -> exit code: 1 when too many were rejected or some stay open.
+
+    Raises UserError for what the user must change, Unfinished where the store gave up.
+    """
     start = time.monotonic()
     # The whole process, imports included, unless this is one step of a longer one.
     imports_s = 0.0 if ray.is_initialized() else runtime.process_seconds()
     config.check()
-    source, output = open_store(config.input), open_store(config.output)
-    preflight(source, output)
-    weights = checkpoint.read(config.checkpoint)
-    loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
-    settings = _settings(config, source, output, loaded.sha256)
-    inputs = archive.open_inputs(source, output, config.limit)
-    current: set[str] = set()
-    todo = archive.plan_todo(_noted(inputs, current), output, archive.done_ids(output))
-    if not todo.num_inputs:
-        raise UserError(
-            f"--input {config.input}: no photographs there ({inputs.skipped.total()} other files)"
+    with _store_failures():
+        source = open_source(config.input, config.store_patience)
+        output = open_store(config.output, config.store_patience)
+        source.check_readable()
+        output.check_readable()
+        weights = checkpoint.read(config.checkpoint)
+        loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+        settings = _settings(config, source, output, loaded.sha256)
+        inputs = Inputs(
+            source, inside(source, output), config.include, config.exclude, config.limit
         )
-    if archive.read_json(output, archive.SETTINGS) is None:
-        archive.write_json(output, archive.SETTINGS, settings)
-    summary = archive.read_json(output, archive.SUMMARY)
-    if not todo.num_rows and summary and summary["inputs"] == todo.num_inputs:
-        print(f"segment: all {todo.num_inputs} inputs are done, {output.uri()} stands")
-        return _exit_code(config, summary)
-    card = loaded.card
-    job = SegmentJob(
-        source,
-        output,
-        card.model,
-        card.diameter,
-        card.threshold,
-        loaded.sha256,
-        hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
-        config.format,
-        config.max_megapixels,
-    )
-    finished: list[float] = []
-    if todo.num_rows:
-        with runtime.ray_session():
-            finished = _run(config, job, todo, weights)
-    summary = archive.compact(output, current) | {
-        "skipped": dict(inputs.skipped),
-        "done_before": todo.num_done,
-        "images_per_second": archive.steady_rate(finished),
-        "seconds": round(imports_s + time.monotonic() - start, 2),
-        "model": asdict(loaded.card) | {"sha256": loaded.sha256},
-    }
-    images = report.OVERLAYS if config.report_images else 0
-    output.put(archive.REPORT, report.archive_report(source, output, summary, images))
-    archive.forget_todo(output)
-    archive.write_json(output, archive.SUMMARY, summary)
-    print(
-        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, "
-        f"{summary['seconds']:.0f} s; see {output.uri(archive.REPORT)}"
-    )
+        manifest = archive.list_inputs(inputs)
+        if not manifest.num_inputs:
+            others = f"{inputs.skipped.total()} other files"
+            raise UserError(f"--input {config.input}: no photographs there ({others})")
+        summary = archive.read_json(output, archive.SUMMARY)
+        if summary and _finished(config, manifest, summary):
+            print(f"segment: all {manifest.num_inputs} inputs are done, {output.uri()} stands")
+            return _exit_code(config, summary)
+        output.check_writable()
+        with lease.hold(output) as held:
+            output.sweep()
+            archive.write_json(output, archive.SETTINGS, settings)
+            output.delete(archive.SUMMARY)  # its results are about to change
+            manifest.write(output)
+            todo = archive.plan_todo(manifest, archive.read_parts(output), config.retry_rejected)
+            finished: list[float] = []
+            if todo.num_rows:
+                job = _job(config, source, output, loaded, settings)
+                with runtime.ray_session():
+                    finished = _run(config, job, todo, weights, held)
+            held.check()
+            summary = archive.compact(output, manifest) | {
+                "skipped": dict(inputs.skipped),
+                "done_before": todo.num_done,
+                "images_per_second": archive.steady_rate(finished),
+                "seconds": round(imports_s + time.monotonic() - start, 2),
+                "model": asdict(loaded.card) | {"sha256": loaded.sha256},
+                "inputs_digest": manifest.digest,
+            }
+            images = report.OVERLAYS if config.report_images else 0
+            output.put(archive.REPORT, report.archive_report(source, output, summary, images))
+            held.check()
+            archive.write_json(output, archive.SUMMARY, summary)
+    print(_closing_line(summary, output))
     return _exit_code(config, summary)
 
 
+def _finished(config: SegmentConfig, manifest: Manifest, summary: dict[str, Any]) -> bool:
+    """Whether a run that ended had these inputs, and nothing is left to do for this one."""
+    again = config.retry_rejected and summary["rejected"]
+    return bool(summary["inputs_digest"] == manifest.digest and not summary["open"] and not again)
+
+
+def _closing_line(summary: dict[str, Any], output: Store) -> str:
+    left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
+    return (
+        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}"
+        f"{summary['seconds']:.0f} s; see {output.uri(archive.REPORT)}"
+    )
+
+
+@contextmanager
+def _store_failures() -> Iterator[None]:
+    """A store that fails for longer than patience ends the run, wherever it failed."""
+    try:
+        yield
+    except Exception as error:
+        cause = runtime.own_error(error)
+        if isinstance(cause, PermissionError):
+            raise UserError(f"{cause}: permission denied") from error
+        if isinstance(cause, OSError):
+            raise Unfinished(f"{cause}; run the same command again to go on") from error
+        if cause is None:
+            raise
+        raise cause from error
+
+
 def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
-    return int(summary["rejected"] > config.max_rejected * summary["inputs"])
+    rejected = summary["rejected"] > config.max_rejected * summary["inputs"]
+    return int(rejected or summary["open"] > 0)
 
 
-def _noted(inputs: archive.Inputs, current: set[str]) -> Iterator[Entry]:
-    """The same inputs, their ids noted on the way."""
-    for entry in inputs:
-        current.add(archive.input_id(entry.key, entry.version))
-        yield entry
-
-
-def _settings(config: SegmentConfig, source: Store, output: Store, sha256: str) -> dict[str, Any]:
+def _settings(config: SegmentConfig, source: Source, output: Store, sha256: str) -> dict[str, Any]:
     """What masks depend on; refuses an output that was begun with something else."""
     settings = {
         "--input": source.uri(),
         "--checkpoint": sha256,
         "--format": config.format,
         "--max-megapixels": config.max_megapixels,
+        "--include": list(config.include),
+        "--exclude": list(config.exclude),
     }
     before = archive.read_json(output, archive.SETTINGS) or settings
     for flag, value in settings.items():
@@ -158,30 +203,60 @@ def _settings(config: SegmentConfig, source: Store, output: Store, sha256: str) 
     return settings
 
 
-def _run(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes) -> list[float]:
+def _job(
+    config: SegmentConfig,
+    source: Source,
+    output: Store,
+    loaded: Checkpoint,
+    settings: dict[str, Any],
+) -> SegmentJob:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    card = loaded.card
+    return SegmentJob(
+        source,
+        output,
+        card.model,
+        card.diameter,
+        card.threshold,
+        loaded.sha256,
+        digest,
+        config.format,
+        config.max_megapixels,
+    )
+
+
+def _run(
+    config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes, held: Lease
+) -> list[float]:
     """Run the pipeline, showing progress -> when each photograph was finished."""
-    progress, finished = Progress("segment"), []
+    progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
+    finished: list[float] = []
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
-    rejected = 0
     for group in pipeline(config, job, todo, weights).iter_batches(batch_size=None):
-        finished += list(np.repeat(group["finished"], group["rows"]))
-        rejected += int(group["rejected"].sum())
+        held.check()
+        counts.update({name: int(group[name].sum()) for name in counts})
+        finished += list(np.repeat(group["finished"], group["ok"] + group["rejected"]))
         rate = archive.steady_rate(finished) or 0.0
-        left = runtime.time_left(len(finished), todo.num_rows, rate)
-        done = todo.num_done + len(finished)
-        total = todo.num_done + todo.num_rows
-        progress.show(f"{done}/{total}, {rate:.1f} images/s, {rejected} rejected, {left}")
-    progress.show(f"{len(finished)} done, {rejected} of them rejected", always=True)
+        held.progress = todo.progress(counts, rate)
+        left = runtime.time_left(counts.total(), todo.num_rows, rate)
+        done, total = todo.num_done + len(finished), todo.num_done + todo.num_rows
+        progress.show(f"{done}/{total}, {rate:.1f} images/s, {counts['rejected']} rejected, {left}")
+    told = f"{len(finished)} done, {counts['rejected']} of them rejected"
+    progress.show(told + (f", {counts['open']} still open" if counts["open"] else ""), always=True)
     return finished
 
 
 def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes) -> Dataset:
-    """Groups of inputs -> rows `finished, rows, rejected`, one for each committed group."""
+    """Groups of inputs -> rows `finished, ok, rejected, open`, one for each committed group."""
     device = runtime.choose_device(config.device)
     workers = runtime.model_workers(device, config.workers)
-    groups = todo.groups(min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers)))))
-    workers = min(workers, len(groups))
-    listed = ray.data.from_items(groups, override_num_blocks=len(groups))  # page, start, stop
+    group_rows = min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
+    groups = Groups(todo, group_rows)
+    workers = min(workers, groups.num_groups)
+    read = ray.data.read_datasource(  # page, rows
+        groups, num_cpus=runtime.DATA_CPUS, override_num_blocks=len(todo.pages)
+    )
+    listed = runtime.one_row_blocks(read)  # a block is one group: what is committed, or done again
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
@@ -190,3 +265,38 @@ def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes)
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
     scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)  # -> scores
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
+
+
+class Groups(Datasource):
+    """Rows `page, rows`: at most `group_rows` inputs each; a task for each page of the manifest."""
+
+    def __init__(self, todo: Todo, group_rows: int) -> None:
+        self.todo, self.group_rows = todo, group_rows
+
+    @property
+    def num_groups(self) -> int:
+        return sum(-(-len(rows) // self.group_rows) for _, rows in self.todo.pages)
+
+    def estimate_inmemory_data_size(self) -> int:
+        return 0
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_group_rows, page, rows, self.group_rows),
+                BlockMetadata(
+                    -(-len(rows) // self.group_rows),
+                    size_bytes=rows.nbytes,
+                    input_files=None,
+                    exec_stats=None,
+                ),
+            )
+            for page, rows in self.todo.pages
+        ]
+
+
+def _group_rows(page: str, rows: npt.NDArray[np.int32], group_rows: int) -> list[pa.Table]:
+    groups = [
+        rows[start : start + group_rows].tolist() for start in range(0, len(rows), group_rows)
+    ]
+    return [pa.table({"page": [page] * len(groups), "rows": groups})]

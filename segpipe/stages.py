@@ -7,8 +7,11 @@ and stay small.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +21,16 @@ from segpipe import archive, metrics
 from segpipe.data import codecs, fundus
 from segpipe.data.datasets import OUTSIDE, VESSEL, Example, load_example, load_second
 from segpipe.data.fundus import Geometry
-from segpipe.errors import RejectedImage, UserError
+from segpipe.decoder import Decoder
+from segpipe.errors import ChangedObject, RejectedImage, UserError
+from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
-from segpipe.storage import Entry, Store
+from segpipe.storage import Entry, Source, Store
 
 FETCHES = 8  # objects of a group that are fetched at once
+FETCHED_BYTES = 64 << 20  # of files that wait to be decoded in one process, or a single larger one
+LARGEST_FILE_BYTES = 1 << 30  # 200 megapixels of 16-bit RGB are 1.2 GB; real files are compressed
+DECODING_S = 60.0  # seconds for one photograph; 200 megapixels take some 10
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -34,7 +42,7 @@ Batch = dict[str, npt.NDArray[Any]]
 class SegmentJob:
     """What the stages of an archive need to know."""
 
-    source: Store
+    source: Source
     output: Store
     model: str
     diameter: float
@@ -49,66 +57,105 @@ class SegmentJob:
 
 
 def load(batch: Batch, job: SegmentJob) -> Batch:
-    """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or an error."""
+    """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not."""
     entries = [
         entry
-        for page, start, stop in zip(batch["page"], batch["start"], batch["stop"], strict=True)
-        for entry in archive.group_entries(job.output, str(page), int(start), int(stop))
+        for page, rows in zip(batch["page"], batch["rows"], strict=True)
+        for entry in archive.group_entries(job.output, str(page), rows)
     ]
-    with ThreadPoolExecutor(FETCHES) as pool:
-        rows = [
-            _load_one(entry, data, job)
-            for entry, data in zip(
-                entries, pool.map(lambda e: _fetch(job.source, e), entries), strict=True
-            )
-        ]
+    rows = [_load_one(entry, data, job) for entry, data in _fetched(job.source, entries)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _fetch(source: Store, entry: Entry) -> bytes | RejectedImage:
+def _fetched(
+    source: Source, entries: Sequence[Entry]
+) -> Iterator[tuple[Entry, bytes | RejectedImage | OpenInput]]:
+    """Each entry with its bytes, in order; some are fetched ahead, but never many bytes."""
+    waiting: deque[tuple[Entry, Future[bytes | RejectedImage | OpenInput]]] = deque()
+    rest = iter(entries)
+    ahead_bytes = 0
+    with ThreadPoolExecutor(FETCHES) as pool:
+        while True:
+            while not waiting or ahead_bytes < FETCHED_BYTES:
+                entry = next(rest, None)
+                if entry is None:
+                    break
+                waiting.append((entry, pool.submit(_fetch, source, entry)))
+                ahead_bytes += entry.bytes
+            if not waiting:
+                return
+            entry, found = waiting.popleft()
+            ahead_bytes -= entry.bytes
+            yield entry, found.result()
+
+
+def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
+    """An input's bytes. Raises OSError where not this input but its whole store fails."""
+    if entry.bytes > LARGEST_FILE_BYTES:
+        return RejectedImage(f"file larger than {LARGEST_FILE_BYTES >> 20} MiB")
     try:
-        return source.get(entry.key)
+        return source.get(entry.key, entry.version)
     except FileNotFoundError:
         return RejectedImage("not found")
     except PermissionError:
         return RejectedImage("permission denied")
+    except OSError as error:
+        if not isinstance(error, ChangedObject) and not source.answers():
+            raise
+        return OpenInput(str(error))
 
 
-def _load_one(entry: Entry, data: bytes | RejectedImage, job: SegmentJob) -> dict[str, Any]:
+def _load_one(
+    entry: Entry, data: bytes | RejectedImage | OpenInput, job: SegmentJob
+) -> dict[str, Any]:
     side = fundus.canvas_side(job.diameter)
     row: dict[str, Any] = {
         "path": entry.key,
         "bytes": entry.bytes,
         "version": entry.version,
         "error": "",
+        "open": isinstance(data, OpenInput),
+        "note": "",
+        "orientation": 1,
         "geometry": np.zeros(8, np.int32),
         "canvas": np.zeros((side, side, 3), np.uint8),
         "fov": np.zeros((side, side), np.uint8),
     }
+    if isinstance(data, OpenInput):
+        return row
     try:
         if isinstance(data, RejectedImage):
             raise data
-        image = codecs.decode_image(data, job.max_megapixels)
-        fov = fundus.find_fov(image)
-        geometry = fundus.plan_fit(fov, job.diameter)
+        fitted = _decoder(job.diameter, job.max_megapixels).fit(data)
     except RejectedImage as error:
         return row | {"error": str(error)}
     return row | {
-        "geometry": geometry.as_array(),
-        "canvas": fundus.fit_image(image, geometry, side),
-        "fov": fundus.fit_fov(fov, geometry, side),
+        "note": fitted.note,
+        "orientation": fitted.orientation,
+        "geometry": fitted.geometry.as_array(),
+        "canvas": fitted.canvas,
+        "fov": fitted.fov,
     }
+
+
+@lru_cache(maxsize=1)
+def _decoder(diameter: float, max_megapixels: float) -> Decoder:
+    """This process's child for untrusted bytes."""
+    return Decoder(diameter, max_megapixels, DECODING_S)
 
 
 def store(batch: Batch, job: SegmentJob) -> Batch:
     """Scores -> masks in place, then the group's part: from here on the group is done."""
-    rows = [_store_one({k: v[n] for k, v in batch.items()}, job) for n in range(len(batch["path"]))]
-    archive.commit_part(job.output, rows)
-    rejected = sum(row["status"] == "rejected" for row in rows)
+    every = [{name: column[n] for name, column in batch.items()} for n in range(len(batch["path"]))]
+    rows = [_store_one(values, job) for values in every if not values["open"]]
+    if rows:
+        archive.commit_part(job.output, rows)
+    counts = Counter(row["status"] for row in rows)
     return {
         "finished": np.asarray([time.time()]),
-        "rows": np.asarray([len(rows)]),
-        "rejected": np.asarray([rejected]),
+        "ok": np.asarray([counts["ok"]]),
+        "rejected": np.asarray([counts["rejected"]]),
+        "open": np.asarray([len(every) - len(rows)]),
     }
 
 
@@ -117,6 +164,7 @@ def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
         "path": str(values["path"]),
         "bytes": int(values["bytes"]),
         "version": str(values["version"]),
+        "note": str(values["note"]) or None,
         "model": job.model,
         "checkpoint_sha256": job.sha256,
         "threshold": job.threshold,
@@ -127,9 +175,10 @@ def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
         return row | {"status": "rejected", "error": str(values["error"])}
     geometry = Geometry.from_array(values["geometry"])
     mask = fundus.native_mask(values["score"], values["fov"], geometry, job.threshold)
-    png = codecs.encode_mask(mask)
-    key = archive.mask_key(row["path"]) if job.format != "parquet" else None
-    if key:
+    png = codecs.encode_mask(mask, int(values["orientation"]))
+    key = None
+    if job.format != "parquet":
+        key = archive.mask_key(filed_as(job.source, row["path"]))
         job.output.put(key, png)
     field = int((mask != OUTSIDE).sum())
     return row | {
@@ -141,6 +190,13 @@ def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
         "fov_fraction": field / mask.size,
         "vessel_density": int((mask == VESSEL).sum()) / max(field, 1),
     }
+
+
+@dataclass(frozen=True)
+class OpenInput:
+    """An input that could not be read now, through no fault of its bytes; it stays to do."""
+
+    reason: str
 
 
 class Segmenter:

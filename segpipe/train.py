@@ -20,7 +20,7 @@ from segpipe.ddp import HISTORY, MODEL, TrainJob, finished_epochs
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.runtime import Progress
-from segpipe.storage import Store, exists, open_store, preflight
+from segpipe.storage import Store, open_store, preflight
 
 SETTINGS = "_segpipe/settings.json"
 MAX_FAILURES = 3  # restarts of the workers before the run gives up
@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> None:
     done = finished_epochs(output)
     settings = asdict(config) | {"data": data.uri()}
     _refuse_changed(output, settings)
-    if done >= config.epochs and exists(output, MODEL):
+    if done >= config.epochs and output.head(MODEL) is not None:
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
     training, test = find_examples(data, "training"), find_examples(data, "test")

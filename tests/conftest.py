@@ -17,6 +17,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 from segpipe import runtime
 from segpipe.data import synthetic
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--trials", type=int, default=3, help="kills of runs at random moments")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "trial" in metafunc.fixturenames:
+        metafunc.parametrize("trial", range(metafunc.config.getoption("--trials")))
+
+
 KEY, SECRET = "test-key", "test-secret"
 DEADLINE_S = 30.0
 

@@ -1,84 +1,242 @@
-"""What a bulk run knows: which files are inputs, what is left to do, what the rows add up to.
+"""What a bulk run knows: what is left to do, where masks go, what the rows add up to.
 
 Run: pytest tests/test_archive.py
 """
 
+import os
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segpipe import archive
 from segpipe.errors import UserError
-from segpipe.storage import open_store
+from segpipe.storage import Entry, open_store
+
+
+def row(path: str, version: str, status: str = "ok", error: str | None = None, **more) -> dict:
+    return {"path": path, "version": version, "status": status, "error": error} | more
+
+
+def manifest_of(*inputs: tuple[str, str]) -> archive.Manifest:
+    return archive.list_inputs(Entry(path, 1, version) for path, version in inputs)
 
 
 @pytest.fixture
-def source(tmp_path):
-    store = open_store(str(tmp_path / "in"))
-    for key in ("a.jpg", "B.PNG", "sub/c.tif", "noextension", "notes.txt", "sub/table.csv"):
-        store.put(key, key.encode())
-    return store
+def output(tmp_path):
+    return open_store(str(tmp_path / "out"))
 
 
-def row(path: str, version: str, status: str = "ok", error: str | None = None) -> dict:
-    return {"path": path, "version": version, "status": status, "error": error}
+# ---- names
 
 
-def test_images_and_files_without_extension_are_inputs_and_the_rest_is_counted(source, tmp_path):
-    inputs = archive.open_inputs(source, open_store(str(tmp_path / "out")), limit=None)
-    assert [e.key for e in inputs] == ["B.PNG", "a.jpg", "noextension", "sub/c.tif"]
-    assert inputs.skipped == {".txt": 1, ".csv": 1}
+def test_a_mask_keeps_its_inputs_key_and_extension():
+    assert archive.mask_key("a/x.jpg") == "masks/a/x.jpg.png"
+    assert archive.mask_key("ä ö#?%&+.tif") == "masks/ä ö#?%&+.tif.png"
+    assert archive.mask_key(".hidden/.x.jpg") == "masks/.hidden/.x.jpg.png"
 
 
-def test_an_output_inside_the_input_is_left_out_of_it(source):
-    output = open_store(f"{source.uri()}/out")
-    output.put("masks/a.jpg.png", b"x")
-    inputs = archive.open_inputs(source, output, limit=None)
-    assert "out/masks/a.jpg.png" not in [e.key for e in inputs]
-    assert len(list(inputs)) == 4
+HARD = ["k", "k.png", "k.png/x", "K.PNG/x", "k/x", "/k", "//k", "k//x", "../k", "./k", "k/../x"]
+HARD += ["x" * 255 + ".jpg", "x" * 256 + ".jpg", "ä" * 200, "/".join(["d" * 100] * 10), "a\\b"]
+HARD += [
+    "a\nb",
+    "a\x00b",
+    "a\u202eb",
+    *(archive.mask_key(k)[6:-4] for k in ("../k", "a\nb", "//k")),
+]
 
 
-def test_an_output_that_is_the_input_is_refused(source):
-    with pytest.raises(UserError, match="is the input itself"):
-        archive.open_inputs(source, source, limit=None)
+def test_masks_of_strange_keys_can_all_lie_side_by_side(output):
+    """On a real file system: no mask is another's folder, leaves masks/ or replaces another."""
+    for key in HARD:
+        output.put(archive.mask_key(key), key.encode())
+    assert len(list(output.list("masks/"))) == len(HARD)
+    assert [e.key for e in output.list() if not e.key.startswith("masks/")] == []
+    assert all(output.get(archive.mask_key(key)) == key.encode() for key in HARD)
 
 
-def test_a_limit_takes_the_first_of_the_listing(source, tmp_path):
-    inputs = archive.open_inputs(source, open_store(str(tmp_path / "out")), limit=2)
-    assert [e.key for e in inputs] == ["B.PNG", "a.jpg"]
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text("k./~a\\\0é", min_size=1, max_size=8), unique=True, max_size=30))
+def test_two_keys_never_share_a_mask(keys):
+    names = [archive.mask_key(key) for key in keys]
+    assert len(set(names)) == len(keys)
+    for name in names:
+        assert os.path.normpath(name) == name
+        assert name.startswith("masks/")
+        assert not any(other.startswith(f"{name}/") for other in names)
+        assert max(len(part.encode()) for part in name.split("/")) <= 255
 
 
-def test_what_a_part_holds_is_not_to_do_and_a_changed_input_is(source, tmp_path):
-    output = open_store(str(tmp_path / "out"))
-    entries = {e.key: e for e in archive.open_inputs(source, output, limit=None)}
-    archive.commit_part(output, [row("a.jpg", entries["a.jpg"].version), row("B.PNG", "older")])
-    todo = archive.plan_todo(entries.values(), output, archive.done_ids(output))
-    assert (todo.num_inputs, todo.num_done, todo.num_rows) == (4, 1, 3)
-    groups = todo.groups(2)
-    found = [e.key for g in groups for e in archive.group_entries(output, *g.values())]
-    assert found == ["B.PNG", "noextension", "sub/c.tif"]
+# ---- the manifest and what is done
 
 
-def test_compaction_keeps_one_row_of_each_current_input(tmp_path):
-    output = open_store(str(tmp_path))
+def test_a_manifest_keeps_all_inputs_in_order_over_its_pages(output, monkeypatch):
+    monkeypatch.setattr(archive, "PAGE_ROWS", 3)
+    inputs = [(f"{n:02d}.jpg", f"v{n}") for n in range(10)]
+    manifest = manifest_of(*inputs)
+    assert (manifest.num_inputs, manifest.num_bytes, len(manifest.pages)) == (10, 10, 4)
+    manifest.write(output)
+    rows = [
+        (entry.key, entry.version)
+        for number in range(4)
+        for entry in archive.group_entries(
+            output, archive.page_key(number), [0, 1, 2][: 10 - 3 * number]
+        )
+    ]
+    assert rows == inputs
+    manifest_of(*inputs[:4]).write(output)
+    assert len(list(output.list(archive.PAGES))) == 2
+
+
+def test_equal_inputs_and_no_others_give_an_equal_digest():
+    same = [manifest_of(("a", "1"), ("b", "2")).digest for _ in range(2)]
+    others = [
+        manifest_of(*inputs).digest
+        for inputs in ([("a", "1")], [("a", "1"), ("b", "3")], [("a", "1"), ("c", "2")])
+    ]
+    assert same[0] == same[1]
+    assert len({same[0], *others}) == 4
+
+
+def test_what_a_part_holds_is_not_to_do_and_a_changed_input_is(output, monkeypatch):
+    monkeypatch.setattr(archive, "PAGE_ROWS", 2)
+    manifest = manifest_of(("a", "1"), ("b", "2"), ("c", "1"), ("d", "1"), ("e", "1"))
+    archive.commit_part(output, [row("a", "1"), row("b", "1")])
+    archive.commit_part(output, [row("c", "1"), row("d", "1", "rejected", "empty file")])
+    todo = archive.plan_todo(manifest, archive.read_parts(output))
+    assert (todo.num_done, todo.num_rows) == (3, 2)
+    assert [(key, list(rows)) for key, rows in todo.pages] == [
+        (archive.page_key(0), [1]),
+        (archive.page_key(2), [0]),
+    ]
+    again = archive.plan_todo(manifest, archive.read_parts(output), retry_rejected=True)
+    assert (again.num_done, again.num_rows) == (2, 3)
+
+
+def test_without_parts_everything_is_to_do(output):
+    todo = archive.plan_todo(manifest_of(("a", "1"), ("b", "2")), archive.read_parts(output))
+    assert (todo.num_done, todo.num_rows) == (0, 2)
+
+
+def test_every_id_is_found_where_its_row_lies(output):
+    rng = np.random.default_rng(0)
+    rows = [row(f"{n}", "v") for n in rng.permutation(500)]
+    for start in range(0, 500, 7):
+        archive.commit_part(output, rows[start : start + 7])
+    parts = archive.read_parts(output)
+    ids = np.array([archive.input_id(f"{n}", "v") for n in range(600)], "S16")
+    places = parts.find(ids)
+    assert (places[500:] == -1).all()
+    for number, place in enumerate(places[:500]):
+        table = archive.read_parquet(output, parts.keys[parts.part[place]])
+        assert table["path"][int(parts.row[place])].as_py() == f"{number}"
+
+
+def test_a_damaged_part_is_named(output):
+    output.put(f"{archive.PARTS}x.parquet", b"PAR1 not really")
+    with pytest.raises(UserError, match=r"x\.parquet: damaged"):
+        archive.read_parts(output)
+
+
+# ---- the end
+
+
+def results(folder: Path) -> list[dict]:
+    files = sorted((folder / "results").iterdir())
+    return [r for file in files for r in pq.read_table(file).to_pylist()]
+
+
+def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
     archive.commit_part(output, [row("b", "1"), row("gone", "1")])
     archive.commit_part(output, [row("b", "2", "rejected", "empty file"), row("a", "1")])
-    current = {archive.input_id("a", "1"), archive.input_id("b", "2")}
-    summary = archive.compact(output, current)
+    manifest = manifest_of(("a", "1"), ("b", "2"), ("open", "1"))
+    summary = archive.compact(output, manifest)
     assert summary == {
         "inputs": 2,
         "ok": 1,
         "rejected": 1,
         "rejected_by_reason": {"empty file": 1},
+        "open": 1,
         "gone": 1,
     }
-    rows = pq.read_table(tmp_path / "results" / "part-00000.parquet").to_pylist()
-    assert [(r["path"], r["version"]) for r in rows] == [("a", "1"), ("b", "2")]
-    before = (tmp_path / "results" / "part-00000.parquet").read_bytes()
-    archive.compact(output, current)
-    assert (tmp_path / "results" / "part-00000.parquet").read_bytes() == before
+    assert [(r["path"], r["version"]) for r in results(tmp_path / "out")] == [
+        ("a", "1"),
+        ("b", "2"),
+    ]
+    file = tmp_path / "out" / "results" / "part-00000.parquet"
+    before = file.read_bytes()
+    archive.compact(output, manifest)
+    assert file.read_bytes() == before
+
+
+def test_of_two_rows_of_one_input_the_mask_wins_and_then_the_newer(output, tmp_path):
+    archive.commit_part(output, [row("a", "1", finished=1.0), row("x", "1")])
+    archive.commit_part(output, [row("a", "1", "rejected", "late", finished=2.0), row("y", "1")])
+    archive.commit_part(output, [row("b", "1", "rejected", "first", finished=1.0), row("x", "2")])
+    archive.commit_part(output, [row("b", "1", "rejected", "second", finished=2.0), row("y", "2")])
+    archive.compact(output, manifest_of(("a", "1"), ("b", "1")))
+    assert [(r["status"], r["error"]) for r in results(tmp_path / "out")] == [
+        ("ok", None),
+        ("rejected", "second"),
+    ]
+
+
+def test_a_shorter_result_leaves_no_file_of_a_longer_one(output, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "RESULT_BYTES", 1)
+    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", 1)
+    inputs = [(f"{n}", "1") for n in range(4)]
+    archive.commit_part(output, [row(*one) for one in inputs])
+    archive.compact(output, manifest_of(*inputs))
+    assert len(list((tmp_path / "out" / "results").iterdir())) == 4
+    archive.compact(output, manifest_of(*inputs[:2]))
+    assert [r["path"] for r in results(tmp_path / "out")] == ["0", "1"]
+
+
+def test_results_of_64_to_256_mib_are_read_by_the_usual_readers(output, tmp_path, ray_cluster):
+    """300 MB of rows that cannot be compressed."""
+    rng = np.random.default_rng(0)
+    inputs = [(f"{n:04d}.jpg", "1") for n in range(300)]
+    for start in range(0, 300, 16):
+        archive.commit_part(
+            output,
+            [
+                row(*one, mask_png=rng.bytes(1_000_000), height=7)
+                for one in inputs[start : start + 16]
+            ],
+        )
+    archive.compact(output, manifest_of(*inputs))
+    folder = tmp_path / "out" / "results"
+    sizes = [file.stat().st_size for file in sorted(folder.iterdir())]
+    assert len(sizes) >= 2
+    assert all(64 << 20 <= size <= 256 << 20 for size in sizes[:-1])
+    names = [path for path, _ in inputs]
+    assert pq.read_table(folder, columns=["path"])["path"].to_pylist() == names
+    assert pq.read_schema(folder / "part-00000.parquet").metadata[b"segpipe_schema"] == b"1"
+    assert list(pd.read_parquet(folder, columns=["path"])["path"]) == names
+    found = duckdb.sql(f"select path, octet_length(mask_png) from '{folder}/*.parquet' order by 1")
+    assert found.fetchall() == [(name, 1_000_000) for name in names]
+    import ray
+
+    dataset = ray.data.read_parquet(str(folder)).select_columns(["path", "height"])
+    assert sorted(r["path"] for r in dataset.take_all()) == names
+    assert dataset.sum("height") == 7 * 300
 
 
 def test_the_steady_rate_leaves_the_first_group_out():
     """Two at once start the clock; four more in the next two seconds are two a second."""
     assert archive.steady_rate([10.0, 10.0, 11.0, 11.0, 12.0, 12.0]) == 2.0
     assert archive.steady_rate([10.0, 10.0]) is None
+
+
+def test_every_column_of_the_rows_is_documented():
+    """The README's table of the schema names each column with its type."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for column in archive.ROW:
+        assert f"| `{column.name}` | {column.type} |" in readme, column.name
+    assert pa.schema(archive.ROW).metadata == {b"segpipe_schema": archive.SCHEMA_VERSION.encode()}

@@ -1,82 +1,55 @@
-"""A killed run goes on by the same command: nothing is lost, nothing is done twice.
+"""A killed run goes on: nothing is lost, nothing is done twice, nothing half-written is seen.
 
-Run: pytest -m cluster tests/test_kill.py
+Run: pytest -m cluster tests/test_kill.py; with --trials 20 as benchmarks/stress.py does.
 """
 
 import csv
-import os
+import json
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
+from processes import (
+    command_of,
+    family,
+    finish,
+    kill,
+    kill_tree,
+    ray_nodes,
+    running,
+    token,
+    wait_until,
+)
+from proxy import Proxy
 
-from segpipe.data import synthetic
+from segpipe import archive
 from segpipe.models import checkpoint
+from segpipe.storage import open_store
 
 pytestmark = pytest.mark.cluster
-DEADLINE_S = 180.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, f"no {what} within {DEADLINE_S:.0f} s"
-        time.sleep(0.05)
-
-
-@contextmanager
-def running(*words: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A job in a process group of its own; killed, with its whole Ray, at the end."""
-    command = [sys.executable, *map(str, words)]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        kill_tree(process.pid)
-        process.wait()
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and all its descendants, the driver first."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue  # it has ended
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    family = [pid]
-    for one in family:
-        family += [child for child, parent in parents.items() if parent == one]
-    for one in family:
-        try:
-            os.kill(one, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def finish(*words: object) -> None:
-    subprocess.run([sys.executable, *map(str, words)], check=True, timeout=DEADLINE_S)
+VICTIMS = ("driver", "actor", "node", "worker", "decoder")
+SEGMENT = ["-m", "jobs.segment", "--batch-size", 2]
+COPIES = 24
+NUM_INPUTS = 6 * COPIES + 2
 
 
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(labelled, tmp_path):
     flags = ["--epochs", "4", "--workers", "2", "--crops-per-image", "20", "--crop-size", "96"]
     train = ["-m", "jobs.train", "--data", labelled, *flags, "--output"]
-    finish(*train, tmp_path / "undisturbed")
+    assert finish(*train, tmp_path / "undisturbed").returncode == 0
     killed = tmp_path / "killed"
-    with running(*train, killed) as process:
+    with running(*train, killed) as job:
         history = killed / "history.csv"
         wait_until(lambda: history.exists() and len(history.read_text().splitlines()) > 1, "epoch")
-        assert process.poll() is None
+        assert job.runs()
     assert not (killed / "model.safetensors").exists()
-    finish(*train, killed)
+    assert finish(*train, killed).returncode == 0
     epochs = [row["epoch"] for row in csv.DictReader((killed / "history.csv").open())]
     assert epochs == ["1", "2", "3", "4"]
     weights = [
@@ -86,30 +59,225 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(labelled,
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("trial", range(3))
-def test_a_killed_segmentation_goes_on_and_each_input_ends_once(tmp_path, trial):
-    images, output = tmp_path / "images", tmp_path / "output"
-    for index in range(12):
-        synthetic.write_archive_image(images, index, seed=trial)
-    for copy in range(1, 8):
-        for path in [p for p in images.iterdir() if p.is_file() and "~" not in p.name]:
-            (images / f"{path.stem}~{copy}{path.suffix}").write_bytes(path.read_bytes())
-    inputs = {str(p.relative_to(images)) for p in images.rglob("*") if p.is_file()}
-    words = ["-m", "jobs.segment", "--input", images, "--output", output, "--batch-size", 2]
-    parts = output / "_segpipe" / "parts"
-    with running(*words) as process:
-        wait_until(lambda: parts.is_dir() and len(list(parts.iterdir())) > trial, "part")
-        assert process.poll() is None
-    assert not (output / "summary.json").exists()
-    done = {
-        row["mask_path"]: (output / row["mask_path"]).stat().st_mtime_ns
-        for part in parts.glob("*.parquet")
-        for row in pq.read_table(part).to_pylist()
-    }
-    assert 0 < len(done) < len(inputs)
-    finish(*words)
+@pytest.fixture(scope="module")
+def photographs(labelled, tmp_path_factory) -> Path:
+    """Some hundred files, two of which are no photographs."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for path in labelled.glob("*/images/*"):
+        for copy in range(COPIES):
+            (folder / f"{path.stem}~{copy}{path.suffix}").write_bytes(path.read_bytes())
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photographs, tmp_path_factory) -> dict[str, bytes]:
+    """The masks of a run that nobody killed."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert finish(*SEGMENT, "--input", photographs, "--output", output).returncode == 0
+    return masks(output)
+
+
+def masks(output: Path) -> dict[str, bytes]:
+    found = [p for p in (output / "masks").rglob("*") if p.is_file()]
+    return {str(p.relative_to(output)): p.read_bytes() for p in found}
+
+
+def part_rows(output: Path) -> list[dict]:
+    files = (output / "_segpipe" / "parts").glob("*.parquet")
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def assert_nothing_half_written(output: Path) -> None:
+    """Each mask in place is whole, and so is what each committed part names."""
+    for mask in masks(output).values():
+        assert mask.endswith(b"IEND\xaeB`\x82")
+    for row in part_rows(output):
+        assert row["status"] == "rejected" or (output / row["mask_path"]).exists()
+
+
+def assert_whole(output: Path, photographs: Path, undisturbed: dict[str, bytes]) -> None:
+    inputs = sorted(str(p.relative_to(photographs)) for p in photographs.rglob("*") if p.is_file())
     rows = [r for f in (output / "results").iterdir() for r in pq.read_table(f).to_pylist()]
-    assert sorted(row["path"] for row in rows) == sorted(inputs)
-    masks = {str(p.relative_to(output)) for p in (output / "masks").rglob("*") if p.is_file()}
-    assert masks == {f"masks/{path}.png" for path in inputs}
-    assert all((output / mask).stat().st_mtime_ns == when for mask, when in done.items())
+    assert [row["path"] for row in rows] == inputs
+    rejected = {row["path"] for row in rows if row["status"] == "rejected"}
+    assert rejected == {"broken.jpg", "empty.png"}
+    assert masks(output) == undisturbed
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["inputs"], summary["rejected"], summary["open"]) == (len(inputs), 2, 0)
+    assert not (output / "_segpipe" / "lease.json").exists()
+    assert [p for p in (output / "_segpipe" / "tmp").glob("*") if p.is_file()] == []
+
+
+def victim_of(kind: str, driver: int, nodes: list[int]) -> int | None:
+    """A living process of this kind, None while there is none."""
+    processes = {pid: command_of(pid) for root in (driver, *nodes) for pid in family(root)}
+    actors = [p for p, words in processes.items() if words.startswith("ray::") and "Segm" in words]
+    if kind == "driver":
+        return driver
+    if kind == "node":  # a worker node on which photographs are segmented
+        return next((n for n in nodes[1:] if set(family(n)) & set(actors)), None)
+    if kind == "actor":
+        return next(iter(actors), None)
+    if kind == "decoder":
+        return next((p for p, words in processes.items() if "segpipe.decoder" in words), None)
+    others = [p for p, words in processes.items() if words.startswith("ray::") and p not in actors]
+    return next(iter(others), None)
+
+
+def test_a_run_in_which_something_is_killed_ends_as_an_undisturbed_one(
+    trial, photographs, undisturbed, tmp_path
+):
+    """By itself, or, where the driver died, by the same command."""
+    chance, output = random.Random(trial), tmp_path / "output"
+    kind = VICTIMS[trial % len(VICTIMS)]
+    words = [*SEGMENT, "--input", photographs, "--output", output]
+    parts = output / "_segpipe" / "parts"
+    if kind == "node":
+        secret = token()
+        with ray_nodes([1, 1, 1], secret) as cluster:
+            env = secret | {"RAY_ADDRESS": cluster.address}
+            kill_in_run(chance, kind, words, parts, cluster.nodes, env)
+    else:
+        kill_in_run(chance, kind, words, parts, [], {})
+    if kind == "driver":
+        assert not (output / "summary.json").exists()
+        assert_nothing_half_written(output)
+        before = {row["path"]: row["finished"] for row in part_rows(output)}
+        assert 0 < len(before) < len(undisturbed) + 2
+        assert finish(*words).returncode == 0
+        after = {row["path"]: row["finished"] for row in part_rows(output)}
+        assert {path: after[path] for path in before} == before
+    assert_whole(output, photographs, undisturbed)
+
+
+def kill_in_run(
+    chance: random.Random,
+    kind: str,
+    words: list[object],
+    parts: Path,
+    nodes: list[int],
+    env: dict[str, str],
+) -> None:
+    """Kill at a random moment between the first part and the last; wait for the end if any."""
+    wanted = chance.randint(1, 30)
+    with running(*words, env=env) as job:
+
+        def committed() -> int:
+            assert job.runs(), job.told()
+            return len(list(parts.iterdir())) if parts.is_dir() else 0
+
+        wait_until(lambda: committed() >= wanted, "part")
+        wait_until(lambda: victim_of(kind, job.process.pid, nodes), kind)
+        time.sleep(chance.random() / 5)  # the moment is meant to be any
+        victim = victim_of(kind, job.process.pid, nodes)
+        assert 0 < committed() < NUM_INPUTS // 2  # parts are done, others in flight
+        assert victim
+        if kind in ("driver", "node"):
+            kill_tree(victim)
+        else:
+            kill(victim)
+        if kind != "driver":
+            assert job.wait() == 0, job.told()
+
+
+def test_what_was_done_before_a_kill_is_not_downloaded_again(s3, photographs, tmp_path):
+    source = open_store(f"{s3.uri}/killed-in")
+    for path in sorted(photographs.iterdir())[:40]:
+        if path.is_file():
+            source.put(path.name, path.read_bytes())
+    output = open_store(f"{s3.uri}/killed-out")
+    words = [
+        *SEGMENT,
+        "--input",
+        source.uri(),
+        "--output",
+        output.uri(),
+        "--max-rejected",
+        1,
+        "--no-report-images",
+    ]
+    with Proxy(s3.endpoint) as proxy:
+        env = {"AWS_ENDPOINT_URL": proxy.endpoint}
+        with running(*words, env=env) as job:
+            wait_until(lambda: len(list(output.list("_segpipe/parts/"))) > 3, "part")
+            assert job.runs()
+        done = {
+            row["path"]
+            for entry in output.list("_segpipe/parts/")
+            for row in archive.read_parquet(output, entry.key).to_pylist()
+        }
+        proxy.requests.clear()
+        ended = finish(*words, env=env)
+        assert ended.returncode == 0, ended.stderr
+        got = [path for method, path, _ in proxy.requests if method == "GET"]
+    downloaded = {unquote(path).rsplit("/", 1)[1] for path in got if "/killed-in/" in path}
+    assert downloaded == {entry.key for entry in source.list()} - done
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_what_is_done_and_says_so_in_one_line(
+    number, code, photographs, undisturbed, tmp_path
+):
+    words = [*SEGMENT, "--input", photographs, "--output", tmp_path]
+    parts = tmp_path / "_segpipe" / "parts"
+    with running(*words) as job:
+        wait_until(lambda: parts.is_dir() and len(list(parts.iterdir())) > 2, "part")
+        job.process.send_signal(number)
+        assert job.wait() == code
+        lines = job.told().splitlines()
+    assert [line for line in lines if not line.startswith("segment: ")] == [
+        "segpipe segment: stopped, the same command goes on"
+    ]
+    assert not (tmp_path / "_segpipe" / "lease.json").exists()
+    assert_nothing_half_written(tmp_path)
+    assert finish(*words).returncode == 0
+    assert_whole(tmp_path, photographs, undisturbed)
+
+
+def test_of_two_runs_on_one_output_one_is_refused_and_nothing_is_doubled(
+    photographs, undisturbed, tmp_path
+):
+    words = [*SEGMENT, "--input", photographs, "--output", tmp_path]
+    with running(*words) as first, running(*words) as second:
+        codes = sorted(job.wait() for job in (first, second))
+        told = first.told() + second.told()
+    assert codes == [0, 2]
+    assert "is writing there" in told
+    assert_whole(tmp_path, photographs, undisturbed)
+
+
+def test_status_tells_a_running_a_stopped_and_a_finished_run(photographs, tmp_path):
+    words = [*SEGMENT, "--input", photographs, "--output", tmp_path]
+
+    def state() -> dict:
+        told = subprocess.run(
+            [sys.executable, "-m", "segpipe", "status", "--output", tmp_path, "--json"],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        return json.loads(told.stdout)
+
+    with running(*words) as job:
+        wait_until(lambda: (tmp_path / "_segpipe" / "lease.json").exists(), "lease")
+        wait_until(lambda: state()["done"] > 0, "progress")
+        now = state()
+        assert (now["state"], now["inputs"]) == ("running", NUM_INPUTS)
+        assert f"process {job.process.pid} on" in now["writer"]
+    now = state()
+    assert now["state"] == "stopped"
+    assert now["done"] + now["open"] == NUM_INPUTS
+    assert finish(*words).returncode == 0
+    assert state() | {"images_per_second": None} == {
+        "state": "finished",
+        "inputs": NUM_INPUTS,
+        "done": NUM_INPUTS,
+        "ok": 6 * COPIES,
+        "rejected": 2,
+        "open": 0,
+        "images_per_second": None,
+        "writer": None,
+        "heartbeat_age_s": None,
+    }

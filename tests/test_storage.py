@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from segpipe import storage
 from segpipe.errors import UserError
-from segpipe.storage import exists, open_store, preflight, read_uri
+from segpipe.storage import open_store, preflight, read_uri
+from segpipe.storage import s3 as s3_module
 
 STRANGE = ["plain.jpg", "with space.jpg", "ä/ö ü.jpg", "a#b?c%20d&e+f.jpg", ".dot/x", "k.png/x"]
 
@@ -33,9 +33,9 @@ def test_what_was_put_is_listed_and_read_and_deleted(store, key):
     store.put(key, b"second one")
     assert store.get(key) == b"second one"
     assert [(e.key, e.bytes) for e in store.list()] == [(key, 10)]
-    assert exists(store, key)
+    assert store.head(key) == next(store.list())
     store.delete(key)
-    assert not exists(store, key)
+    assert store.head(key) is None
     store.delete(key)  # again is no error
 
 
@@ -98,7 +98,7 @@ def test_a_killed_writer_leaves_the_old_object_and_nothing_listed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as writer:
         try:
             end = time.monotonic() + 60
-            while not list(tmp_path.glob("*.segpipe-tmp")):
+            while not list((tmp_path / "_segpipe" / "tmp").glob("*")):
                 assert time.monotonic() < end
         finally:
             writer.send_signal(signal.SIGKILL)  # also where the claim fails: it never ends itself
@@ -107,15 +107,13 @@ def test_a_killed_writer_leaves_the_old_object_and_nothing_listed(tmp_path):
 
 
 def test_a_wrong_secret_is_told_without_the_secret(s3, monkeypatch):
-    from segpipe import storage
-
-    storage._s3_client.cache_clear()
+    s3_module._s3_client.cache_clear()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-word")
     try:
         with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY") as refusal:
             preflight(open_store(s3.uri), open_store(s3.uri))
     finally:
-        storage._s3_client.cache_clear()
+        s3_module._s3_client.cache_clear()
     assert "wrong-secret-word" not in str(refusal.value)
 
 
@@ -190,16 +188,18 @@ def test_a_shorter_object_replaces_a_longer_one_whole(store):
 
 def test_a_writer_killed_at_its_first_object_leaves_nothing_listed(tmp_path):
     program = (
-        "import os, signal, sys, segpipe.storage as s\n"
+        "import os, signal, sys, segpipe.storage.local as s\n"
         "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "s.os.replace = die\n"
-        "s.open_store(sys.argv[1]).put('sub/x', bytes(1000))"
+        "s.LocalStore(sys.argv[1]).put('sub/x', bytes(1000))"
     )
     words = [sys.executable, "-c", program, str(tmp_path)]
     assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path.suffix for path in left] == [".segpipe-tmp"]
+    assert [path.parent for path in left] == [tmp_path / "_segpipe" / "tmp"]
     assert list(open_store(str(tmp_path)).list()) == []
+    open_store(str(tmp_path)).sweep()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     with pytest.raises(FileNotFoundError):
         open_store(str(tmp_path)).get("sub/x")
 
@@ -208,7 +208,7 @@ def test_a_put_that_fails_leaves_no_temporary_file(tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(OSError, match="directory"):
         open_store(str(tmp_path)).put("x", b"data")
-    assert [path.name for path in tmp_path.rglob("*")] == ["x"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x"])
@@ -246,9 +246,9 @@ def test_no_key_reaches_another_prefix_of_a_bucket(s3):
 @pytest.fixture
 def fresh_clients():
     """Clients made here take up this test's environment, and none of them outlives it."""
-    storage._s3_client.cache_clear()
+    s3_module._s3_client.cache_clear()
     yield
-    storage._s3_client.cache_clear()
+    s3_module._s3_client.cache_clear()
 
 
 @pytest.mark.parametrize("change", ["secret", "key", "none"])

@@ -1,12 +1,18 @@
-"""Bytes -> RGB image, safely; mask -> PNG bytes."""
+"""Bytes -> photograph, safely; mask -> PNG bytes."""
 
 from __future__ import annotations
 
 import io
+import math
+import re
+import struct
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from segpipe.errors import RejectedImage
 
@@ -15,45 +21,326 @@ EXTENSIONS = frozenset(
     f".{name}"
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff"),
-        *("bmp", "webp", "gif", "ppm", "pgm", "pnm"),
+        *("bmp", "webp", "gif", "ppm", "pgm", "pnm", "dcm", "dicom"),
     )
 )
+SIGNATURES = re.compile(  # how a file of each kind begins: the content decides, not the name
+    rb"(?P<DICOM>.{128}DICM)|(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)"
+    rb"|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<BMP>BM)|(?P<GIF>GIF8[79]a)"
+    rb"|(?P<WEBP>RIFF....WEBPVP8[ LX])|(?P<PPM>P[1-6f]\s)",
+    re.DOTALL,
+)
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but for restarts: what ends a scan
+MAX_SCANS = 100  # of a JPEG, as libtiff has it: encoders write about 10
+MAX_PAGES = 1000  # that are counted in a TIFF: its chain of pages may be a loop
+FULL_RANGE = 65535  # of 16 bits
+RARE_TIFF = "TIFF with pixels of a kind that is not read"  # 64 bits, float colours, L*a*b*
+SMALLEST_SIDE = 16  # px: the search for the field of view wipes out what is thinner than 9
 MASK_PALETTE = (0, 0, 0, 255, 255, 255, 128, 128, 128)  # outside black, vessel white, retina grey
 PNG_LEVEL = 1  # zlib level: a mask takes 1.1 ms and 16 KB; level 6 takes 3.5 ms for 13 KB
 
+Image8 = npt.NDArray[np.uint8]
 
-def decode_image(data: bytes, max_megapixels: float = 200.0) -> npt.NDArray[np.uint8]:
-    """An encoded photograph -> image [H, W, 3] uint8 RGB, in the stored pixel grid.
 
-    EXIF orientation is not applied, so that a mask lies on its file's own pixels; of an animation
-    or a multi-page file the first frame counts. Raises RejectedImage for bytes that are no image,
-    are cut off, or would hold more than `max_megapixels` (checked before any pixel is decoded).
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded file, on the grid of pixels that the file stores."""
+
+    image: Image8
+    """[H, W, 3] uint8 RGB, not turned."""
+    orientation: int
+    """How EXIF says to turn it for display, 1 to 8; 1, as it is, where it says nothing valid."""
+    note: str
+    """What a reader of the results should know, as "first of 3 pages"; mostly empty."""
+
+
+# ---- in: bytes -> photograph
+
+
+def decode_image(data: bytes, max_megapixels: float = 200.0) -> Image8:
+    """An encoded photograph -> image [H, W, 3] uint8 RGB: decode_photograph's image alone."""
+    return decode_photograph(data, max_megapixels).image
+
+
+def decode_photograph(data: bytes, max_megapixels: float = 200.0) -> Photograph:
+    """A JPEG, PNG, TIFF, BMP, WebP, GIF, PPM or DICOM file -> its first picture, 8 bits a channel.
+
+    The content says which format it is. EXIF's orientation is reported and not applied, so that a
+    mask lies on its file's own pixels. Of 16 bits the upper 8 count; floats and 32 bit integers are
+    scaled by `_eight_bits`. Grey is repeated, alpha dropped, a palette looked up; embedded colour
+    profiles and gamma are ignored, as in the sets that networks are trained on.
+
+    Raises RejectedImage, in one line that is the same for all files of one fault, for bytes that
+    are no image, are cut off, have a side of less than 16 px or more than `max_megapixels` (both
+    checked before any pixel is decoded). Nothing else is raised, whatever the bytes.
     """
     if not data:
         raise RejectedImage("empty file")
-    Image.MAX_IMAGE_PIXELS = None  # the check below is stricter, and Pillow's own only warns
+    found = SIGNATURES.match(data)
+    if not found or not found.lastgroup:
+        raise RejectedImage("not an image in a known format")
+    kind = found.lastgroup
+    read = {"DICOM": _read_dicom, "TIFF": _read_tiff, "PPM": _read_netpbm}.get(kind, _read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of faults that are rejected here, or do no harm
+        try:
+            return read(data, kind, max_megapixels)
+        except RejectedImage:
+            raise
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
+            raise RejectedImage(f"cannot be decoded: {_fault(data, kind, error)}") from error
+
+
+def check_size(width: int, height: int, max_megapixels: float) -> None:
+    """Raises RejectedImage for a frame of `width` x `height` px that is too small or too large."""
+    if min(width, height) < SMALLEST_SIDE:
+        raise RejectedImage(f"too small: a side of less than {SMALLEST_SIDE} px")
+    _check_area(width * height, max_megapixels)
+
+
+def _check_area(num_pixels: int, max_megapixels: float) -> None:
+    if num_pixels > max_megapixels * 1e6:
+        raise RejectedImage(f"more megapixels than --max-megapixels {max_megapixels:g}")
+
+
+def check_scans(jpeg: bytes) -> None:
+    """Walks over a JPEG's scans; ValueError where no end follows, RejectedImage for too many.
+
+    Decoders fill up what a download left empty and say nothing; and as a progressive scan of some
+    bytes visits every pixel, a small file of many could take hours.
+    """
+    num_scans, place = 0, 2
+    while (marker := JPEG_MARKER.search(jpeg, place)) and marker[0] != b"\xff\xd9":
+        num_scans += marker[0] == b"\xff\xda"
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    if num_scans > MAX_SCANS:
+        raise RejectedImage(f"JPEG of more than {MAX_SCANS} scans")
+    if not marker:
+        raise ValueError("no end of image")
+
+
+def _fault(data: bytes, kind: str, error: Exception) -> str:
+    """What is wrong with a file that raised `error`, in words that are the same for each file."""
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if "MAX_TEXT" in str(error):  # Pillow's guard against texts that unpack to gigabytes
+        return f"{kind} with an oversized text or colour profile"
+    if not isinstance(error, UnidentifiedImageError):
+        return f"cut off or damaged {kind}"
+    return (_tiff_fault(data) if kind == "TIFF" else "") or f"damaged or unsupported {kind}"
+
+
+# ---- the formats that Pillow opens
+
+
+def _read(data: bytes, kind: str, max_megapixels: float) -> Photograph:
+    """JPEG, PNG, BMP, WebP, GIF. This and the other readers raise whatever their decoders raise."""
+    if kind == "WEBP":  # the one format for which Pillow takes memory on opening
+        check_size(*_webp_size(data), max_megapixels)
+    with _opened(data, kind) as picture:
+        check_size(*picture.size, max_megapixels)
+        if kind == "JPEG":
+            check_scans(data)
+        # in this order: PNG may have EXIF behind its pixels, and to count a GIF's frames drops them
+        return Photograph(_pixels(picture), _orientation(picture), _note(picture, kind))
+
+
+def _read_netpbm(data: bytes, kind: str, max_megapixels: float) -> Photograph:
+    with _opened(data, kind) as picture:
+        check_size(*picture.size, max_megapixels)
+        [(codec, _, offset, parameters)] = picture.tile or []
+        if codec != "ppm" or not isinstance(parameters, tuple):
+            return Photograph(_pixels(picture), 1, "")
+        maximum = int(parameters[1])  # neither 255 nor of plain text: a minute's work for Pillow
+        shape = picture.height, picture.width, len(picture.getbands())
+    dtype = np.dtype(">u2" if maximum > 255 else "u1")
+    samples = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
+    if maximum == FULL_RANGE:
+        return Photograph(_as_colour(samples >> 8), 1, "")
+    scaled = np.rint(np.minimum(samples, maximum) * np.float32(255 / maximum))
+    return Photograph(_as_colour(scaled), 1, "")
+
+
+def _opened(data: bytes, kind: str) -> ImageFile.ImageFile:
+    Image.MAX_IMAGE_PIXELS = None  # check_size is stricter, and Pillow's own check only warns
+    TiffImagePlugin.READ_LIBTIFF = True  # libtiff reads planes of 16 bits, which Pillow misreads
+    picture = Image.open(io.BytesIO(data), formats=(kind,))
+    assert isinstance(picture, ImageFile.ImageFile)
+    return picture
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height in px in the header of a WebP (RFC 9649)."""
+    if data[15:16] == b"X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[15:16] == b"L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _orientation(picture: ImageFile.ImageFile) -> int:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            megapixels = picture.width * picture.height / 1e6
-            if megapixels > max_megapixels:
-                raise RejectedImage(
-                    f"{megapixels:.0f} megapixels, more than --max-megapixels {max_megapixels:g}"
-                )
-            return _as_rgb(picture)
-    except RejectedImage:
-        raise
-    except UnidentifiedImageError as error:
-        raise RejectedImage("not an image in a known format") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectedImage(f"cannot be decoded: {reason}") from error
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF does not say how to turn a picture that is whole
+        return 1
+    return int(value) if value in range(1, 9) else 1
 
 
-def _as_rgb(picture: Image.Image) -> npt.NDArray[np.uint8]:
-    if picture.mode.startswith("I"):  # 16 bits a sample, which Pillow's own conversion would clip
-        grey = np.clip(np.asarray(picture).astype(np.int64) // 257, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.asarray(picture.convert("RGB"))
+def _note(picture: ImageFile.ImageFile, kind: str) -> str:
+    noun = "pictures" if kind == "JPEG" else "frames"
+    try:
+        num_frames = getattr(picture, "n_frames", 1)
+    except Exception:  # a fault behind the frame that counts
+        return f"first of several {noun}"
+    return f"first of {num_frames} {noun}" if num_frames > 1 else ""
+
+
+# ---- TIFF
+
+
+def _read_tiff(data: bytes, kind: str, max_megapixels: float) -> Photograph:
+    with _opened(data, kind) as picture:
+        assert isinstance(picture, TiffImagePlugin.TiffImageFile)
+        tags = picture.tag_v2
+        stored = tags[TiffImagePlugin.IMAGELENGTH], tags[TiffImagePlugin.IMAGEWIDTH]
+        check_size(*picture.size, max_megapixels)
+        tile = tags.get(TiffImagePlugin.TILEWIDTH, 1) * tags.get(TiffImagePlugin.TILELENGTH, 1)
+        _check_area(tile, max_megapixels)  # libtiff takes memory for a whole tile
+        orientation = _orientation(picture)  # before the pixels, which Pillow turns by it
+        image = _turned_back(_tiff_pixels(picture), orientation)
+    if image.shape[:2] != stored:
+        raise ValueError(f"{image.shape[:2]} pixels instead of {stored}")
+    return Photograph(image, orientation, _tiff_note(data))
+
+
+def _tiff_pixels(picture: TiffImagePlugin.TiffImageFile) -> Image8:
+    """-> image [H, W, 3] uint8 RGB, turned by its orientation."""
+    tags = picture.tag_v2
+    picture.load()
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
+    if picture.mode.startswith("I;16"):
+        grey = np.asarray(picture) >> (bits - 8)  # 12 or 16 bits
+    elif picture.mode in ("I", "F"):
+        values = np.asarray(picture)
+        if tags.prefix == b"MM":  # libtiff gives native order, which Pillow takes for the file's
+            values = values.astype(f"i{bits // 8}" if picture.mode == "I" else "f4").byteswap()
+        grey = _eight_bits(values)
+    else:
+        return _colours(picture)
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    return _as_colour(255 - grey if white_is_zero else grey)
+
+
+def _turned_back(image: Image8, orientation: int) -> Image8:
+    """A picture turned for display by this EXIF orientation -> as it is stored."""
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    return np.ascontiguousarray(image)
+
+
+def _tiff_note(data: bytes) -> str:
+    num_pages = _num_pages(data)
+    if num_pages == MAX_PAGES:
+        return f"first of {MAX_PAGES} or more pages"
+    return f"first of {num_pages} pages" if num_pages > 1 else ""
+
+
+def _num_pages(data: bytes) -> int:
+    """Length of a TIFF's chain of directories, MAX_PAGES at most, as far as the file has it."""
+    order, big = "<>"[data[:1] == b"M"], b"+" in data[2:4]
+    size, entry_bytes, place = ("Q", 20, 8) if big else ("H", 12, 4)
+    for num_pages in range(MAX_PAGES):
+        try:
+            (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, place)
+            if not offset:
+                return num_pages
+            (num_entries,) = struct.unpack_from(order + size, data, offset)
+        except (struct.error, OverflowError):  # beyond the file's end
+            return num_pages
+        place = offset + struct.calcsize(size) + entry_bytes * num_entries
+    return MAX_PAGES
+
+
+def _tiff_fault(data: bytes) -> str:
+    """What keeps Pillow from opening a TIFF whose directory is whole; else nothing."""
+    try:
+        header = data[:16] if b"+" in data[2:4] else data[:8]
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        stream = io.BytesIO(data)
+        order: Literal["big", "little"] = "big" if tags.prefix == b"MM" else "little"
+        stream.seek(int.from_bytes(header[len(header) // 2 :], order))
+        tags.load(stream)
+        whole = {TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH} <= set(tags)
+        is_complex = bool({5, 6} & set(tags.get(TiffImagePlugin.SAMPLEFORMAT, ())))
+    except Exception:  # as damaged as it seemed
+        return ""
+    return ("TIFF of complex numbers" if is_complex else RARE_TIFF) if whole else ""
+
+
+# ---- DICOM
+
+
+def _read_dicom(data: bytes, kind: str, max_megapixels: float) -> Photograph:
+    try:
+        from segpipe.data.dicom import decode_dicom
+    except ImportError as error:
+        raise RejectedImage(f"{kind} needs the extra segpipe[dicom]") from error
+    image, note = decode_dicom(data, max_megapixels)
+    return Photograph(image, 1, note)
+
+
+# ---- pixels -> 8 bits a channel
+
+
+def _pixels(picture: ImageFile.ImageFile) -> Image8:
+    """-> image [H, W, 3] uint8 RGB."""
+    picture.load()  # here, as numpy takes some errors while decoding for "this is no array"
+    if picture.mode.startswith("I"):  # of a PNG, or of a PGM, which Pillow scales to 16 bits
+        return _as_colour(np.asarray(picture) >> 8)
+    if picture.mode == "F":
+        return _as_colour(_eight_bits(np.asarray(picture)))
+    return _colours(picture)
+
+
+def _colours(picture: Image.Image) -> Image8:
+    if picture.mode == "LAB":
+        raise RejectedImage(f"cannot be decoded: {RARE_TIFF}")
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _as_colour(channels: npt.NDArray[Any]) -> Image8:
+    """[H, W] or [H, W, 1 or 3] in 0 to 255 -> image [H, W, 3] uint8, grey repeated."""
+    channels = channels.astype(np.uint8)
+    if channels.ndim == 3 and channels.shape[2] == 3:
+        return channels
+    return np.repeat(channels.reshape(*channels.shape[:2], 1), 3, axis=2)
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> Image8:
+    """Numbers [H, W] float32 or int of a range that no file states -> [H, W] uint8.
+
+    Floats within 0 to 1 are multiplied by 255; else values within 0 to 255 are taken as they are,
+    and values within 0 to 65535 are divided by 257. Raises RejectedImage for others.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise RejectedImage("pixel values that are not numbers")
+    if low < 0 or high > FULL_RANGE:
+        raise RejectedImage(f"pixel values outside 0 to {FULL_RANGE}")
+    if values.dtype.kind == "f" and high <= 1:
+        return np.rint(values * np.float32(255)).astype(np.uint8)
+    return np.rint(values if high <= 255 else values / np.float32(257)).astype(np.uint8)
+
+
+# ---- drawings and masks
 
 
 def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
@@ -62,10 +349,17 @@ def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
         return np.asarray(picture.convert("L")) > 127
 
 
-def encode_mask(mask: npt.NDArray[np.uint8]) -> bytes:
-    """mask [H, W] uint8 in {0, 1, 2} -> palette PNG: black, white, mid-grey."""
+def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
+    """mask [H, W] uint8 in {0, 1, 2} -> palette PNG: black, white, mid-grey.
+
+    With its photograph's EXIF `orientation` (1 to 8) it lies on the pixels that file stores, and
+    viewers turn both alike.
+    """
     picture = Image.fromarray(mask, "P")
     picture.putpalette(MASK_PALETTE)
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[ExifTags.Base.Orientation] = orientation
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    picture.save(buffer, "PNG", compress_level=PNG_LEVEL, exif=exif.tobytes() if exif else b"")
     return buffer.getvalue()

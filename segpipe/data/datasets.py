@@ -11,14 +11,16 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.codecs import EXTENSIONS, decode_binary, decode_image
 from segpipe.errors import RejectedImage, UserError
-from segpipe.storage import Store
+
+if TYPE_CHECKING:
+    from segpipe.storage import Source  # its libraries stay out of processes that only decode
 
 CLASSES = ("outside", "vessel", "background")
 OUTSIDE, VESSEL, BACKGROUND = range(3)
@@ -45,7 +47,7 @@ class Labelled:
     fov: npt.NDArray[np.bool_]
 
 
-def find_examples(store: Store, split: str) -> list[Example]:
+def find_examples(store: Source, split: str) -> list[Example]:
     """The split's examples in order of their names. Raises UserError that says what is missing."""
     keys = {entry.key for entry in store.list(f"{split}/")}
     images = sorted(key for key in keys if _is_image(key, f"{split}/images"))
@@ -62,7 +64,7 @@ def _is_image(key: str, folder: str) -> bool:
     return posixpath.dirname(key) == folder and extension in EXTENSIONS
 
 
-def _example(store: Store, split: str, image: str, keys: set[str]) -> Example:
+def _example(store: Source, split: str, image: str, keys: set[str]) -> Example:
     stem = posixpath.splitext(posixpath.basename(image))[0]
     number = stem.split("_")[0]
     wanted = {
@@ -78,7 +80,7 @@ def _example(store: Store, split: str, image: str, keys: set[str]) -> Example:
     )
 
 
-def load_example(store: Store, example: Example) -> Labelled:
+def load_example(store: Source, example: Example) -> Labelled:
     """Read and decode one example. Raises UserError that names the file that does not fit."""
     image = _decoded(store, example.image, decode_image)
     vessel = _decoded(store, example.manual, decode_binary)
@@ -94,7 +96,7 @@ def load_example(store: Store, example: Example) -> Labelled:
     return Labelled(image, classes_of(vessel, fov), fov)
 
 
-def load_second(store: Store, example: Example, like: Labelled) -> npt.NDArray[np.uint8] | None:
+def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[np.uint8] | None:
     """The label [H, W] uint8 as the second observer drew it, or None where nobody did."""
     if example.second is None:
         return None
@@ -112,7 +114,7 @@ def classes_of(vessel: npt.NDArray[np.bool_], fov: npt.NDArray[np.bool_]) -> npt
 
 
 def _decoded(
-    store: Store, key: str, decode: Callable[[bytes], npt.NDArray[Any]]
+    store: Source, key: str, decode: Callable[[bytes], npt.NDArray[Any]]
 ) -> npt.NDArray[Any]:
     try:
         return decode(store.get(key))

@@ -1,0 +1,181 @@
+"""Which photographs a bulk run takes: a folder, an S3 prefix, or a list of single files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from segpipe.data.codecs import EXTENSIONS
+from segpipe.errors import StoreDown, UserError
+from segpipe.storage import Entry, Source, Store, open_store, read_uri
+
+LISTS = (".csv", ".parquet")
+COLUMN = "path"  # of a list
+ASKED_AT_ONCE = 16  # files of a list whose size and version are asked for at the same time
+LIST_ROWS = 4096
+
+
+def open_source(uri: str, patience_s: float) -> Source:
+    """Where the photographs of --input lie."""
+    if not uri.lower().endswith(LISTS):
+        return open_store(uri, patience_s)
+    return ListedFiles(uri if uri.startswith("s3://") else os.path.abspath(uri), patience_s)
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """The files that the column `path` of a CSV or Parquet file names.
+
+    Keys are `bucket/key` or absolute paths; relative paths start at the list's own place.
+    """
+
+    list_uri: str
+    patience_s: float
+
+    def uri(self, key: str = "") -> str:
+        if not key:
+            return self.list_uri
+        return key if key.startswith("/") else f"s3://{key}"
+
+    def _place(self, key: str) -> tuple[Store, str]:
+        if key.startswith("/"):
+            return open_store("/", self.patience_s), key[1:]
+        bucket, _, name = key.partition("/")
+        return open_store(f"s3://{bucket}", self.patience_s), name
+
+    def get(self, key: str, version: str | None = None) -> bytes:
+        store, name = self._place(key)
+        return store.get(name, version or None)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """The listed files that start with `prefix`, each once, in the list's order."""
+        seen: set[bytes] = set()
+        local: set[bool] = set()
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            for paths in _read_list(self.list_uri):
+                keys = dict.fromkeys(self._key(path) for path in paths)
+                new = {_digest(k): k for k in keys if k.startswith(prefix)}
+                fresh = [key for digest, key in new.items() if digest not in seen]
+                seen.update(new)
+                local.update(key.startswith("/") for key in fresh)
+                if len(local) > 1:  # their masks could get one name
+                    raise UserError(f"{self.list_uri}: local paths beside s3://, use two lists")
+                yield from pool.map(self._entry, fresh)
+
+    def _entry(self, key: str) -> Entry:
+        store, name = self._place(key)
+        try:
+            found = store.head(name)
+        except (UserError, PermissionError):  # reading it will tell
+            found = None
+        # What is not there is an input all the same: it ends as a rejection.
+        return Entry(key, found.bytes, found.version) if found else Entry(key, 0, "")
+
+    def _key(self, path: str) -> str:
+        if path.startswith("s3://"):
+            return path.removeprefix("s3://")
+        if "://" in path:
+            raise UserError(f"{self.list_uri}: {path}: use local paths or s3://bucket/key")
+        if not path.startswith("/") and self.list_uri.startswith("s3://"):
+            return f"{posixpath.dirname(self.list_uri).removeprefix('s3://')}/{path}"
+        return os.path.normpath(os.path.join(os.path.dirname(self.list_uri), path))
+
+    def check_readable(self) -> None:
+        next(_read_list(self.list_uri), None)
+
+    def answers(self) -> bool:
+        try:
+            return bool(read_uri(self.list_uri))
+        except (UserError, StoreDown):
+            return False
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+def _read_list(uri: str) -> Iterator[list[str]]:
+    """The paths of a list in batches; the file itself is held, some 100 bytes a row."""
+    data = io.BytesIO(read_uri(uri))
+    try:
+        for batch in _batches(data, uri):
+            column = batch.column(batch.schema.get_field_index(COLUMN))
+            yield [path for path in column.cast(pa.string()).to_pylist() if path]
+    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{uri}: cannot be read as a list ({first})") from error
+
+
+def _batches(data: io.BytesIO, uri: str) -> Iterator[pa.RecordBatch]:
+    if uri.lower().endswith(".parquet"):
+        file = pq.ParquetFile(data)
+        _check_column(uri, file.schema_arrow.names)
+        yield from file.iter_batches(LIST_ROWS, columns=[COLUMN])
+        return
+    convert = pyarrow.csv.ConvertOptions(column_types={COLUMN: pa.string()})
+    with pyarrow.csv.open_csv(data, convert_options=convert) as reader:
+        _check_column(uri, reader.schema.names)
+        yield from reader
+
+
+def _check_column(uri: str, names: list[str]) -> None:
+    if COLUMN not in names:
+        raise UserError(f"{uri}: has no column {COLUMN!r}, only {', '.join(names) or 'nothing'}")
+
+
+@dataclass
+class Inputs:
+    """The photographs of a source; other files are counted by their extension."""
+
+    source: Source
+    inside: str | None = None
+    """Keys below this prefix are an output inside the input, and are left out."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[Entry]:
+        self.skipped.clear()
+        taken = 0
+        for entry in self.source.list():
+            if self.inside is not None and entry.key.startswith(self.inside):
+                continue
+            extension = posixpath.splitext(entry.key)[1].lower()
+            if extension and extension not in EXTENSIONS:
+                self.skipped[extension] += 1
+            elif not self._wanted(entry.key):
+                self.skipped["by --include or --exclude"] += 1
+            elif taken == self.limit:
+                return
+            else:
+                taken += 1
+                yield entry
+
+    def _wanted(self, key: str) -> bool:
+        included = not self.include or any(fnmatchcase(key, glob) for glob in self.include)
+        return included and not any(fnmatchcase(key, glob) for glob in self.exclude)
+
+
+def filed_as(source: Source, key: str) -> str:
+    """The name that an input's mask goes by: its key, of a listed local file without the root."""
+    return key.removeprefix("/") if isinstance(source, ListedFiles) else key
+
+
+def inside(source: Source, output: Store) -> str | None:
+    """The prefix of the output's keys where it lies inside the input."""
+    root, target = source.uri().rstrip("/") + "/", output.uri().rstrip("/") + "/"
+    if root == target:
+        raise UserError(f"--output {output.uri()}: is the input itself, choose another folder")
+    return target[len(root) :] if target.startswith(root) else None

@@ -1,0 +1,66 @@
+"""What every store has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored object. `version` changes when its content does."""
+
+    key: str
+    bytes: int
+    version: str
+
+
+class Source(Protocol):
+    """What can be listed and read. Keys have `/` between their components."""
+
+    def __hash__(self) -> int: ...
+    def uri(self, key: str = "") -> str: ...
+    def get(self, key: str, version: str | None = None) -> bytes:
+        """The object's bytes.
+
+        Raises FileNotFoundError where there is none, PermissionError where it may not be read,
+        ChangedObject where it is not `version` any more, StoreDown where patience ran out.
+        """
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """All objects whose key starts with `prefix`, in order of their keys, page by page."""
+
+    def check_readable(self) -> None:
+        """Raise UserError within seconds for what the user must change."""
+
+    def answers(self) -> bool:
+        """Whether the store as a whole answers now."""
+
+
+class Store(Source, Protocol):
+    """A source that can also be written. Keys are relative to the store's URI."""
+
+    def head(self, key: str) -> Entry | None:
+        """The object's entry, None where there is none."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the whole object or nothing; readers never see half of it."""
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write the object unless there is one -> whether it was written.
+
+        Exact on local disks and on stores that honour If-None-Match.
+        """
+
+    def with_patience(self, seconds: float) -> Store:
+        """The same store, which gives up after so many seconds without a good answer."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object if there is one."""
+
+    def check_writable(self) -> None:
+        """Raise UserError where nothing can be written; leaves nothing behind."""
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind; only where nobody else writes."""

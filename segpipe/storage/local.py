@@ -1,0 +1,182 @@
+"""A folder on a local or mounted disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+
+from segpipe.errors import ChangedObject, UserError
+from segpipe.storage.entry import Entry
+
+TEMPORARY = "_segpipe/tmp"  # where a file is written before it is renamed into its place
+RAW_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    root: str
+
+    def uri(self, key: str = "") -> str:
+        return os.path.join(self.root, key) if key else self.root
+
+    def _path(self, key: str) -> str:
+        if ".." in key.split("/") or key.startswith("/") or "\0" in key:
+            raise ValueError(f"key {key!r} leaves {self.root}")
+        path = os.path.join(self.root, key)
+        return path if "\\x" not in key or os.path.exists(path) else _raw(path)
+
+    def head(self, key: str) -> Entry | None:
+        try:
+            stat = os.stat(self._path(key))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Entry(key, stat.st_size, _version(stat))
+
+    def get(self, key: str, version: str | None = None) -> bytes:
+        try:
+            with open(self._path(key), "rb") as file:
+                data = file.read()
+                stat = os.fstat(file.fileno())
+        except NotADirectoryError as error:
+            raise FileNotFoundError(self.uri(key)) from error
+        if version is not None and _version(stat) != version:
+            raise ChangedObject(f"{self.uri(key)}: changed since it was listed")
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._written(data) as temporary:
+            os.replace(temporary.name, self._parent(key))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        with self._written(data) as temporary:
+            path = self._parent(key)
+            try:
+                os.link(temporary.name, path)
+            except OSError:  # it exists, or the file system has no links
+                if os.path.lexists(path):
+                    return False
+                os.replace(temporary.name, path)
+        return True
+
+    def _written(self, data: bytes) -> _Temporary:
+        return _Temporary(os.path.join(self.root, TEMPORARY), data)
+
+    def _parent(self, key: str) -> str:
+        path = self._path(key)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def with_patience(self, seconds: float) -> LocalStore:
+        return self
+
+    def delete(self, key: str) -> None:
+        Path(self._path(key)).unlink(missing_ok=True)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder, _, _ = prefix.rpartition("/")
+        for entry in _walk(self._path(folder), folder, ()):
+            if entry.key.startswith(prefix):
+                yield entry
+
+    def check_readable(self) -> None:
+        if os.path.exists(self.root) and not os.path.isdir(self.root):
+            raise UserError(f"{self.root}: is a file, wanted a folder")
+
+    def answers(self) -> bool:
+        return os.path.isdir(self.root)
+
+    def check_writable(self) -> None:
+        existing = Path(self.root)
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise UserError(f"{self.root}: cannot write there, {existing} is not a folder")
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{self.root}: cannot write there ({error.strerror}), choose another --output"
+            ) from error
+
+    def sweep(self) -> None:
+        shutil.rmtree(os.path.join(self.root, TEMPORARY), ignore_errors=True)
+
+
+class _Temporary:
+    """A written file that waits to be renamed; gone afterwards, also when the renaming fails."""
+
+    def __init__(self, folder: str, data: bytes) -> None:
+        os.makedirs(folder, exist_ok=True)
+        handle, self.name = tempfile.mkstemp(dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(self.name, 0o666 & ~_umask())
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> _Temporary:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.name)
+
+
+def _umask() -> int:
+    """This process's umask, which only setting it tells; /proc tells it without a race."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("Umask:")[2].split()[0], 8)
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _raw(path: str) -> str:
+    """The name on disk of a key in which bytes that are not UTF-8 are written as \\xNN."""
+    raw = RAW_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), path)
+    return raw if os.path.lexists(raw) else path
+
+
+def _key_of(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _walk(path: str, key: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+    """Files below `path` in the order in which S3 lists their keys; folders once, links followed.
+
+    Only names are kept while a folder is listed: a million cost 130 MiB.
+    """
+    try:
+        with os.scandir(path) as scan:
+            # a folder sorts as its name and a slash
+            names = sorted(f"{item.name}/" if item.is_dir() else item.name for item in scan)
+        stat = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be listed ({error.strerror})") from error
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:  # a link to a folder above
+        return
+    for name in names:
+        full = os.path.join(path, name)
+        below = f"{key}/{_key_of(name)}" if key else _key_of(name)
+        if name.endswith("/"):
+            if below.rstrip("/") != TEMPORARY:
+                yield from _walk(full.rstrip("/"), below.rstrip("/"), (*above, here))
+            continue
+        with suppress(FileNotFoundError):  # gone since, or a link to nothing
+            stat = os.stat(full)
+            if S_ISREG(stat.st_mode):
+                yield Entry(below, stat.st_size, _version(stat))

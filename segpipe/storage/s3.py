@@ -1,0 +1,248 @@
+"""A prefix on S3 or a compatible store.
+
+Whatever may pass by itself (5xx, throttling, resets, cut-off bodies, timeouts) is tried again with
+growing pauses until patience runs out; what the user must mend, and what is true of one key, is
+told at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from urllib3.exceptions import HTTPError
+
+from segpipe.errors import ChangedObject, StoreDown, UserError
+from segpipe.storage.entry import Entry
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+PATIENCE_S = 600.0  # seconds for which a store that does not answer is tried again
+PREFLIGHT_S = 8.0  # seconds of patience before anything was begun; four requests end within 30 s
+LONGEST_PAUSE_S = 10.0  # seconds between two tries
+CONNECT_S, READ_S = 5.0, 60.0  # seconds until a connection, or until some bytes of an answer
+CONNECTIONS = 16
+PROBE = "_segpipe/probe"  # written and deleted to learn whether an output can be written
+
+MENDABLE = {
+    "NoSuchBucket": "no such bucket",
+    "InvalidBucketName": "no bucket can have that name",
+    "InvalidAccessKeyId": "the store does not know this access key, check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "the store refuses the signature, check AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "the credentials have expired, renew them",
+    "InvalidToken": "the store refuses AWS_SESSION_TOKEN",
+    "AccessDenied": "access denied, check the credentials and the bucket's policy",
+    "403": "access denied, check the credentials and the bucket's policy",
+    "301": "the bucket is in another region, check AWS_REGION",
+    "PermanentRedirect": "the bucket is in another region, check AWS_REGION",
+}
+OF_ALL_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+PASSING = ("RequestTimeout", "RequestTimeTooSkewed", "BadDigest", "IncompleteBody")  # with 4xx
+
+
+class _Passing(Exception):
+    """This request may well succeed when it is sent again."""
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Carries endpoint and region, never keys: each process has credentials of its own."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None
+    region: str | None
+    patience_s: float = PATIENCE_S
+
+    def uri(self, key: str = "") -> str:
+        return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def head(self, key: str) -> Entry | None:
+        try:
+            found = self._ask(
+                key, lambda s3: s3.head_object(Bucket=self.bucket, Key=self._key(key))
+            )
+        except FileNotFoundError:
+            return None
+        return Entry(key, found["ContentLength"], found["ETag"].strip('"'))
+
+    def get(self, key: str, version: str | None = None) -> bytes:
+        same = {} if version is None else {"IfMatch": f'"{version}"'}
+
+        def fetch(s3: S3Client) -> bytes:
+            found = s3.get_object(Bucket=self.bucket, Key=self._key(key), **same)  # type: ignore[arg-type]
+            return found["Body"].read()
+
+        return self._ask(key, fetch)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._ask(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=self._key(key), Body=data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        if self.head(key) is not None:  # for stores that take no notice of If-None-Match
+            return False
+
+        def put(s3: S3Client) -> None:
+            s3.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+
+        try:
+            self._ask(key, put)
+        except ChangedObject:  # also where a first try was written and its answer got lost
+            return self.get(key) == data
+        except (StoreDown, FileNotFoundError):
+            raise
+        except OSError:  # a store that refuses the condition itself
+            self.put(key, data)
+        return True
+
+    def with_patience(self, seconds: float) -> S3Store:
+        return replace(self, patience_s=min(seconds, self.patience_s))
+
+    def delete(self, key: str) -> None:
+        self._ask(key, lambda s3: s3.delete_object(Bucket=self.bucket, Key=self._key(key)))
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._ask(
+                prefix,
+                lambda s3, token=token: s3.list_objects_v2(  # type: ignore[misc]
+                    Bucket=self.bucket, Prefix=self._key(prefix), **token
+                ),
+            )
+            for item in page.get("Contents", []):
+                key = item["Key"][len(self._key("")) :]
+                if key and not key.endswith("/"):
+                    yield Entry(key, item["Size"], item["ETag"].strip('"'))
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def check_readable(self) -> None:
+        hurried = self.with_patience(PREFLIGHT_S)
+        with _told(self):
+            hurried._ask(
+                "",
+                lambda s3: s3.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1),
+            )
+
+    def check_writable(self) -> None:
+        hurried = self.with_patience(PREFLIGHT_S)
+        with _told(self):
+            hurried.put(PROBE, b"")
+            hurried.delete(PROBE)
+
+    def answers(self) -> bool:
+        try:
+            self.check_readable()
+        except UserError:
+            return False
+        return True
+
+    def sweep(self) -> None:
+        """Nothing to do: a put is written whole or not at all."""
+
+    def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
+        """The answer to a request, sent again while its failure may pass."""
+        client = _s3_client(self.endpoint, self.region, min(READ_S, max(1.0, self.patience_s)))
+        tries = Retrying(
+            retry=retry_if_exception_type(_Passing),
+            wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
+            stop=stop_after_delay(self.patience_s),
+            reraise=True,
+        )
+        start = time.monotonic()
+        try:
+            for attempt in tries:
+                with attempt, self._explained(key):
+                    return request(client)
+        except _Passing as failure:
+            waited = time.monotonic() - start
+            raise StoreDown(
+                f"{self.uri(key)}: no good answer for {waited:.0f} s, at last {failure}"
+            ) from failure.__cause__
+        raise AssertionError("a request ends with an answer or an error")
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        """Part what may pass from what is true of this key and what the user must mend."""
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise UserError(
+                f"{self.uri()}: no S3 credentials, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except ParamValidationError as error:
+            raise UserError(f"{self.uri(key)}: {' '.join(str(error).split())}") from error
+        except ClientError as error:
+            self._explain(key, error)
+        except (BotoCoreError, HTTPClientError, HTTPError, OSError) as error:
+            raise _Passing(f"{type(error).__name__}: {error}") from error
+
+    def _explain(self, key: str, error: ClientError) -> None:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code == "NoSuchKey" or (status == 404 and code != "NoSuchBucket"):
+            raise FileNotFoundError(self.uri(key)) from error
+        if status == 412:
+            raise ChangedObject(f"{self.uri(key)}: changed since it was listed") from error
+        if code in PASSING or status in (409, 429) or (status != 501 and not 400 <= status < 500):
+            raise _Passing(f"{code} ({status})") from error
+        if status == 403 and error.operation_name == "GetObject" and code not in OF_ALL_KEYS:
+            raise PermissionError(self.uri(key)) from error
+        if code in MENDABLE:
+            raise UserError(f"{self.uri()}: {MENDABLE[code]} ({code})") from error
+        raise OSError(f"{self.uri(key)}: {error}") from error
+
+
+@contextmanager
+def _told(store: S3Store) -> Iterator[None]:
+    """Whatever fails before anything was begun is for the user to mend."""
+    try:
+        yield
+    except StoreDown as error:
+        raise UserError(f"{error} (is the store up, and is AWS_ENDPOINT_URL right?)") from error
+    except OSError as error:
+        raise UserError(str(error)) from error
+
+
+@lru_cache(maxsize=8)
+def _s3_client(endpoint: str | None, region: str | None, read_s: float) -> S3Client:
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=read_s,
+        retries={"total_max_attempts": 1},  # S3Store tries again by itself
+        max_pool_connections=CONNECTIONS,
+        s3={"addressing_style": "path"} if endpoint else {},
+        # Stores that are not Amazon's often refuse the newer streamed checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    session = boto3.Session()  # the default session is not safe for threads
+    try:
+        return session.client(
+            "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
+        )
+    except ValueError as error:
+        raise UserError(f"AWS_ENDPOINT_URL {endpoint}: {error}") from error

@@ -1,0 +1,58 @@
+"""Starts short-lived runs quickly: imports once, then forks. For tests that kill a run many times.
+
+Reads a line of JSON `{"env": {...}, "verb": ..., "words": [...]}`, forks a child that does it,
+answers with the child's pid, waits for it, and answers with its exit code (-9: it was killed).
+"""
+
+import json
+import os
+import sys
+import traceback
+
+from segpipe import archive, cli, segment, stages  # noqa: F401  imported before the fork
+from segpipe.models import predict  # noqa: F401
+from segpipe.models.checkpoint import read
+from segpipe.storage import open_store
+
+WEIGHTS = read(None)
+
+
+def commit_group(source: str, output: str, rows: str) -> None:
+    """What an actor does with one group, without the actor."""
+    job = stages.SegmentJob(
+        open_store(source), open_store(output), "m", 540.0, 0.5, "sha", "set", "both", 200.0
+    )
+    numbers = [int(row) for row in rows.split(",")]
+    stages.Segmenter(job, WEIGHTS, "cpu", 1)({"page": [archive.page_key(0)], "rows": [numbers]})
+
+
+def child(order: dict) -> int:
+    os.environ |= order["env"]
+    sys.stdout = sys.stderr
+    try:
+        if order["verb"] == "group":
+            commit_group(*order["words"])
+        else:
+            cli.run_verb(order["verb"], order["words"])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 99
+    return 0
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            code = child(order)
+            sys.stderr.flush()
+            os._exit(code)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

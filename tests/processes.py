@@ -1,0 +1,176 @@
+"""Real processes for the tests: jobs, their families, a cluster of raylets, and their deaths."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+DEADLINE_S = 180.0
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"no {what} within {DEADLINE_S:.0f} s"
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Job:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def told(self) -> str:
+        """What it wrote to stderr until now."""
+        return self.log.read_text()
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=DEADLINE_S)
+
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+
+@contextmanager
+def running(*words: object, env: dict[str, str] | None = None) -> Iterator[Job]:
+    """A job in a process group of its own; killed, with its whole Ray, at the end."""
+    command = [sys.executable, *map(str, words)]
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=os.environ | (env or {}),
+        )
+        try:
+            yield Job(process, Path(log.name))
+        finally:
+            kill_tree(process.pid)
+            process.wait()
+
+
+def finish(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a job to its end; its exit code is the caller's to judge."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        env=os.environ | (env or {}),
+    )
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants, parents first."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue  # it has ended
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    members = [pid]
+    for one in members:
+        members += [child for child, parent in parents.items() if parent == one]
+    return members
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def arguments() -> list[bytes]:
+    """The command lines of all processes of this machine."""
+    return [command_of(int(p.name)).encode() for p in Path("/proc").iterdir() if p.name.isdigit()]
+
+
+def kill_tree(pid: int) -> None:
+    for one in family(pid):
+        kill(one)
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@dataclass(frozen=True)
+class Cluster:
+    address: str
+    nodes: list[int]
+    """Process numbers, the head's first."""
+    folder: Path
+    """Its logs and sockets."""
+
+
+@contextmanager
+def ray_nodes(num_cpus: list[int], env: dict[str, str]) -> Iterator[Cluster]:
+    """A cluster of real raylets on loopback.
+
+    Token authentication is on; `env` reaches the nodes and not the driver.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = tempfile.mkdtemp(prefix="segpipe-")  # short: sockets lie there
+    nodes: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, cpus in enumerate(num_cpus):
+            nodes.append(_start_node(number == 0, address, cpus, folder, env))
+            wait_until(lambda: _num_nodes(address, env) > len(nodes) - 1, "node")
+        yield Cluster(address, [node.pid for node in nodes], Path(folder))
+    finally:
+        for node in nodes:
+            kill_tree(node.pid)
+            node.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def token() -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def _start_node(
+    head: bool, address: str, cpus: int, folder: str, env: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    ray = str(Path(sys.executable).with_name("ray"))
+    words = [ray, "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"]
+    words += ["--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
+    if head:
+        words += ["--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+        words += [f"--temp-dir={folder}"]
+    else:
+        words += [f"--address={address}"]
+    return subprocess.Popen(
+        words,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | env,
+    )
+
+
+def _num_nodes(address: str, env: dict[str, str]) -> int:
+    program = (
+        "import sys, ray; ray.init(sys.argv[1], logging_level='ERROR')\n"
+        "print(sum(node['Alive'] for node in ray.nodes()))"
+    )
+    found = finish("-c", program, address, env=env)
+    return int(found.stdout.split()[-1]) if found.returncode == 0 else 0

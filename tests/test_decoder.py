@@ -1,0 +1,417 @@
+"""A photograph that kills, hangs or bloats its decoder costs that photograph and nothing else.
+
+The evil codecs come with a sitecustomize.py, which every Python reads that is started: a PPM whose
+comment is `# word argument ...` calls the function of that name before it is decoded as usual.
+
+Run: pytest tests/test_decoder.py
+"""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segpipe import decoder
+from segpipe.data import codecs, fundus
+from segpipe.decoder import Decoder, Fitted
+from segpipe.errors import RejectedImage
+
+DIAMETER = 64.0  # px
+DEADLINE_S = 30.0
+LIMIT_S = 0.5
+CODECS = '''
+import collections, ctypes, itertools, os, signal, sys, time
+from PIL import PpmImagePlugin
+
+print("printed while Python starts", flush=True)
+
+def kill(log, most=99):
+    """SIGKILL the process, and log it, unless that was done so often."""
+    with open(log, "a+") as file:
+        file.seek(0)
+        if len(file.readlines()) >= int(most):
+            return
+        print(os.getpid(), file=file)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def hang(log):
+    open(log, "w").close()
+    time.sleep(1000)
+
+def hold(log):  # busy in C for ever, and Python's interpreter locked
+    open(log, "w").close()
+    collections.deque(itertools.repeat(0), maxlen=0)
+
+def hog(num_mib):  # pages that are never touched
+    time.kept = [bytearray(1 << 20) for _ in range(int(num_mib))]
+
+def shout():
+    print("garbage", flush=True)
+    os.write(1, bytes(1 << 16))
+    ctypes.CDLL(None).puts(b"more garbage")
+    assert not sys.stdin.read()
+
+def bug():
+    import numpy
+    numpy.percentile = lambda *_: 1 / 0  # in find_fov, not in the codec
+
+def opened(self):
+    self.fp.readline()
+    words = self.fp.readline().decode().split()
+    self.fp.seek(0)
+    if words[0] == "#":
+        globals()[words[1]](*words[2:])
+    return usual(self)
+
+usual, PpmImagePlugin.PpmImageFile._open = PpmImagePlugin.PpmImageFile._open, opened
+'''
+
+
+@pytest.fixture(autouse=True)
+def _evil_codecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CODECS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.fixture
+def child() -> Iterator[Decoder]:
+    with Decoder(DIAMETER, max_megapixels=1, timeout_s=DEADLINE_S) as made:
+        yield made
+
+
+def photograph(*comment: object, side: int = 100) -> bytes:
+    """A lit disc as PPM, whose comment the codec obeys."""
+    y, x = np.mgrid[:side, :side] - side / 2
+    lit = np.hypot(x, y) < 0.45 * side
+    pixels = (lit[..., None] * np.asarray([200, 90, 40])).astype(np.uint8)
+    words = " ".join(map(str, ("#", *comment) if comment else ()))
+    return f"P6\n{words}\n{side} {side}\n255\n".replace("\n\n", "\n").encode() + pixels.tobytes()
+
+
+def as_other(data: bytes, kind: str, mode: str = "RGB", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER) -> None:
+    taken = codecs.decode_photograph(data)
+    fov = fundus.find_fov(taken.image)
+    geometry, side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
+    canvas = fundus.fit_image(taken.image, geometry, side)
+    assert fitted.canvas.dtype == fitted.fov.dtype == np.uint8
+    assert np.array_equal(fitted.canvas, canvas)
+    assert np.array_equal(fitted.fov, fundus.fit_fov(fov, geometry, side))
+    assert fitted.geometry == geometry
+    assert (fitted.orientation, fitted.note) == (taken.orientation, taken.note)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"no {what} within {DEADLINE_S:.0f} s"
+        time.sleep(0.01)
+
+
+def children(parent: int) -> list[int]:
+    """The decoders that this process has started and that live."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            state, ppid = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # no process, or it has ended
+        if int(ppid) == parent and state != "Z" and b"segpipe.decoder" in words:
+            found.append(int(entry.name))
+    return found
+
+
+def only_child() -> int:
+    [pid] = children(os.getpid())
+    return pid
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---- what comes back
+
+
+def test_a_photograph_of_any_format_comes_back_as_in_process(child):
+    one = photograph(side=300)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    for data in (
+        one,
+        as_other(one, "JPEG", exif=exif.tobytes()),
+        as_other(one, "TIFF", compression="tiff_lzw"),
+        as_other(one, "PNG", "L"),
+        photograph(side=60),
+    ):
+        assert_as_in_process(child.fit(data), data)
+
+
+def test_the_photographs_of_drive_come_back_as_in_process(drive):
+    with Decoder(540, 200, DEADLINE_S) as child:
+        for path in sorted((drive / "test" / "images").iterdir())[:5]:
+            assert_as_in_process(child.fit(path.read_bytes()), path.read_bytes(), 540)
+        assert len(children(os.getpid())) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no image",
+        photograph()[:-100],
+        photograph(side=1001),
+        as_other(photograph(), "PNG")[:-40],
+        b"P6\n100 100\n255\n" + bytes(30000),
+    ],
+    ids=["empty", "text", "cut off", "beyond the limit", "cut off PNG", "black"],
+)
+def test_a_rejection_reads_as_in_process_and_costs_no_child(child, data):
+    child.fit(photograph())
+    pid = only_child()
+    with pytest.raises(RejectedImage) as expected:
+        decoder.fit(data, DIAMETER, 1)
+    with pytest.raises(RejectedImage) as caught:
+        child.fit(data)
+    assert str(caught.value) == str(expected.value)
+    assert_as_in_process(child.fit(photograph()), photograph())
+    assert only_child() == pid
+
+
+def test_a_bug_of_our_own_is_a_rejection_and_is_printed(child, capfd):
+    with pytest.raises(RejectedImage, match=r"^cannot be decoded \(ZeroDivisionError\)$"):
+        child.fit(photograph("bug"))
+    assert "find_fov" in capfd.readouterr().err
+
+
+def test_what_a_codec_prints_and_reads_does_not_matter(child):
+    assert_as_in_process(child.fit(photograph("shout")), photograph())
+
+
+def test_threads_take_turns(child):
+    inputs = [photograph(side=side) for side in range(50, 90)]
+    with ThreadPoolExecutor(4) as pool:
+        for data, fitted in zip(inputs, pool.map(child.fit, inputs), strict=True):
+            assert_as_in_process(fitted, data)
+    assert only_child()
+
+
+# ---- what a photograph may do
+
+
+def test_a_photograph_that_kills_two_children_is_rejected_and_the_next_is_fine(child, tmp_path):
+    with pytest.raises(RejectedImage, match=r"^killed the decoder$"):
+        child.fit(photograph("kill", tmp_path / "log"))
+    assert len(set((tmp_path / "log").read_text().split())) == 2
+    assert_as_in_process(child.fit(photograph()), photograph())
+
+
+def test_a_photograph_that_kills_one_child_passes_at_the_second_try(child, tmp_path):
+    data = photograph("kill", tmp_path / "log", 1)
+    assert_as_in_process(child.fit(data), photograph())
+    assert len((tmp_path / "log").read_text().split()) == 1
+
+
+@pytest.mark.parametrize("word", ["hang", "hold"])
+@pytest.mark.parametrize("alarm", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "inherits SIG_IGN"])
+def test_a_photograph_that_hangs_is_rejected_in_time_and_the_next_is_fine(tmp_path, word, alarm):
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with Decoder(DIAMETER, 1, LIMIT_S) as child:
+            child.fit(photograph())
+            start = time.monotonic()
+            with pytest.raises(RejectedImage, match=r"^decoding took longer than the limit$"):
+                child.fit(photograph(word, tmp_path / "log"))
+            assert 2 * LIMIT_S <= time.monotonic() - start < 2 * LIMIT_S + 5
+            assert_as_in_process(child.fit(photograph()), photograph())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_wait_between_photographs_counts_for_no_limit():
+    with Decoder(DIAMETER, 1, LIMIT_S) as child:
+        child.fit(photograph())
+        pid = only_child()
+        time.sleep(1.5 * LIMIT_S)  # nothing to await: nothing must happen
+        child.fit(photograph())
+        assert only_child() == pid
+
+
+def test_a_photograph_that_hogs_memory_is_rejected_and_the_next_is_fine(child):
+    child.fit(photograph())
+    pid = only_child()
+    with pytest.raises(RejectedImage, match=r"^needs too much memory to decode$"):
+        child.fit(photograph("hog", 600))
+    assert_as_in_process(child.fit(photograph()), photograph())
+    assert only_child() == pid
+    assert_as_in_process(child.fit(photograph("hog", 100)), photograph())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP", "PPM"])
+def test_a_photograph_at_the_limit_takes_two_thirds_of_the_memory_it_may(kind):
+    side = 3000
+    data = greedy(kind, side)
+    with Decoder(DIAMETER, side**2 / 1e6, DEADLINE_S) as child:
+        child.fit(photograph())
+        before = peak_bytes(only_child())
+        assert child.fit(data).geometry.height == side
+        taken = peak_bytes(only_child()) - before - len(data)
+    assert side**2 * 8 < taken < side**2 * decoder.BYTES_PER_PIXEL * 2 / 3
+
+
+def greedy(kind: str, side: int) -> bytes:
+    """The photograph in the way of encoding it in this format that takes the most memory."""
+    data = photograph(side=side)
+    if kind == "JPEG":
+        return as_other(data, kind, progressive=True, subsampling=0)
+    if kind == "TIFF":
+        return as_other(data, kind, "F")
+    if kind == "WEBP":  # Pillow's decoder is one of animations
+        return as_other(data, kind, "RGBA", lossless=True, quality=0, method=0)
+    samples = np.frombuffer(data[-(side**2) * 3 :], np.uint8).astype(">u2") * 3
+    return f"P6 {side} {side} 765\n".encode() + samples.tobytes()
+
+
+def peak_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmPeak")).split()[1]) * 1024
+
+
+def test_a_large_photograph_leaves_a_small_child():
+    with Decoder(DIAMETER, 10, DEADLINE_S) as child:
+        child.fit(photograph(side=3000))
+        statm = Path(f"/proc/{only_child()}/statm")
+        wait_until(
+            lambda: int(statm.read_text().split()[1]) * 4096 < decoder.KEPT_BYTES, "small child"
+        )
+
+
+# ---- what others may do
+
+
+def test_a_child_killed_between_two_photographs_costs_nothing(child, tmp_path):
+    child.fit(photograph())
+    pid = only_child()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not lives(pid), "end of the child")
+    assert_as_in_process(child.fit(photograph("kill", tmp_path / "log", 1)), photograph())
+
+
+def test_an_interrupted_wait_costs_the_child_and_not_the_next_photograph(child, tmp_path):
+    log, waiting = tmp_path / "log", threading.get_ident()
+
+    def interrupt() -> None:
+        wait_until(log.exists, "hanging child")
+        signal.pthread_kill(waiting, signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            child.fit(photograph("hang", log))
+    assert children(os.getpid()) == []
+    assert_as_in_process(child.fit(photograph(side=90)), photograph(side=90))
+
+
+def test_ctrl_c_in_the_terminal_is_no_affair_of_the_child(child):
+    child.fit(photograph())
+    pid = only_child()
+    os.kill(pid, signal.SIGINT)
+    child.fit(photograph())
+    assert only_child() == pid
+
+
+def test_a_child_that_does_not_start_is_an_error_and_no_rejection(child, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="does not start: exit code 1"):
+        child.fit(photograph())
+
+
+@pytest.mark.parametrize("word", ["hang", "hold", ""])
+def test_the_child_ends_with_its_parent(tmp_path, word):
+    log = tmp_path / "log"
+    code = (
+        "import sys, pathlib, time; from segpipe.decoder import Decoder\n"
+        "child = Decoder(64, 1, 2)\n"
+        "for path in sys.argv[1:]: child.fit(pathlib.Path(path).read_bytes())\n"
+        f"open({str(log)!r}, 'w'); time.sleep(1000)"
+    )
+    (tmp_path / "1").write_bytes(photograph())
+    (tmp_path / "2").write_bytes(photograph(*([word, log] if word else [])))
+    words = [sys.executable, "-c", code, tmp_path / "1", tmp_path / "2"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as parent:
+        try:
+            wait_until(log.exists, "hanging child")
+            [pid] = children(parent.pid)
+        finally:
+            parent.kill()
+    wait_until(lambda: not lives(pid), "end of the child")
+
+
+def test_close_ends_the_child_and_a_later_photograph_starts_another():
+    with Decoder(DIAMETER, 1, DEADLINE_S) as child:
+        child.fit(photograph())
+        child.close()
+        assert children(os.getpid()) == []
+        child.fit(photograph())
+        assert only_child()
+    assert children(os.getpid()) == []
+
+
+# ---- what the child has
+
+
+def test_the_child_has_no_secrets_and_dies_first(child, monkeypatch):
+    for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "MY_TOKEN", "MALLOC_CONF"):
+        monkeypatch.setenv(name, "hush")
+    child.fit(photograph())
+    home = Path(f"/proc/{only_child()}")
+    words = (home / "environ").read_bytes().decode().split("\0")
+    names = {word.partition("=")[0] for word in words if word}
+    assert "hush" not in "".join(words)
+    assert "PATH" in names
+    assert names <= {*decoder.INHERITED, *decoder.ADDED, "PYTHONPATH"}
+    assert (home / "oom_score_adj").read_text() == "1000\n"
+    limits = (home / "limits").read_text().splitlines()
+    assert next(line for line in limits if "core" in line).split()[4:6] == ["0", "0"]
+
+
+def test_two_children_do_not_hold_each_others_pipes(child):
+    with Decoder(DIAMETER, 1, DEADLINE_S) as other:
+        child.fit(photograph())
+        other.fit(photograph())
+        one, two = (pipes(pid) for pid in children(os.getpid()))
+    assert len(one) == len(two) == 2
+    assert not one & two
+
+
+def pipes(pid: int) -> set[str]:
+    """Of its own: without standard error, which is the parent's."""
+    opened = [entry for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.name != "2"]
+    return {name for name in map(os.readlink, opened) if name.startswith("pipe:")}
+
+
+def test_neither_side_imports_a_network_or_a_store():
+    code = "import json, sys, segpipe.decoder; print(json.dumps(list(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    loaded = set(json.loads(printed.splitlines()[-1]))
+    assert not loaded & {"torch", "ray", "pyarrow", "boto3", "botocore"}

@@ -1,0 +1,142 @@
+"""Which photographs a run takes: folders, prefixes and lists.
+
+Run: pytest tests/test_inputs.py
+"""
+
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from segpipe import archive, inputs
+from segpipe.errors import UserError
+from segpipe.inputs import Inputs, filed_as, inside, open_source
+from segpipe.storage import open_store
+
+
+@pytest.fixture
+def source(tmp_path):
+    store = open_store(str(tmp_path / "in"))
+    for key in ("a.jpg", "B.PNG", "sub/c.tif", "noextension", "notes.txt", "sub/table.csv"):
+        store.put(key, key.encode())
+    store.sweep()
+    return store
+
+
+def keys(found: Inputs) -> list[str]:
+    return [entry.key for entry in found]
+
+
+def test_images_and_files_without_extension_are_inputs_and_the_rest_is_counted(source):
+    found = Inputs(source)
+    assert keys(found) == ["B.PNG", "a.jpg", "noextension", "sub/c.tif"]
+    assert found.skipped == {".txt": 1, ".csv": 1}
+
+
+def test_an_output_inside_the_input_is_left_out_of_it(source):
+    output = open_store(f"{source.uri()}/out")
+    output.put("masks/a.jpg.png", b"x")
+    assert "out/masks/a.jpg.png" in keys(Inputs(source))
+    assert len(keys(Inputs(source, inside(source, output)))) == 4
+
+
+def test_an_output_that_is_the_input_is_refused(source):
+    with pytest.raises(UserError, match="is the input itself"):
+        inside(source, source)
+
+
+def test_a_limit_takes_the_first_of_the_listing(source):
+    assert keys(Inputs(source, limit=2)) == ["B.PNG", "a.jpg"]
+
+
+def test_globs_choose_among_the_photographs_and_the_others_are_counted(source):
+    found = Inputs(source, include=("*.jpg", "sub/*"), exclude=("*c.tif",))
+    assert keys(found) == ["a.jpg"]
+    assert found.skipped["by --include or --exclude"] == 3
+
+
+def test_a_folder_that_links_to_itself_is_listed_once(source, tmp_path):
+    (tmp_path / "in" / "sub" / "again").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "nowhere.jpg").symlink_to(tmp_path / "missing")
+    assert keys(Inputs(source)) == ["B.PNG", "a.jpg", "noextension", "sub/c.tif"]
+
+
+def test_a_name_that_is_not_utf8_is_read_under_an_escaped_one(source, tmp_path):
+    with open(os.fsencode(tmp_path / "in") + b"/z\xff.jpg", "wb") as file:
+        file.write(b"content")
+    assert keys(Inputs(source))[-1] == "z\\xff.jpg"
+    assert source.get("z\\xff.jpg") == b"content"
+    assert archive.mask_key("z\\xff.jpg").isprintable()
+
+
+# ---- lists
+
+
+def write_list(folder, paths, kind):
+    file = folder / f"list.{kind}"
+    if kind == "csv":
+        file.write_text("\n".join(["id,path", *(f'{n},"{path}"' for n, path in enumerate(paths))]))
+    else:
+        pq.write_table(pa.table({"id": range(len(paths)), "path": paths}), file)
+    return open_source(str(file), 1.0)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_list_names_local_files_absolute_or_from_its_own_place(source, tmp_path, kind):
+    absolute = f"{tmp_path}/in/a.jpg"
+    listed = write_list(tmp_path, [absolute, "in/sub/c.tif", "in/../in/a.jpg", "in/no.jpg"], kind)
+    entries = list(Inputs(listed))
+    assert [e.key for e in entries] == [
+        absolute,
+        f"{tmp_path}/in/sub/c.tif",
+        f"{tmp_path}/in/no.jpg",
+    ]
+    assert [e.bytes for e in entries] == [5, 9, 0]
+    assert listed.get(absolute, entries[0].version) == b"a.jpg"
+    with pytest.raises(FileNotFoundError):
+        listed.get(entries[2].key, entries[2].version)
+    assert archive.mask_key(filed_as(listed, absolute)) == f"masks{absolute}.png"
+
+
+def test_a_list_of_s3_uris_goes_by_bucket_and_key(s3, tmp_path):
+    store = open_store(f"{s3.uri}/listed")
+    store.put("x y.jpg", b"one")
+    open_store(s3.uri).put("listed/list.csv", b"path\nx y.jpg\ns3://bucket/listed/none.jpg\n")
+    for uri in (f"{s3.uri}/listed/list.csv", str(tmp_path / "list.csv")):
+        (tmp_path / "list.csv").write_text(f"path\n{store.uri('x y.jpg')}\n")
+        listed = open_source(uri, 1.0)
+        first = next(iter(Inputs(listed)))
+        assert first.key == "bucket/listed/x y.jpg"
+        assert listed.get(first.key, first.version) == b"one"
+        assert filed_as(listed, first.key) == first.key
+
+
+def test_a_listed_file_that_changed_has_another_version(source, tmp_path):
+    listed = write_list(tmp_path, ["in/a.jpg"], "csv")
+    before = list(Inputs(listed))
+    source.put("a.jpg", b"another")
+    assert list(Inputs(listed)) != before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("file,id\nx,1\n", "no column 'path', only file, id"),
+        ("", "cannot be read as a list"),
+        ("path\nhttp://host/x.jpg\n", "http://host/x.jpg: use local paths or s3"),
+        ("path\n/x.jpg\ns3://bucket/x.jpg\n", "local paths beside s3"),
+    ],
+)
+def test_a_list_that_cannot_be_meant_is_told(tmp_path, monkeypatch, content, reason):
+    monkeypatch.setattr(inputs.ListedFiles, "_entry", lambda *_: None)
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(UserError, match=reason):
+        list(open_source(str(tmp_path / "list.csv"), 1.0).list())
+
+
+def test_a_list_that_is_not_there_or_no_parquet_is_told(tmp_path):
+    (tmp_path / "list.parquet").write_text("no table")
+    for name, reason in (("list.parquet", "as a list"), ("none.csv", "no such file")):
+        with pytest.raises(UserError, match=reason):
+            open_source(str(tmp_path / name), 1.0).check_readable()

@@ -1,0 +1,166 @@
+"""A run that is killed after any one request to its store loses nothing and shows nothing half.
+
+A proxy before a real S3 server counts the requests and kills the client when the server has
+answered one of them, so that the client never hears of it: between every pair of requests.
+
+Run: pytest -m cluster tests/test_requests.py
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from proxy import Proxy
+
+from segpipe import archive
+from segpipe.data import synthetic
+from segpipe.storage import Store, open_store
+
+pytestmark = pytest.mark.cluster
+NUM_IMAGES = 3
+
+
+class Forker:
+    def __init__(self) -> None:
+        program = str(Path(__file__).with_name("forker.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, proxy: Proxy, kill_after: int | None, verb: str, *words: str) -> int:
+        """Exit code of a run that is killed after this request; -9 when it was."""
+        pids: list[int] = []
+        started = threading.Event()
+        first = len(proxy.requests)
+
+        def after(_method: str, _path: str, _number: int) -> None:
+            if kill_after is not None and len(proxy.requests) - first == kill_after:
+                started.wait()
+                os.kill(pids[0], signal.SIGKILL)
+
+        order = {"env": {"AWS_ENDPOINT_URL": proxy.endpoint}, "verb": verb, "words": words}
+        proxy.after = after
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+        pids.append(int(self.process.stdout.readline()))
+        started.set()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def forker(s3) -> Iterator[Forker]:
+    server = Forker()
+    yield server
+    server.process.kill()
+    server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def source(s3, tmp_path_factory) -> Store:
+    folder = tmp_path_factory.mktemp("few")
+    synthetic.write_archive_image(folder, 0, seed=2)
+    data = next(path for path in folder.rglob("*") if path.is_file()).read_bytes()
+    store = open_store(f"{s3.uri}/few-in")
+    for number in range(NUM_IMAGES - 1):
+        store.put(f"{number}.jpg", data)
+    store.put("broken.jpg", b"\xff\xd8 cut off")
+    return store
+
+
+def masks(output: Store) -> dict[str, bytes]:
+    return {entry.key: output.get(entry.key) for entry in output.list(archive.MASKS)}
+
+
+def rows(output: Store) -> list[dict]:
+    found = [archive.read_parquet(output, e.key) for e in output.list(archive.RESULTS)]
+    return [row | {"finished": 0} for table in found for row in table.to_pylist()]
+
+
+def segment(source: Store, output: Store) -> tuple[str, ...]:
+    return ("segment", "--input", source.uri(), "--output", output.uri(), *FLAGS)
+
+
+FLAGS = ("--max-rejected", "1", "--format", "both", "--no-report-images")
+
+
+def copy(template: Store, output: Store) -> None:
+    for entry in template.list():
+        output.put(entry.key, template.get(entry.key))
+
+
+def prepared(s3, source: Store, name: str, forker: Forker, groups: list[str]) -> Store:
+    """An output with a manifest, and with these groups committed."""
+    output = open_store(f"{s3.uri}/{name}")
+    archive.list_inputs(source.list()).write(output)
+    with Proxy(s3.endpoint) as proxy:
+        for group in groups:
+            assert forker.run(proxy, None, "group", source.uri(), output.uri(), group) == 0
+    return output
+
+
+def test_a_commit_killed_after_any_of_its_requests_is_whole_or_not_there(s3, source, forker):
+    whole = prepared(s3, source, "commit", forker, ["0,1,2"])
+    killed = 0
+    for number in range(100):
+        output = prepared(s3, source, f"commit-{number}", forker, [])
+        words = ("group", source.uri(), output.uri(), "0,1,2")
+        with Proxy(s3.endpoint) as proxy:
+            code = forker.run(proxy, number, *words)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            killed += 1
+            parts = archive.read_parts(output)
+            assert len(parts.ids) in (0, NUM_IMAGES)
+            if len(parts.ids):
+                assert masks(output) == masks(whole)
+            assert all(data.endswith(b"IEND\xaeB`\x82") for data in masks(output).values())
+            assert forker.run(proxy, None, *words) == 0
+        assert masks(output) == masks(whole)
+        assert len(archive.read_parts(output).ids) == NUM_IMAGES
+    assert killed >= NUM_IMAGES + 1 + NUM_IMAGES  # page and photographs read, masks and part put
+
+
+def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_command(
+    s3, source, forker
+):
+    """All groups are committed; what is left is the manifest, the compaction and the summary."""
+    template = prepared(s3, source, "end", forker, ["0,1", "2"])
+    undisturbed = open_store(f"{s3.uri}/end-undisturbed")
+    copy(template, undisturbed)
+    with Proxy(s3.endpoint) as proxy:
+        assert forker.run(proxy, None, *segment(source, undisturbed)) == 0
+        proxy.requests.clear()
+        assert forker.run(proxy, None, *segment(source, undisturbed)) == 0  # a finished run again
+        assert not [path for method, path, _ in proxy.requests if method in ("PUT", "DELETE")]
+        listings = [path for _, path, _ in proxy.requests if "list-type=2" in path]
+        assert len([path for path in listings if "max-keys" not in path]) == 1
+    killed = 0
+    for number in range(200):
+        output = open_store(f"{s3.uri}/end-{number}")
+        copy(template, output)
+        with Proxy(s3.endpoint) as proxy:
+            code = forker.run(proxy, number, *segment(source, output))
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            killed += 1
+            if archive.read_json(output, archive.SUMMARY):
+                assert rows(output) == rows(undisturbed)  # what has a summary is whole
+            assert forker.run(proxy, None, *segment(source, output)) == 0
+        assert rows(output) == rows(undisturbed)
+        assert masks(output) == masks(undisturbed)
+        summary = archive.read_json(output, archive.SUMMARY)
+        assert summary
+        assert (summary["inputs"], summary["rejected"], summary["open"]) == (NUM_IMAGES, 1, 0)
+    assert killed > 20
