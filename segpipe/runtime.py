@@ -101,7 +101,7 @@ def configure_ray_data() -> None:
     context.raise_original_map_exception = True  # for own_error
     # Actors first: tasks that hold all cores can keep an actor from starting for ten seconds.
     context.wait_for_min_actors_s = ACTORS_START_S
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach us as exceptions
 
 
 def model_env() -> dict[str, Any]:
@@ -193,12 +193,22 @@ def worker_threads(num_workers: int) -> int:
 
 
 def own_error(error: BaseException | None) -> Exception | None:
-    """The error of ours, or of a file system, for which Ray or a library gave up; None if none."""
+    """The error of ours, or of a file system, for which Ray or a library gave up; None if none.
+
+    Its message is one line: Ray Data appends advice about settings of its own.
+    """
     while error is not None:
-        if isinstance(error, (UserError, Unfinished, OSError)) and not isinstance(error, RayError):
-            return error
+        if isinstance(error, OURS) and not isinstance(error, RayError):
+            return next(kind for kind in OURS if isinstance(error, kind))(first_line(error))
         error = getattr(error, "cause", None) or error.__cause__
     return None
+
+
+OURS = (UserError, Unfinished, PermissionError, OSError)
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def process_seconds() -> float:

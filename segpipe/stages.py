@@ -22,7 +22,7 @@ from segpipe.data import codecs, fundus
 from segpipe.data.datasets import OUTSIDE, VESSEL, Example, load_example, load_second
 from segpipe.data.fundus import Geometry
 from segpipe.decoder import Decoder
-from segpipe.errors import ChangedObject, RejectedImage, UserError
+from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
 from segpipe.storage import Entry, Source, Store
@@ -145,7 +145,17 @@ def _decoder(diameter: float, max_megapixels: float) -> Decoder:
 
 
 def store(batch: Batch, job: SegmentJob) -> Batch:
-    """Scores -> masks in place, then the group's part: from here on the group is done."""
+    """Scores -> masks in place, then the group's part: from here on the group is done.
+
+    Raises StoreDown where the output cannot be written.
+    """
+    try:
+        return _store(batch, job)
+    except OSError as error:  # with a text alone, which survives the way to the driver
+        raise StoreDown(str(error)) from error
+
+
+def _store(batch: Batch, job: SegmentJob) -> Batch:
     every = [{name: column[n] for name, column in batch.items()} for n in range(len(batch["path"]))]
     rows = [_store_one(values, job) for values in every if not values["open"]]
     if rows:

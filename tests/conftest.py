@@ -77,7 +77,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-        keys = os.environ | {"RCLONE_AUTH_KEY": f"{KEY},{SECRET}"}  # a test searches arguments
+        keys = os.environ | {"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}  # a test searches arguments
         with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=keys) as server:
             try:
                 _wait_for(environment["AWS_ENDPOINT_URL"])
