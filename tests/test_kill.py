@@ -248,6 +248,44 @@ def test_of_two_runs_on_one_output_one_is_refused_and_nothing_is_doubled(
     assert_whole(tmp_path, photographs, undisturbed)
 
 
+def test_a_photograph_that_kills_its_decoder_is_rejected_and_the_others_are_done(
+    labelled, tmp_path
+):
+    """A sitecustomize.py gives every Python that is started a codec that ends its process."""
+    (tmp_path / "codec").mkdir()
+    (tmp_path / "codec" / "sitecustomize.py").write_text(DEADLY_CODEC)
+    images, output = tmp_path / "images", tmp_path / "output"
+    images.mkdir()
+    drawn = next(labelled.glob("test/images/*")).read_bytes()
+    for number in range(6):
+        (images / f"{number}.tif").write_bytes(drawn)
+    (images / "3a.ppm").write_bytes(b"P6 # deadly\n40 40 255\n" + bytes(4800))
+    words = [*SEGMENT, "--input", images, "--output", output, "--max-rejected", 0.5]
+    ended = finish(*words, env={"PYTHONPATH": str(tmp_path / "codec")})
+    assert ended.returncode == 0, ended.stderr
+    rows = pq.read_table(output / "results").to_pylist()
+    errors = {row["path"]: row["error"] for row in rows if row["error"]}
+    assert errors == {"3a.ppm": "killed the decoder"}
+    assert len(set(masks(output).values())) == 1
+    assert len(masks(output)) == 6
+
+
+DEADLY_CODEC = """
+import os, signal
+from PIL import PpmImagePlugin
+
+whole = PpmImagePlugin.PpmImageFile._open
+
+def deadly(self):
+    if b"# deadly" in self.fp.read(20):
+        os.kill(os.getpid(), signal.SIGKILL)
+    self.fp.seek(0)
+    whole(self)
+
+PpmImagePlugin.PpmImageFile._open = deadly
+"""
+
+
 def test_status_tells_a_running_a_stopped_and_a_finished_run(photographs, tmp_path):
     words = [*SEGMENT, "--input", photographs, "--output", tmp_path]
 

@@ -1,0 +1,181 @@
+"""An archive that lives: new, changed and vanished photographs, strange ones, lists, refusals.
+
+Run: pytest tests/test_bulk.py
+"""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from segpipe import cli
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+def rows_of(output: Path) -> dict[str, dict]:
+    files = sorted((output / "results").glob("part-*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert len({row["path"] for row in rows}) == len(rows)
+    return {row["path"]: row for row in rows}
+
+
+def summary_of(output: Path) -> dict:
+    return json.loads((output / "summary.json").read_text())
+
+
+@pytest.fixture
+def photograph(labelled) -> Image.Image:
+    return Image.open(sorted(labelled.glob("test/images/*"))[0]).convert("RGB")
+
+
+@pytest.fixture
+def folder(photograph, tmp_path) -> Path:
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        photograph.save(root / name)
+    (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    return root
+
+
+def test_a_run_does_what_is_new_or_changed_and_counts_what_has_gone(
+    folder, photograph, tmp_path, ray_cluster, capfd
+):
+    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
+    assert run(*words) == 0
+    first = rows_of(tmp_path / "out")
+    (folder / "a.png").unlink()
+    photograph.crop((0, 0, 500, 560)).save(folder / "b.png")
+    photograph.save(folder / "d.png")
+    assert run(*words) == 0
+    second, summary = rows_of(tmp_path / "out"), summary_of(tmp_path / "out")
+    assert set(second) == {"b.png", "c.png", "d.png", "broken.png"}
+    assert (summary["inputs"], summary["ok"], summary["gone"]) == (4, 3, 1)
+    assert second["c.png"] == first["c.png"]
+    assert second["broken.png"] == first["broken.png"]
+    assert (second["b.png"]["height"], second["b.png"]["width"]) == (560, 500)
+    mask = Image.open(tmp_path / "out/masks/b.png.png")
+    assert mask.size == (500, 560)
+    capfd.readouterr()
+    assert run(*words) == 0
+    assert "all 4 inputs are done" in capfd.readouterr().out
+
+
+def test_rejected_inputs_are_done_again_when_asked_for(folder, photograph, tmp_path, ray_cluster):
+    """The file is mended in place and keeps size and time, as after a store's own repair."""
+    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 0.1]
+    broken = folder / "broken.png"
+    buffer = io.BytesIO()
+    photograph.save(buffer, "PNG")
+    broken.write_bytes(bytes(len(buffer.getvalue())))
+    before = broken.stat()
+    assert run(*words) == 1
+    rejected = rows_of(tmp_path / "out")["broken.png"]
+    assert rejected["error"] == "not an image in a known format"
+    broken.write_bytes(buffer.getvalue())
+    os.utime(broken, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(*words) == 1  # a version is done once
+    assert run(*words, "--retry-rejected") == 0
+    assert rows_of(tmp_path / "out")["broken.png"]["status"] == "ok"
+    assert summary_of(tmp_path / "out")["done_before"] == 3
+    assert run(*words, "--retry-rejected") == 0
+
+
+def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_path, ray_cluster):
+    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
+    assert run(*words) == 0
+    first = rows_of(tmp_path / "out")["broken.png"]
+    assert run(*words, "--retry-rejected") == 0
+    again = rows_of(tmp_path / "out")["broken.png"]
+    assert again["finished"] > first["finished"]
+    assert again | {"finished": 0} == first | {"finished": 0}
+
+
+def test_a_list_is_segmented_under_its_own_names(folder, tmp_path, ray_cluster):
+    (tmp_path / "list.csv").write_text("path\nin/a.png\nin/missing.png\nin/a.png\nin/notes.txt\n")
+    words = ["--input", tmp_path / "list.csv", "--output", tmp_path / "out", "--max-rejected", 1]
+    assert run("segment", *words) == 0
+    rows = rows_of(tmp_path / "out")
+    assert set(rows) == {f"{folder}/a.png", f"{folder}/missing.png"}
+    assert rows[f"{folder}/missing.png"]["error"] == "not found"
+    assert rows[f"{folder}/a.png"]["mask_path"] == f"masks{folder}/a.png.png"
+    assert (tmp_path / "out" / f"masks{folder}/a.png.png").exists()
+    assert summary_of(tmp_path / "out")["skipped"] == {".txt": 1}
+
+
+def test_one_photograph_in_many_forms_gets_one_mask(photograph, tmp_path, ray_cluster):
+    """Lossless forms give the same mask; a grey one its own, whatever its depth."""
+    root = tmp_path / "in"
+    root.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    forms = {
+        "png.png": {},
+        "interlaced": {"format": "PNG"},
+        "tiff.TIF": {"compression": "tiff_lzw"},
+        "bmp.bmp": {},
+        "webp.webp": {"lossless": True},
+        "ppm.ppm": {},
+        "turned.png": {"exif": exif},
+        "pages.tif": {"save_all": True, "append_images": [photograph.convert("L")]},
+    }
+    for name, options in forms.items():
+        photograph.save(root / name, **options)
+    photograph.convert("RGBA").save(root / "alpha.png")
+    grey = photograph.convert("L")
+    grey.save(root / "grey.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(root / "grey16.png")
+    out = tmp_path / "out"
+    assert run("segment", "--input", root, "--output", out, "--format", "both") == 0
+    rows = rows_of(out)
+    found = {name: np.asarray(Image.open(out / row["mask_path"])) for name, row in rows.items()}
+    assert set(found) == {*forms, "alpha.png", "grey.png", "grey16.png"}
+    for name in (*forms, "alpha.png"):
+        np.testing.assert_array_equal(found[name], found["png.png"], err_msg=name)
+    np.testing.assert_array_equal(found["grey16.png"], found["grey.png"])
+    assert rows["pages.tif"]["note"] == "first of 2 pages"
+    assert rows["png.png"]["note"] is None
+    assert Image.open(out / "masks/turned.png.png").getexif()[0x0112] == 6
+    levels = cv2.imdecode(np.frombuffer(rows["png.png"]["mask_png"], np.uint8), cv2.IMREAD_COLOR)
+    colours = np.array([0, 255, 128], np.uint8)[found["png.png"]]
+    np.testing.assert_array_equal(levels, np.repeat(colours[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--include", "*.png"], "--include"),
+        (["--exclude", "a*"], "--exclude"),
+        (["--max-megapixels", "50"], "--max-megapixels 50"),
+        (["--format", "both"], "--format both"),
+    ],
+)
+def test_what_would_change_the_result_is_refused(
+    folder, tmp_path, ray_cluster, capfd, flags, named
+):
+    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
+    assert run(*words, "--limit", 1) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    capfd.readouterr()
+    assert run(*words, *flags) == 2
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert named in told[0]
+    assert "choose another --output" in told[0]
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
+
+
+def test_status_of_what_is_no_output_is_told(tmp_path, capfd):
+    assert run("status", "--output", tmp_path) == 2
+    assert "no run of `segpipe segment`" in capfd.readouterr().err
