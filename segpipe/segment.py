@@ -34,6 +34,7 @@ from segpipe.stages import Segmenter, SegmentJob, load, store
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 FORMATS = ("png", "parquet", "both")
+FEW_GROUPS = 64  # so many are handed over at once, which spares processes that take 4 s to start
 
 
 @dataclass(frozen=True)
@@ -253,10 +254,7 @@ def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes)
     group_rows = min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
     groups = Groups(todo, group_rows)
     workers = min(workers, groups.num_groups)
-    read = ray.data.read_datasource(  # page, rows
-        groups, num_cpus=runtime.DATA_CPUS, override_num_blocks=len(todo.pages)
-    )
-    listed = runtime.one_row_blocks(read)  # a block is one group: what is committed, or done again
+    listed = groups.dataset()  # page, rows; a block is one group: what is committed, or done again
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
@@ -277,13 +275,23 @@ class Groups(Datasource):
     def num_groups(self) -> int:
         return sum(-(-len(rows) // self.group_rows) for _, rows in self.todo.pages)
 
+    def dataset(self) -> Dataset:
+        """A block for each group."""
+        if self.num_groups <= FEW_GROUPS:
+            groups = [group for page in self.todo.pages for group in _cut(*page, self.group_rows)]
+            return ray.data.from_items(groups, override_num_blocks=len(groups))
+        read = ray.data.read_datasource(
+            self, num_cpus=runtime.DATA_CPUS, override_num_blocks=len(self.todo.pages)
+        )
+        return runtime.one_row_blocks(read)
+
     def estimate_inmemory_data_size(self) -> int:
         return 0
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         return [
             ReadTask(
-                partial(_group_rows, page, rows, self.group_rows),
+                partial(_blocks, page, rows, self.group_rows),
                 BlockMetadata(
                     -(-len(rows) // self.group_rows),
                     size_bytes=rows.nbytes,
@@ -295,8 +303,10 @@ class Groups(Datasource):
         ]
 
 
-def _group_rows(page: str, rows: npt.NDArray[np.int32], group_rows: int) -> list[pa.Table]:
-    groups = [
-        rows[start : start + group_rows].tolist() for start in range(0, len(rows), group_rows)
-    ]
-    return [pa.table({"page": [page] * len(groups), "rows": groups})]
+def _cut(page: str, rows: npt.NDArray[np.int32], group_rows: int) -> list[dict[str, Any]]:
+    starts = range(0, len(rows), group_rows)
+    return [{"page": page, "rows": rows[at : at + group_rows].tolist()} for at in starts]
+
+
+def _blocks(page: str, rows: npt.NDArray[np.int32], group_rows: int) -> list[pa.Table]:
+    return [pa.Table.from_pylist(_cut(page, rows, group_rows))]

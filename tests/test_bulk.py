@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from segpipe import cli
+from segpipe import archive, cli, segment
 
 
 def run(*words: object) -> int:
@@ -100,6 +100,20 @@ def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_p
     again = rows_of(tmp_path / "out")["broken.png"]
     assert again["finished"] > first["finished"]
     assert again | {"finished": 0} == first | {"finished": 0}
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_groups_come_to_the_network_one_by_one_handed_over_or_read(few, ray_cluster, monkeypatch):
+    monkeypatch.setattr(segment, "FEW_GROUPS", few)
+    pages = [("p0", np.arange(0, 20, 2, dtype=np.int32)), ("p1", np.array([7], np.int32))]
+    blocks = segment.Groups(archive.Todo(0, 0, pages), 4).dataset().iter_batches(batch_size=None)
+    found = [(list(b["page"]), [[int(r) for r in rows] for rows in b["rows"]]) for b in blocks]
+    assert sorted(found) == [
+        (["p0"], [[0, 2, 4, 6]]),
+        (["p0"], [[8, 10, 12, 14]]),
+        (["p0"], [[16, 18]]),
+        (["p1"], [[7]]),
+    ]
 
 
 def test_a_list_is_segmented_under_its_own_names(folder, tmp_path, ray_cluster):
