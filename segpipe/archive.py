@@ -327,7 +327,7 @@ class Todo:
     def num_done(self) -> int:
         return self.num_ok + self.num_rejected
 
-    def progress(self, counts: Counter[str], rate: float) -> dict[str, Any]:
+    def progress(self, counts: Counter[str], rate: float | None) -> dict[str, Any]:
         """What a heartbeat tells, when `counts` of ok and rejected were added to what was done."""
         return {
             "ok": self.num_ok + counts["ok"],
@@ -461,11 +461,3 @@ def result_rows(output: Store, columns: list[str]) -> pa.Table:
     """These columns of all result files, in order of path."""
     keys = [entry.key for entry in output.list(RESULTS)]
     return pa.concat_tables(list(_tables(output, keys, columns)))
-
-
-def steady_rate(finished: Sequence[float]) -> float | None:
-    """Images a second after the first finished group, which only starts the clock."""
-    times = np.sort(np.asarray(finished))
-    if not len(times) or times[-1] == times[0]:
-        return None
-    return float((times > times[0]).sum() / (times[-1] - times[0]))

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from segpipe.data.codecs import EXTENSIONS
-from segpipe.errors import StoreDown, UserError
+from segpipe.errors import UserError
 from segpipe.storage import Entry, Source, Store, open_store, read_uri
 
 LISTS = (".csv", ".parquet")
@@ -94,11 +94,8 @@ class ListedFiles:
     def check_readable(self) -> None:
         next(_read_list(self.list_uri), None)
 
-    def answers(self) -> bool:
-        try:
-            return bool(read_uri(self.list_uri))
-        except (UserError, StoreDown):
-            return False
+    def answers(self, key: str = "") -> bool:
+        return self._place(key)[0].answers()
 
 
 def _digest(key: str) -> bytes:

@@ -236,7 +236,27 @@ class Progress:
             print(f"{start}{self.verb}: {text}", file=sys.stderr, flush=True)
 
 
-def time_left(done: int, total: int, rate: float) -> str:
+class SteadyRate:
+    """Images a second after the first finished group, which only starts the clock."""
+
+    def __init__(self) -> None:
+        self.first = self.last = 0.0
+        self.num = 0
+
+    def add(self, finished: float, num: int) -> None:
+        """`num` more were finished at this time (seconds since any moment)."""
+        if not self.first:
+            self.first = self.last = finished
+        elif finished > self.first:
+            self.last, self.num = max(self.last, finished), self.num + num
+
+    @property
+    def value(self) -> float | None:
+        """None until a second group is finished."""
+        return self.num / (self.last - self.first) if self.num else None
+
+
+def time_left(done: int, total: int, rate: float | None) -> str:
     """Seconds left at `rate` per second, for people."""
     if not rate:
         return "time left unknown"

@@ -29,7 +29,7 @@ from segpipe.lease import Lease
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.predict import Scorer
-from segpipe.runtime import Progress
+from segpipe.runtime import Progress, SteadyRate
 from segpipe.stages import Segmenter, SegmentJob, load, store
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
@@ -92,6 +92,19 @@ class SegmentConfig:
             raise UserError(f"--max-megapixels {self.max_megapixels}: must be above 0")
 
 
+@dataclass(frozen=True)
+class Run:
+    """What one attempt works with."""
+
+    config: SegmentConfig
+    source: Source
+    output: Store
+    weights: bytes
+    checkpoint: Checkpoint
+    settings: dict[str, Any]
+    """What masks depend on, by flag."""
+
+
 def segment(config: SegmentConfig) -> int:
     """Segment what is not done yet -> exit code: 1 when too many were rejected or some stay open.
 
@@ -99,54 +112,85 @@ def segment(config: SegmentConfig) -> int:
     """
     start = time.monotonic()
     # The whole process, imports included, unless this is one step of a longer one.
-    imports_s = 0.0 if ray.is_initialized() else runtime.process_seconds()
+    before_s = 0.0 if ray.is_initialized() else runtime.process_seconds()
     config.check()
     with _store_failures():
-        source = open_source(config.input, config.store_patience)
-        output = open_store(config.output, config.store_patience)
-        source.check_readable()
-        output.check_readable()
-        weights = checkpoint.read(config.checkpoint)
-        loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
-        settings = _settings(config, source, output, loaded.sha256)
-        inputs = Inputs(
-            source, inside(source, output), config.include, config.exclude, config.limit
-        )
+        run = _open(config)
+        beside = inside(run.source, run.output)
+        inputs = Inputs(run.source, beside, config.include, config.exclude, config.limit)
         manifest = archive.list_inputs(inputs)
         if not manifest.num_inputs:
             others = f"{inputs.skipped.total()} other files"
             raise UserError(f"--input {config.input}: no photographs there ({others})")
-        summary = archive.read_json(output, archive.SUMMARY)
+        summary = archive.read_json(run.output, archive.SUMMARY)
         if summary and _finished(config, manifest, summary):
-            print(f"segment: all {manifest.num_inputs} inputs are done, {output.uri()} stands")
+            print(f"segment: all {manifest.num_inputs} inputs are done, {run.output.uri()} stands")
             return _exit_code(config, summary)
-        output.check_writable()
-        with lease.hold(output) as held:
-            output.sweep()
-            archive.write_json(output, archive.SETTINGS, settings)
-            output.delete(archive.SUMMARY)  # its results are about to change
-            manifest.write(output)
-            todo = archive.plan_todo(manifest, archive.read_parts(output), config.retry_rejected)
-            finished: list[float] = []
-            if todo.num_rows:
-                job = _job(config, source, output, loaded, settings)
-                with runtime.ray_session():
-                    finished = _run(config, job, todo, weights, held)
-            held.check()
-            summary = archive.compact(output, manifest) | {
-                "skipped": dict(inputs.skipped),
-                "done_before": todo.num_done,
-                "images_per_second": archive.steady_rate(finished),
-                "seconds": round(imports_s + time.monotonic() - start, 2),
-                "model": asdict(loaded.card) | {"sha256": loaded.sha256},
-                "inputs_digest": manifest.digest,
-            }
+        run.output.check_writable()
+        with lease.hold(run.output) as held:
+            summary = _complete(run, manifest, held) | {"skipped": dict(inputs.skipped)}
+            summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images else 0
-            output.put(archive.REPORT, report.archive_report(source, output, summary, images))
+            page = report.archive_report(run.source, run.output, summary, images)
+            run.output.put(archive.REPORT, page)
             held.check()
-            archive.write_json(output, archive.SUMMARY, summary)
-    print(_closing_line(summary, output))
+            archive.write_json(run.output, archive.SUMMARY, summary)
+    print(_closing_line(summary, run.output))
     return _exit_code(config, summary)
+
+
+def _open(config: SegmentConfig) -> Run:
+    """Everything that can be wrong with the flags is found here, within seconds."""
+    source = open_source(config.input, config.store_patience)
+    output = open_store(config.output, config.store_patience)
+    source.check_readable()
+    output.check_readable()
+    weights = checkpoint.read(config.checkpoint)
+    loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+    settings = {
+        "--input": source.uri(),
+        "--checkpoint": loaded.sha256,
+        "--format": config.format,
+        "--max-megapixels": config.max_megapixels,
+        "--include": list(config.include),
+        "--exclude": list(config.exclude),
+    }
+    run = Run(config, source, output, weights, loaded, settings)
+    _refuse_changed(run)
+    return run
+
+
+def _refuse_changed(run: Run) -> None:
+    """Raise UserError where the output was begun with something else."""
+    before = archive.read_json(run.output, archive.SETTINGS) or run.settings
+    for flag, value in run.settings.items():
+        if before[flag] != value:
+            raise UserError(
+                f"{flag} {value}: {run.config.output} was begun with {before[flag]}, "
+                "choose another --output"
+            )
+
+
+def _complete(run: Run, manifest: Manifest, held: Lease) -> dict[str, Any]:
+    """Do what no part holds yet, then write results/ -> the summary's counts and rate."""
+    output = run.output
+    _refuse_changed(run)  # another run may have ended since
+    output.sweep()
+    archive.write_json(output, archive.SETTINGS, run.settings)
+    output.delete(archive.SUMMARY)  # its results are about to change
+    manifest.write(output)
+    todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
+    rate = None
+    if todo.num_rows:
+        with runtime.ray_session():
+            rate = _segment_all(run, todo, held)
+    held.check()
+    return archive.compact(output, manifest) | {
+        "done_before": todo.num_done,
+        "images_per_second": rate,
+        "model": asdict(run.checkpoint.card) | {"sha256": run.checkpoint.sha256},
+        "inputs_digest": manifest.digest,
+    }
 
 
 def _finished(config: SegmentConfig, manifest: Manifest, summary: dict[str, Any]) -> bool:
@@ -184,85 +228,61 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
     return int(rejected or summary["open"] > 0)
 
 
-def _settings(config: SegmentConfig, source: Source, output: Store, sha256: str) -> dict[str, Any]:
-    """What masks depend on; refuses an output that was begun with something else."""
-    settings = {
-        "--input": source.uri(),
-        "--checkpoint": sha256,
-        "--format": config.format,
-        "--max-megapixels": config.max_megapixels,
-        "--include": list(config.include),
-        "--exclude": list(config.exclude),
-    }
-    before = archive.read_json(output, archive.SETTINGS) or settings
-    for flag, value in settings.items():
-        if before[flag] != value:
-            raise UserError(
-                f"{flag} {value}: {config.output} was begun with {before[flag]}, "
-                "choose another --output"
-            )
-    return settings
-
-
-def _job(
-    config: SegmentConfig,
-    source: Source,
-    output: Store,
-    loaded: Checkpoint,
-    settings: dict[str, Any],
-) -> SegmentJob:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    card = loaded.card
-    return SegmentJob(
-        source,
-        output,
-        card.model,
-        card.diameter,
-        card.threshold,
-        loaded.sha256,
-        digest,
-        config.format,
-        config.max_megapixels,
-    )
-
-
-def _run(
-    config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes, held: Lease
-) -> list[float]:
-    """Run the pipeline, showing progress -> when each photograph was finished."""
+def _segment_all(run: Run, todo: Todo, held: Lease) -> float | None:
+    """Run the pipeline, showing progress -> images a second, steady."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
-    finished: list[float] = []
+    rate = SteadyRate()
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
-    for group in pipeline(config, job, todo, weights).iter_batches(batch_size=None):
+    for groups in pipeline(run, todo).iter_batches(batch_size=None):
         held.check()
-        counts.update({name: int(group[name].sum()) for name in counts})
-        finished += list(np.repeat(group["finished"], group["ok"] + group["rejected"]))
-        rate = archive.steady_rate(finished) or 0.0
-        held.progress = todo.progress(counts, rate)
-        left = runtime.time_left(counts.total(), todo.num_rows, rate)
-        done, total = todo.num_done + len(finished), todo.num_done + todo.num_rows
-        progress.show(f"{done}/{total}, {rate:.1f} images/s, {counts['rejected']} rejected, {left}")
-    told = f"{len(finished)} done, {counts['rejected']} of them rejected"
+        counts.update({name: int(groups[name].sum()) for name in counts})
+        for finished, ok, rejected in zip(
+            *(groups[name] for name in ("finished", "ok", "rejected")), strict=True
+        ):
+            rate.add(float(finished), int(ok + rejected))
+        held.progress = todo.progress(counts, rate.value)
+        left = runtime.time_left(counts.total(), todo.num_rows, rate.value)
+        done, total = held.progress["ok"] + held.progress["rejected"], todo.num_done + todo.num_rows
+        speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
+        progress.show(f"{done}/{total}, {speed}, {left}")
+    told = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
     progress.show(told + (f", {counts['open']} still open" if counts["open"] else ""), always=True)
-    return finished
+    return rate.value
 
 
-def pipeline(config: SegmentConfig, job: SegmentJob, todo: Todo, weights: bytes) -> Dataset:
+def pipeline(run: Run, todo: Todo) -> Dataset:
     """Groups of inputs -> rows `finished, ok, rejected, open`, one for each committed group."""
-    device = runtime.choose_device(config.device)
-    workers = runtime.model_workers(device, config.workers)
-    group_rows = min(config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
+    device = runtime.choose_device(run.config.device)
+    workers = runtime.model_workers(device, run.config.workers)
+    group_rows = min(run.config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
     groups = Groups(todo, group_rows)
     workers = min(workers, groups.num_groups)
     listed = groups.dataset()  # page, rows; a block is one group: what is committed, or done again
+    job = _job(run)
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
-        return runtime.network_stage(listed, Segmenter, (job, weights), device, workers)
+        return runtime.network_stage(listed, Segmenter, (job, run.weights), device, workers)
     tasks = runtime.data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)  # -> scores
+    scores = runtime.network_stage(loaded, Scorer, (run.weights,), device, workers)  # -> scores
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
+
+
+def _job(run: Run) -> SegmentJob:
+    card = run.checkpoint.card
+    settings = json.dumps(run.settings, sort_keys=True).encode()
+    return SegmentJob(
+        run.source,
+        run.output,
+        card.model,
+        card.diameter,
+        card.threshold,
+        run.checkpoint.sha256,
+        hashlib.sha256(settings).hexdigest()[:16],
+        run.config.format,
+        run.config.max_megapixels,
+    )
 
 
 class Groups(Datasource):

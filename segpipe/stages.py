@@ -96,11 +96,13 @@ def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
     try:
         return source.get(entry.key, entry.version)
     except FileNotFoundError:
+        if not source.answers(entry.key):  # the whole disk has gone
+            raise
         return RejectedImage("not found")
     except PermissionError:
         return RejectedImage("permission denied")
     except OSError as error:
-        if not isinstance(error, ChangedObject) and not source.answers():
+        if not isinstance(error, ChangedObject) and not source.answers(entry.key):
             raise
         return OpenInput(str(error))
 

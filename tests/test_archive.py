@@ -228,12 +228,6 @@ def test_results_of_64_to_256_mib_are_read_by_the_usual_readers(output, tmp_path
     assert dataset.sum("height") == 7 * 300
 
 
-def test_the_steady_rate_leaves_the_first_group_out():
-    """Two at once start the clock; four more in the next two seconds are two a second."""
-    assert archive.steady_rate([10.0, 10.0, 11.0, 11.0, 12.0, 12.0]) == 2.0
-    assert archive.steady_rate([10.0, 10.0]) is None
-
-
 def test_every_column_of_the_rows_is_documented():
     page = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
     for column in archive.ROW:

@@ -240,6 +240,14 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_done(
     assert len(ended.stderr.splitlines()) == 1
 
 
+TABLES = """
+import sys, ray
+from ray._private.state import state
+ray.init(sys.argv[1], logging_level="ERROR")
+print(state.job_table(), state.actor_table(None, None, None))
+"""
+
+
 def test_a_cluster_whose_nodes_never_heard_of_the_endpoint_uses_the_drivers_and_no_secret_leaks(
     s3, photographs, undisturbed, tmp_path
 ):
@@ -254,13 +262,15 @@ def test_a_cluster_whose_nodes_never_heard_of_the_endpoint_uses_the_drivers_and_
         with running(*words, env=secret | {"RAY_ADDRESS": cluster.address}) as job:
             wait_until(lambda: list(output.list(archive.PARTS)) or not job.runs(), "part")
             words_of_all = arguments()
+            tables = finish("-c", TABLES, cluster.address, env=secret).stdout.encode()
             assert job.wait() == 0, job.told()
             told = job.told().encode()
         logs = [path.read_bytes() for path in cluster.folder.rglob("*") if path.is_file()]
     assert_right(output, undisturbed)
     written = [output.get(entry.key) for entry in output.list()]
     assert len(logs) > 10
-    for place in (words_of_all, logs, written, [told]):
+    assert b"entrypoint" in tables.lower()
+    for place in (words_of_all, logs, written, [told], [tables]):
         assert not [text for text in place for word in hidden if word.encode() in text]
     settings = archive.read_json(output, archive.SETTINGS)
     assert settings

@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from proxy import Proxy
 
-from segpipe.errors import UserError
+from segpipe.errors import ChangedObject, StoreDown, UserError
 from segpipe.storage import open_store, preflight, read_uri
 from segpipe.storage import s3 as s3_module
 
@@ -324,3 +327,66 @@ def test_a_prefix_of_any_letters_is_kept_whole(s3):
     store.put("x", b"content")
     assert [entry.key for entry in store.list()] == ["x"]
     assert (s3.folder / "a#b?c%20d&e+f ü" / "x").read_bytes() == b"content"
+
+
+def test_a_put_is_one_plain_request_that_old_servers_accept(monkeypatch, fresh_clients):
+    """No streamed checksum, no chunks, a known length, the bucket in the path."""
+    seen: list[tuple[str, dict[str, str]]] = []
+
+    class OldServer(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            seen.append((self.path, {name.lower(): v for name, v in self.headers.items()}))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), OldServer) as server:
+        threading.Thread(target=server.handle_request).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        open_store("s3://bucket/p").put("a b.png", b"12345")
+    ((path, headers),) = seen
+    assert path == "/bucket/p/a%20b.png"
+    assert headers["content-length"] == "5"
+    assert "transfer-encoding" not in headers
+    assert "aws-chunked" not in headers.get("content-encoding", "")
+    assert not [name for name in headers if "checksum" in name or "trailer" in name]
+
+
+def test_an_object_that_changed_since_it_was_listed_is_not_read_for_it(store):
+    store.put("x", b"one")
+    before = next(store.list()).version
+    assert store.get("x", before) == b"one"
+    store.put("x", b"two!")
+    with pytest.raises(ChangedObject):
+        store.get("x", before)
+
+
+def test_an_object_is_put_only_where_there_is_none(store):
+    assert store.put_new("x", b"mine")
+    assert not store.put_new("x", b"theirs")
+    assert store.get("x") == b"mine"
+
+
+def test_a_store_that_fails_is_asked_again_until_patience_runs_out(s3, tmp_path):
+    open_store(f"{s3.uri}/{tmp_path.name}").put("x", b"content")
+    with Proxy(s3.endpoint) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = open_store(f"{s3.uri}/{tmp_path.name}", patience_s=2)
+        proxy.fault = lambda method, path, number: "503" if number < 3 else None
+        assert store.get("x") == b"content"
+        assert len(proxy.requests) == 4
+        proxy.fault = lambda *_: "500"
+        for ask in (store.get, store.delete, lambda key: next(store.list(key))):
+            with pytest.raises(StoreDown, match=r"InternalError \(500\)"):
+                ask("x")
+        assert not store.answers()
+        proxy.fault = lambda method, *_: "403"
+        with pytest.raises(PermissionError):
+            store.get("x")
+        assert store.answers()

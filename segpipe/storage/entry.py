@@ -34,8 +34,8 @@ class Source(Protocol):
     def check_readable(self) -> None:
         """Raise UserError within seconds for what the user must change."""
 
-    def answers(self) -> bool:
-        """Whether the store as a whole answers now."""
+    def answers(self, key: str = "") -> bool:
+        """Whether the store that holds this key answers now, if it was only to say no."""
 
 
 class Store(Source, Protocol):

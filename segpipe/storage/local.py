@@ -89,7 +89,7 @@ class LocalStore:
         if os.path.exists(self.root) and not os.path.isdir(self.root):
             raise UserError(f"{self.root}: is a file, wanted a folder")
 
-    def answers(self) -> bool:
+    def answers(self, key: str = "") -> bool:
         return os.path.isdir(self.root)
 
     def check_writable(self) -> None:

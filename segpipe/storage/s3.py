@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
@@ -90,11 +91,19 @@ class S3Store:
     def get(self, key: str, version: str | None = None) -> bytes:
         same = {} if version is None else {"IfMatch": f'"{version}"'}
 
-        def fetch(s3: S3Client) -> bytes:
+        def fetch(s3: S3Client) -> tuple[bytes, str]:
             found = s3.get_object(Bucket=self.bucket, Key=self._key(key), **same)  # type: ignore[arg-type]
-            return found["Body"].read()
+            return found["Body"].read(), found["ETag"].strip('"')
 
-        return self._ask(key, fetch)
+        data, etag = self._ask(key, fetch)
+        # Stores that take no notice of If-Match are believed when they list another version now.
+        if version not in (None, etag) and version not in (e.version for e in self._named(key)):
+            raise ChangedObject(f"{self.uri(key)}: changed since it was listed")
+        return data
+
+    def _named(self, key: str) -> Iterator[Entry]:
+        """The object of exactly this key as a listing shows it; keys below it come later."""
+        return (entry for entry in islice(self.list(key), 1) if entry.key == key)
 
     def put(self, key: str, data: bytes) -> None:
         self._ask(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=self._key(key), Body=data))
@@ -140,12 +149,14 @@ class S3Store:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def check_readable(self) -> None:
-        hurried = self.with_patience(PREFLIGHT_S)
         with _told(self):
-            hurried._ask(
-                "",
-                lambda s3: s3.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1),
-            )
+            self._look()
+
+    def _look(self) -> None:
+        self.with_patience(PREFLIGHT_S)._ask(
+            "",
+            lambda s3: s3.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1),
+        )
 
     def check_writable(self) -> None:
         hurried = self.with_patience(PREFLIGHT_S)
@@ -153,11 +164,13 @@ class S3Store:
             hurried.put(PROBE, b"")
             hurried.delete(PROBE)
 
-    def answers(self) -> bool:
+    def answers(self, key: str = "") -> bool:
         try:
-            self.check_readable()
-        except UserError:
+            self._look()
+        except StoreDown:
             return False
+        except (UserError, OSError):
+            return True
         return True
 
     def sweep(self) -> None:
