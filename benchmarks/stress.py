@@ -2,8 +2,8 @@
 
     python benchmarks/stress.py [--trials 20]
 
-Runs the test of tests/test_kill.py that often: the driver, an actor, a node of three raylets, a
-worker and a decoder's process in turn, each after a random number of parts, with others in flight.
+Runs the test of tests/test_kill.py that often: the driver, an actor, a node of three raylets,
+one of Ray's other workers, a decoder's process and the only raylet in turn, each after a random number of parts, with others in flight.
 About half a minute a trial on 2 cores. Writes results/stress.md.
 """
 
@@ -18,7 +18,7 @@ from collections import Counter
 
 from baselines import ROOT, machine
 
-VICTIMS = ("driver", "actor", "node", "worker", "decoder")
+VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # as in the test
 TEST = "tests/test_kill.py::test_a_run_in_which_something_is_killed_ends_as_an_undisturbed_one"
 
 

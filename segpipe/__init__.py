@@ -3,11 +3,12 @@
 In the order in which data flows:
 
     errors.py     the errors a user can meet, one line each
-    storage.py    a URI -> a store (local folder or S3 prefix): list, get, atomic put
+    storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
     data/         numpy and pillow, never torch
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
         fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
         datasets.py   a labelled set in DRIVE's layout -> examples (image, label, fov)
+        dicom.py      DICOM -> RGB image
         crops.py      random crops, a pure function of (seed, epoch, image, k)
         synthetic.py  drawn fundus photographs with exact labels
     models/       torch, never ray
@@ -16,13 +17,17 @@ In the order in which data flows:
         predict.py    canvas -> score: the one path that train, evaluate and segment share
         weights/      what the package ships
     metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
-    archive.py    what a bulk run knows: inputs, parts, done-set, compaction, summary
+    inputs.py     which photographs a run takes: a folder, a prefix, a list
+    archive.py    what a bulk run knows: manifest, parts, done-set, compaction
+    lease.py      one writer for each output
+    decoder.py    untrusted bytes are decoded in a child process
     runtime.py    starting or joining Ray, what every worker is told, progress
     stream.py     the crop stream that feeds Ray Train
     ddp.py        one worker of a training
     stages.py     what Ray Data does to a photograph before and after the network
     report.py     figures and the HTML report
-    train.py  segment.py  evaluate.py  demo.py   one verb each: a frozen config and one function
+    train.py  segment.py  evaluate.py  status.py  demo.py   one verb each: a frozen config and
+                  one function
     cli.py        `segpipe <verb>`
 """
 

@@ -2,7 +2,7 @@
 
     _segpipe/settings.json              what the masks were made with
     _segpipe/lease.json                 who writes here now, and how far it is
-    _segpipe/manifest/NNNNN.parquet     pages of the inputs as this attempt found them
+    _segpipe/manifest/*-NNNNNN.parquet  pages of the inputs as this attempt found them
     _segpipe/manifest.json              their number and digest; written after the pages
     _segpipe/parts/<hash>.parquet       one finished group of rows; a part is its own commit record
     masks/<key>.png                     in place before the part that names them
@@ -179,18 +179,19 @@ class Manifest:
         self.spool.seek(start)
         return self.spool.read(stop - start)
 
+    def key(self, number: int) -> str:
+        """Of a page in the output. Another listing has other keys, which no worker mixes up."""
+        return f"{PAGES}{self.digest[:16]}-{number:06d}.parquet"
+
     def write(self, output: Store) -> None:
         """Where the workers read it; its marker, which `status` reads, comes last."""
-        for number in range(len(self.pages)):
-            output.put(page_key(number), self._bytes(number))
-        for entry in list(output.list(PAGES)):
-            if entry.key >= page_key(len(self.pages)):
-                output.delete(entry.key)
+        keys = {self.key(number): number for number in range(len(self.pages))}
+        for key, number in keys.items():
+            output.put(key, self._bytes(number))
         write_json(output, MANIFEST, {"inputs": self.num_inputs, "digest": self.digest})
-
-
-def page_key(number: int) -> str:
-    return f"{PAGES}{number:06d}.parquet"
+        for entry in list(output.list(PAGES)):
+            if entry.key not in keys:
+                output.delete(entry.key)
 
 
 def list_inputs(inputs: Iterable[Entry]) -> Manifest:
@@ -347,7 +348,7 @@ def plan_todo(manifest: Manifest, parts: Parts, retry_rejected: bool = False) ->
         num_ok += int(ok.sum())
         num_rejected += int((~ok & ~open_).sum())
         if open_.any():
-            pages.append((page_key(number), np.flatnonzero(open_).astype(np.int32)))
+            pages.append((manifest.key(number), np.flatnonzero(open_).astype(np.int32)))
     return Todo(num_ok, num_rejected, pages)
 
 

@@ -47,6 +47,7 @@ def ray_session() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # and so need no second telling
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
     address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {"include_dashboard": False, "_system_config": OWN_CLUSTER}

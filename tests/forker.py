@@ -17,13 +17,13 @@ from segpipe.storage import open_store
 WEIGHTS = read(None)
 
 
-def commit_group(source: str, output: str, rows: str) -> None:
+def commit_group(source: str, output: str, page: str, rows: str) -> None:
     """What an actor does with one group, without the actor."""
     job = stages.SegmentJob(
         open_store(source), open_store(output), "m", 540.0, 0.5, "sha", "set", "both", 200.0
     )
     numbers = [int(row) for row in rows.split(",")]
-    stages.Segmenter(job, WEIGHTS, "cpu", 1)({"page": [archive.page_key(0)], "rows": [numbers]})
+    stages.Segmenter(job, WEIGHTS, "cpu", 1)({"page": [page], "rows": [numbers]})
 
 
 def child(order: dict) -> int:

@@ -86,7 +86,7 @@ def test_a_manifest_keeps_all_inputs_in_order_over_its_pages(output, monkeypatch
         (entry.key, entry.version)
         for number in range(4)
         for entry in archive.group_entries(
-            output, archive.page_key(number), [0, 1, 2][: 10 - 3 * number]
+            output, manifest.key(number), [0, 1, 2][: 10 - 3 * number]
         )
     ]
     assert rows == inputs
@@ -112,8 +112,8 @@ def test_what_a_part_holds_is_not_to_do_and_a_changed_input_is(output, monkeypat
     todo = archive.plan_todo(manifest, archive.read_parts(output))
     assert (todo.num_done, todo.num_rows) == (3, 2)
     assert [(key, list(rows)) for key, rows in todo.pages] == [
-        (archive.page_key(0), [1]),
-        (archive.page_key(2), [0]),
+        (manifest.key(0), [1]),
+        (manifest.key(2), [0]),
     ]
     again = archive.plan_todo(manifest, archive.read_parts(output), retry_rejected=True)
     assert (again.num_done, again.num_rows) == (2, 3)

@@ -33,7 +33,8 @@ from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
 pytestmark = pytest.mark.cluster
-VICTIMS = ("driver", "actor", "node", "worker", "decoder")
+VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # in turn
+DEADLY = ("driver", "raylet")  # without its own node's raylet Ray ends the driver
 SEGMENT = ["-m", "jobs.segment", "--batch-size", 2]
 COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
@@ -122,14 +123,18 @@ def victim_of(kind: str, driver: int, nodes: list[int]) -> int | None:
         return next(iter(actors), None)
     if kind == "decoder":
         return next((p for p, words in processes.items() if "segpipe.decoder" in words), None)
-    others = [p for p, words in processes.items() if words.startswith("ray::") and p not in actors]
-    return next(iter(others), None)
+    if kind == "raylet":
+        return next((p for p, words in processes.items() if "/raylet/raylet " in words), None)
+    # Of Ray's own workers any; its agents die and live with their raylet.
+    workers = [p for p, words in processes.items() if words.startswith("ray::")]
+    others = [p for p in workers if p not in actors and "Agent" not in processes[p]]
+    return others[driver % len(others)] if others else None
 
 
 def test_a_run_in_which_something_is_killed_ends_as_an_undisturbed_one(
     trial, photographs, undisturbed, tmp_path
 ):
-    """By itself, or, where the driver died, by the same command."""
+    """By itself, or, where the driver died of it, by the same command."""
     chance, output = random.Random(trial), tmp_path / "output"
     kind = VICTIMS[trial % len(VICTIMS)]
     words = [*SEGMENT, "--input", photographs, "--output", output]
@@ -141,7 +146,7 @@ def test_a_run_in_which_something_is_killed_ends_as_an_undisturbed_one(
             kill_in_run(chance, kind, words, parts, cluster.nodes, env)
     else:
         kill_in_run(chance, kind, words, parts, [], {})
-    if kind == "driver":
+    if kind in DEADLY:
         assert not (output / "summary.json").exists()
         assert_nothing_half_written(output)
         before = {row["path"]: row["finished"] for row in part_rows(output)}

@@ -98,13 +98,18 @@ def copy(template: Store, output: Store) -> None:
         output.put(entry.key, template.get(entry.key))
 
 
+def group_of(source: Store, output: Store, rows: str) -> tuple[str, ...]:
+    page = archive.list_inputs(source.list()).key(0)
+    return ("group", source.uri(), output.uri(), page, rows)
+
+
 def prepared(s3, source: Store, name: str, forker: Forker, groups: list[str]) -> Store:
     """An output with a manifest, and with these groups committed."""
     output = open_store(f"{s3.uri}/{name}")
     archive.list_inputs(source.list()).write(output)
     with Proxy(s3.endpoint) as proxy:
         for group in groups:
-            assert forker.run(proxy, None, "group", source.uri(), output.uri(), group) == 0
+            assert forker.run(proxy, None, *group_of(source, output, group)) == 0
     return output
 
 
@@ -113,7 +118,7 @@ def test_a_commit_killed_after_any_of_its_requests_is_whole_or_not_there(s3, sou
     killed = 0
     for number in range(100):
         output = prepared(s3, source, f"commit-{number}", forker, [])
-        words = ("group", source.uri(), output.uri(), "0,1,2")
+        words = group_of(source, output, "0,1,2")
         with Proxy(s3.endpoint) as proxy:
             code = forker.run(proxy, number, *words)
             if code == 0:
