@@ -2,9 +2,9 @@
 
     python benchmarks/stress.py [--trials 20]
 
-Runs the test of tests/test_kill.py that often: the driver, an actor, a node of three raylets,
-one of Ray's other workers, a decoder's process and the only raylet in turn, each after a random number of parts, with others in flight.
-About half a minute a trial on 2 cores. Writes results/stress.md.
+Runs the test of tests/test_kill.py that often: the driver, an actor, a node of three raylets, one
+of Ray's other workers, a decoder's process and the only raylet in turn, each after a random number
+of parts, with others in flight. About half a minute a trial on 2 cores. Writes results/stress.md.
 """
 
 from __future__ import annotations

@@ -85,7 +85,10 @@ EXAMPLES = 5  # rejected inputs named for each reason
 
 
 def archive_report(source: Source, output: Store, summary: dict[str, Any], overlays: int) -> bytes:
-    """One self-contained HTML page about a finished run, with up to `overlays` photographs."""
+    """One self-contained HTML page about a finished run, with up to `overlays` photographs.
+
+    Without any it names no key either: both may identify patients.
+    """
     columns = ["path", "mask_path", "status", "error", "height", "width", "vessel_density"]
     rows = archive.result_rows(output, columns)
     ok = rows.filter(pc.equal(rows["status"], "ok"))
@@ -101,7 +104,7 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
     return page.render(
         summary=summary,
         reasons=_by_reason(rejected),
-        examples=EXAMPLES,
+        examples=EXAMPLES if overlays else 0,
         histograms=_embedded(_histograms(histograms)) if len(ok) else None,
         overlays=_contact_sheet(source, output, ok, overlays) if overlays else [],
     ).encode()

@@ -45,8 +45,7 @@ class SegmentConfig:
     """
 
     input: str
-    """Folder or s3://bucket/prefix of photographs, searched through all its folders, or a list:
-    a .csv or .parquet file with a column `path` (local paths or s3:// URIs)."""
+    """Folder, s3://bucket/prefix, or a .csv or .parquet list of files in its column `path`."""
     output: str
     """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
     checkpoint: str | None = None
@@ -73,8 +72,8 @@ class SegmentConfig:
     """Take only the first so many photographs of the listing."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
-    report_images: bool = True
-    """Show overlays in the report; off where keys and pictures may identify patients."""
+    report_images: str = "on"
+    """Keys and overlays in the report: on, or off where they may identify patients."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
@@ -84,6 +83,8 @@ class SegmentConfig:
                 raise UserError(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
         if self.format not in FORMATS:
             raise UserError(f"--format {self.format}: choose from {', '.join(FORMATS)}")
+        if self.report_images not in ("on", "off"):
+            raise UserError(f"--report-images {self.report_images}: choose on or off")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
         if self.store_patience < 0:
@@ -130,7 +131,7 @@ def segment(config: SegmentConfig) -> int:
         with lease.hold(run.output) as held:
             summary = _complete(run, manifest, held) | {"skipped": dict(inputs.skipped)}
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
-            images = report.OVERLAYS if config.report_images else 0
+            images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
             run.output.put(archive.REPORT, page)
             held.check()

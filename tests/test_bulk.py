@@ -166,6 +166,17 @@ def test_one_photograph_in_many_forms_gets_one_mask(photograph, tmp_path, ray_cl
     np.testing.assert_array_equal(levels, np.repeat(colours[..., None], 3, axis=2))
 
 
+def test_a_report_without_images_names_no_key_either(folder, tmp_path, ray_cluster):
+    words = ["segment", "--input", folder, "--max-rejected", 1, "--exclude", "[bc].png"]
+    for setting in ("on", "off"):
+        output = tmp_path / setting
+        assert run(*words, "--output", output, "--report-images", setting) == 0
+        page = (output / "report.html").read_text()
+        assert ("broken.png" in page) == (setting == "on")
+        assert ("data:image/jpeg" in page) == (setting == "on")
+        assert "1 masks, 1 rejected" in page
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -201,7 +201,8 @@ def test_what_was_done_before_a_kill_is_not_downloaded_again(s3, photographs, tm
         output.uri(),
         "--max-rejected",
         1,
-        "--no-report-images",
+        "--report-images",
+        "off",
     ]
     with Proxy(s3.endpoint) as proxy:
         env = {"AWS_ENDPOINT_URL": proxy.endpoint}

@@ -90,7 +90,7 @@ def segment(source: Store, output: Store) -> tuple[str, ...]:
     return ("segment", "--input", source.uri(), "--output", output.uri(), *FLAGS)
 
 
-FLAGS = ("--max-rejected", "1", "--format", "both", "--no-report-images")
+FLAGS = ("--max-rejected", "1", "--format", "both", "--report-images", "off")
 
 
 def copy(template: Store, output: Store) -> None:
