@@ -88,6 +88,7 @@ def train(config: TrainConfig) -> None:
     if done >= config.epochs and output.head(MODEL) is not None:
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
+    output.sweep()
     training, test = find_examples(data, "training"), find_examples(data, "test")
     with runtime.ray_session():
         device = runtime.choose_device(config.device)
