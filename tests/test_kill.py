@@ -179,12 +179,8 @@ def kill_in_run(
         victim = victim_of(kind, job.process.pid, nodes)
         assert 0 < committed() < NUM_INPUTS // 2  # parts are done, others in flight
         assert victim
-        if kind in ("driver", "node"):
-            kill_tree(victim)
-        else:
-            kill(victim)
-        if kind != "driver":
-            assert job.wait() == 0, job.told()
+        (kill_tree if kind in ("driver", "node") else kill)(victim)
+        assert (job.wait() == 0) == (kind not in DEADLY), job.told()
 
 
 def test_what_was_done_before_a_kill_is_not_downloaded_again(s3, photographs, tmp_path):
