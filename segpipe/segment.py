@@ -165,7 +165,7 @@ def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
     before = archive.read_json(run.output, archive.SETTINGS) or run.settings
     for flag, value in run.settings.items():
-        if before[flag] != value:
+        if before.get(flag, value) != value:
             raise UserError(
                 f"{flag} {value}: {run.config.output} was begun with {before[flag]}, "
                 "choose another --output"
