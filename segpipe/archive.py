@@ -153,6 +153,15 @@ def write_json(store: Store, key: str, value: dict[str, Any]) -> None:
     store.put(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
+def refuse_changed(place: str, before: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise UserError where an output was begun with other settings; both by flag."""
+    for flag, value in settings.items():
+        if before.get(flag, value) != value:
+            raise UserError(
+                f"{flag} {value}: {place} was begun with {before[flag]}, choose another --output"
+            )
+
+
 # ---- the inputs of this attempt
 
 

@@ -63,16 +63,11 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
-    except UserError as error:
+    except (UserError, Unfinished) as error:
         if debug:
             raise
         print(f"segpipe {verb}: {error}", file=sys.stderr)
-        code = USER_ERROR
-    except Unfinished as error:
-        if debug:
-            raise
-        print(f"segpipe {verb}: {error}", file=sys.stderr)
-        code = UNFINISHED
+        code = USER_ERROR if isinstance(error, UserError) else UNFINISHED
     except Exception as error:
         if debug:
             raise

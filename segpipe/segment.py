@@ -163,13 +163,8 @@ def _open(config: SegmentConfig) -> Run:
 
 def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
-    before = archive.read_json(run.output, archive.SETTINGS) or run.settings
-    for flag, value in run.settings.items():
-        if before.get(flag, value) != value:
-            raise UserError(
-                f"{flag} {value}: {run.config.output} was begun with {before[flag]}, "
-                "choose another --output"
-            )
+    before = archive.read_json(run.output, archive.SETTINGS) or {}
+    archive.refuse_changed(run.config.output, before, run.settings)
 
 
 def _complete(run: Run, manifest: Manifest, held: Lease) -> dict[str, Any]:

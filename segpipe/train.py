@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import tempfile
@@ -14,7 +13,7 @@ import ray
 import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from segpipe import ddp, runtime, stream
+from segpipe import archive, ddp, runtime, stream
 from segpipe.data.datasets import Example, find_examples
 from segpipe.ddp import HISTORY, MODEL, TrainJob, finished_epochs
 from segpipe.errors import UserError
@@ -22,7 +21,6 @@ from segpipe.models import checkpoint
 from segpipe.runtime import Progress
 from segpipe.storage import Store, open_store, preflight
 
-SETTINGS = "_segpipe/settings.json"
 MAX_FAILURES = 3  # restarts of the workers before the run gives up
 
 
@@ -94,28 +92,25 @@ def train(config: TrainConfig) -> None:
         device = runtime.choose_device(config.device)
         plan = _plan(config, data, training, test)
         output.delete(MODEL)  # it means done, and a longer run is not
-        output.put(SETTINGS, json.dumps(settings, indent=1).encode())
+        archive.write_json(output, archive.SETTINGS, settings)
         _fit(config, TrainJob(plan, output, config.model, config.lr, device), test)
     print(f"train: wrote {output.uri(MODEL)}, {HISTORY}, curves.png and predictions.png")
 
 
 def _refuse_changed(output: Store, settings: dict[str, Any]) -> None:
     """Raise UserError where the output was begun with something else."""
-    try:
-        before = json.loads(output.get(SETTINGS))
-    except FileNotFoundError:
-        return
-    for name, value in settings.items():
-        if name not in RESUMABLE and before.get(name, value) != value:
-            raise UserError(
-                f"--{name.replace('_', '-')} {value}: {output.uri()} was begun with "
-                f"{before[name]}, choose another --output"
-            )
+    before = archive.read_json(output, archive.SETTINGS) or {}
+    archive.refuse_changed(output.uri(), _by_flag(before), _by_flag(settings))
     if (done := finished_epochs(output)) > settings["epochs"]:
         raise UserError(
             f"--epochs {settings['epochs']}: {output.uri()} has {done} already, "
             "choose another --output"
         )
+
+
+def _by_flag(settings: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in settings.items() if name not in RESUMABLE}
+    return {f"--{name.replace('_', '-')}": value for name, value in kept.items()}
 
 
 def _plan(

@@ -5,14 +5,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
+from processes import s3_answers, wait_until
 
 from segpipe import runtime
 from segpipe.data import synthetic
@@ -80,22 +78,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         keys = os.environ | {"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}  # a test searches arguments
         with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=keys) as server:
             try:
-                _wait_for(environment["AWS_ENDPOINT_URL"])
-                yield Bucket("s3://bucket", root / "bucket", environment["AWS_ENDPOINT_URL"])
+                endpoint = environment["AWS_ENDPOINT_URL"]
+                wait_until(lambda: s3_answers(endpoint), "S3 server", DEADLINE_S)
+                yield Bucket("s3://bucket", root / "bucket", endpoint)
             finally:
                 server.kill()
-
-
-def _wait_for(endpoint: str) -> None:
-    client = boto3.client("s3", endpoint_url=endpoint)
-    end = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            client.list_buckets()
-            return
-        except (BotoCoreError, ClientError):
-            assert time.monotonic() < end, f"no S3 server at {endpoint}"
-            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
 DEADLINE_S = 180.0
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + DEADLINE_S
+def wait_until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """The one place where tests wait: until the condition holds, and not for ever."""
+    end = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < end, f"no {what} within {DEADLINE_S:.0f} s"
+        assert time.monotonic() < end, f"no {what} within {deadline_s:.0f} s"
         time.sleep(0.02)
+
+
+def s3_answers(endpoint: str) -> bool:
+    try:
+        boto3.client("s3", endpoint_url=endpoint).list_buckets()
+    except (BotoCoreError, ClientError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from verbs import rows_of, run
 
-from segpipe import archive, cli, segment
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    return int(stop.value.code or 0)
+from segpipe import archive, segment
 
 
-def rows_of(output: Path) -> dict[str, dict]:
-    files = sorted((output / "results").glob("part-*.parquet"))
-    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+def by_path(output: Path) -> dict[str, dict]:
+    rows = rows_of(output)
     assert len({row["path"] for row in rows}) == len(rows)
     return {row["path"]: row for row in rows}
 
@@ -54,12 +47,12 @@ def test_a_run_does_what_is_new_or_changed_and_counts_what_has_gone(
 ):
     words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
     assert run(*words) == 0
-    first = rows_of(tmp_path / "out")
+    first = by_path(tmp_path / "out")
     (folder / "a.png").unlink()
     photograph.crop((0, 0, 500, 560)).save(folder / "b.png")
     photograph.save(folder / "d.png")
     assert run(*words) == 0
-    second, summary = rows_of(tmp_path / "out"), summary_of(tmp_path / "out")
+    second, summary = by_path(tmp_path / "out"), summary_of(tmp_path / "out")
     assert set(second) == {"b.png", "c.png", "d.png", "broken.png"}
     assert (summary["inputs"], summary["ok"], summary["gone"]) == (4, 3, 1)
     assert second["c.png"] == first["c.png"]
@@ -81,13 +74,13 @@ def test_rejected_inputs_are_done_again_when_asked_for(folder, photograph, tmp_p
     broken.write_bytes(bytes(len(buffer.getvalue())))
     before = broken.stat()
     assert run(*words) == 1
-    rejected = rows_of(tmp_path / "out")["broken.png"]
+    rejected = by_path(tmp_path / "out")["broken.png"]
     assert rejected["error"] == "not an image in a known format"
     broken.write_bytes(buffer.getvalue())
     os.utime(broken, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert run(*words) == 1  # a version is done once
     assert run(*words, "--retry-rejected") == 0
-    assert rows_of(tmp_path / "out")["broken.png"]["status"] == "ok"
+    assert by_path(tmp_path / "out")["broken.png"]["status"] == "ok"
     assert summary_of(tmp_path / "out")["done_before"] == 3
     assert run(*words, "--retry-rejected") == 0
 
@@ -95,9 +88,9 @@ def test_rejected_inputs_are_done_again_when_asked_for(folder, photograph, tmp_p
 def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_path, ray_cluster):
     words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
     assert run(*words) == 0
-    first = rows_of(tmp_path / "out")["broken.png"]
+    first = by_path(tmp_path / "out")["broken.png"]
     assert run(*words, "--retry-rejected") == 0
-    again = rows_of(tmp_path / "out")["broken.png"]
+    again = by_path(tmp_path / "out")["broken.png"]
     assert again["finished"] > first["finished"]
     assert again | {"finished": 0} == first | {"finished": 0}
 
@@ -120,7 +113,7 @@ def test_a_list_is_segmented_under_its_own_names(folder, tmp_path, ray_cluster):
     (tmp_path / "list.csv").write_text("path\nin/a.png\nin/missing.png\nin/a.png\nin/notes.txt\n")
     words = ["--input", tmp_path / "list.csv", "--output", tmp_path / "out", "--max-rejected", 1]
     assert run("segment", *words) == 0
-    rows = rows_of(tmp_path / "out")
+    rows = by_path(tmp_path / "out")
     assert set(rows) == {f"{folder}/a.png", f"{folder}/missing.png"}
     assert rows[f"{folder}/missing.png"]["error"] == "not found"
     assert rows[f"{folder}/a.png"]["mask_path"] == f"masks{folder}/a.png.png"
@@ -152,7 +145,7 @@ def test_one_photograph_in_many_forms_gets_one_mask(photograph, tmp_path, ray_cl
     Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(root / "grey16.png")
     out = tmp_path / "out"
     assert run("segment", "--input", root, "--output", out, "--format", "both") == 0
-    rows = rows_of(out)
+    rows = by_path(out)
     found = {name: np.asarray(Image.open(out / row["mask_path"])) for name, row in rows.items()}
     assert set(found) == {*forms, "alpha.png", "grey.png", "grey16.png"}
     for name in (*forms, "alpha.png"):

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import wait_until
 
 from segpipe import decoder
 from segpipe.data import codecs, fundus
@@ -115,13 +116,6 @@ def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER
     assert np.array_equal(fitted.fov, fundus.fit_fov(fov, geometry, side))
     assert fitted.geometry == geometry
     assert (fitted.orientation, fitted.note) == (taken.orientation, taken.note)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, f"no {what} within {DEADLINE_S:.0f} s"
-        time.sleep(0.01)
 
 
 def children(parent: int) -> list[int]:
@@ -302,7 +296,9 @@ def test_a_large_photograph_leaves_a_small_child():
         child.fit(photograph(side=3000))
         statm = Path(f"/proc/{only_child()}/statm")
         wait_until(
-            lambda: int(statm.read_text().split()[1]) * 4096 < decoder.KEPT_BYTES, "small child"
+            lambda: int(statm.read_text().split()[1]) * 4096 < decoder.KEPT_BYTES,
+            "small child",
+            DEADLINE_S,
         )
 
 
@@ -313,7 +309,7 @@ def test_a_child_killed_between_two_photographs_costs_nothing(child, tmp_path):
     child.fit(photograph())
     pid = only_child()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not lives(pid), "end of the child")
+    wait_until(lambda: not lives(pid), "end of the child", DEADLINE_S)
     assert_as_in_process(child.fit(photograph("kill", tmp_path / "log", 1)), photograph())
 
 
@@ -321,7 +317,7 @@ def test_an_interrupted_wait_costs_the_child_and_not_the_next_photograph(child, 
     log, waiting = tmp_path / "log", threading.get_ident()
 
     def interrupt() -> None:
-        wait_until(log.exists, "hanging child")
+        wait_until(log.exists, "hanging child", DEADLINE_S)
         signal.pthread_kill(waiting, signal.SIGINT)
 
     with ThreadPoolExecutor(1) as other:
@@ -360,11 +356,11 @@ def test_the_child_ends_with_its_parent(tmp_path, word):
     words = [sys.executable, "-c", code, tmp_path / "1", tmp_path / "2"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as parent:
         try:
-            wait_until(log.exists, "hanging child")
+            wait_until(log.exists, "hanging child", DEADLINE_S)
             [pid] = children(parent.pid)
         finally:
             parent.kill()
-    wait_until(lambda: not lives(pid), "end of the child")
+    wait_until(lambda: not lives(pid), "end of the child", DEADLINE_S)
 
 
 def test_close_ends_the_child_and_a_later_photograph_starts_another():

@@ -10,14 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from segpipe import cli
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    return int(stop.value.code or 0)
+from verbs import run
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
-from processes import arguments, finish, ray_nodes, running, token, wait_until
+from processes import arguments, finish, ray_nodes, running, s3_answers, token, wait_until
 from proxy import Proxy, random_faults
+from verbs import masks, rows
 
 from segpipe import archive
 from segpipe.storage import Store, open_store
@@ -37,20 +38,11 @@ def moto() -> Iterator[str]:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             endpoint = f"http://127.0.0.1:{port}"
-            client = boto3.client("s3", endpoint_url=endpoint)
-            wait_until(lambda: _answers(client), "moto")
-            client.create_bucket(Bucket="bucket")
+            wait_until(lambda: s3_answers(endpoint), "moto")
+            boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="bucket")
             yield endpoint
         finally:
             server.kill()
-
-
-def _answers(client) -> bool:
-    try:
-        client.list_buckets()
-    except (BotoCoreError, ClientError):
-        return False
-    return True
 
 
 @pytest.fixture(params=["rclone", "moto"])
@@ -85,13 +77,12 @@ def fill(store: Store, photographs: dict[str, bytes]) -> None:
         store.put(key, data)
 
 
-def masks(output: Store) -> dict[str, bytes]:
-    return {entry.key: output.get(entry.key) for entry in output.list(archive.MASKS)}
-
-
-def rows(output: Store) -> list[dict]:
-    keys = [entry.key for entry in output.list(archive.RESULTS)]
-    return [row for key in keys for row in archive.read_parquet(output, key).to_pylist()]
+def in_bucket(photographs: dict[str, bytes], tmp_path: Path) -> tuple[list[object], Store]:
+    """A command over these photographs in a place of this test's own, and its output."""
+    source = open_store(f"s3://bucket/{tmp_path.name}/in")
+    output = open_store(f"s3://bucket/{tmp_path.name}/out")
+    fill(source, photographs)
+    return [*SEGMENT, "--input", source.uri(), "--output", output.uri()], output
 
 
 def assert_right(output: Store, undisturbed: dict[str, bytes]) -> None:
@@ -108,12 +99,9 @@ def test_faults_in_5_percent_of_all_requests_change_nothing(
     endpoint, photographs, undisturbed, tmp_path
 ):
     """503, 500, refused, reset before and after, cut-off and stalled answers, on every kind."""
-    source = open_store(f"s3://bucket/{tmp_path.name}/in")
-    output = open_store(f"s3://bucket/{tmp_path.name}/out")
-    fill(source, photographs)
+    words, output = in_bucket(photographs, tmp_path)
     with Proxy(endpoint, fault=random_faults(0.05, seed=1)) as proxy:
         env = {"AWS_ENDPOINT_URL": proxy.endpoint}
-        words = [*SEGMENT, "--input", source.uri(), "--output", output.uri()]
         ended = finish(*words, env=env)
         hurt = [(m, path) for m, path, status in proxy.requests if status in (0, 500, 503)]
     assert ended.returncode == 0, ended.stderr
@@ -124,10 +112,7 @@ def test_faults_in_5_percent_of_all_requests_change_nothing(
 def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
     s3, photographs, undisturbed, tmp_path
 ):
-    source = open_store(f"{s3.uri}/{tmp_path.name}/in")
-    output = open_store(f"{s3.uri}/{tmp_path.name}/out")
-    fill(source, photographs)
-    words = [*SEGMENT, "--input", source.uri(), "--output", output.uri()]
+    words, output = in_bucket(photographs, tmp_path)
     with Proxy(s3.endpoint) as proxy:
         env = {"AWS_ENDPOINT_URL": proxy.endpoint}
         with running(*words, "--store-patience", 3, env=env) as job:
@@ -150,10 +135,7 @@ def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
 def test_one_sick_object_stays_open_while_the_others_are_done(
     s3, photographs, undisturbed, tmp_path
 ):
-    source = open_store(f"{s3.uri}/{tmp_path.name}/in")
-    output = open_store(f"{s3.uri}/{tmp_path.name}/out")
-    fill(source, photographs)
-    words = [*SEGMENT, "--input", source.uri(), "--output", output.uri()]
+    words, output = in_bucket(photographs, tmp_path)
 
     def sick(method: str, path: str, _: int) -> str | None:
         return "500" if method == "GET" and path.endswith("plain/007.jpg") else None
@@ -252,11 +234,8 @@ def test_a_cluster_whose_nodes_never_heard_of_the_endpoint_uses_the_drivers_and_
     s3, photographs, undisturbed, tmp_path
 ):
     """Nodes have credentials of their own and no endpoint; secrets are searched everywhere."""
-    source = open_store(f"{s3.uri}/{tmp_path.name}/in")
-    output = open_store(f"{s3.uri}/{tmp_path.name}/out")
-    fill(source, photographs)
+    words, output = in_bucket(photographs, tmp_path)
     secret = token()
-    words = [*SEGMENT, "--input", source.uri(), "--output", output.uri()]
     hidden = {os.environ["AWS_SECRET_ACCESS_KEY"], secret["RAY_AUTH_TOKEN"]}
     with ray_nodes([1, 1, 1], secret | {"AWS_ENDPOINT_URL": ""}) as cluster:
         with running(*words, env=secret | {"RAY_ADDRESS": cluster.address}) as job:

@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from verbs import rows_of, run
 
-from segpipe import cli
 from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
 from segpipe.models import checkpoint
@@ -22,12 +21,6 @@ from segpipe.storage import open_store
 TRAIN = ["--epochs", "2", "--workers", "2", "--crops-per-image", "10"]
 TRAIN += ["--crop-size", "96", "--batch-size", "10"]
 HISTORY = "epoch,train_loss,test_loss,test_accuracy,vessel_dice,seconds,crops_per_second"
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +47,6 @@ def segmented(mixed: Path, trained: Path, tmp_path_factory, ray_cluster) -> Path
     flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
     assert run("segment", "--input", mixed, "--output", output, "--format", "both", *flags) == 0
     return output
-
-
-def rows_of(output: Path) -> list[dict]:
-    files = sorted((output / "results").glob("part-*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def test_training_writes_a_history_whose_loss_falls(trained):

@@ -10,10 +10,13 @@ import threading
 import time
 
 import pytest
+from processes import wait_until
 
 from segpipe import archive, lease
 from segpipe.errors import Unfinished, UserError
 from segpipe.storage import open_store
+
+DEADLINE_S = 20.0
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -27,13 +30,6 @@ def output(request, tmp_path):
 def quick(monkeypatch):
     for name, seconds in (("BEAT_S", 0.1), ("FIRST_BEAT_S", 0.05), ("SILENCE_S", 1.0)):
         monkeypatch.setattr(lease, name, seconds)
-
-
-def wait_for(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def holder(output) -> dict | None:
@@ -86,7 +82,7 @@ def test_a_beating_lease_of_another_machine_is_refused(output):
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        wait_for(lambda: holder(output) is not None)
+        wait_until(lambda: holder(output) is not None, "change", DEADLINE_S)
         with pytest.raises(UserError, match="on far"):
             lease.hold(output).__enter__()
     finally:
@@ -97,7 +93,7 @@ def test_a_beating_lease_of_another_machine_is_refused(output):
 def test_who_lost_the_lease_stops_and_leaves_it_to_the_other(output):
     with lease.hold(output) as held:
         leave_lease(output, owner="another")
-        wait_for(lambda: held.lost)
+        wait_until(lambda: held.lost, "change", DEADLINE_S)
         with pytest.raises(Unfinished, match="taken over"):
             held.check()
     assert holder(output)["owner"] == "another"
@@ -119,7 +115,11 @@ def test_of_many_at_once_one_gets_the_lease(output):
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(refused) == 7 or end.is_set() or len(held) + len(refused) == 8)
+    wait_until(
+        lambda: len(refused) == 7 or end.is_set() or len(held) + len(refused) == 8,
+        "change of the lease",
+        DEADLINE_S,
+    )
     end.set()
     for thread in threads:
         thread.join()
@@ -129,4 +129,6 @@ def test_of_many_at_once_one_gets_the_lease(output):
 def test_progress_travels_with_the_heartbeat(output):
     with lease.hold(output) as held:
         held.progress = {"ok": 5}
-        wait_for(lambda: holder(output)["progress"] == {"ok": 5})
+        wait_until(
+            lambda: holder(output)["progress"] == {"ok": 5}, "change of the lease", DEADLINE_S
+        )

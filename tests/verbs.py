@@ -1,0 +1,31 @@
+"""Verbs run in this process, and what they wrote."""
+
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from segpipe import cli
+from segpipe.storage import Store, open_store
+
+
+def run(*words: object) -> int:
+    """The exit code of `segpipe WORDS`."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+def rows(output: Store) -> list[dict]:
+    """All rows of the results, in their order."""
+    files = [io.BytesIO(output.get(entry.key)) for entry in output.list("results/part-")]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def rows_of(output: Path) -> list[dict]:
+    return rows(open_store(str(output)))
+
+
+def masks(output: Store) -> dict[str, bytes]:
+    return {entry.key: output.get(entry.key) for entry in output.list("masks/")}
