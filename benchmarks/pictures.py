@@ -16,7 +16,7 @@ from PIL import Image
 from segpipe import report
 from segpipe.data import fundus, synthetic
 from segpipe.data.datasets import classes_of
-from segpipe.models import checkpoint
+from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def predictions() -> bytes:
     image, vessel, fov = synthetic.draw_fundus(seed=1)
     squashed = fundus.resize_image(image, CROP_PX, CROP_PX)
     label = fundus.resize_classes(classes_of(vessel, fov), CROP_PX, CROP_PX)
-    network = checkpoint.load(checkpoint.read("segnet-lite"), "segnet-lite").build()
+    network = networks.load_network(checkpoint.load(checkpoint.read(None), checkpoint.DEFAULT))
     with torch.inference_mode():
         prob = network(to_input(squashed[None], torch.device("cpu"))).softmax(dim=1)[0].numpy()
     return report.class_probabilities(squashed, prob, label)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from segpipe import __version__, metrics, report, runtime
 from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
-from segpipe.models import checkpoint
+from segpipe.models import checkpoint, networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.storage import Store
@@ -111,7 +111,7 @@ class Session:
         if job.device == "cpu":
             torch.set_num_threads(runtime.worker_threads(context.get_local_world_size()))
         torch.manual_seed(job.plan.seed)
-        network = checkpoint.build_model(job.model, classes=len(CLASSES))
+        network = networks.build_model(job.model, classes=len(CLASSES))
         self.network = ray.train.torch.prepare_model(channels_last(network))
         self.bare = getattr(self.network, "module", self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.lr)
@@ -274,7 +274,7 @@ class Session:
             classes=CLASSES,
             version=__version__,
         )
-        state = {k: v.detach().cpu() for k, v in self.bare.state_dict().items()}
+        state = {k: v.detach().cpu().numpy() for k, v in self.bare.state_dict().items()}
         output.put(MODEL, checkpoint.dump(state, card))
 
 

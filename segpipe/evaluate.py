@@ -14,7 +14,7 @@ from segpipe import metrics, report, runtime
 from segpipe.data.datasets import SPLITS, VESSEL, Example, find_examples, load_example
 from segpipe.errors import UserError
 from segpipe.metrics import Confusion
-from segpipe.models import checkpoint
+from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
 from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
@@ -55,7 +55,9 @@ def evaluate(config: EvaluateConfig) -> None:
     data, output = open_store(config.data), open_store(config.output)
     preflight(data, output)
     weights = checkpoint.read(config.checkpoint)
-    card = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT).card
+    loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+    engine.check_fits(loaded)
+    card = loaded.card
     examples = find_examples(data, config.split)
     with runtime.ray_session():
         rows = _measured(config, data, examples, weights, card)

@@ -9,18 +9,22 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.metrics import Counter, Gauge
 
 from segpipe.errors import Unfinished, UserError
+from segpipe.stopwatch import STAGES
+
+Result = TypeVar("Result")
 
 # By default Ray ends a process that rests for a second while more run than there are cores, and
 # starts another when a task comes: with several light stages a core, that took half of the cores.
@@ -158,28 +162,40 @@ def one_row_blocks(dataset: Dataset) -> Dataset:
     return single
 
 
+def on_network_node(function: Callable[..., Result], weights: bytes, device: str) -> Result:
+    """function(weights, device), where the networks run: here, or on a node of the cluster."""
+    if not os.environ.get("RAY_ADDRESS") and device == "cpu":
+        return function(weights, device)
+    task = ray.remote(function).options(num_cpus=DATA_CPUS, num_gpus=int(device == "cuda"))
+    found: Result = ray.get(task.remote(weights, device), timeout=ACTORS_START_S)
+    return found
+
+
 def network_stage(
-    dataset: Dataset, stage: type, arguments: tuple[Any, ...], device: str, num_workers: int
+    dataset: Dataset,
+    stage: type,
+    arguments: tuple[Any, ...],
+    device: str,
+    num_workers: int,
+    light: bool = False,
 ) -> Dataset:
-    """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each worker."""
+    """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each worker.
+
+    A `light` stage runs no torch: it takes a process that Ray has started already.
+    """
+    options: dict[str, Any] = {} if light else {"runtime_env": model_env()}
     with warnings.catch_warnings():  # Ray has no other way yet to bound its retries
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        return _map_by_actors(dataset, stage, arguments, device, num_workers)
-
-
-def _map_by_actors(
-    dataset: Dataset, stage: type, arguments: tuple[Any, ...], device: str, num_workers: int
-) -> Dataset:
-    return dataset.map_batches(
-        stage,
-        fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
-        batch_size=None,
-        compute=ActorPoolStrategy(size=num_workers),
-        num_cpus=cpus_per_worker(num_workers),
-        num_gpus=1 if device == "cuda" else 0,
-        runtime_env=model_env(),
-        max_task_retries=TASK_RETRIES,
-    )
+        return dataset.map_batches(
+            stage,
+            fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
+            batch_size=None,
+            compute=ActorPoolStrategy(size=num_workers),
+            num_cpus=cpus_per_worker(num_workers),
+            num_gpus=1 if device == "cuda" else 0,
+            max_task_retries=TASK_RETRIES,
+            **options,
+        )
 
 
 def model_workers(device: str, wanted: int | None) -> int:
@@ -235,6 +251,29 @@ class Progress:
             self.next_line = now + PLAIN_LINE_S
             start = "\r\033[K" if self.live else ""
             print(f"{start}{self.verb}: {text}", file=sys.stderr, flush=True)
+
+
+class Gauges:
+    """What Prometheus sees of a bulk run, through Ray's exporter on the driver's node."""
+
+    def __init__(self) -> None:
+        self.images = Counter("segpipe_images", "Inputs that ended.", tag_keys=("status",))
+        self.seconds = Counter("segpipe_stage_seconds", "Of all workers.", tag_keys=("stage",))
+        self.open = Gauge("segpipe_images_open", "Inputs that are still to do.")
+        self.rate = Gauge("segpipe_images_per_second", "Steady rate of this run.")
+
+    def add(self, counts: Mapping[str, int], seconds: Sequence[float]) -> None:
+        """One group: inputs by status, and the stages' seconds in order of STAGES."""
+        for status, count in counts.items():
+            if count:
+                self.images.inc(count, {"status": status})
+        for stage, spent in zip(STAGES, seconds, strict=True):
+            if spent:
+                self.seconds.inc(float(spent), {"stage": stage})
+
+    def set(self, num_open: int, rate: float | None) -> None:
+        self.open.set(num_open)
+        self.rate.set(rate or 0.0)
 
 
 class SteadyRate:

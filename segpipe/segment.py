@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,14 +26,16 @@ from segpipe.archive import Manifest, Todo
 from segpipe.errors import Unfinished, UserError
 from segpipe.inputs import Inputs, inside, open_source
 from segpipe.lease import Lease
-from segpipe.models import checkpoint
+from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
-from segpipe.models.predict import Scorer
+from segpipe.models.engine import Trial
 from segpipe.runtime import Progress, SteadyRate
-from segpipe.stages import Segmenter, SegmentJob, load, store
+from segpipe.stages import Score, Segmenter, SegmentJob, load, store
+from segpipe.stopwatch import StageTimes
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 FORMATS = ("png", "parquet", "both")
+ENGINE_FLAGS = ("compile", "precision")
 FEW_GROUPS = 64  # so many are handed over at once, which spares processes that take 4 s to start
 
 
@@ -70,6 +72,10 @@ class SegmentConfig:
     """Seconds for which a store that fails is tried again before the run ends. May change."""
     limit: int | None = None
     """Take only the first so many photographs of the listing."""
+    precision: str = "auto"
+    """Of the network: fp32, bf16, or auto: the quickest whose masks are those of fp32."""
+    compile: str = "auto"
+    """Run the network in its compiled form: on, off, or auto: where there is one and it is true."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     report_images: str = "on"
@@ -81,10 +87,16 @@ class SegmentConfig:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UserError(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
-        if self.format not in FORMATS:
-            raise UserError(f"--format {self.format}: choose from {', '.join(FORMATS)}")
-        if self.report_images not in ("on", "off"):
-            raise UserError(f"--report-images {self.report_images}: choose on or off")
+        choices = {
+            "format": FORMATS,
+            "report_images": ("on", "off"),
+            "compile": engine.COMPILE,
+            "precision": engine.PRECISION,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)}: choose from {', '.join(known)}")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
         if self.store_patience < 0:
@@ -148,6 +160,7 @@ def _open(config: SegmentConfig) -> Run:
     output.check_readable()
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+    engine.check_fits(loaded)
     settings = {
         "--input": source.uri(),
         "--checkpoint": loaded.sha256,
@@ -156,6 +169,9 @@ def _open(config: SegmentConfig) -> Run:
         "--include": list(config.include),
         "--exclude": list(config.exclude),
     }
+    for name in ENGINE_FLAGS:  # what is left open is chosen when there is work to do
+        if getattr(config, name) != "auto":
+            settings[f"--{name}"] = getattr(config, name)
     run = Run(config, source, output, weights, loaded, settings)
     _refuse_changed(run)
     return run
@@ -172,18 +188,17 @@ def _complete(run: Run, manifest: Manifest, held: Lease) -> dict[str, Any]:
     output = run.output
     _refuse_changed(run)  # another run may have ended since
     output.sweep()
-    archive.write_json(output, archive.SETTINGS, run.settings)
     output.delete(archive.SUMMARY)  # its results are about to change
     manifest.write(output)
     todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
-    rate = None
+    course = dict.fromkeys(("images_per_second", "stages", "bottleneck", "engine"))
     if todo.num_rows:
         with runtime.ray_session():
-            rate = _segment_all(run, todo, held)
+            course = _segment_all(run, todo, held)
     held.check()
     return archive.compact(output, manifest) | {
         "done_before": todo.num_done,
-        "images_per_second": rate,
+        **course,
         "model": asdict(run.checkpoint.card) | {"sha256": run.checkpoint.sha256},
         "inputs_digest": manifest.digest,
     }
@@ -224,44 +239,70 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
     return int(rejected or summary["open"] > 0)
 
 
-def _segment_all(run: Run, todo: Todo, held: Lease) -> float | None:
-    """Run the pipeline, showing progress -> images a second, steady."""
+def _segment_all(run: Run, todo: Todo, held: Lease) -> dict[str, Any]:
+    """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
-    rate = SteadyRate()
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
-    for groups in pipeline(run, todo).iter_batches(batch_size=None):
-        held.check()
-        counts.update({name: int(groups[name].sum()) for name in counts})
-        for finished, ok, rejected in zip(
-            *(groups[name] for name in ("finished", "ok", "rejected")), strict=True
-        ):
-            rate.add(float(finished), int(ok + rejected))
-        held.progress = todo.progress(counts, rate.value)
-        left = runtime.time_left(counts.total(), todo.num_rows, rate.value)
-        done, total = held.progress["ok"] + held.progress["rejected"], todo.num_done + todo.num_rows
-        speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
-        progress.show(f"{done}/{total}, {speed}, {left}")
-    told = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
-    progress.show(told + (f", {counts['open']} still open" if counts["open"] else ""), always=True)
-    return rate.value
-
-
-def pipeline(run: Run, todo: Todo) -> Dataset:
-    """Groups of inputs -> rows `finished, ok, rejected, open`, one for each committed group."""
     device = runtime.choose_device(run.config.device)
+    chosen, known = _choose_engine(run, device)
+    settings = run.settings | {f"--{name}": getattr(chosen, name) for name in ENGINE_FLAGS}
+    archive.write_json(run.output, archive.SETTINGS, settings)
     workers = runtime.model_workers(device, run.config.workers)
     group_rows = min(run.config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
     groups = Groups(todo, group_rows)
     workers = min(workers, groups.num_groups)
+    rate, times, gauges = SteadyRate(), StageTimes(workers), runtime.Gauges()
+    done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)
+    for batch in done.iter_batches(batch_size=None):
+        held.check()
+        for n in range(len(batch["finished"])):
+            group = {name: column[n] for name, column in batch.items()}
+            counts.update({name: int(group[name]) for name in counts})
+            rate.add(float(group["finished"]), int(group["ok"] + group["rejected"]))
+            times.add(group["seconds"], float(group["started"]), float(group["finished"]))
+            gauges.add({name: int(group[name]) for name in counts}, group["seconds"])
+        held.progress = todo.progress(counts, rate.value)
+        gauges.set(held.progress["open"], rate.value)
+        left = runtime.time_left(counts.total(), todo.num_rows, rate.value)
+        num_done = held.progress["ok"] + held.progress["rejected"]
+        speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
+        progress.show(f"{num_done}/{todo.num_done + todo.num_rows}, {speed}, {left}")
+    told = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
+    progress.show(told + (f", {counts['open']} still open" if counts["open"] else ""), always=True)
+    return {
+        "images_per_second": rate.value,
+        **times.summary(),
+        "engine": {"name": chosen.engine.name, "considered": [one.as_dict() for one in known]},
+    }
+
+
+def _choose_engine(run: Run, device: str) -> tuple[Trial, list[Trial]]:
+    """How the network is run, and all that was considered.
+
+    What this output was begun with stays; else what the flags leave open is chosen. Raises
+    UserError where that does not run here.
+    """
+    before = archive.read_json(run.output, archive.SETTINGS) or {}
+    flags = {f"--{name}": getattr(run.config, name) for name in ENGINE_FLAGS}
+    compile, precision = (before.get(flag, wanted) for flag, wanted in flags.items())
+    known = runtime.on_network_node(engine.find_trials, run.weights, device)
+    return engine.select(known, compile, precision), known
+
+
+def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int) -> Dataset:
+    """Groups of inputs -> rows as Group.commit makes them, one for each committed group."""
     listed = groups.dataset()  # page, rows; a block is one group: what is committed, or done again
-    job = _job(run)
+    job, weights = _job(run), run.weights
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
-        return runtime.network_stage(listed, Segmenter, (job, run.weights), device, workers)
+        light = chosen.compile == "on"
+        return runtime.network_stage(
+            listed, Segmenter, (job, weights, chosen.engine), device, workers, light
+        )
     tasks = runtime.data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    scores = runtime.network_stage(loaded, Scorer, (run.weights,), device, workers)  # -> scores
+    scores = runtime.network_stage(loaded, Score, (weights, chosen.precision), device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
 
 

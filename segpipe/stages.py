@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -25,9 +25,11 @@ from segpipe.decoder import Decoder
 from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
+from segpipe.models.engine import Engine, open_score
+from segpipe.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
-FETCHES = 8  # objects of a group that are fetched at once
+TRANSFERS = 8  # objects that are fetched or written at once by one process
 FETCHED_BYTES = 64 << 20  # of files that wait to be decoded in one process, or a single larger one
 LARGEST_FILE_BYTES = 1 << 30  # 200 megapixels of 16-bit RGB are 1.2 GB; real files are compressed
 DECODING_S = 60.0  # seconds for one photograph; 200 megapixels take some 10
@@ -56,37 +58,100 @@ class SegmentJob:
     max_megapixels: float
 
 
+class Segmenter:
+    """All stages in one process, for networks that run on CPUs: a photograph after the other."""
+
+    def __init__(
+        self, job: SegmentJob, weights: bytes, engine: Engine, device: str, num_threads: int
+    ) -> None:
+        assert device == "cpu"
+        self.job, self.score = job, open_score(weights, engine, num_threads)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Groups of inputs -> the groups, committed."""
+        group = Group(self.job)
+        for entry, data in _fetched(self.job, batch, group.watch):
+            values = _load_one(entry, data, self.job, group.watch)
+            if "canvas" in values:
+                with group.watch.time("model"):
+                    values["score"] = self.score(values.pop("canvas"), values["fov"])
+            group.add(values)
+        return group.commit()
+
+
 def load(batch: Batch, job: SegmentJob) -> Batch:
     """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not."""
-    entries = [
-        entry
-        for page, rows in zip(batch["page"], batch["rows"], strict=True)
-        for entry in archive.group_entries(job.output, str(page), rows)
-    ]
-    rows = [_load_one(entry, data, job) for entry, data in _fetched(job.source, entries)]
+    side = fundus.canvas_side(job.diameter)
+    unread: dict[str, Any] = {
+        "note": "",
+        "orientation": 1,
+        "geometry": np.zeros(8, np.int32),
+        "canvas": np.zeros((side, side, 3), np.uint8),
+        "fov": np.zeros((side, side), np.uint8),
+    }
+    rows, watch = [], Stopwatch()
+    for entry, data in _fetched(job, batch, watch):
+        rows.append(unread | _load_one(entry, data, job, watch))
+        rows[-1]["seconds"], watch = watch.as_array(), Stopwatch()
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+class Score:
+    """Rows with a canvas -> the same with a score, in a process that holds the network."""
+
+    def __init__(self, weights: bytes, precision: str, device: str, num_threads: int) -> None:
+        from segpipe.models.predict import Scorer  # torch: only where the network runs
+
+        self.scorer = Scorer(weights, device, num_threads, precision)
+
+    def __call__(self, batch: Batch) -> Batch:
+        watch = Stopwatch()
+        with watch.time("model"):
+            batch = self.scorer(batch)
+        return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
+
+
+def store(batch: Batch, job: SegmentJob) -> Batch:
+    """Scored rows of one group -> the group, committed."""
+    group = Group(job)
+    for name, seconds in zip(STAGES, batch.pop("seconds").sum(axis=0), strict=True):
+        group.watch.seconds[name] += float(seconds)
+    for n in range(len(batch["path"])):
+        group.add({name: column[n] for name, column in batch.items()})
+    return group.commit()
+
+
 def _fetched(
-    source: Source, entries: Sequence[Entry]
+    job: SegmentJob, batch: Batch, watch: Stopwatch
 ) -> Iterator[tuple[Entry, bytes | RejectedImage | OpenInput]]:
-    """Each entry with its bytes, in order; some are fetched ahead, but never many bytes."""
+    """Each input of these groups with its bytes; some are fetched ahead, but never many bytes."""
+    entries = (
+        entry
+        for page, rows in zip(batch["page"], batch["rows"], strict=True)
+        for entry in archive.group_entries(job.output, str(page), rows)
+    )
     waiting: deque[tuple[Entry, Future[bytes | RejectedImage | OpenInput]]] = deque()
-    rest = iter(entries)
     ahead_bytes = 0
-    with ThreadPoolExecutor(FETCHES) as pool:
-        while True:
-            while not waiting or ahead_bytes < FETCHED_BYTES:
-                entry = next(rest, None)
-                if entry is None:
-                    break
-                waiting.append((entry, pool.submit(_fetch, source, entry)))
-                ahead_bytes += entry.bytes
-            if not waiting:
-                return
-            entry, found = waiting.popleft()
-            ahead_bytes -= entry.bytes
-            yield entry, found.result()
+    while True:
+        while not waiting or ahead_bytes < FETCHED_BYTES:
+            entry = next(entries, None)
+            if entry is None:
+                break
+            waiting.append((entry, _transfers().submit(_fetch, job.source, entry)))
+            ahead_bytes += entry.bytes
+        if not waiting:
+            return
+        entry, found = waiting.popleft()
+        ahead_bytes -= entry.bytes
+        with watch.time("fetch"):
+            data = found.result()
+        yield entry, data
+
+
+@lru_cache(maxsize=1)
+def _transfers() -> ThreadPoolExecutor:
+    """This process's threads that wait for stores."""
+    return ThreadPoolExecutor(TRANSFERS)
 
 
 def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
@@ -107,30 +172,38 @@ def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
         return OpenInput(str(error))
 
 
+@dataclass(frozen=True)
+class OpenInput:
+    """An input that could not be read now, through no fault of its bytes; it stays to do."""
+
+    reason: str
+
+
 def _load_one(
-    entry: Entry, data: bytes | RejectedImage | OpenInput, job: SegmentJob
+    entry: Entry, data: bytes | RejectedImage | OpenInput, job: SegmentJob, watch: Stopwatch
 ) -> dict[str, Any]:
-    side = fundus.canvas_side(job.diameter)
+    """What store needs to know of an input; with canvas, fov and geometry where it was read."""
     row: dict[str, Any] = {
         "path": entry.key,
         "bytes": entry.bytes,
         "version": entry.version,
         "error": "",
         "open": isinstance(data, OpenInput),
-        "note": "",
-        "orientation": 1,
-        "geometry": np.zeros(8, np.int32),
-        "canvas": np.zeros((side, side, 3), np.uint8),
-        "fov": np.zeros((side, side), np.uint8),
     }
     if isinstance(data, OpenInput):
         return row
+    start = time.perf_counter()
     try:
         if isinstance(data, RejectedImage):
             raise data
         fitted = _decoder(job.diameter, job.max_megapixels).fit(data)
     except RejectedImage as error:
+        watch.seconds["decode"] += time.perf_counter() - start
         return row | {"error": str(error)}
+    for name, seconds in fitted.seconds.items():
+        watch.seconds[name] += seconds
+    whole = time.perf_counter() - start
+    watch.seconds["handover"] += max(0.0, whole - sum(fitted.seconds.values()))
     return row | {
         "note": fitted.note,
         "orientation": fitted.orientation,
@@ -146,81 +219,81 @@ def _decoder(diameter: float, max_megapixels: float) -> Decoder:
     return Decoder(diameter, max_megapixels, DECODING_S)
 
 
-def store(batch: Batch, job: SegmentJob) -> Batch:
-    """Scores -> masks in place, then the group's part: from here on the group is done.
+class Group:
+    """Masks of one group of inputs on their way into place; committed, the group is done.
 
     Raises StoreDown where the output cannot be written.
     """
-    try:
-        return _store(batch, job)
-    except OSError as error:  # with a text alone, which survives the way to the driver
-        raise StoreDown(str(error)) from error
 
+    def __init__(self, job: SegmentJob) -> None:
+        self.job, self.watch, self.started = job, Stopwatch(), time.time()
+        self.rows: list[dict[str, Any]] = []
+        self.writes: list[Future[None]] = []
+        self.num_open = 0
 
-def _store(batch: Batch, job: SegmentJob) -> Batch:
-    every = [{name: column[n] for name, column in batch.items()} for n in range(len(batch["path"]))]
-    rows = [_store_one(values, job) for values in every if not values["open"]]
-    if rows:
-        archive.commit_part(job.output, rows)
-    counts = Counter(row["status"] for row in rows)
-    return {
-        "finished": np.asarray([time.time()]),
-        "ok": np.asarray([counts["ok"]]),
-        "rejected": np.asarray([counts["rejected"]]),
-        "open": np.asarray([len(every) - len(rows)]),
-    }
+    def add(self, values: dict[str, Any]) -> None:
+        """An input with its score, or with the reason why it has none."""
+        if values["open"]:
+            self.num_open += 1
+            return
+        row: dict[str, Any] = {
+            "path": str(values["path"]),
+            "bytes": int(values["bytes"]),
+            "version": str(values["version"]),
+            "model": self.job.model,
+            "checkpoint_sha256": self.job.sha256,
+            "threshold": self.job.threshold,
+            "settings": self.job.settings,
+        }
+        if values["error"]:
+            row |= {"status": "rejected", "error": str(values["error"])}
+        else:
+            row |= self._mask(row["path"], values)
+        self.rows.append(row | {"finished": time.time()})
 
+    def _mask(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
+        geometry = Geometry.from_array(values["geometry"])
+        with self.watch.time("mask"):
+            mask = fundus.native_mask(values["score"], values["fov"], geometry, self.job.threshold)
+            field = int(np.count_nonzero(mask != OUTSIDE))
+            vessel = int(np.count_nonzero(mask == VESSEL))
+        with self.watch.time("encode"):
+            png = codecs.encode_mask(mask, int(values["orientation"]))
+        key = None
+        if self.job.format != "parquet":
+            key = archive.mask_key(filed_as(self.job.source, path))
+            self.writes.append(_transfers().submit(self.job.output.put, key, png))
+        return {
+            "status": "ok",
+            "note": str(values["note"]) or None,
+            "mask_path": key,
+            "mask_png": png if self.job.format != "png" else None,
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "fov_fraction": field / mask.size,
+            "vessel_density": vessel / max(field, 1),
+        }
 
-def _store_one(values: dict[str, Any], job: SegmentJob) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "path": str(values["path"]),
-        "bytes": int(values["bytes"]),
-        "version": str(values["version"]),
-        "note": str(values["note"]) or None,
-        "model": job.model,
-        "checkpoint_sha256": job.sha256,
-        "threshold": job.threshold,
-        "settings": job.settings,
-        "finished": time.time(),
-    }
-    if values["error"]:
-        return row | {"status": "rejected", "error": str(values["error"])}
-    geometry = Geometry.from_array(values["geometry"])
-    mask = fundus.native_mask(values["score"], values["fov"], geometry, job.threshold)
-    png = codecs.encode_mask(mask, int(values["orientation"]))
-    key = None
-    if job.format != "parquet":
-        key = archive.mask_key(filed_as(job.source, row["path"]))
-        job.output.put(key, png)
-    field = int((mask != OUTSIDE).sum())
-    return row | {
-        "status": "ok",
-        "mask_path": key,
-        "mask_png": png if job.format != "png" else None,
-        "height": mask.shape[0],
-        "width": mask.shape[1],
-        "fov_fraction": field / mask.size,
-        "vessel_density": int((mask == VESSEL).sum()) / max(field, 1),
-    }
-
-
-@dataclass(frozen=True)
-class OpenInput:
-    """An input that could not be read now, through no fault of its bytes; it stays to do."""
-
-    reason: str
-
-
-class Segmenter:
-    """All three stages in one process, for networks that run on CPUs."""
-
-    def __init__(self, job: SegmentJob, weights: bytes, device: str, num_threads: int) -> None:
-        from segpipe.models.predict import Scorer  # torch: only where the network runs
-
-        self.job, self.score = job, Scorer(weights, device, num_threads)
-
-    def __call__(self, batch: Batch) -> Batch:
-        return store(self.score(load(batch, self.job)), self.job)
+    def commit(self) -> Batch:
+        """-> one row `started, finished, ok, rejected, open, seconds [STAGES]`."""
+        try:
+            with self.watch.time("write"):
+                for write in self.writes:
+                    write.result()
+            with self.watch.time("commit"):
+                if self.rows:
+                    archive.commit_part(self.job.output, self.rows)
+        except OSError as error:  # with a text alone, which survives the way to the driver
+            raise StoreDown(str(error)) from error
+        counts = Counter(row["status"] for row in self.rows)
+        return {
+            "started": np.asarray([self.started]),
+            "finished": np.asarray([time.time()]),
+            "ok": np.asarray([counts["ok"]]),
+            "rejected": np.asarray([counts["rejected"]]),
+            "open": np.asarray([self.num_open]),
+            "seconds": self.watch.as_array()[None],
+        }
 
 
 # ---- evaluate: labelled photographs

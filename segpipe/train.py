@@ -17,7 +17,7 @@ from segpipe import archive, ddp, runtime, stream
 from segpipe.data.datasets import Example, find_examples
 from segpipe.ddp import HISTORY, MODEL, TrainJob, finished_epochs
 from segpipe.errors import UserError
-from segpipe.models import checkpoint
+from segpipe.models import networks
 from segpipe.runtime import Progress
 from segpipe.storage import Store, open_store, preflight
 
@@ -67,7 +67,7 @@ class TrainConfig:
                 f"--workers {self.workers}: more than the {self.batch_size} crops of a batch, "
                 "lower it or raise --batch-size"
             )
-        stride: int = checkpoint.model_class(self.model).STRIDE
+        stride: int = networks.model_class(self.model).STRIDE
         if self.crop_size % stride:
             raise UserError(f"--crop-size {self.crop_size}: must be a multiple of {stride}")
 

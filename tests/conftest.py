@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from processes import s3_answers, wait_until
 
 from segpipe import runtime
@@ -52,6 +53,12 @@ class Bucket:
     folder: Path
     """Where the server keeps the bucket's objects."""
     endpoint: str
+
+
+@pytest.fixture
+def photograph(labelled: Path) -> Image.Image:
+    """A drawn one, 565x584 px."""
+    return Image.open(sorted(labelled.glob("test/images/*"))[0]).convert("RGB")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import traceback
 from segpipe import archive, cli, segment, stages  # noqa: F401  imported before the fork
 from segpipe.models import predict  # noqa: F401
 from segpipe.models.checkpoint import read
+from segpipe.models.engine import REFERENCE
 from segpipe.storage import open_store
 
 WEIGHTS = read(None)
@@ -23,7 +24,7 @@ def commit_group(source: str, output: str, page: str, rows: str) -> None:
         open_store(source), open_store(output), "m", 540.0, 0.5, "sha", "set", "both", 200.0
     )
     numbers = [int(row) for row in rows.split(",")]
-    stages.Segmenter(job, WEIGHTS, "cpu", 1)({"page": [page], "rows": [numbers]})
+    stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)({"page": [page], "rows": [numbers]})
 
 
 def child(order: dict) -> int:

@@ -28,11 +28,6 @@ def summary_of(output: Path) -> dict:
 
 
 @pytest.fixture
-def photograph(labelled) -> Image.Image:
-    return Image.open(sorted(labelled.glob("test/images/*"))[0]).convert("RGB")
-
-
-@pytest.fixture
 def folder(photograph, tmp_path) -> Path:
     root = tmp_path / "in"
     root.mkdir()

@@ -2,6 +2,7 @@
 
 Nothing is unpickled. The file names its network, its classes, the working diameter that images
 are scaled to, the threshold chosen on the training split, the data and the package's version.
+Nothing here imports torch, which takes two seconds: networks.py makes a network of it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
+from typing import Any
 
-import safetensors.torch
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from segpipe.data.datasets import CLASSES
 from segpipe.errors import UserError
 from segpipe.models import weights
-from segpipe.models.segnet import MODELS, SegNetLite
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
@@ -31,7 +34,7 @@ class Card:
     """What a checkpoint says of itself."""
 
     model: str
-    """Name of the network, a key of MODELS."""
+    """Name of the network, a key of networks.MODELS."""
     diameter: float
     """Working diameter of the field of view in px: every image is scaled to it."""
     threshold: float
@@ -54,30 +57,20 @@ class Card:
 @dataclass(frozen=True)
 class Checkpoint:
     card: Card
-    state: dict[str, Tensor]
+    state: dict[str, npt.NDArray[Any]]
     sha256: str
+    source: str
+    """Its name or place, for messages."""
 
-    def build(self) -> nn.Module:
-        """The network with its weights, in evaluation mode."""
-        network = build_model(self.card.model, classes=len(self.card.classes))
-        network.load_state_dict(self.state)
-        return network.eval()
-
-
-def build_model(name: str, classes: int) -> nn.Module:
-    """A freshly initialised network. Raises UserError for an unknown name."""
-    return model_class(name)(num_classes=classes)
+    def misfit(self) -> UserError:
+        """The error for weights that are not this network's."""
+        return UserError(f"{self.source}: a segpipe checkpoint that does not fit together")
 
 
-def model_class(name: str) -> type[SegNetLite]:
-    if name not in MODELS:
-        raise UserError(f"--model {name}: unknown network, choose from {', '.join(MODELS)}")
-    return MODELS[name]
-
-
-def dump(state: dict[str, Tensor], card: Card) -> bytes:
+def dump(state: Mapping[str, npt.NDArray[Any]], card: Card) -> bytes:
     metadata = {"format": FORMAT, "card": json.dumps(asdict(card))}
-    return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata)
+    arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    return safetensors.numpy.save(arrays, metadata)
 
 
 def shipped() -> list[str]:
@@ -105,12 +98,12 @@ def read(name_or_uri: str | None) -> bytes:
 
 
 def load(data: bytes, source: str) -> Checkpoint:
-    """Parse a checkpoint and try it in its network. Raises UserError that names `source`."""
+    """Parse a checkpoint. Raises UserError that names `source`."""
     if len(data) < 8 or not 0 < int.from_bytes(data[:8], "little") < len(data):
         raise UserError(f"{source}: not a safetensors file, or a damaged one")
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        state = safetensors.torch.load(data)
+        state = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: not a safetensors file, or a damaged one") from error
     metadata = header.get("__metadata__") or {}
@@ -121,8 +114,6 @@ def load(data: bytes, source: str) -> Checkpoint:
         card = Card(**{f.name: values[f.name] for f in fields(Card)})
         card = replace(card, classes=tuple(card.classes))
         card.check()
-        checkpoint = Checkpoint(card, state, hashlib.sha256(data).hexdigest())
-        checkpoint.build()
-    except (KeyError, ValueError, TypeError, RuntimeError, UserError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{source}: a segpipe checkpoint that does not fit together") from error
-    return checkpoint
+    return Checkpoint(card, state, hashlib.sha256(data).hexdigest(), source)

@@ -15,14 +15,19 @@ from torch import Tensor, nn
 
 from segpipe.data.datasets import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
+from segpipe.models.networks import load_network
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Predictor:
-    """A network on its device, ready to score canvases."""
+    """A network on its device, ready to score canvases; eager, layer after layer."""
 
-    def __init__(self, network: nn.Module, device: str = "cpu") -> None:
+    def __init__(self, network: nn.Module, device: str = "cpu", precision: str = "fp32") -> None:
+        """`precision` fp32, or bf16 for convolutions and products whose sums stay in fp32."""
         self.device = torch.device(device)
         self.network = channels_last(network.eval().to(self.device))
+        self.dtype = PRECISIONS[precision]
         # One canvas at a time keeps activations in a CPU's cache; a GPU wants them together.
         self.at_once = 1 if self.device.type == "cpu" else 16
 
@@ -30,10 +35,12 @@ class Predictor:
     def scores(self, canvases: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """canvases [N, S, S, 3] uint8 RGB -> scores [N, S, S] float32 in [0, 1]."""
         out = np.empty(canvases.shape[:3], np.float32)
+        half = self.dtype != torch.float32
         for start in range(0, len(canvases), self.at_once):
             batch = canvases[start : start + self.at_once]
-            logits = self.network(to_input(batch, self.device))
-            out[start : start + len(batch)] = vessel_score(logits).cpu().numpy()
+            with torch.autocast(self.device.type, self.dtype, enabled=half):
+                logits = self.network(to_input(batch, self.device))
+            out[start : start + len(batch)] = vessel_score(logits.float()).cpu().numpy()
         return out
 
 
@@ -45,9 +52,12 @@ def channels_last(network: nn.Module) -> nn.Module:
 class Scorer:
     """A checkpoint's network in a process of its own, on batches of rows."""
 
-    def __init__(self, weights: bytes, device: str, num_threads: int) -> None:
+    def __init__(
+        self, weights: bytes, device: str, num_threads: int, precision: str = "fp32"
+    ) -> None:
         torch.set_num_threads(num_threads)
-        self.predictor = Predictor(checkpoint.load(weights, "--checkpoint").build(), device)
+        network = load_network(checkpoint.load(weights, "--checkpoint"))
+        self.predictor = Predictor(network, device, precision)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """canvas [N, S, S, 3] uint8 becomes score [N, S, S] float32, 0 where error is not empty."""

@@ -69,6 +69,3 @@ class SegNetLite(nn.Module):
         """x [N, 3, H, W] float32 in [0, 1] -> logits [N, classes, H, W]."""
         logits: Tensor = self.decoder(unpool_of_pool(F.relu(self.encoder(x))))
         return logits
-
-
-MODELS = {"segnet-lite": SegNetLite}

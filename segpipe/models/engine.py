@@ -1,0 +1,244 @@
+"""How a checkpoint's network is run: the quickest of several engines that keeps its masks true.
+
+    eager fp32      layer after layer in torch: the reference, and what always works
+    eager bf16      the same with convolutions in bfloat16
+    compiled fp32   the network's own loop in C++ (segpipe.kernels), where there is one
+
+An engine is never the default unless its vessel Dice against eager fp32 is LEAST_DICE or more for
+the checkpoint at hand: rounding that leaves 99.7 % of the pixels alone can ruin the vessels. What
+was found is kept on disk for each checkpoint, package, torch and CPU, so it is tried once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segpipe import kernels
+from segpipe.data import fundus, synthetic
+from segpipe.data.datasets import BACKGROUND, VESSEL
+from segpipe.errors import UserError
+from segpipe.models import checkpoint
+from segpipe.models.checkpoint import Checkpoint
+
+LEAST_DICE = 0.995
+NUM_DRAWN = 3  # photographs drawn for a trial
+RUNS = 3  # of each, the quickest counts
+
+Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+"""canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> score [S, S] float32, right where fov is not 0"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    compile: str
+    """on: the network's own compiled loop; off: layer after layer."""
+    precision: str
+    """fp32 or bf16."""
+
+    @property
+    def name(self) -> str:
+        return f"{'compiled' if self.compile == 'on' else 'eager'} {self.precision}"
+
+
+REFERENCE = Engine("off", "fp32")
+ENGINES = (REFERENCE, Engine("off", "bf16"), Engine("on", "fp32"), Engine("on", "bf16"))
+COMPILE = ("auto", "on", "off")
+PRECISION = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of one engine with one checkpoint on one kind of machine."""
+
+    compile: str
+    precision: str
+    ms: float | None
+    """Milliseconds a canvas, one thread; None where it does not run."""
+    vessel_dice: float | None
+    """Against eager fp32, pooled over the drawn photographs; None also without any vessel."""
+    problem: str
+    """Why it does not run, or ''."""
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(self.compile, self.precision)
+
+    @property
+    def true(self) -> bool:
+        """Whether its masks are the reference's."""
+        known = self.vessel_dice is not None and self.vessel_dice >= LEAST_DICE
+        return known or self.engine == REFERENCE
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.engine.name, **asdict(self)}
+
+
+def select(trials: list[Trial], compile: str, precision: str) -> Trial:
+    """The quickest true engine that these flags allow; an untrue one only where they name it.
+
+    Raises UserError where none that they allow runs here.
+    """
+    allowed = [
+        trial
+        for trial in trials
+        if compile in ("auto", trial.compile) and precision in ("auto", trial.precision)
+    ]
+    running = [trial for trial in allowed if not trial.problem]
+    if not running:
+        flags = f"--compile {compile} --precision {precision}"
+        raise UserError(f"{flags}: {allowed[0].problem}; use auto for what this machine has")
+    true = [trial for trial in running if trial.true]
+    return min(true or running, key=lambda trial: trial.ms or 0.0)
+
+
+# ---- running
+
+
+def open_score(weights: bytes, engine: Engine, num_threads: int) -> Score:
+    """A checkpoint's network on the CPU, one canvas at a time.
+
+    Raises UserError for weights that do not fit, OSError where the engine does not run here.
+    """
+    loaded = checkpoint.load(weights, "--checkpoint")
+    if engine.compile == "on":
+        if problem := _compiled_problem(loaded, engine.precision, "cpu"):
+            raise OSError(f"{engine.name}: {problem}")
+        return _compiled(loaded)
+    return _eager(loaded, engine.precision, "cpu", num_threads)
+
+
+def _eager(loaded: Checkpoint, precision: str, device: str, num_threads: int) -> Score:
+    import torch
+
+    from segpipe.models.networks import load_network
+    from segpipe.models.predict import Predictor
+
+    torch.set_num_threads(num_threads)
+    predictor = Predictor(load_network(loaded), device, precision)
+    return lambda canvas, fov: predictor.scores(canvas[None])[0]
+
+
+def _compiled(loaded: Checkpoint) -> Score:
+    state = loaded.state
+    try:
+        return kernels.SegNetLiteScores(
+            state["encoder.weight"],
+            state["encoder.bias"],
+            state["decoder.weight"][VESSEL] - state["decoder.weight"][BACKGROUND],
+            float(state["decoder.bias"][VESSEL] - state["decoder.bias"][BACKGROUND]),
+        )
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise loaded.misfit() from error
+
+
+def _compiled_problem(loaded: Checkpoint, precision: str, device: str) -> str:
+    if device != "cpu":
+        return "compiled forms are for CPUs"
+    if loaded.card.model != "segnet-lite" or precision != "fp32":
+        return f"no compiled form of {loaded.card.model} in {precision}"
+    return kernels.missing()
+
+
+# ---- trying
+
+
+def find_trials(weights: bytes, device: str) -> list[Trial]:
+    """What is known of each engine for this checkpoint here, tried now where nothing is."""
+    loaded = checkpoint.load(weights, "--checkpoint")
+    path = _record(loaded, device)
+    if known := _read(path):
+        return known
+    trials = _try_all(loaded, device)
+    _write(path, trials)
+    return trials
+
+
+def check_fits(loaded: Checkpoint) -> None:
+    """Raise UserError for weights that are not their network's. Quick where they were tried."""
+    if not _read(_record(loaded, "cpu")):
+        from segpipe.models.networks import load_network
+
+        load_network(loaded)
+
+
+def _record(loaded: Checkpoint, device: str) -> Path:
+    names = (loaded.sha256[:16], kernels.fingerprint(), version("segpipe"), version("torch"))
+    return kernels.cache_folder() / f"engines-{device}-{'-'.join(names)}.json"
+
+
+def _read(path: Path) -> list[Trial]:
+    try:
+        return [Trial(**fields) for fields in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _write(path: Path, trials: list[Trial]) -> None:
+    whole = path.with_suffix(f".{time.time_ns()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_text(json.dumps([asdict(trial) for trial in trials], indent=1))
+        whole.replace(path)
+    except OSError:  # then it is tried again next time
+        whole.unlink(missing_ok=True)
+
+
+def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
+    drawn = [_drawn_canvas(seed, loaded.card.diameter) for seed in range(NUM_DRAWN)]
+    trials: list[Trial] = []
+    wanted: list[npt.NDArray[np.bool_]] = []
+    for engine in ENGINES:
+        words, compiled = (engine.compile, engine.precision), engine.compile == "on"
+        problem = _compiled_problem(loaded, engine.precision, device) if compiled else ""
+        if problem:
+            trials.append(Trial(*words, None, None, problem))
+            continue
+        score = _compiled(loaded) if compiled else _eager(loaded, engine.precision, device, 1)
+        seconds, vessels = _run(score, drawn, loaded.card.threshold)
+        wanted = wanted or vessels  # of the reference, which is the first
+        trials.append(Trial(*words, round(1000 * seconds, 2), vessel_dice(vessels, wanted), ""))
+    return trials
+
+
+def _drawn_canvas(
+    seed: int, diameter: float
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    side = round(diameter / synthetic.FIELD_SHARE)
+    image, _, fov = synthetic.draw_fundus(seed, side, side)
+    geometry, canvas_side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
+    canvas = fundus.fit_image(image, geometry, canvas_side)
+    return canvas, fundus.fit_fov(fov, geometry, canvas_side)
+
+
+def _run(
+    score: Score,
+    drawn: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    threshold: float,
+) -> tuple[float, list[npt.NDArray[np.bool_]]]:
+    """Seconds a canvas, at best, and the vessels of each."""
+    seconds, vessels = [], []
+    for canvas, fov in drawn:
+        for _ in range(RUNS):
+            start = time.perf_counter()
+            found = score(canvas, fov)
+            seconds.append(time.perf_counter() - start)
+        vessels.append((found >= np.float32(threshold)) & (fov > 127))
+    return min(seconds), vessels
+
+
+def vessel_dice(
+    found: list[npt.NDArray[np.bool_]], wanted: list[npt.NDArray[np.bool_]]
+) -> float | None:
+    """Dice of two lists of masks, pooled; None where neither has a pixel."""
+    both = sum(int((a & b).sum()) for a, b in zip(found, wanted, strict=True))
+    total = sum(int(mask.sum()) for mask in [*found, *wanted])
+    return 2 * both / total if total else None

@@ -1,0 +1,199 @@
+"""The C++ loops give what torch and Pillow give, and their absence is told.
+
+Run: pytest tests/test_kernels.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from segpipe import kernels
+
+pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
+SIDE = 64
+
+
+def network(width: int = 64, seed: int = 0) -> tuple[nn.Conv2d, nn.Conv2d]:
+    torch.manual_seed(seed)
+    return nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+
+
+def compiled(encoder: nn.Conv2d, decoder: nn.Conv2d) -> kernels.SegNetLiteScores:
+    with torch.no_grad():
+        return kernels.SegNetLiteScores(
+            encoder.weight.numpy(),
+            encoder.bias.numpy(),
+            (decoder.weight[1] - decoder.weight[2]).numpy(),
+            float(decoder.bias[1] - decoder.bias[2]),
+        )
+
+
+@torch.no_grad()
+def by_torch(encoder: nn.Conv2d, decoder: nn.Conv2d, canvas: np.ndarray) -> np.ndarray:
+    """p(vessel) / (p(vessel) + p(background)) with torch's own layers, in float64."""
+    x = torch.from_numpy(canvas).permute(2, 0, 1)[None].double() / 255
+    pooled, indices = nn.MaxPool2d(2, return_indices=True)(encoder.double()(x).relu())
+    prob = decoder.double()(nn.MaxUnpool2d(2)(pooled, indices)).softmax(dim=1)[0]
+    encoder.float(), decoder.float()
+    return (prob[1] / (prob[1] + prob[2])).numpy()
+
+
+def noise(seed: int, side: int = SIDE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def disc(side: int, row: float, column: float, radius: float) -> np.ndarray:
+    y, x = np.ogrid[:side, :side]
+    return (((y - row) ** 2 + (x - column) ** 2 < radius**2) * 255).astype(np.uint8)
+
+
+EVERYWHERE = np.full((SIDE, SIDE), 255, np.uint8)
+
+
+@pytest.mark.parametrize("width", [16, 64, 512])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_scores_of_segnet_lite_are_torchs(width, seed):
+    layers = network(width, seed)
+    canvas = noise(seed)
+    np.testing.assert_allclose(
+        compiled(*layers)(canvas, EVERYWHERE), by_torch(*layers, canvas), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("grey", [0, 1, 255])
+def test_of_equal_maxima_the_first_is_kept(grey):
+    """Every window within a flat picture ties; torch keeps the first of its row-major order."""
+    layers = network(seed=5)
+    canvas = np.full((SIDE, SIDE, 3), grey, np.uint8)
+    np.testing.assert_allclose(
+        compiled(*layers)(canvas, EVERYWHERE), by_torch(*layers, canvas), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "radius"),
+    [(32, 32, 20), (0, 0, 15), (63, 40, 9), (30, 31, 0.5), (32, 32, 99)],
+)
+def test_scores_are_right_wherever_the_fields_pixels_are_mixed_from(row, column, radius):
+    """The field and REACH_PX around it; elsewhere nothing is promised but a number."""
+    layers, canvas, fov = network(seed=2), noise(7), disc(SIDE, row, column, radius)
+    found = compiled(*layers)(canvas, fov)
+    near = np.asarray(Image.fromarray(fov)) > 0
+    for _ in range(kernels.REACH_PX):
+        wide = np.pad(near, 1)
+        near = np.any(
+            [wide[r : r + SIDE, c : c + SIDE] for r in range(3) for c in range(3)], axis=0
+        )
+    np.testing.assert_allclose(found[near], by_torch(*layers, canvas)[near], atol=2e-6)
+    assert np.isfinite(found).all()
+
+
+def test_where_no_field_is_nothing_is_computed():
+    layers = network(seed=2)
+    assert not compiled(*layers)(noise(1), np.zeros_like(EVERYWHERE)).any()
+
+
+def test_a_score_does_not_depend_on_what_was_scored_before():
+    score = compiled(*network(seed=3))
+    first = score(noise(1), disc(SIDE, 20, 20, 12))
+    score(noise(2), EVERYWHERE)
+    score(noise(3, 32), np.full((32, 32), 255, np.uint8))
+    assert (score(noise(1), disc(SIDE, 20, 20, 12)) == first).all()
+
+
+def test_scores_are_finite_for_any_logits():
+    encoder, decoder = network(seed=4)
+    with torch.no_grad():
+        decoder.weight *= 1e4
+    found = compiled(encoder, decoder)(noise(0), EVERYWHERE)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert found.min() < 1e-6 < 1 - 1e-6 < found.max()
+
+
+@pytest.mark.parametrize("width", [0, 3, 24, 528])
+def test_a_width_that_the_loop_does_not_know_is_refused(width):
+    with pytest.raises(ValueError, match="multiple of 16"):
+        kernels.SegNetLiteScores(
+            np.zeros((width, 3, 3, 3), np.float32),
+            np.zeros(width, np.float32),
+            np.zeros((width, 3, 3), np.float32),
+            0.0,
+        )
+
+
+def enlarged(canvas: np.ndarray, geometry: list[int]) -> np.ndarray:
+    """A canvas's box at native size, by Pillow."""
+    height, width, top, left, box_height, box_width, scaled_height, scaled_width = geometry
+    box = Image.fromarray(canvas[:scaled_height, :scaled_width].astype(np.float32))
+    native = np.zeros((height, width), np.float32)
+    native[top : top + box_height, left : left + box_width] = box.resize(
+        (box_width, box_height), Image.Resampling.BILINEAR
+    )
+    return native
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    scaled=st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)),
+    factor=st.tuples(st.floats(1, 9), st.floats(1, 9)),
+    margins=st.tuples(*[st.integers(0, 5)] * 4),
+    seed=st.integers(0, 99),
+)
+def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(
+    scaled, factor, margins, seed
+):
+    box = [max(1, int(size * by)) for size, by in zip(scaled, factor, strict=True)]
+    top, left, below, right = margins
+    geometry = [box[0] + top + below, box[1] + left + right, top, left, *box, *scaled]
+    rng = np.random.default_rng(seed)
+    score = rng.random((SIDE, SIDE), np.float32)
+    fov = disc(SIDE, scaled[0] / 2, scaled[1] / 2, max(scaled) * 0.45)
+    native, inside = enlarged(score, geometry), enlarged(fov, geometry)
+    wanted = np.where(inside > 127, np.where(native >= np.float32(0.3), 1, 2), 0)
+    found = kernels.native_mask(score, fov, np.asarray(geometry, np.int32), 0.3)
+    near = (np.abs(native - 0.3) < 1e-5) | (np.abs(inside - 127) < 1e-3)  # rounding may decide
+    assert (found == wanted)[~near].all()
+    assert near.mean() < 0.05
+
+
+def missing_with(environment: dict[str, str], cache: Path) -> str:
+    """What a new process says of the kernels, with an empty or given cache."""
+    code = "import json; from segpipe import kernels; print(json.dumps(kernels.missing()))"
+    env = os.environ | {"SEGPIPE_CACHE": str(cache)} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_without_a_compiler_it_says_so(tmp_path):
+    assert missing_with({"PATH": "", "CXX": ""}, tmp_path / "c").startswith("no C++ compiler")
+
+
+def test_a_compiler_that_fails_is_named(tmp_path):
+    assert (
+        missing_with({"CXX": "false"}, tmp_path) == "false does not build the kernels: exit code 1"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_built_once_needs_no_compiler(tmp_path):
+    assert missing_with({}, tmp_path) == ""
+    [built] = tmp_path.iterdir()
+    assert missing_with({"PATH": "", "CXX": ""}, tmp_path) == ""
+    assert [built] == list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert missing_with({}, blocked / "cache") == ""
