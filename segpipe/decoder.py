@@ -25,10 +25,11 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ SPARE_BYTES = 256 << 20  # what does not grow with the photograph: Pillow's plug
 KEPT_BYTES = 160 << 20  # resident: what a photograph of 10 megapixels leaves is worth keeping
 PIPE_BYTES = 1 << 20  # Linux's most for any user: 11.5 ms for one of DRIVE's, 12.3 ms with 64 KiB
 NOISE_BYTES = 1 << 16  # read at once while a child starts
+STEPS = ("decode", "field", "resize")
 LENGTH = struct.Struct("<Q")
 READY = b"\0segpipe.decoder is ready\n"  # all before it was printed by others while Python started
 INHERITED = (
@@ -63,6 +65,7 @@ INHERITED = (
 ADDED = {
     "OMP_NUM_THREADS": "1",  # every thread of numpy's BLAS maps memory, and none is needed
     "OPENBLAS_NUM_THREADS": "1",
+    "OPENCV_FOR_THREADS_NUM": "1",  # so too OpenCV's, which also spin while they wait
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc: arrays of a photograph reuse pages, which
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),  # takes 11.3 ms for one of DRIVE's instead of 12.6 ms
 }
@@ -86,6 +89,8 @@ class Fitted:
     """As EXIF numbers it, 1 to 8; 1 is upright."""
     note: str
     """What was odd about the file, or ''."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """On the clock, of each step: "decode", "field", "resize"."""
 
 
 def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
@@ -93,16 +98,23 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
 
     Raises RejectedImage where the bytes are no photograph of a fundus.
     """
+    start = time.perf_counter()
     photograph = codecs.decode_photograph(data, max_megapixels)
+    decoded = time.perf_counter()
     fov = fundus.find_fov(photograph.image)
     geometry = fundus.plan_fit(fov, diameter)
+    found = time.perf_counter()
     side = fundus.canvas_side(diameter)
+    canvas = fundus.fit_image(photograph.image, geometry, side)
+    fov_canvas = fundus.fit_fov(fov, geometry, side)
+    ends = decoded - start, found - decoded, time.perf_counter() - found
     return Fitted(
-        fundus.fit_image(photograph.image, geometry, side),
-        fundus.fit_fov(fov, geometry, side),
+        canvas,
+        fov_canvas,
         geometry,
         photograph.orientation,
         photograph.note,
+        dict(zip(STEPS, ends, strict=True)),
     )
 
 
@@ -178,7 +190,9 @@ class Decoder:
         _fill(child.replies, canvas.data)
         _fill(child.replies, fov.data)
         geometry = Geometry(*header["geometry"])
-        return Fitted(canvas, fov, geometry, header["orientation"], header["note"])
+        return Fitted(
+            canvas, fov, geometry, header["orientation"], header["note"], header["seconds"]
+        )
 
     def _living(self) -> _Child:
         """The child, or another where none is or it has died between two images."""
@@ -359,6 +373,7 @@ def _answer(data: bytes, settings: _Settings, memory: int) -> list[bytes | memor
         "geometry": astuple(fitted.geometry),
         "orientation": fitted.orientation,
         "note": fitted.note,
+        "seconds": fitted.seconds,
     }
     return [*_headed(header), fitted.canvas.data, fitted.fov.data]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from segpipe.data import fundus
+from segpipe.data import fundus, synthetic
 from segpipe.errors import RejectedImage
 
 DIAMETER = 540.0
@@ -55,6 +55,78 @@ def test_a_photograph_without_a_frame_is_field_all_over():
 def test_a_black_image_is_rejected():
     with pytest.raises(RejectedImage, match="black"):
         fundus.find_fov(np.zeros((300, 300, 3), np.uint8))
+
+
+def field_by_scipy(image: np.ndarray) -> np.ndarray | None:
+    """The search written plainly, with floats and scipy; None where there is no field."""
+    height, width = image.shape[:2]
+    factor = max(1, -(-max(height, width) // fundus.SEARCH_PX))
+    small = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
+    light = np.sqrt(np.asarray(small).max(axis=2).astype(np.float32))
+    frame = np.percentile(light, 1)
+    if light.max() < fundus.BLACK:
+        return None
+    if frame > fundus.BLACK:
+        return np.ones((height, width), bool)
+    counts, edges = np.histogram(light, bins=64)
+    values, between = (edges[:-1] + edges[1:]) / 2, []
+    for cut in range(1, 64):
+        below, above = counts[:cut].sum(), counts[cut:].sum()
+        means = (
+            counts[:cut] @ values[:cut] / max(below, 1),
+            counts[cut:] @ values[cut:] / max(above, 1),
+        )
+        between.append(below * above * (means[0] - means[1]) ** 2)
+    otsu = edges[1 + np.argmax(between)]
+    regions, num = ndimage.label(
+        ndimage.binary_opening(light > frame + (otsu - frame) / 2, iterations=fundus.OPENING_PX)
+    )
+    if not num:
+        return None
+    field = ndimage.binary_fill_holes(regions == 1 + np.argmax(np.bincount(regions.ravel())[1:]))
+    if field.mean() < fundus.SMALLEST_FIELD:
+        return None
+    grey = Image.fromarray(field.astype(np.uint8) * 255)
+    size = field.shape[1] * factor, field.shape[0] * factor
+    return np.asarray(grey.resize(size, Image.Resampling.BILINEAR))[:height, :width] > 127
+
+
+def assert_found_as_by_scipy(image: np.ndarray, name: str) -> None:
+    try:
+        found = fundus.find_fov(image)
+    except RejectedImage:
+        assert field_by_scipy(image) is None, name
+    else:
+        np.testing.assert_array_equal(found, field_by_scipy(image), err_msg=name)
+
+
+def test_the_fields_of_drawn_photographs_are_those_of_the_plain_search():
+    rng = np.random.default_rng(0)
+    for seed, (height, width) in enumerate(rng.integers(200, 1600, (12, 2))):
+        image, _, _ = synthetic.draw_fundus(seed, int(height), int(width))
+        assert_found_as_by_scipy(image, f"drawn {seed}")
+
+
+def test_the_field_of_any_clouds_is_that_of_the_plain_search():
+    """Also of regions with holes, at the border, of one size, and of none."""
+    rng, num_found = np.random.default_rng(0), 0
+    for trial in range(100):
+        height, width = (int(side) for side in rng.integers(16, 900, 2))
+        coarse = Image.fromarray(rng.integers(0, 256, (*rng.integers(2, 20, 2), 3), np.uint8))
+        clouds = np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR), float)
+        clouds = (clouds - rng.uniform(0, 255)) * rng.uniform(0.1, 2)
+        noise = rng.normal(0, rng.uniform(0, 20), clouds.shape)
+        image = (clouds + noise).clip(0, 255).astype(np.uint8)
+        assert_found_as_by_scipy(image, f"trial {trial}")
+        num_found += field_by_scipy(image) is not None
+    assert 50 < num_found < 100
+
+
+def test_the_fields_of_drive_and_stare_are_those_of_the_plain_search(drive: Path):
+    paths = [*drive.glob("*/images/*.tif"), *drive.parent.glob("STARE/stare-images/*.ppm")]
+    assert len(paths) >= 40
+    for path in paths:
+        assert_found_as_by_scipy(np.asarray(Image.open(path)), path.name)
 
 
 def test_the_official_fields_of_drive_are_found(drive: Path):

@@ -7,12 +7,13 @@ images of any size share a batch and never depend on each other.
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from segpipe.data.datasets import classes_of
 from segpipe.errors import RejectedImage
@@ -21,6 +22,8 @@ SEARCH_PX = 300  # longest side on which the field is searched; its rim is then 
 OPENING_PX = (
     4  # at that size: strips of flare and the dark frame's noise are thinner than twice this
 )
+LIGHT = np.sqrt(np.arange(256, dtype=np.float32))  # of each level of the brightest channel
+FRAME_SHARE = 0.01  # of the pixels: so many at least are the frame's, where there is one
 BLACK = 6.5  # square root of 42 of 255: a frame around a photograph is darker, a retina is not
 SMALLEST_FIELD = 0.05  # share of the frame; what is smaller is no photograph of a fundus
 SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
@@ -42,39 +45,74 @@ def find_fov(image: Image8) -> Mask:
     """
     height, width = image.shape[:2]
     factor = max(1, -(-max(height, width) // SEARCH_PX))
-    small = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
-    light = np.sqrt(np.asarray(small).max(axis=2).astype(np.float32))
-    if light.max() < BLACK:
+    small = np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+    levels = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
+    counts = _counts(levels, 256)
+    if LIGHT[levels.max()] < BLACK:
         raise RejectedImage("no field of view found: the image is black")
-    frame = float(np.percentile(light, 1))
+    frame = _quantile(counts, FRAME_SHARE)
     if frame > BLACK:
         return np.ones((height, width), bool)
-    bright = light > frame + (_otsu(light) - frame) / 2
-    field = _largest_region(ndimage.binary_opening(bright, iterations=OPENING_PX))
+    bright = frame + (_otsu(counts) - frame) / 2 < LIGHT  # [256], as all that depends on a level
+    field = _largest_region(_opened(bright[levels]))
     if field.mean() < SMALLEST_FIELD:
         raise RejectedImage(f"no field of view found: {field.mean():.1%} of the image is lit")
     return _enlarge(field, factor, height, width)
 
 
-def _otsu(light: npt.NDArray[np.float32]) -> float:
+def _counts(values: npt.NDArray[np.uint8 | np.uint16], num: int) -> npt.NDArray[np.float64]:
+    """values [h, w] below `num` -> how often each occurs (exact to 2^24 pixels)."""
+    return cv2.calcHist([values], [0], None, [num], [0, num]).ravel().astype(np.float64)
+
+
+def _quantile(counts: npt.NDArray[np.float64], share: float) -> float:
+    """Of the light of the pixels whose levels `counts` [256] counts; linear between two pixels."""
+    rank = share * (counts.sum() - 1)
+    two = np.searchsorted(np.cumsum(counts), [math.floor(rank), math.ceil(rank)], side="right")
+    return float(np.interp(rank % 1, [0, 1], LIGHT[two]))
+
+
+def _otsu(counts: npt.NDArray[np.float64]) -> float:
     """The threshold with the largest variance between both sides (Otsu 1979, eq. 18)."""
-    counts, edges = np.histogram(light, bins=64)
+    outermost = LIGHT[np.flatnonzero(counts)[[0, -1]]]
+    binned, edges = np.histogram(LIGHT, bins=64, range=tuple(outermost), weights=counts)
     centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1]
-    above = counts.sum() - below
-    sums = np.cumsum(counts * centres)
+    below = np.cumsum(binned)[:-1]
+    above = binned.sum() - below
+    sums = np.cumsum(binned * centres)
     between = (
         sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
     ) ** 2
     return float(edges[1:-1][np.argmax(between * below * above)])
 
 
-def _largest_region(bright: Mask) -> Mask:
-    regions, num = ndimage.label(bright)
-    if not num:
-        return np.zeros_like(bright)
-    largest = regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])
-    filled: Mask = ndimage.binary_fill_holes(largest)
+def _opened(bright: Mask) -> Image8:
+    """bright [h, w] -> uint8, 0 where it is dark or thinner than OPENING_PX on each side, else 1.
+
+    What lies beyond the image counts as dark.
+    """
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    opened = cv2.morphologyEx(
+        bright.view(np.uint8),
+        cv2.MORPH_OPEN,
+        cross,
+        iterations=OPENING_PX,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    return np.asarray(opened, np.uint8)
+
+
+def _largest_region(bright: Image8) -> Mask:
+    """bright [h, w] uint8, 0 or 1 -> bool, True in its largest region and in that one's holes."""
+    num, found = cv2.connectedComponents(bright, connectivity=4, ltype=cv2.CV_16U)
+    if num == 1:
+        return np.zeros(bright.shape, bool)
+    regions = np.asarray(found, np.uint16)
+    largest = regions == 1 + np.argmax(_counts(regions, num)[1:])
+    framed = np.pad(largest, 1).view(np.uint8)
+    cv2.floodFill(framed, None, (0, 0), (2,))  # all that is reached from outside
+    filled: Mask = framed[1:-1, 1:-1] != 2
     return filled
 
 
@@ -82,19 +120,18 @@ def _enlarge(field: Mask, factor: int, height: int, width: int) -> Mask:
     """A field found on the image reduced by `factor` -> the field at the image's own size."""
     if factor == 1:
         return field
-    grey = Image.fromarray(field.astype(np.uint8) * 255)
-    full = grey.resize(
-        (field.shape[1] * factor, field.shape[0] * factor), Image.Resampling.BILINEAR
-    )
-    return np.asarray(full)[:height, :width] > 127
+    size = field.shape[1] * factor, field.shape[0] * factor
+    full = cv2.resize(field.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR)
+    enlarged: Mask = np.asarray(full, np.uint8)[:height, :width] > 127
+    return enlarged
 
 
 def fov_box(fov: Mask) -> tuple[int, int, int, int]:
     """fov [H, W] bool -> (top, left, bottom, right) in px, the last two exclusive."""
-    rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
-    if not rows.size:
+    left, top, width, height = cv2.boundingRect(fov.view(np.uint8))
+    if not width:
         raise RejectedImage("no field of view found: the given field is empty")
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    return top, left, top + height, left + width
 
 
 def fov_diameter(fov: Mask) -> int:
@@ -162,7 +199,7 @@ def fit_image(image: Image8, geometry: Geometry, side: int) -> Image8:
 
 def fit_fov(fov: Mask, geometry: Geometry, side: int) -> Image8:
     """fov [H, W] bool -> canvas [side, side] uint8, 255 inside, soft at the rim where scaled."""
-    return _fit(fov.astype(np.uint8) * 255, geometry, side, Image.Resampling.BILINEAR)
+    return _fit(fov.view(np.uint8) * np.uint8(255), geometry, side, Image.Resampling.BILINEAR)
 
 
 def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
