@@ -407,6 +407,34 @@ def test_a_mask_comes_back_with_its_palette(orientation):
     np.testing.assert_array_equal(np.asarray(picture.convert("L")), np.array([0, 255, 128])[mask])
 
 
+@pytest.mark.parametrize("width", range(1, 10))
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_a_mask_of_any_width_is_whole_for_pillow_and_opencv(width, orientation):
+    """Four pixels share a byte: every rest of a row, also of one that is cut out of a larger."""
+    wider = np.random.default_rng(width).integers(0, 3, (7, 20), np.uint8)
+    for mask in (wider[:, :width], np.asfortranarray(wider[:, :width]), wider[::2, 20 - width :]):
+        data = encode_mask(mask, orientation)
+        picture = Image.open(io.BytesIO(data))
+        picture.verify()  # the check sums
+        picture = Image.open(io.BytesIO(data))
+        np.testing.assert_array_equal(np.asarray(picture), mask)
+        assert picture.getexif().get(0x0112, 1) == orientation
+        colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(colours[..., 0], np.array([0, 255, 128])[mask])
+
+
+def test_a_mask_has_the_header_and_palette_that_pillow_writes():
+    mask = np.random.default_rng(1).integers(0, 3, (40, 33), np.uint8)
+    picture = Image.fromarray(mask, "P")
+    picture.putpalette([0, 0, 0, 255, 255, 255, 128, 128, 128])
+    by_pillow, data = encoded(picture, "PNG"), encode_mask(mask)
+    assert data[:33] == by_pillow[:33]  # signature and IHDR: two bits a pixel
+    for png in (data, by_pillow):
+        palette = png.index(b"PLTE") + 4
+        assert png[palette : palette + 9] == bytes([0, 0, 0, 255, 255, 255, 128, 128, 128])
+    assert data == encode_mask(mask.copy())
+
+
 def test_a_drawing_with_palette_indices_0_and_1_is_read_by_its_colours():
     drawing = np.random.default_rng(2).random((9, 9)) > 0.5
     picture = Image.fromarray(drawing.astype(np.uint8), "P")

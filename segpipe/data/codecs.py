@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ FULL_RANGE = 65535  # of 16 bits
 RARE_TIFF = "TIFF with pixels of a kind that is not read"  # 64 bits, float colours, L*a*b*
 SMALLEST_SIDE = 16  # px: the search for the field of view wipes out what is thinner than 9
 MASK_PALETTE = (0, 0, 0, 255, 255, 255, 128, 128, 128)  # outside black, vessel white, retina grey
-PNG_LEVEL = 1  # zlib level: a mask takes 1.1 ms and 16 KB; level 6 takes 3.5 ms for 13 KB
+MASK_BITS = 2  # of a mask's pixel in its PNG
+FOUR_TO_TOP = np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)  # times 4 pixels of 2 bits: in 8 top bits
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -352,14 +355,39 @@ def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
 def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
     """mask [H, W] uint8 in {0, 1, 2} -> palette PNG: black, white, mid-grey.
 
-    With its photograph's EXIF `orientation` (1 to 8) it lies on the pixels that file stores, and
-    viewers turn both alike.
+    Written out here (PNG, third edition, sections 5, 7, 11), as Pillow takes thrice as long. With
+    its photograph's EXIF `orientation` (1 to 8) it lies on the pixels that file stores, and viewers
+    turn both alike.
     """
-    picture = Image.fromarray(mask, "P")
-    picture.putpalette(MASK_PALETTE)
-    exif = Image.Exif()
+    height, width = mask.shape
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, MASK_BITS, 3, 0, 0, 0)),  # 3: a palette
+        (b"PLTE", bytes(MASK_PALETTE)),
+        (b"IDAT", _deflated(_packed(mask))),
+        (b"IEND", b""),
+    ]
     if orientation != 1:
+        exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=PNG_LEVEL, exif=exif.tobytes() if exif else b"")
-    return buffer.getvalue()
+        chunks.insert(2, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    return PNG_SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
+
+
+def _packed(mask: Image8) -> Image8:
+    """mask [H, W] -> [H, 1 + W/4 rounded up] uint8: no filter, then four pixels a byte."""
+    if mask.shape[1] % 4:
+        mask = np.pad(mask, ((0, 0), (0, -mask.shape[1] % 4)))
+    fours = np.ascontiguousarray(mask).view("<u4")
+    rows = np.zeros((len(fours), 1 + fours.shape[1]), np.uint8)
+    rows[:, 1:] = fours * FOUR_TO_TOP >> 24
+    return rows
+
+
+def _deflated(rows: Image8) -> bytes:
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)  # zlib knows no faster, and here no smaller
+    return packer.compress(rows.data) + packer.flush()
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    check = zlib.crc32(body, zlib.crc32(kind))
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
