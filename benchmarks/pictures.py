@@ -6,16 +6,15 @@ Writes docs/overlays.jpg, from the demo's archive and masks, and results/lecture
 the shipped weights on a drawn photograph squashed as the lecture squashes its test images.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from segpipe import report
+from segpipe import decoder, plots, report
 from segpipe.data import fundus, synthetic
-from segpipe.data.datasets import classes_of
+from segpipe.data.datasets import VESSEL, classes_of
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
 
@@ -27,10 +26,11 @@ def overlays(demo: Path) -> Image.Image:
     """Round photographs of the demo's archive above, their vessels drawn over them below."""
     tiles = []
     for path in sorted((demo / "archive").glob("*.*")):
-        image = np.asarray(Image.open(path).convert("RGB"))
+        fitted = decoder.fit(path.read_bytes(), TILE_PX, max_megapixels=200)
         mask = np.asarray(Image.open(demo / "segmented" / "masks" / f"{path.name}.png"))
-        if max(image.shape[:2]) / min(image.shape[:2]) < 1.1:
-            pictures = [Image.open(io.BytesIO(data)) for data in report.overlay(image, mask)]
+        sides = fitted.geometry.scaled_height, fitted.geometry.scaled_width
+        if max(sides) / min(sides) < 1.1:
+            pictures = report.overlay(fitted, mask == VESSEL)
             tiles.append([picture.resize((TILE_PX, TILE_PX)) for picture in pictures])
     sheet = Image.new("RGB", (SHOWN * TILE_PX, 2 * TILE_PX))
     for column, pair in enumerate(tiles[:SHOWN]):
@@ -46,7 +46,7 @@ def predictions() -> bytes:
     network = networks.load_network(checkpoint.load(checkpoint.read(None), checkpoint.DEFAULT))
     with torch.inference_mode():
         prob = network(to_input(squashed[None], torch.device("cpu"))).softmax(dim=1)[0].numpy()
-    return report.class_probabilities(squashed, prob, label)
+    return plots.class_probabilities(squashed, prob, label)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ In the order in which data flows:
     stream.py     the crop stream that feeds Ray Train
     ddp.py        one worker of a training
     stages.py     what Ray Data does to a photograph before and after the network
-    report.py     figures and the HTML report
+    plots.py      what training and evaluation draw
+    report.py     the HTML report of an archive
     train.py  segment.py  evaluate.py  status.py  demo.py   one verb each: a frozen config and
                   one function
     cli.py        `segpipe <verb>`

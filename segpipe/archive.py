@@ -20,10 +20,10 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import IO, Any
 
@@ -467,7 +467,19 @@ class Totals:
         }
 
 
-def result_rows(output: Store, columns: list[str]) -> pa.Table:
-    """These columns of all result files, in order of path."""
-    keys = [entry.key for entry in output.list(RESULTS)]
-    return pa.concat_tables(list(_tables(output, keys, columns)))
+def result_groups(output: Store) -> Iterator[Callable[[list[str]], pa.Table]]:
+    """For each row group of the results, in order of path, a function that reads columns of it.
+
+    Two files at most are held. Columns that older results lack are null.
+    """
+    for entry in output.list(RESULTS):
+        file = pq.ParquetFile(io.BytesIO(output.get(entry.key)))
+        for number in range(file.num_row_groups):
+            yield partial(_read_group, file, number)
+
+
+def _read_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
+    table = file.read_row_group(number, columns=columns)
+    for name in set(columns) - set(table.column_names):
+        table = table.append_column(ROW.field(name), pa.nulls(len(table), ROW.field(name).type))
+    return table

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from ray.data import DataIterator
 from torch import Tensor
 
-from segpipe import __version__, metrics, report, runtime
+from segpipe import __version__, metrics, plots, runtime
 from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
 from segpipe.models import checkpoint, networks
 from segpipe.models.checkpoint import Card
@@ -259,11 +259,11 @@ class Session:
         if self.rank != 0:
             return
         output, plan = self.job.output, self.job.plan
-        output.put("curves.png", report.loss_curves(self.history))
+        output.put("curves.png", plots.loss_curves(self.history))
         if self.shown is not None:
             image, label = self.shown["image"], self.shown["label"]
             prob = self.bare(to_input(image, self.device)).softmax(dim=1)[0].cpu().numpy()
-            output.put("predictions.png", report.class_probabilities(image[0], prob, label[0]))
+            output.put("predictions.png", plots.class_probabilities(image[0], prob, label[0]))
         card = Card(
             model=self.job.model,
             diameter=plan.diameter,

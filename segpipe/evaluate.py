@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from segpipe import metrics, report, runtime
+from segpipe import metrics, plots, runtime
 from segpipe.data.datasets import SPLITS, VESSEL, Example, find_examples, load_example
 from segpipe.errors import UserError
 from segpipe.metrics import Confusion
@@ -123,4 +123,4 @@ def _comparison(
         predicted = rows[index]["mask"]
         title = f"{examples[index].name}: Dice {dice[index]:.3f}"
         shown.append((title, labelled.image, labelled.label == VESSEL, predicted))
-    return report.comparison(shown)
+    return plots.comparison(shown)
