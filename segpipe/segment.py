@@ -54,7 +54,7 @@ class SegmentConfig:
     """Checkpoint file, or the name of a shipped one; the shipped default without."""
     workers: int | None = None
     """Processes that run the network; one a core or GPU without. May change when resumed."""
-    batch_size: int = 16
+    batch_size: int = 64
     """Photographs that are read, segmented and committed together. May change when resumed."""
     format: str = "png"
     """Where masks go: png files, parquet (the mask_png column of the rows), or both."""

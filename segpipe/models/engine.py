@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe import kernels
-from segpipe.data import fundus, synthetic
+from segpipe.data import fundus
 from segpipe.data.datasets import BACKGROUND, VESSEL
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
@@ -212,6 +212,8 @@ def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
 def _drawn_canvas(
     seed: int, diameter: float
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    from segpipe.data import synthetic  # takes 0.2 s to import, once for each checkpoint
+
     side = round(diameter / synthetic.FIELD_SHARE)
     image, _, fov = synthetic.draw_fundus(seed, side, side)
     geometry, canvas_side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
