@@ -101,11 +101,11 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
     start = time.perf_counter()
     photograph = codecs.decode_photograph(data, max_megapixels)
     decoded = time.perf_counter()
-    fov = fundus.find_fov(photograph.image)
+    fov = fundus.find_fov(photograph.picture)
     geometry = fundus.plan_fit(fov, diameter)
     found = time.perf_counter()
     side = fundus.canvas_side(diameter)
-    canvas = fundus.fit_image(photograph.image, geometry, side)
+    canvas = fundus.fit_image(photograph.picture, geometry, side)
     fov_canvas = fundus.fit_fov(fov, geometry, side)
     ends = decoded - start, found - decoded, time.perf_counter() - found
     return Fitted(

@@ -37,6 +37,15 @@ MAX_PAGES = 1000  # that are counted in a TIFF: its chain of pages may be a loop
 FULL_RANGE = 65535  # of 16 bits
 RARE_TIFF = "TIFF with pixels of a kind that is not read"  # 64 bits, float colours, L*a*b*
 SMALLEST_SIDE = 16  # px: the search for the field of view wipes out what is thinner than 9
+TURNED_BACK = {  # EXIF's orientation -> what undoes the turn for display
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 MASK_PALETTE = (0, 0, 0, 255, 255, 255, 128, 128, 128)  # outside black, vessel white, retina grey
 MASK_BITS = 2  # of a mask's pixel in its PNG
 FOUR_TO_TOP = np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)  # times 4 pixels of 2 bits: in 8 top bits
@@ -49,12 +58,17 @@ Image8 = npt.NDArray[np.uint8]
 class Photograph:
     """A decoded file, on the grid of pixels that the file stores."""
 
-    image: Image8
-    """[H, W, 3] uint8 RGB, not turned."""
+    picture: Image.Image
+    """[H, W] of mode RGB, not turned. Pillow's, as an array of it is a copy, and back another."""
     orientation: int
     """How EXIF says to turn it for display, 1 to 8; 1, as it is, where it says nothing valid."""
     note: str
     """What a reader of the results should know, as "first of 3 pages"; mostly empty."""
+
+    @property
+    def image(self) -> Image8:
+        """The picture as an array [H, W, 3] uint8."""
+        return np.asarray(self.picture)
 
 
 # ---- in: bytes -> photograph
@@ -212,14 +226,16 @@ def _read_tiff(data: bytes, kind: str, max_megapixels: float) -> Photograph:
         tile = tags.get(TiffImagePlugin.TILEWIDTH, 1) * tags.get(TiffImagePlugin.TILELENGTH, 1)
         _check_area(tile, max_megapixels)  # libtiff takes memory for a whole tile
         orientation = _orientation(picture)  # before the pixels, which Pillow turns by it
-        image = _turned_back(_tiff_pixels(picture), orientation)
-    if image.shape[:2] != stored:
-        raise ValueError(f"{image.shape[:2]} pixels instead of {stored}")
-    return Photograph(image, orientation, _tiff_note(data))
+        pixels = _tiff_pixels(picture)
+        if orientation in TURNED_BACK:
+            pixels = pixels.transpose(TURNED_BACK[orientation])
+    if (pixels.height, pixels.width) != stored:
+        raise ValueError(f"{pixels.size} pixels instead of {stored[::-1]}")
+    return Photograph(pixels, orientation, _tiff_note(data))
 
 
-def _tiff_pixels(picture: TiffImagePlugin.TiffImageFile) -> Image8:
-    """-> image [H, W, 3] uint8 RGB, turned by its orientation."""
+def _tiff_pixels(picture: TiffImagePlugin.TiffImageFile) -> Image.Image:
+    """-> mode RGB, turned by its orientation."""
     tags = picture.tag_v2
     picture.load()
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
@@ -234,17 +250,6 @@ def _tiff_pixels(picture: TiffImagePlugin.TiffImageFile) -> Image8:
         return _colours(picture)
     white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     return _as_colour(255 - grey if white_is_zero else grey)
-
-
-def _turned_back(image: Image8, orientation: int) -> Image8:
-    """A picture turned for display by this EXIF orientation -> as it is stored."""
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (5, 6, 7, 8):
-        image = image.transpose(1, 0, 2)
-    return np.ascontiguousarray(image)
 
 
 def _tiff_note(data: bytes) -> str:
@@ -295,14 +300,14 @@ def _read_dicom(data: bytes, kind: str, max_megapixels: float) -> Photograph:
     except ImportError as error:
         raise RejectedImage(f"{kind} needs the extra segpipe[dicom]") from error
     image, note = decode_dicom(data, max_megapixels)
-    return Photograph(image, 1, note)
+    return Photograph(Image.fromarray(image), 1, note)
 
 
 # ---- pixels -> 8 bits a channel
 
 
-def _pixels(picture: ImageFile.ImageFile) -> Image8:
-    """-> image [H, W, 3] uint8 RGB."""
+def _pixels(picture: ImageFile.ImageFile) -> Image.Image:
+    """-> mode RGB."""
     picture.load()  # here, as numpy takes some errors while decoding for "this is no array"
     if picture.mode.startswith("I"):  # of a PNG, or of a PGM, which Pillow scales to 16 bits
         return _as_colour(np.asarray(picture) >> 8)
@@ -311,20 +316,20 @@ def _pixels(picture: ImageFile.ImageFile) -> Image8:
     return _colours(picture)
 
 
-def _colours(picture: Image.Image) -> Image8:
+def _colours(picture: Image.Image) -> Image.Image:
     if picture.mode == "LAB":
         raise RejectedImage(f"cannot be decoded: {RARE_TIFF}")
     if picture.mode == "La":
         picture = picture.convert("LA")
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return picture.convert("RGB") if picture.mode != "RGB" else picture
 
 
-def _as_colour(channels: npt.NDArray[Any]) -> Image8:
-    """[H, W] or [H, W, 1 or 3] in 0 to 255 -> image [H, W, 3] uint8, grey repeated."""
+def _as_colour(channels: npt.NDArray[Any]) -> Image.Image:
+    """[H, W] or [H, W, 1 or 3] in 0 to 255 -> mode RGB, grey repeated."""
     channels = channels.astype(np.uint8)
     if channels.ndim == 3 and channels.shape[2] == 3:
-        return channels
-    return np.repeat(channels.reshape(*channels.shape[:2], 1), 3, axis=2)
+        return Image.fromarray(channels)
+    return Image.fromarray(channels.reshape(channels.shape[:2])).convert("RGB")
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> Image8:

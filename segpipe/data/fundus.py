@@ -36,17 +36,18 @@ Image8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 
-def find_fov(image: Image8) -> Mask:
+def find_fov(image: Image8 | Image.Image) -> Mask:
     """image [H, W, 3] uint8 -> fov [H, W] bool: the largest bright region, its holes filled.
 
-    The frame around a fundus photograph is nearly black, the retina is brightest in red; Otsu's
+    The image may also be Pillow's, of mode RGB, here and in fit_image. The frame around a fundus photograph is nearly black, the retina is brightest in red; Otsu's
     threshold on the square root of the brightest channel, halved toward the frame's own level,
     parts them. A photograph without a dark frame is field all over. Raises RejectedImage where
     no field is found.
     """
-    height, width = image.shape[:2]
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    width, height = picture.size
     factor = max(1, -(-max(height, width) // SEARCH_PX))
-    small = np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+    small = np.asarray(picture.reduce(factor))
     levels = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
     counts = _counts(levels, 256)
     if LIGHT[levels.max()] < BLACK:
@@ -193,7 +194,7 @@ def plan_fit(fov: Mask, working_diameter: float) -> Geometry:
     return Geometry(fov.shape[0], fov.shape[1], top, left, height, width, *scaled)
 
 
-def fit_image(image: Image8, geometry: Geometry, side: int) -> Image8:
+def fit_image(image: Image8 | Image.Image, geometry: Geometry, side: int) -> Image8:
     """image [H, W, 3] uint8 -> canvas [side, side, 3] uint8 (antialiased where scaled)."""
     return _fit(image, geometry, side, Image.Resampling.BILINEAR)
 
@@ -208,14 +209,20 @@ def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
     return _fit(classes, geometry, side, Image.Resampling.NEAREST)
 
 
-def _fit(pixels: Image8, geometry: Geometry, side: int, resampling: Image.Resampling) -> Image8:
+def _fit(
+    pixels: Image8 | Image.Image, geometry: Geometry, side: int, resampling: Image.Resampling
+) -> Image8:
     g = geometry
-    canvas = np.zeros((side, side, *pixels.shape[2:]), np.uint8)
-    box = pixels[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
+    part = g.left, g.top, g.left + g.box_width, g.top + g.box_height
+    if isinstance(pixels, Image.Image):
+        picture = pixels.crop(part)
+    else:
+        picture = Image.fromarray(pixels[part[1] : part[3], part[0] : part[2]])
     if g.resampled:
-        picture = Image.fromarray(np.ascontiguousarray(box))
         size = g.scaled_width, g.scaled_height
-        box = np.asarray(picture.resize(size, resampling, reducing_gap=REDUCING_GAP))
+        picture = picture.resize(size, resampling, reducing_gap=REDUCING_GAP)
+    box = np.asarray(picture)
+    canvas = np.zeros((side, side, *box.shape[2:]), np.uint8)
     canvas[: g.scaled_height, : g.scaled_width] = box
     return canvas
 
