@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 
 from segpipe.errors import StoreDown, UserError
-from segpipe.storage.entry import Entry, Source, Store
+from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store
 from segpipe.storage.local import LocalStore
-from segpipe.storage.s3 import PATIENCE_S, PREFLIGHT_S, S3Store
 
 __all__ = ["PATIENCE_S", "Entry", "Source", "Store", "open_store", "preflight", "read_uri"]
 
@@ -25,6 +24,8 @@ def open_store(uri: str, patience_s: float = PATIENCE_S) -> Store:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if not bucket:
         raise UserError(f"{uri}: no bucket named, use s3://bucket/prefix")
+    from segpipe.storage.s3 import S3Store  # boto3 takes 0.1 s to import
+
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return S3Store(bucket, prefix.removesuffix("/"), endpoint or None, region or None, patience_s)

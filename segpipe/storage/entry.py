@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+PATIENCE_S = 600.0  # seconds for which a store that does not answer is tried again
+PREFLIGHT_S = 8.0  # seconds of patience before anything was begun; four requests end within 30 s
+
 
 @dataclass(frozen=True)
 class Entry:

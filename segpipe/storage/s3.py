@@ -29,15 +29,13 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from urllib3.exceptions import HTTPError
 
 from segpipe.errors import ChangedObject, StoreDown, UserError
-from segpipe.storage.entry import Entry
+from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
 
-PATIENCE_S = 600.0  # seconds for which a store that does not answer is tried again
-PREFLIGHT_S = 8.0  # seconds of patience before anything was begun; four requests end within 30 s
 LONGEST_PAUSE_S = 10.0  # seconds between two tries
 CONNECT_S, READ_S = 5.0, 60.0  # seconds until a connection, or until some bytes of an answer
 CONNECTIONS = 16
