@@ -88,11 +88,8 @@ class Findings:
     """What the page tells of all rows."""
 
     def __init__(self, num_ok: int, num_shown: int, reasons: list[str]) -> None:
-        self.sizes, self.densities, self.timeline = (
-            Histogram(OCTAVES),
-            Histogram(SHARES),
-            Timeline(),
-        )
+        self.sizes, self.densities = Histogram(OCTAVES), Histogram(SHARES)
+        self.timeline = Timeline()
         self.examples: dict[str, list[str]] = {reason: [] for reason in reasons}
         self.shown: list[dict[str, Any]] = []
         spread = np.linspace(0, num_ok - 1, min(num_shown, num_ok))
@@ -114,7 +111,7 @@ class Findings:
         here = self._wanted - self._num_ok
         here = here[(here >= 0) & (here < len(ok))]
         if len(here):
-            rows = read(OF_SHOWN)  # masks too, of this group alone
+            rows = read(OF_SHOWN)  # with masks, of this group alone
             self.shown += rows.filter(pc.equal(rows["status"], "ok")).take(here).to_pylist()
         self._num_ok += len(ok)
 
