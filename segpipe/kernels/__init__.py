@@ -24,7 +24,15 @@ import numpy.typing as npt
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-std=c++17")
+FLAGS = (
+    "-O3",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+    "-Wno-psabi",
+    "-shared",
+    "-fPIC",
+    "-std=c++17",
+)
 BUILD_S = 120.0  # seconds after which a compiler has hung; it takes one or two
 WIDTH_STEP, MOST_WIDTH = 16, 512  # channels, as in kernels.cpp
 REACH_PX = 2  # canvas px beyond the field of view whose scores its rim's pixels are mixed from

@@ -7,7 +7,8 @@
 namespace {
 
 constexpr int LANES = 16;
-constexpr int STRIP = 24;      // windows whose kept maxima stay in a core's first cache
+constexpr int PAIR = 2;        // windows at once, which share the loading of each weight
+constexpr int STRIP = 32;      // windows whose kept maxima stay in a core's nearest caches
 constexpr int MAX_WIDTH = 512; // channels
 constexpr int TAPS = 27;       // 3x3 pixels of 3 channels
 
@@ -103,31 +104,37 @@ extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const in
       const int count = spans[2 * i + 1] - start < STRIP ? spans[2 * i + 1] - start : STRIP;
       for (int block = 0; block < width / LANES; block++) {
         const float *weights = encoder + block * (TAPS + 1) * LANES;
-        Floats weight[TAPS];
-        for (int tap = 0; tap < TAPS; tap++) weight[tap] = load(weights + tap * LANES);
         const Floats offset = load(weights + TAPS * LANES);
         Ints at_first;
         for (int lane = 0; lane < LANES; lane++) at_first[lane] = (block * LANES + lane) * 4 * 16;
-        for (int j = 0; j < count; j++) {
+        for (int j = 0; j < count; j += PAIR) { // of an odd count one window too many
           const float *patch = padded + size_t(2 * i) * pitch + 2 * (start + j) * 3;
-          Floats a = offset, b = offset, c = offset, d = offset;
-#pragma GCC unroll 3
+          Floats a[PAIR], b[PAIR], c[PAIR], d[PAIR];
+          for (int n = 0; n < PAIR; n++) a[n] = b[n] = c[n] = d[n] = offset;
           for (int row = 0; row < 3; row++)
-#pragma GCC unroll 9
             for (int k = 0; k < 9; k++) {
-              const Floats w = weight[row * 9 + k];
-              a += w * patch[row * pitch + k];
-              b += w * patch[row * pitch + k + 3];
-              c += w * patch[(row + 1) * pitch + k];
-              d += w * patch[(row + 1) * pitch + k + 3];
+              const Floats weight = load(weights + (row * 9 + k) * LANES);
+              const float *pixel = patch + row * pitch + k;
+#pragma GCC unroll 2
+              for (int n = 0; n < PAIR; n++) {
+                a[n] += weight * pixel[6 * n];
+                b[n] += weight * pixel[6 * n + 3];
+                c[n] += weight * pixel[6 * n + pitch];
+                d[n] += weight * pixel[6 * n + pitch + 3];
+              }
             }
-          Floats highest = a;
-          Ints at = at_first, later = b > highest;
-          highest = later ? b : highest, at = later ? at_first + 16 : at, later = c > highest;
-          highest = later ? c : highest, at = later ? at_first + 32 : at, later = d > highest;
-          highest = later ? d : highest, at = later ? at_first + 48 : at;
-          store(&kept[j][block * LANES], select(highest > 0.0f, highest, highest * 0));
-          store(&footprint[j][block * LANES], at);
+#pragma GCC unroll 2
+          for (int n = 0; n < PAIR; n++) {
+            Floats highest = a[n];
+            Ints at = at_first, later = b[n] > highest;
+            highest = later ? b[n] : highest, at = later ? at_first + 16 : at;
+            later = c[n] > highest;
+            highest = later ? c[n] : highest, at = later ? at_first + 32 : at;
+            later = d[n] > highest;
+            highest = later ? d[n] : highest, at = later ? at_first + 48 : at;
+            store(&kept[j + n][block * LANES], select(highest > 0.0f, highest, highest * 0));
+            store(&footprint[j + n][block * LANES], at);
+          }
         }
       }
       for (int j = 0; j < count; j++) {
