@@ -37,18 +37,20 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data import codecs, fundus
+from segpipe.data.codecs import Photograph
 from segpipe.data.fundus import Geometry
 from segpipe.errors import RejectedImage
 
 TRIES = 2  # deaths of a child that a photograph may cause: the first may have been another's fault
 START_TRIES = 3  # children that may die before they are ready: that is never the photograph's fault
 # Of 43 kinds of file DICOM in YBR maps the most, 30 bytes a pixel beside the encoded file; 16 bit
-# PPM and 32 bit TIFF 24, WebP 23, RGB in JPEG, PNG or TIFF 11. Half as much again is in reserve.
+# PPM and 32 bit TIFF 24, WebP 23, RGB in JPEG 8. Half as much again is in reserve.
 BYTES_PER_PIXEL = 48
 SPARE_BYTES = 256 << 20  # what does not grow with the photograph: Pillow's plugins, pydicom, canvas
 KEPT_BYTES = 160 << 20  # resident: what a photograph of 10 megapixels leaves is worth keeping
 PIPE_BYTES = 1 << 20  # Linux's most for any user: 11.5 ms for one of DRIVE's, 12.3 ms with 64 KiB
 NOISE_BYTES = 1 << 16  # read at once while a child starts
+SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
 LENGTH = struct.Struct("<Q")
 READY = b"\0segpipe.decoder is ready\n"  # all before it was printed by others while Python started
@@ -98,24 +100,45 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
 
     Raises RejectedImage where the bytes are no photograph of a fundus.
     """
-    start = time.perf_counter()
-    photograph = codecs.decode_photograph(data, max_megapixels)
-    decoded = time.perf_counter()
-    fov = fundus.find_fov(photograph.picture)
-    geometry = fundus.plan_fit(fov, diameter)
-    found = time.perf_counter()
-    side = fundus.canvas_side(diameter)
-    canvas = fundus.fit_image(photograph.picture, geometry, side)
-    fov_canvas = fundus.fit_fov(fov, geometry, side)
-    ends = decoded - start, found - decoded, time.perf_counter() - found
-    return Fitted(
-        canvas,
-        fov_canvas,
-        geometry,
-        photograph.orientation,
-        photograph.note,
-        dict(zip(STEPS, ends, strict=True)),
-    )
+    enough, clock = SHARP * diameter, _Clock()
+    photograph = codecs.decode_photograph(data, max_megapixels, enough)
+    clock.passed("decode")
+    fov = _field(photograph, enough)
+    clock.passed("field")
+    if fov is None:
+        photograph = codecs.decode_photograph(data, max_megapixels)
+        clock.passed("decode")
+        fov = fundus.find_fov(photograph.picture)
+    reduction, side = photograph.reduction, fundus.canvas_side(diameter)
+    geometry = fundus.plan_fit(fov, diameter, photograph.size, reduction)
+    clock.passed("field")
+    canvas = fundus.fit_image(photograph.picture, geometry, side, reduction)
+    fov_canvas = fundus.fit_fov(fov, geometry, side, reduction)
+    clock.passed("resize")
+    orientation, note = photograph.orientation, photograph.note
+    return Fitted(canvas, fov_canvas, geometry, orientation, note, clock.seconds)
+
+
+def _field(photograph: Photograph, enough: float) -> fundus.Mask | None:
+    """None where the photograph came reduced and its field is smaller than `enough` px, or none."""
+    if photograph.reduction == 1:
+        return fundus.find_fov(photograph.picture)
+    with suppress(RejectedImage):  # the whole photograph decides, and says why
+        fov = fundus.find_fov(photograph.picture, photograph.reduction)
+        return fov if fundus.fov_diameter(fov) >= enough else None
+    return None
+
+
+class _Clock:
+    """Seconds of each step, in turns."""
+
+    def __init__(self) -> None:
+        self.seconds, self.last = dict.fromkeys(STEPS, 0.0), time.perf_counter()
+
+    def passed(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] += now - self.last
+        self.last = now
 
 
 # ---- the parent's side

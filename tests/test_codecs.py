@@ -103,6 +103,41 @@ def test_a_jpeg_comes_as_opencv_decodes_it(options):
     np.testing.assert_allclose(decode_image(data).astype(int), wanted, atol=2)
 
 
+@pytest.mark.parametrize(
+    ("enough", "reduction"),
+    [(1e9, 1), (202, 1), (201, 2), (101, 2), (100.5, 4), (60, 4), (50.25, 8), (1, 8)],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_comes_reduced_while_its_shorter_side_keeps_enough(enough, reduction, mode):
+    """Each pixel is about the mean of those it stands for; the last ones of what is left."""
+    picture = smooth_colours().resize((643, 402)).convert(mode)
+    data = encoded(picture, "JPEG", quality=95, exif=turned_exif(6))
+    found, whole = decode_photograph(data, 200, enough), decode_photograph(data)
+    assert (found.reduction, found.size) == (reduction, (402, 643))
+    assert (whole.reduction, whole.size) == (1, (402, 643))
+    assert found.image.shape == (-(-402 // reduction), -(-643 // reduction), 3)
+    assert (found.orientation, found.note) == (6, "")
+    means = np.asarray(whole.picture.reduce(reduction)).astype(int)
+    np.testing.assert_allclose(found.image, means, atol=6)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM"])
+def test_other_formats_come_whole(kind):
+    found = decode_photograph(encoded(PIXELS, kind), 200, 1)
+    np.testing.assert_array_equal(found.image, PIXELS)
+    assert (found.reduction, found.size) == (1, PIXELS.shape[:2])
+
+
+def test_a_reduced_jpeg_is_rejected_as_a_whole_one():
+    """The limit counts the file's pixels; and what is cut off is seen at any size."""
+    data = encoded(smooth_colours(402, 643), "JPEG")
+    with pytest.raises(RejectedImage, match="more megapixels"):
+        decode_photograph(data, 0.25, 1)
+    for length in (len(data) * 9 // 10, len(data) - 2):
+        with pytest.raises(RejectedImage, match="cut off or damaged JPEG"):
+            decode_photograph(data[:length], 200, 1)
+
+
 def test_an_image_alone_is_that_of_the_photograph():
     data = encoded(PIXELS, "PNG")
     np.testing.assert_array_equal(decode_image(data), decode_photograph(data).image)

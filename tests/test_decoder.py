@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import wait_until
+from scipy import ndimage
 
 from segpipe import decoder
 from segpipe.data import codecs, fundus
@@ -106,16 +107,27 @@ def as_other(data: bytes, kind: str, mode: str = "RGB", **options: object) -> by
     return buffer.getvalue()
 
 
+def assert_same(fitted: Fitted, other: Fitted) -> None:
+    """But for the seconds."""
+    assert fitted.canvas.dtype == fitted.fov.dtype == np.uint8
+    assert np.array_equal(fitted.canvas, other.canvas)
+    assert np.array_equal(fitted.fov, other.fov)
+    assert fitted.geometry == other.geometry
+    assert (fitted.orientation, fitted.note) == (other.orientation, other.note)
+
+
 def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER) -> None:
+    assert_same(fitted, decoder.fit(data, diameter, 200))
+
+
+def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:
+    """Step by step, of the photograph at its own size."""
     taken = codecs.decode_photograph(data)
     fov = fundus.find_fov(taken.image)
     geometry, side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
     canvas = fundus.fit_image(taken.image, geometry, side)
-    assert fitted.canvas.dtype == fitted.fov.dtype == np.uint8
-    assert np.array_equal(fitted.canvas, canvas)
-    assert np.array_equal(fitted.fov, fundus.fit_fov(fov, geometry, side))
-    assert fitted.geometry == geometry
-    assert (fitted.orientation, fitted.note) == (taken.orientation, taken.note)
+    fov_canvas = fundus.fit_fov(fov, geometry, side)
+    return Fitted(canvas, fov_canvas, geometry, taken.orientation, taken.note)
 
 
 def children(parent: int) -> list[int]:
@@ -159,13 +171,68 @@ def test_a_photograph_of_any_format_comes_back_as_in_process(child):
         photograph(side=60),
     ):
         assert_as_in_process(child.fit(data), data)
+        if not data.startswith(b"\xff\xd8"):  # a JPEG comes reduced
+            assert_same(child.fit(data), fitted_whole(data))
 
 
 def test_the_photographs_of_drive_come_back_as_in_process(drive):
     with Decoder(540, 200, DEADLINE_S) as child:
         for path in sorted((drive / "test" / "images").iterdir())[:5]:
-            assert_as_in_process(child.fit(path.read_bytes()), path.read_bytes(), 540)
+            assert_same(child.fit(path.read_bytes()), fitted_whole(path.read_bytes(), 540))
         assert len(children(os.getpid())) == 1
+
+
+def marked(height: int, width: int, radius: float) -> tuple[bytes, np.ndarray]:
+    """A lit disc with a dark spot in each quarter as JPEG, and the spots' centres in px."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.full((height, width, 3), 3, np.uint8)
+    pixels[np.hypot(y - height / 2, x - width / 2) < radius] = 200, 120, 60
+    places = [(-0.5, -0.4), (-0.6, 0.5), (0.5, -0.6), (0.4, 0.4)]
+    spots = [(height / 2 + radius * down, width / 2 + radius * right) for down, right in places]
+    for spot in spots:
+        pixels[np.hypot(y - spot[0], x - spot[1]) < radius / 16] = 90, 60, 40
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue(), np.asarray(spots)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "share"),
+    [(401, 603, 0.47), (601, 403, 0.47), (1111, 1207, 0.47), (1013, 1501, 0.6), (800, 800, 0.3)],
+)
+def test_a_large_jpeg_that_comes_reduced_lies_where_the_whole_would(height, width, share):
+    """In the file's own pixels: box, field and spots; also of odd sizes and of a field cut off."""
+    data, spots = marked(height, width, share * min(height, width))
+    reduced = codecs.decode_photograph(data, 200, decoder.SHARP * DIAMETER).reduction
+    assert reduced > 1
+    fitted = decoder.fit(data, DIAMETER, 200)
+    whole = fundus.plan_fit(fundus.find_fov(codecs.decode_image(data)), DIAMETER)
+    cell = -(-max(height, width) // fundus.SEARCH_PX)
+    assert (fitted.geometry.height, fitted.geometry.width) == (height, width)
+    assert np.abs(fitted.geometry.as_array() - whole.as_array()).max() <= 2 * (cell + reduced)
+    red = fundus.restore(fitted.canvas[..., 0].astype(np.float32), fitted.geometry)
+    field = fundus.restore(fitted.fov.astype(np.float32), fitted.geometry) > 127
+    regions, num = ndimage.label((red < 150) & ndimage.binary_erosion(field, iterations=20))
+    assert num == len(spots)
+    centres = np.asarray(ndimage.center_of_mass(regions > 0, regions, range(1, num + 1)))
+    np.testing.assert_allclose(sorted(centres.tolist()), sorted(spots.tolist()), atol=0.5)
+
+
+@pytest.mark.parametrize("radius", [85, 110])
+def test_a_small_field_in_a_large_jpeg_is_seen_whole(radius):
+    """Its canvas is that of the file decoded whole: nothing is enlarged that was reduced before."""
+    data, _ = marked(600, 600, radius)
+    assert codecs.decode_photograph(data, 200, decoder.SHARP * DIAMETER).reduction > 1
+    assert_same(decoder.fit(data, DIAMETER, 200), fitted_whole(data))
+
+
+def test_a_reduced_jpeg_without_a_field_is_rejected_in_the_words_for_the_whole():
+    data, _ = marked(600, 600, 20)
+    with pytest.raises(RejectedImage) as expected:
+        fundus.find_fov(codecs.decode_image(data))
+    with pytest.raises(RejectedImage) as caught:
+        decoder.fit(data, DIAMETER, 200)
+    assert str(caught.value) == str(expected.value)
 
 
 def test_the_seconds_of_each_step_come_along(child):
@@ -273,12 +340,12 @@ def test_a_photograph_that_hogs_memory_is_rejected_and_the_next_is_fine(child):
 def test_a_photograph_at_the_limit_takes_two_thirds_of_the_memory_it_may(kind):
     side = 3000
     data = greedy(kind, side)
-    with Decoder(DIAMETER, side**2 / 1e6, DEADLINE_S) as child:
+    with Decoder(side / 2, side**2 / 1e6, DEADLINE_S) as child:  # so that no JPEG comes reduced
         child.fit(photograph())
         before = peak_bytes(only_child())
         assert child.fit(data).geometry.height == side
         taken = peak_bytes(only_child()) - before - len(data)
-    assert side**2 * 8 < taken < side**2 * decoder.BYTES_PER_PIXEL * 2 / 3
+    assert side**2 * 7 < taken < side**2 * decoder.BYTES_PER_PIXEL * 2 / 3
 
 
 def greedy(kind: str, side: int) -> bytes:

@@ -64,6 +64,10 @@ class Photograph:
     """How EXIF says to turn it for display, 1 to 8; 1, as it is, where it says nothing valid."""
     note: str
     """What a reader of the results should know, as "first of 3 pages"; mostly empty."""
+    size: tuple[int, int]
+    """H, W of the file."""
+    reduction: int = 1
+    """How many of the file's pixels on each side make one of the picture's: 1, 2, 4 or 8."""
 
     @property
     def image(self) -> Image8:
@@ -79,13 +83,16 @@ def decode_image(data: bytes, max_megapixels: float = 200.0) -> Image8:
     return decode_photograph(data, max_megapixels).image
 
 
-def decode_photograph(data: bytes, max_megapixels: float = 200.0) -> Photograph:
+def decode_photograph(
+    data: bytes, max_megapixels: float = 200.0, enough: float = math.inf
+) -> Photograph:
     """A JPEG, PNG, TIFF, BMP, WebP, GIF, PPM or DICOM file -> its first picture, 8 bits a channel.
 
     The content says which format it is. EXIF's orientation is reported and not applied, so that a
     mask lies on its file's own pixels. Of 16 bits the upper 8 count; floats and 32 bit integers are
     scaled by `_eight_bits`. Grey is repeated, alpha dropped, a palette looked up; embedded colour
-    profiles and gamma are ignored, as in the sets that networks are trained on.
+    profiles and gamma are ignored, as in the sets that networks are trained on. A JPEG comes
+    reduced where its shorter side keeps `enough` px.
 
     Raises RejectedImage, in one line that is the same for all files of one fault, for bytes that
     are no image, are cut off, have a side of less than 16 px or more than `max_megapixels` (both
@@ -97,11 +104,13 @@ def decode_photograph(data: bytes, max_megapixels: float = 200.0) -> Photograph:
     if not found or not found.lastgroup:
         raise RejectedImage("not an image in a known format")
     kind = found.lastgroup
-    read = {"DICOM": _read_dicom, "TIFF": _read_tiff, "PPM": _read_netpbm}.get(kind, _read)
+    read = {"DICOM": _read_dicom, "TIFF": _read_tiff, "PPM": _read_netpbm}.get(kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of faults that are rejected here, or do no harm
         try:
-            return read(data, kind, max_megapixels)
+            if read:
+                return read(data, kind, max_megapixels)
+            return _read(data, kind, max_megapixels, enough)
         except RejectedImage:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
@@ -150,16 +159,31 @@ def _fault(data: bytes, kind: str, error: Exception) -> str:
 # ---- the formats that Pillow opens
 
 
-def _read(data: bytes, kind: str, max_megapixels: float) -> Photograph:
+def _read(data: bytes, kind: str, max_megapixels: float, enough: float) -> Photograph:
     """JPEG, PNG, BMP, WebP, GIF. This and the other readers raise whatever their decoders raise."""
     if kind == "WEBP":  # the one format for which Pillow takes memory on opening
         check_size(*_webp_size(data), max_megapixels)
     with _opened(data, kind) as picture:
-        check_size(*picture.size, max_megapixels)
+        width, height = picture.size
+        check_size(width, height, max_megapixels)
+        reduction = 1
         if kind == "JPEG":
             check_scans(data)
+            reduction = _reduce_jpeg(picture, enough)
         # in this order: PNG may have EXIF behind its pixels, and to count a GIF's frames drops them
-        return Photograph(_pixels(picture), _orientation(picture), _note(picture, kind))
+        pixels, orientation, note = _pixels(picture), _orientation(picture), _note(picture, kind)
+    return Photograph(pixels, orientation, note, (height, width), reduction)
+
+
+def _reduce_jpeg(picture: ImageFile.ImageFile, enough: float) -> int:
+    """Has the decoder stop its cosine transform at a half, a quarter or an eighth of the size.
+
+    The shorter side keeps `enough` px. Returns what the picture will be reduced by.
+    """
+    reduction = next((r for r in (8, 4, 2) if min(picture.size) >= enough * r), 1)
+    if reduction > 1:
+        picture.draft(picture.mode, (picture.width // reduction, picture.height // reduction))
+    return reduction
 
 
 def _read_netpbm(data: bytes, kind: str, max_megapixels: float) -> Photograph:
@@ -167,15 +191,15 @@ def _read_netpbm(data: bytes, kind: str, max_megapixels: float) -> Photograph:
         check_size(*picture.size, max_megapixels)
         [(codec, _, offset, parameters)] = picture.tile or []
         if codec != "ppm" or not isinstance(parameters, tuple):
-            return Photograph(_pixels(picture), 1, "")
+            return Photograph(_pixels(picture), 1, "", (picture.height, picture.width))
         maximum = int(parameters[1])  # neither 255 nor of plain text: a minute's work for Pillow
         shape = picture.height, picture.width, len(picture.getbands())
     dtype = np.dtype(">u2" if maximum > 255 else "u1")
     samples = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
     if maximum == FULL_RANGE:
-        return Photograph(_as_colour(samples >> 8), 1, "")
+        return Photograph(_as_colour(samples >> 8), 1, "", shape[:2])
     scaled = np.rint(np.minimum(samples, maximum) * np.float32(255 / maximum))
-    return Photograph(_as_colour(scaled), 1, "")
+    return Photograph(_as_colour(scaled), 1, "", shape[:2])
 
 
 def _opened(data: bytes, kind: str) -> ImageFile.ImageFile:
@@ -231,7 +255,7 @@ def _read_tiff(data: bytes, kind: str, max_megapixels: float) -> Photograph:
             pixels = pixels.transpose(TURNED_BACK[orientation])
     if (pixels.height, pixels.width) != stored:
         raise ValueError(f"{pixels.size} pixels instead of {stored[::-1]}")
-    return Photograph(pixels, orientation, _tiff_note(data))
+    return Photograph(pixels, orientation, _tiff_note(data), stored)
 
 
 def _tiff_pixels(picture: TiffImagePlugin.TiffImageFile) -> Image.Image:
@@ -300,7 +324,7 @@ def _read_dicom(data: bytes, kind: str, max_megapixels: float) -> Photograph:
     except ImportError as error:
         raise RejectedImage(f"{kind} needs the extra segpipe[dicom]") from error
     image, note = decode_dicom(data, max_megapixels)
-    return Photograph(Image.fromarray(image), 1, note)
+    return Photograph(Image.fromarray(image), 1, note, image.shape[:2])
 
 
 # ---- pixels -> 8 bits a channel

@@ -36,18 +36,25 @@ Image8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 
-def find_fov(image: Image8 | Image.Image) -> Mask:
+def find_fov(image: Image8 | Image.Image, reduction: int = 1) -> Mask:
     """image [H, W, 3] uint8 -> fov [H, W] bool: the largest bright region, its holes filled.
 
-    The image may also be Pillow's, of mode RGB, here and in fit_image. The frame around a fundus photograph is nearly black, the retina is brightest in red; Otsu's
+    The frame around a fundus photograph is nearly black, the retina is brightest in red; Otsu's
     threshold on the square root of the brightest channel, halved toward the frame's own level,
     parts them. A photograph without a dark frame is field all over. Raises RejectedImage where
     no field is found.
+
+    The image may also be Pillow's, of mode RGB. Where it is one reduced by `reduction`, it is
+    searched on as many cells as the whole would be.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
-    factor = max(1, -(-max(height, width) // SEARCH_PX))
-    small = np.asarray(picture.reduce(factor))
+    factor = max(1, -(-max(height, width) * reduction // SEARCH_PX))
+    if reduction == 1:
+        small = np.asarray(picture.reduce(factor))
+    else:
+        cells = -(-width * reduction // factor), -(-height * reduction // factor)
+        small = np.asarray(picture.resize(cells, Image.Resampling.BOX))
     levels = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
     counts = _counts(levels, 256)
     if LIGHT[levels.max()] < BLACK:
@@ -59,7 +66,9 @@ def find_fov(image: Image8 | Image.Image) -> Mask:
     field = _largest_region(_opened(bright[levels]))
     if field.mean() < SMALLEST_FIELD:
         raise RejectedImage(f"no field of view found: {field.mean():.1%} of the image is lit")
-    return _enlarge(field, factor, height, width)
+    if reduction == 1:
+        return _enlarge(field, field.shape[0] * factor, field.shape[1] * factor)[:height, :width]
+    return _enlarge(field, height, width)
 
 
 def _counts(values: npt.NDArray[np.uint8 | np.uint16], num: int) -> npt.NDArray[np.float64]:
@@ -118,13 +127,10 @@ def _largest_region(bright: Image8) -> Mask:
     return filled
 
 
-def _enlarge(field: Mask, factor: int, height: int, width: int) -> Mask:
-    """A field found on the image reduced by `factor` -> the field at the image's own size."""
-    if factor == 1:
-        return field
-    size = field.shape[1] * factor, field.shape[0] * factor
-    full = cv2.resize(field.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR)
-    enlarged: Mask = np.asarray(full, np.uint8)[:height, :width] > 127
+def _enlarge(field: Mask, height: int, width: int) -> Mask:
+    grey = field.astype(np.uint8) * np.uint8(255)
+    full = cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
+    enlarged: Mask = np.asarray(full, np.uint8) > 127
     return enlarged
 
 
@@ -182,26 +188,38 @@ class Geometry:
         return (self.scaled_height, self.scaled_width) != (self.box_height, self.box_width)
 
 
-def plan_fit(fov: Mask, working_diameter: float) -> Geometry:
-    """How the field of fov [H, W] bool goes onto the canvas of this working diameter (px)."""
-    top, left, bottom, right = fov_box(fov)
+def plan_fit(
+    fov: Mask, working_diameter: float, size: tuple[int, int] | None = None, reduction: int = 1
+) -> Geometry:
+    """How the field of fov [H, W] bool goes onto the canvas of this working diameter (px).
+
+    `size` is the photograph's height and width where fov is that of one reduced by `reduction`.
+    """
+    height, width = size or fov.shape
+    top, left, bottom, right = (reduction * edge for edge in fov_box(fov))
     scale = scale_to(max(bottom - top, right - left), working_diameter)
     margin = round(MARGIN_PX / scale)
     top, left = max(0, top - margin), max(0, left - margin)
-    bottom, right = min(fov.shape[0], bottom + margin), min(fov.shape[1], right + margin)
-    height, width = bottom - top, right - left
-    scaled = max(1, round(height * scale)), max(1, round(width * scale))
-    return Geometry(fov.shape[0], fov.shape[1], top, left, height, width, *scaled)
+    bottom, right = min(height, bottom + margin), min(width, right + margin)
+    box = bottom - top, right - left
+    scaled = max(1, round(box[0] * scale)), max(1, round(box[1] * scale))
+    return Geometry(height, width, top, left, *box, *scaled)
 
 
-def fit_image(image: Image8 | Image.Image, geometry: Geometry, side: int) -> Image8:
-    """image [H, W, 3] uint8 -> canvas [side, side, 3] uint8 (antialiased where scaled)."""
-    return _fit(image, geometry, side, Image.Resampling.BILINEAR)
+def fit_image(
+    image: Image8 | Image.Image, geometry: Geometry, side: int, reduction: int = 1
+) -> Image8:
+    """image [H, W, 3] uint8 -> canvas [side, side, 3] uint8 (antialiased where scaled).
+
+    The image may also be Pillow's, of mode RGB, and one reduced by `reduction`; so too a fov.
+    """
+    return _fit(image, geometry, side, Image.Resampling.BILINEAR, reduction)
 
 
-def fit_fov(fov: Mask, geometry: Geometry, side: int) -> Image8:
+def fit_fov(fov: Mask, geometry: Geometry, side: int, reduction: int = 1) -> Image8:
     """fov [H, W] bool -> canvas [side, side] uint8, 255 inside, soft at the rim where scaled."""
-    return _fit(fov.view(np.uint8) * np.uint8(255), geometry, side, Image.Resampling.BILINEAR)
+    grey = fov.astype(np.uint8) * np.uint8(255)
+    return _fit(grey, geometry, side, Image.Resampling.BILINEAR, reduction)
 
 
 def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
@@ -210,20 +228,27 @@ def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
 
 
 def _fit(
-    pixels: Image8 | Image.Image, geometry: Geometry, side: int, resampling: Image.Resampling
+    pixels: Image8 | Image.Image,
+    geometry: Geometry,
+    side: int,
+    resampling: Image.Resampling,
+    reduction: int = 1,
 ) -> Image8:
-    g = geometry
-    part = g.left, g.top, g.left + g.box_width, g.top + g.box_height
+    g, r = geometry, reduction
+    left, top = g.left // r, g.top // r
+    right, bottom = -(-(g.left + g.box_width) // r), -(-(g.top + g.box_height) // r)
     if isinstance(pixels, Image.Image):
-        picture = pixels.crop(part)
+        picture = pixels.crop((left, top, right, bottom))
     else:
-        picture = Image.fromarray(pixels[part[1] : part[3], part[0] : part[2]])
+        picture = Image.fromarray(pixels[top:bottom, left:right])
     if g.resampled:
+        inset = g.left / r - left, g.top / r - top
+        box = (*inset, inset[0] + g.box_width / r, inset[1] + g.box_height / r)
         size = g.scaled_width, g.scaled_height
-        picture = picture.resize(size, resampling, reducing_gap=REDUCING_GAP)
-    box = np.asarray(picture)
-    canvas = np.zeros((side, side, *box.shape[2:]), np.uint8)
-    canvas[: g.scaled_height, : g.scaled_width] = box
+        picture = picture.resize(size, resampling, box, REDUCING_GAP)
+    fitted = np.asarray(picture)
+    canvas = np.zeros((side, side, *fitted.shape[2:]), np.uint8)
+    canvas[: g.scaled_height, : g.scaled_width] = fitted
     return canvas
 
 
