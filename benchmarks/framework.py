@@ -172,10 +172,10 @@ def table(
                 "|---|---|",
                 *(f"| {name} | {1000 * seconds / count:.2f} |" for name, seconds in stages.items()),
                 "",
-                f"Start-up, median of {STARTS}: importing torch and starting Ray alone {plain:.1f} s; "
-                f"from the command to the first mask {ours:.1f} s, {ours / plain:.2f} times as long; "
-                f"{cold_s:.1f} s with nothing in the cache (the kernels are built and the engines "
-                "tried).",
+                f"Start-up, median of {STARTS}: importing torch and starting Ray alone "
+                f"{plain:.1f} s; from the command to the first mask {ours:.1f} s, "
+                f"{ours / plain:.2f} times as long; {cold_s:.1f} s with nothing in the cache "
+                "(the kernels are built and the engines tried).",
             ]
         )
         + "\n"

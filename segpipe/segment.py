@@ -131,7 +131,9 @@ def segment(config: SegmentConfig) -> int:
         run = _open(config)
         beside = inside(run.source, run.output)
         inputs = Inputs(run.source, beside, config.include, config.exclude, config.limit)
+        listing = time.monotonic()
         manifest = archive.list_inputs(inputs)
+        listing_s = time.monotonic() - listing
         if not manifest.num_inputs:
             others = f"{inputs.skipped.total()} other files"
             raise UserError(f"--input {config.input}: no photographs there ({others})")
@@ -141,7 +143,7 @@ def segment(config: SegmentConfig) -> int:
             return _exit_code(config, summary)
         run.output.check_writable()
         with lease.hold(run.output) as held:
-            summary = _complete(run, manifest, held) | {"skipped": dict(inputs.skipped)}
+            summary = _complete(run, manifest, held, listing_s) | {"skipped": dict(inputs.skipped)}
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
@@ -183,7 +185,7 @@ def _refuse_changed(run: Run) -> None:
     archive.refuse_changed(run.config.output, before, run.settings)
 
 
-def _complete(run: Run, manifest: Manifest, held: Lease) -> dict[str, Any]:
+def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> dict[str, Any]:
     """Do what no part holds yet, then write results/ -> the summary's counts and rate."""
     output = run.output
     _refuse_changed(run)  # another run may have ended since
@@ -194,7 +196,7 @@ def _complete(run: Run, manifest: Manifest, held: Lease) -> dict[str, Any]:
     course = dict.fromkeys(("images_per_second", "stages", "bottleneck", "engine"))
     if todo.num_rows:
         with runtime.ray_session():
-            course = _segment_all(run, todo, held)
+            course = _segment_all(run, todo, held, listing_s)
     held.check()
     return archive.compact(output, manifest) | {
         "done_before": todo.num_done,
@@ -239,7 +241,7 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
     return int(rejected or summary["open"] > 0)
 
 
-def _segment_all(run: Run, todo: Todo, held: Lease) -> dict[str, Any]:
+def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[str, Any]:
     """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
@@ -251,7 +253,7 @@ def _segment_all(run: Run, todo: Todo, held: Lease) -> dict[str, Any]:
     group_rows = min(run.config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
     groups = Groups(todo, group_rows)
     workers = min(workers, groups.num_groups)
-    rate, times, gauges = SteadyRate(), StageTimes(workers), runtime.Gauges()
+    rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), runtime.Gauges()
     done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)
     for batch in done.iter_batches(batch_size=None):
         held.check()

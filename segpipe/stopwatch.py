@@ -22,7 +22,7 @@ STAGES = (
     "write",  # waited for the last masks to be in place
     "commit",
 )
-IDLE = "waiting for work"
+LISTING, IDLE = "list", "waiting for work"
 
 
 class Stopwatch:
@@ -47,8 +47,8 @@ class Stopwatch:
 class StageTimes:
     """The stages' seconds of all groups, and what their workers did between them."""
 
-    def __init__(self, num_workers: int) -> None:
-        self.num_workers = num_workers
+    def __init__(self, num_workers: int, listing_s: float) -> None:
+        self.num_workers, self.listing_s = num_workers, listing_s
         self.seconds = np.zeros(len(STAGES))
         self.first, self.last, self.in_groups = float("inf"), 0.0, 0.0
 
@@ -59,10 +59,13 @@ class StageTimes:
         self.first, self.last = min(self.first, started), max(self.last, finished)
 
     def summary(self) -> dict[str, Any]:
-        """`stages`: seconds of all workers; `bottleneck`: what took most of them."""
+        """`stages`: seconds of all workers, who wait while the input is listed; `bottleneck`: the
+        stage that took most of them.
+        """
         if not self.in_groups:
             return {"stages": None, "bottleneck": None}
-        stages = {name: round(float(s), 3) for name, s in zip(STAGES, self.seconds, strict=True)}
+        stages = {LISTING: round(self.num_workers * self.listing_s, 3)}
+        stages |= {name: round(float(s), 3) for name, s in zip(STAGES, self.seconds, strict=True)}
         idle = self.num_workers * (self.last - self.first) - self.in_groups
         stages[IDLE] = round(max(0.0, idle), 3)
         return {"stages": stages, "bottleneck": max(stages, key=lambda name: stages[name])}
