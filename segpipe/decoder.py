@@ -5,9 +5,9 @@ the credentials survives that: its child has no secret in its environment, a lim
 deadline for each image, and ends with its parent. A child that dies is replaced. It is no sandbox:
 code that a photograph smuggled in could do there what this user may.
 
-    parent -> child    LENGTH, the encoded bytes
+    parent -> child    LENGTH; the encoded bytes, in memory that both share or, many, in the pipe
     child -> parent    READY once; then for each image LENGTH, a JSON object, and where that object
-                       has no "rejected": canvas [S, S, 3], fov [S, S], both uint8
+                       has no "rejected", in the shared memory: canvas [S, S, 3], fov [S, S], uint8
 
 Neither side imports torch, ray, pyarrow or boto3: a child starts in 0.3 s and holds 60 MB.
 """
@@ -18,6 +18,7 @@ import ctypes
 import fcntl
 import io
 import json
+import mmap
 import os
 import resource
 import signal
@@ -48,7 +49,7 @@ START_TRIES = 3  # children that may die before they are ready: that is never th
 BYTES_PER_PIXEL = 48
 SPARE_BYTES = 256 << 20  # what does not grow with the photograph: Pillow's plugins, pydicom, canvas
 KEPT_BYTES = 160 << 20  # resident: what a photograph of 10 megapixels leaves is worth keeping
-PIPE_BYTES = 1 << 20  # Linux's most for any user: 11.5 ms for one of DRIVE's, 12.3 ms with 64 KiB
+SHARED_BYTES = 8 << 20  # encoded, beside canvas and fov: what is longer goes through the pipe
 NOISE_BYTES = 1 << 16  # read at once while a child starts
 SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
@@ -156,6 +157,7 @@ class _Child(NamedTuple):
     process: subprocess.Popen[bytes]
     requests: int  # file descriptors
     replies: int
+    shared: _Shared
 
 
 class Decoder:
@@ -203,15 +205,15 @@ class Decoder:
 
     def _exchange(self, child: _Child, data: bytes) -> Fitted:
         """Raises EOFError or BrokenPipeError where the child dies of it."""
-        _send(child.requests, LENGTH.pack(len(data)), data)
+        shared, short = child.shared, len(data) <= SHARED_BYTES
+        if short:
+            shared.encoded[: len(data)] = data
+        _send(child.requests, LENGTH.pack(len(data)), b"" if short else data)
         (length,) = LENGTH.unpack(_read(child.replies, LENGTH.size))
         header = json.loads(_read(child.replies, length))
         if "rejected" in header:
             raise RejectedImage(header["rejected"])
-        side = fundus.canvas_side(self.settings.diameter)
-        canvas, fov = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
-        _fill(child.replies, canvas.data)
-        _fill(child.replies, fov.data)
+        canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
         geometry = Geometry(*header["geometry"])
         return Fitted(
             canvas, fov, geometry, header["orientation"], header["note"], header["seconds"]
@@ -245,20 +247,25 @@ class Decoder:
 
 def _start(settings: _Settings) -> _Child:
     command = [sys.executable, "-P", "-m", "segpipe.decoder"]  # -P: not from the working folder
-    process = subprocess.Popen(
-        [*command, *map(str, settings)],
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=_environment(),
-    )
+    memory = os.memfd_create("segpipe.decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(memory, _Shared.num_bytes(settings))
+        # or a child that cuts it off would kill its parent with SIGBUS
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        shared = _Shared.of(memory, settings)
+        process = subprocess.Popen(
+            [*command, str(memory), *map(str, settings)],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_environment(),
+            pass_fds=[memory],
+        )
+    finally:
+        os.close(memory)
     assert process.stdin
     assert process.stdout
-    child = _Child(process, process.stdin.fileno(), process.stdout.fileno())
-    for pipe in (child.requests, child.replies):
-        with suppress(OSError):  # beyond the user's share of pipe memory
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return child
+    return _Child(process, process.stdin.fileno(), process.stdout.fileno(), shared)
 
 
 def _environment() -> dict[str, str]:
@@ -281,7 +288,28 @@ def _await_ready(replies: int) -> None:
 # ---- both sides
 
 
-def _send(pipe: int, *parts: bytes | memoryview) -> None:
+class _Shared(NamedTuple):
+    """Views of the memory that parent and child share; each writes where the other one waits."""
+
+    encoded: memoryview
+    canvas: npt.NDArray[np.uint8]
+    fov: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def num_bytes(settings: _Settings) -> int:
+        return SHARED_BYTES + 4 * fundus.canvas_side(settings.diameter) ** 2
+
+    @classmethod
+    def of(cls, memory: int, settings: _Settings) -> _Shared:
+        """Maps the memory behind this file descriptor, until the views are gone."""
+        mapped = mmap.mmap(memory, cls.num_bytes(settings))
+        pixels = np.frombuffer(mapped, np.uint8, offset=SHARED_BYTES)
+        side = fundus.canvas_side(settings.diameter)
+        canvas, fov = np.split(pixels, [3 * side**2])
+        return cls(memoryview(mapped), canvas.reshape(side, side, 3), fov.reshape(side, side))
+
+
+def _send(pipe: int, *parts: bytes) -> None:
     for part in parts:
         left = memoryview(part).cast("B")
         while left:
@@ -289,28 +317,25 @@ def _send(pipe: int, *parts: bytes | memoryview) -> None:
 
 
 def _read(pipe: int, num_bytes: int) -> bytes:
-    buffer = bytearray(num_bytes)
-    _fill(pipe, memoryview(buffer))
-    return bytes(buffer)
-
-
-def _fill(pipe: int, buffer: memoryview) -> None:
     """Raises EOFError where the other side ends before that."""
-    left = buffer.cast("B")
-    while left:
-        num = os.readv(pipe, [left])
-        if not num:
+    found = b""
+    while len(found) < num_bytes:
+        more = os.read(pipe, num_bytes - len(found))
+        if not more:
             raise EOFError
-        left = left[num:]
+        found += more
+    return found
 
 
 # ---- the child's side
 
 
 def main() -> None:
-    """`python -m segpipe.decoder DIAMETER MEGAPIXELS SECONDS`: answer images until stdin ends."""
+    """`python -m segpipe.decoder MEMORY DIAMETER MEGAPIXELS SECONDS`: answer until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's affair
-    settings = _Settings(*map(float, sys.argv[1:]))
+    settings = _Settings(*map(float, sys.argv[2:]))
+    shared = _Shared.of(int(sys.argv[1]), settings)
+    os.close(int(sys.argv[1]))
     requests, replies = _take_pipes()
     _expose()
     memory = _mapped_bytes() + SPARE_BYTES
@@ -318,7 +343,7 @@ def main() -> None:
     with suppress(EOFError, BrokenPipeError):  # the parent needs no more, or has ended
         _send(replies, READY)
         while True:  # no variable keeps a photograph while the next one is awaited
-            _send(replies, *_answer(_next_image(requests), settings, memory))
+            _send(replies, *_answer(_next_image(requests, shared), shared, settings, memory))
             _return_memory()
 
 
@@ -355,12 +380,14 @@ def _statm_bytes(field: int) -> int:
     return int(Path("/proc/self/statm").read_text().split()[field]) * resource.getpagesize()
 
 
-def _next_image(requests: io.BufferedReader) -> bytes:
+def _next_image(requests: io.BufferedReader, shared: _Shared) -> bytes:
     """Raises EOFError where the parent has closed the pipe, or ended, also amid an image."""
     size = requests.read(LENGTH.size)
     if len(size) < LENGTH.size:
         raise EOFError
     (length,) = LENGTH.unpack(size)
+    if length <= SHARED_BYTES:
+        return bytes(shared.encoded[:length])
     data = requests.read(length)
     if len(data) < length:
         raise EOFError
@@ -385,23 +412,24 @@ def _limits(memory: int, seconds: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _answer(data: bytes, settings: _Settings, memory: int) -> list[bytes | memoryview]:
-    """What is sent back: a header, and the arrays unless the photograph is rejected."""
+def _answer(data: bytes, shared: _Shared, settings: _Settings, memory: int) -> list[bytes]:
+    """The header that is sent back; the arrays are shared unless the photograph is rejected."""
     try:
         with _limits(memory + len(data), settings.timeout_s):
             fitted = fit(data, settings.diameter, settings.max_megapixels)
     except Exception as error:
         return _headed({"rejected": _reason(error)})
+    shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
     header = {
         "geometry": astuple(fitted.geometry),
         "orientation": fitted.orientation,
         "note": fitted.note,
         "seconds": fitted.seconds,
     }
-    return [*_headed(header), fitted.canvas.data, fitted.fov.data]
+    return _headed(header)
 
 
-def _headed(header: dict[str, Any]) -> list[bytes | memoryview]:
+def _headed(header: dict[str, Any]) -> list[bytes]:
     text = json.dumps(header).encode()
     return [LENGTH.pack(len(text)), text]
 
