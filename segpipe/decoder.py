@@ -161,7 +161,7 @@ class _Child(NamedTuple):
 
 
 class Decoder:
-    """Does `fit` in a child that is started with the first image and then reused.
+    """Does `fit` in a child that is started with the first image, or before, and then reused.
 
     Safe for threads, which take turns. Also a context manager.
     """
@@ -191,6 +191,11 @@ class Decoder:
                     self._end()  # an answer half read would be taken for the next image's
                     raise
         raise RejectedImage(TOO_SLOW if status == -signal.SIGALRM else DEADLY)
+
+    def start(self) -> None:
+        """Start the child now. Raises RuntimeError where none starts."""
+        with self._lock:
+            self._living()
 
     def close(self) -> None:
         """End the child; a later `fit` starts another."""

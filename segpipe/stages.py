@@ -68,6 +68,7 @@ class Segmenter:
         self, job: SegmentJob, weights: bytes, engine: Engine, device: str, num_threads: int
     ) -> None:
         assert device == "cpu"
+        _transfers().submit(_decoder(job.diameter, job.max_megapixels).start)  # takes 0.3 s
         _keep_pages()
         self.job, self.score = job, open_score(weights, engine, num_threads)
 
