@@ -4,7 +4,8 @@ In the order in which data flows:
 
     errors.py     the errors a user can meet, one line each
     storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
-    data/         numpy and pillow, never torch
+    kernels/      the inner loops of bulk segmentation in C++, built on first use
+    data/         numpy, pillow and OpenCV, never torch
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
         fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
         datasets.py   a labelled set in DRIVE's layout -> examples (image, label, fov)
@@ -13,13 +14,16 @@ In the order in which data flows:
         synthetic.py  drawn fundus photographs with exact labels
     models/       torch, never ray
         segnet.py     the networks
+        networks.py   a checkpoint -> its network
         checkpoint.py the one format that train writes and the others read
         predict.py    canvas -> score: the one path that train, evaluate and segment share
+        engine.py     how a network runs: the quickest way that keeps its masks
         weights/      what the package ships
     metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
     inputs.py     which photographs a run takes: a folder, a prefix, a list
     archive.py    what a bulk run knows: manifest, parts, done-set, compaction
     lease.py      one writer for each output
+    stopwatch.py  seconds by stage, and the bottleneck
     decoder.py    untrusted bytes are decoded in a child process
     runtime.py    starting or joining Ray, what every worker is told, progress
     stream.py     the crop stream that feeds Ray Train
