@@ -206,6 +206,23 @@ def test_a_mask_follows_the_one_rule():
     assert fundus.native_mask(score, fov, whole, 0.5).tolist() == [[2, 1, 1, 0]]
 
 
+@pytest.mark.parametrize("size", [(500, 500), (584, 565), (605, 700), (1000, 1500)])
+def test_a_mask_is_that_of_score_and_field_restored_to_the_whole_frame(size):
+    """Bit for bit, the rule written plainly; also for a field that the frame cuts off."""
+    rng = np.random.default_rng(0)
+    for share, off in ((0.45, (0, 0)), (0.48, (30, -40)), (0.55, (0, 0))):
+        fov = disc(size, share * min(size), off)
+        geometry = fundus.plan_fit(fov, DIAMETER)
+        side = fundus.canvas_side(DIAMETER)
+        score = rng.random((side, side), np.float32)
+        soft = fundus.fit_fov(fov, geometry, side)
+        inside = fundus.restore(soft.astype(np.float32), geometry) > 127
+        vessel = fundus.restore(score, geometry) >= np.float32(0.3)
+        mask = fundus.native_mask(score, soft, geometry, 0.3)
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(mask, np.where(inside, np.where(vessel, 1, 2), 0))
+
+
 SIZES = [(500, 500), (584, 565), (700, 500), (605, 700), (1000, 1500), (2336, 3504), (4000, 3000)]
 
 

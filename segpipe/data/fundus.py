@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from segpipe import kernels
-from segpipe.data.datasets import classes_of
+from segpipe.data.datasets import OUTSIDE, classes_of
 from segpipe.errors import RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
@@ -255,13 +255,18 @@ def _fit(
 def restore(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
     """A score canvas [side, side] float32 -> [H, W] float32 at native size, 0 outside the box."""
     g = geometry
-    box = canvas[: g.scaled_height, : g.scaled_width]
-    if g.resampled:
-        picture = Image.fromarray(np.ascontiguousarray(box))
-        box = np.asarray(picture.resize((g.box_width, g.box_height), Image.Resampling.BILINEAR))
     native = np.zeros((g.height, g.width), np.float32)
-    native[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = box
+    native[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = _restore_box(canvas, g)
     return native
+
+
+def _restore_box(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
+    g = geometry
+    box = canvas[: g.scaled_height, : g.scaled_width]
+    if not g.resampled:
+        return box
+    picture = Image.fromarray(np.ascontiguousarray(box))
+    return np.asarray(picture.resize((g.box_width, g.box_height), Image.Resampling.BILINEAR))
 
 
 def native_mask(
@@ -285,9 +290,12 @@ def plain_native_mask(
     score: npt.NDArray[np.float32], fov: Image8, geometry: Geometry, threshold: float
 ) -> Image8:
     """native_mask by Pillow, also where a small photograph was enlarged for the network."""
-    inside = restore(fov.astype(np.float32), geometry) > 127
-    vessel = restore(score, geometry) >= np.float32(threshold)
-    return classes_of(vessel, inside)
+    g = geometry
+    inside = _restore_box(fov.astype(np.float32), g) > 127
+    vessel = _restore_box(score, g) >= np.float32(threshold)
+    mask = np.full((g.height, g.width), OUTSIDE, np.uint8)
+    mask[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = classes_of(vessel, inside)
+    return mask
 
 
 def resize_image(image: Image8, height: int, width: int) -> Image8:
