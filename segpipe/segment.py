@@ -35,6 +35,8 @@ from segpipe.stopwatch import StageTimes
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 FORMATS = ("png", "parquet", "both")
+TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
+FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 ENGINE_FLAGS = ("compile", "precision")
 FEW_GROUPS = 64  # so many are handed over at once, which spares processes that take 4 s to start
 
@@ -250,8 +252,8 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     settings = run.settings | {f"--{name}": getattr(chosen, name) for name in ENGINE_FLAGS}
     archive.write_json(run.output, archive.SETTINGS, settings)
     workers = runtime.model_workers(device, run.config.workers)
-    group_rows = min(run.config.batch_size, max(1, -(-todo.num_rows // (2 * workers))))
-    groups = Groups(todo, group_rows)
+    shares = -(-todo.num_rows // (TURNS * workers)), -(-todo.num_rows // workers)
+    groups = Groups(todo, min(run.config.batch_size, max(FEWEST, shares[0]), shares[1]))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), runtime.Gauges()
     done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)

@@ -277,6 +277,33 @@ def test_what_a_codec_prints_and_reads_does_not_matter(child):
     assert_as_in_process(child.fit(photograph("shout")), photograph())
 
 
+def test_what_came_back_stays_as_it_was_when_others_come(child):
+    """No array shows the memory in which the next photograph's arrives."""
+    data = [photograph(side=side) for side in (60, 90, 120)]
+    kept = [child.fit(one) for one in data]
+    for fitted, one in zip(kept, data, strict=True):
+        assert_as_in_process(fitted, one)
+        fitted.canvas[:] = 0  # and it may be written to
+    assert_as_in_process(child.fit(data[0]), data[0])
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, decoder.SHARED_BYTES])
+def test_files_too_long_for_the_shared_memory_come_through_the_pipe(child, more):
+    short = photograph()
+    data = short + bytes(decoder.SHARED_BYTES + more - len(short))
+    assert_as_in_process(child.fit(data), short)
+    assert_as_in_process(child.fit(short), short)
+
+
+def test_the_child_cannot_take_the_shared_memory_from_under_its_parent(child):
+    child.fit(photograph())
+    files = [entry for entry in Path(f"/proc/{only_child()}/fd").iterdir() if entry.is_file()]
+    [memory] = [entry for entry in files if "memfd:segpipe" in os.readlink(entry)]
+    with memory.open("r+b") as file, pytest.raises(PermissionError):
+        file.truncate(0)
+    assert_as_in_process(child.fit(photograph()), photograph())
+
+
 def test_threads_take_turns(child):
     inputs = [photograph(side=side) for side in range(50, 90)]
     with ThreadPoolExecutor(4) as pool:
