@@ -208,7 +208,7 @@ def test_a_mask_follows_the_one_rule():
 
 @pytest.mark.parametrize("size", [(500, 500), (584, 565), (605, 700), (1000, 1500)])
 def test_a_mask_is_that_of_score_and_field_restored_to_the_whole_frame(size):
-    """Bit for bit, the rule written plainly, and compiled where that is; also for a field that the frame cuts off."""
+    """Bit for bit, the rule written plainly, and compiled; also for a field that is cut off."""
     rng = np.random.default_rng(0)
     for share, off in ((0.45, (0, 0)), (0.48, (30, -40)), (0.55, (0, 0))):
         fov = disc(size, share * min(size), off)
