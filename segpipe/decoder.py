@@ -104,12 +104,11 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
     enough, clock = SHARP * diameter, _Clock()
     photograph = codecs.decode_photograph(data, max_megapixels, enough)
     clock.passed("decode")
-    fov = _field(photograph, enough)
-    clock.passed("field")
-    if fov is None:
-        photograph = codecs.decode_photograph(data, max_megapixels)
+    while (fov := _field(photograph, enough)) is None:
+        clock.passed("field")
+        finer = photograph.reduction // 2
+        photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
-        fov = fundus.find_fov(photograph.picture)
     reduction, side = photograph.reduction, fundus.canvas_side(diameter)
     geometry = fundus.plan_fit(fov, diameter, photograph.size, reduction)
     clock.passed("field")

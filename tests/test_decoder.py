@@ -226,6 +226,21 @@ def test_a_small_field_in_a_large_jpeg_is_seen_whole(radius):
     assert_same(decoder.fit(data, DIAMETER, 200), fitted_whole(data))
 
 
+def test_a_field_too_small_at_one_size_is_taken_at_the_next_finer_one(monkeypatch):
+    """Of 600 px a quarter would do, but not of the field, which is 480 px wide."""
+    data, _ = marked(600, 600, 240)
+    came, usual = [], codecs.decode_photograph
+
+    def watched(*words: object) -> codecs.Photograph:
+        came.append(usual(*words))
+        return came[-1]
+
+    monkeypatch.setattr(codecs, "decode_photograph", watched)
+    fitted = decoder.fit(data, DIAMETER, 200)
+    assert [photograph.reduction for photograph in came] == [4, 2]
+    assert fitted.geometry.height == 600
+
+
 def test_a_reduced_jpeg_without_a_field_is_rejected_in_the_words_for_the_whole():
     data, _ = marked(600, 600, 20)
     with pytest.raises(RejectedImage) as expected:
