@@ -149,7 +149,6 @@ class SegNetLiteScores:
                 spread[:, row, column, row : row + 3, column : column + 3] = flipped
         self.decoder = spread
         self.bias = float(decoder_bias)
-        self._side = 0
 
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
         """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> scores [S, S] float32, S even.
@@ -157,10 +156,6 @@ class SegNetLiteScores:
         0 where no pixel of the field (fov above 0) is near.
         """
         side = len(canvas)
-        if side != self._side:
-            self._padded = np.zeros((side + 2) * (side + 2) * 3 + WIDTH_STEP, np.float32)
-            self._sums = np.zeros((side + 2) * (side + 2), np.float32)
-            self._side = side
         spans, scores = window_spans(fov), np.empty((side, side), np.float32)
         library().segnet_lite_scores(
             _pointer(np.ascontiguousarray(canvas)),
@@ -170,8 +165,6 @@ class SegNetLiteScores:
             _pointer(self.encoder),
             _pointer(self.decoder),
             ctypes.c_float(self.bias),
-            _pointer(self._padded),
-            _pointer(self._sums),
             _pointer(scores),
         )
         return scores

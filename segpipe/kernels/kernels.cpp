@@ -1,5 +1,6 @@
 // The inner loops of bulk segmentation, for any CPU: GCC's and Clang's vector types become whatever
 // the machine has. Called through ctypes by __init__.py, which says what each argument is.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -11,6 +12,7 @@ constexpr int PAIR = 2;        // windows at once, which share the loading of ea
 constexpr int STRIP = 32;      // windows whose kept maxima stay in a core's nearest caches
 constexpr int MAX_WIDTH = 512; // channels
 constexpr int TAPS = 27;       // 3x3 pixels of 3 channels
+constexpr int SPARE = 6 * PAIR; // floats behind a row, for a window too many
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
@@ -89,38 +91,58 @@ void enlarge_row(const Value *__restrict row, const int32_t *__restrict left,
 
 extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const int32_t *spans,
                                    int32_t width, const float *encoder, const float *decoder,
-                                   float bias, float *padded, float *sums, float *scores) {
-  const int pitch = (side + 2) * 3, out_pitch = side + 2;
-  for (int y = 0; y < side; y++) {
-    const uint8_t *from = canvas + size_t(y) * side * 3;
-    float *to = padded + size_t(y + 1) * pitch + 3;
-    for (int x = 0; x < side * 3; x++) to[x] = from[x];
+                                   float bias, float *scores) {
+  // Row r of the canvas, and what is summed up for it, lies in slot r & 3 with a pixel to its left:
+  // a row of windows reads four rows and adds to four, of which two are then complete.
+  std::vector<float> pixels[4], sums[4];
+  for (int slot = 0; slot < 4; slot++) {
+    pixels[slot].assign((side + 2) * 3 + SPARE, 0.0f);
+    sums[slot].assign(side + 2, 0.0f);
   }
-  std::memset(sums, 0, sizeof(float) * out_pitch * out_pitch);
+  const auto read_row = [&](int y) {
+    float *__restrict to = pixels[y & 3].data() + 3;
+    if (y < side) {
+      const uint8_t *__restrict from = canvas + size_t(y) * side * 3;
+      for (int x = 0; x < side * 3; x++) to[x] = from[x];
+    } else {
+      std::memset(to, 0, sizeof(float) * side * 3);
+    }
+    std::fill(sums[y & 3].begin(), sums[y & 3].end(), 0.0f);
+  };
   alignas(64) float kept[STRIP][MAX_WIDTH];
   alignas(64) int32_t footprint[STRIP][MAX_WIDTH];
-  for (int i = 0; i < side / 2; i++) {
-    for (int start = spans[2 * i]; start < spans[2 * i + 1]; start += STRIP) {
-      const int count = spans[2 * i + 1] - start < STRIP ? spans[2 * i + 1] - start : STRIP;
+  std::memset(scores, 0, sizeof(float) * side * side);
+  read_row(0);
+  for (int i = 0; i <= side / 2; i++) { // rows of windows, and the end of the last
+    read_row(2 * i + 1), read_row(2 * i + 2);
+    const float *in[4];
+    float *out[4];
+    for (int row = 0; row < 4; row++) {
+      in[row] = pixels[(2 * i - 1 + row) & 3].data();
+      out[row] = sums[(2 * i - 1 + row) & 3].data();
+    }
+    const int end = i < side / 2 ? spans[2 * i + 1] : 0;
+    for (int start = end ? spans[2 * i] : 0; start < end; start += STRIP) {
+      const int count = end - start < STRIP ? end - start : STRIP;
       for (int block = 0; block < width / LANES; block++) {
         const float *weights = encoder + block * (TAPS + 1) * LANES;
         const Floats offset = load(weights + TAPS * LANES);
         Ints at_first;
         for (int lane = 0; lane < LANES; lane++) at_first[lane] = (block * LANES + lane) * 4 * 16;
         for (int j = 0; j < count; j += PAIR) { // of an odd count one window too many
-          const float *patch = padded + size_t(2 * i) * pitch + 2 * (start + j) * 3;
+          const int left = 2 * (start + j) * 3;
           Floats a[PAIR], b[PAIR], c[PAIR], d[PAIR];
           for (int n = 0; n < PAIR; n++) a[n] = b[n] = c[n] = d[n] = offset;
           for (int row = 0; row < 3; row++)
             for (int k = 0; k < 9; k++) {
               const Floats weight = load(weights + (row * 9 + k) * LANES);
-              const float *pixel = patch + row * pitch + k;
+              const float *upper = in[row] + left + k, *lower = in[row + 1] + left + k;
 #pragma GCC unroll 2
               for (int n = 0; n < PAIR; n++) {
-                a[n] += weight * pixel[6 * n];
-                b[n] += weight * pixel[6 * n + 3];
-                c[n] += weight * pixel[6 * n + pitch];
-                d[n] += weight * pixel[6 * n + pitch + 3];
+                a[n] += weight * upper[6 * n];
+                b[n] += weight * upper[6 * n + 3];
+                c[n] += weight * lower[6 * n];
+                d[n] += weight * lower[6 * n + 3];
               }
             }
 #pragma GCC unroll 2
@@ -145,19 +167,18 @@ extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const in
             sum[k] += load(decoder + footprint[j][c + k]) * kept[j][c + k];
         float window[16];
         store(window, (sum[0] + sum[1]) + (sum[2] + sum[3]));
-        float *to = sums + size_t(2 * i) * out_pitch + 2 * (start + j);
         for (int row = 0; row < 4; row++)
-          for (int k = 0; k < 4; k++) to[row * out_pitch + k] += window[row * 4 + k];
+          for (int k = 0; k < 4; k++) out[row][2 * (start + j) + k] += window[row * 4 + k];
       }
     }
-  }
-  std::memset(scores, 0, sizeof(float) * side * side);
-  for (int y = 0; y < side; y++) {
-    const int first = 2 * spans[y / 2 * 2], count = 2 * spans[y / 2 * 2 + 1] - first;
-    const float *from = sums + size_t(y + 1) * out_pitch + 1 + first;
-    float *to = scores + size_t(y) * side + first;
-    for (int x = 0; x < count; x++) to[x] = from[x] + bias;
-    if (count > 0) sigmoid(to, count);
+    for (int row = 0; row < 2; row++) { // 2 i - 1 and 2 i are complete
+      const int y = 2 * i - 1 + row;
+      if (y < 0 || y >= side) continue;
+      const int first = 2 * spans[y / 2 * 2], columns = 2 * spans[y / 2 * 2 + 1] - first;
+      float *to = scores + size_t(y) * side + first;
+      for (int x = 0; x < columns; x++) to[x] = out[row][1 + first + x] + bias;
+      if (columns > 0) sigmoid(to, columns);
+    }
   }
 }
 
