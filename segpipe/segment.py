@@ -216,9 +216,13 @@ def _finished(config: SegmentConfig, manifest: Manifest, summary: dict[str, Any]
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
     left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
+    course = f"{summary['seconds']:.0f} s"
+    if rate := summary["images_per_second"]:
+        course += f", {rate:.1f} images/s ({summary['engine']['name']}), "
+        course += f"bottleneck: {summary['bottleneck']}"
     return (
-        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}"
-        f"{summary['seconds']:.0f} s; see {output.uri(archive.REPORT)}"
+        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
+        f"see {output.uri(archive.REPORT)}"
     )
 
 

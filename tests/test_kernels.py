@@ -193,6 +193,14 @@ def test_what_was_built_once_needs_no_compiler(tmp_path):
     assert [built] == list(tmp_path.iterdir())
 
 
+def test_a_damaged_library_is_done_without(tmp_path):
+    assert missing_with({}, tmp_path) == ""
+    [built] = tmp_path.iterdir()
+    built.write_bytes(built.read_bytes()[:1000])
+    assert missing_with({}, tmp_path) == ""
+    assert missing_with({"PATH": "", "CXX": ""}, tmp_path).startswith("no C++ compiler")
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")

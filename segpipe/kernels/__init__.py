@@ -80,10 +80,7 @@ def library() -> ctypes.CDLL:
     name = f"kernels-{fingerprint()}.so"
     try:
         loaded = ctypes.CDLL(str(_built(cache_folder() / name)))
-    except OSError as error:
-        if error.errno is None:  # it does not build
-            raise
-        # a cache that cannot be written: for this process alone
+    except OSError:  # a cache that cannot be written, or holds a damaged one: for this process
         with tempfile.TemporaryDirectory() as folder:
             loaded = ctypes.CDLL(str(_built(Path(folder) / name)))
     loaded.segnet_lite_scores.restype = loaded.native_mask.restype = None
