@@ -105,11 +105,11 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
         "canvas": np.zeros((side, side, 3), np.uint8),
         "fov": np.zeros((side, side), np.uint8),
     }
-    rows, watch = [], Stopwatch()
-    for entry, data in _fetched(job, batch, watch):
-        rows.append(unread | _load_one(entry, data, job, watch))
-        rows[-1]["seconds"], watch = watch.as_array(), Stopwatch()
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    watch = Stopwatch()
+    fetched = _fetched(job, batch, watch)
+    rows = [unread | _load_one(entry, data, job, watch) for entry, data in fetched]
+    loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return loaded | {"seconds": np.tile(watch.as_array() / len(rows), (len(rows), 1))}
 
 
 class Score:

@@ -196,7 +196,7 @@ def test_what_was_built_once_needs_no_compiler(tmp_path):
 def test_a_damaged_library_is_done_without(tmp_path):
     assert missing_with({}, tmp_path) == ""
     [built] = tmp_path.iterdir()
-    built.write_bytes(built.read_bytes()[:1000])
+    built.write_bytes(b"no library")
     assert missing_with({}, tmp_path) == ""
     assert missing_with({"PATH": "", "CXX": ""}, tmp_path).startswith("no C++ compiler")
 
