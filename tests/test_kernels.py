@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from segpipe import kernels
+from segpipe.data import fundus
 
 pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
 SIDE = 64
@@ -96,6 +97,19 @@ def test_scores_are_right_wherever_the_fields_pixels_are_mixed_from(row, column,
         )
     np.testing.assert_allclose(found[near], by_torch(*layers, canvas)[near], atol=2e-6)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("diameter", [16, 40, 97, 200, 500, 1700])
+def test_a_masks_rim_knows_nothing_of_where_the_scores_end(diameter):
+    """Scores at native size, from these and from torch's, which are right everywhere."""
+    fov = disc(diameter + 12, diameter / 2 + 6, diameter / 2 + 6, diameter / 2) > 0
+    geometry, side = fundus.plan_fit(fov, 200.0), fundus.canvas_side(200.0)
+    layers, canvas, soft = network(seed=2), noise(5, side), fundus.fit_fov(fov, geometry, side)
+    whole = by_torch(*layers, canvas).astype(np.float32)
+    found = compiled(*layers)(canvas, soft)
+    inside = fundus.plain_native_mask(found, soft, geometry, 0.0) > 0
+    native = [fundus.restore(score, geometry)[inside] for score in (whole, found)]
+    np.testing.assert_allclose(*native, atol=1e-5)
 
 
 def test_where_no_field_is_nothing_is_computed():
