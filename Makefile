@@ -28,7 +28,8 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python benchmarks/baselines.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/readme.py
 
 clean:

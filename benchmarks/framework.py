@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import ROOT, machine
+from common import ROOT, facts, many_images, write
 from PIL import Image, ImageDraw
 from usage import Usage, measure
 
@@ -117,9 +117,6 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=100_000)
     count = parser.parse_args().images
-    from baselines import many_images
-
-    drive = Path(os.environ.get("SEGPIPE_DATA", "../shared/data")).resolve() / "DRIVE"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         tiny_images(work / "images", count)
@@ -127,7 +124,7 @@ def main() -> None:
         cost(work, FEW)  # tries the engines for this checkpoint
         few, _ = cost(work, FEW)
         many, summary = cost(work, count)
-        photographs = many_images(drive, work / "photographs", 40)
+        photographs = many_images(work / "photographs", 40)
         cold = {"SEGPIPE_CACHE": str(work / "cache")}
         os.environ |= cold
         cold_s = seconds_to_first_mask(photographs, work)
@@ -135,9 +132,7 @@ def main() -> None:
             (started(TORCH_AND_RAY), seconds_to_first_mask(photographs, work))
             for _ in range(STARTS)
         ]
-    text = table(count, few, many, summary, pairs, cold_s)
-    (ROOT / "results" / "framework.md").write_text(text)
-    print(text)
+    write("framework.md", table(count, few, many, summary, pairs, cold_s))
 
 
 def table(
@@ -147,39 +142,31 @@ def table(
     summary: dict[str, Any],
     pairs: list[tuple[float, float]],
     cold_s: float,
-) -> str:
+) -> list[str]:
     def per_image(seconds: float) -> str:
         return f"{1000 * seconds / (count - FEW):.2f}"
 
     spent = many.cpu_s - few.cpu_s
     plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-    facts = machine() | {"command": f"python benchmarks/framework.py --images {count}"}
     stages = {name: seconds for name, seconds in summary["stages"].items() if seconds >= 0.001}
-    return (
-        "\n".join(
-            [
-                *(f"- {name}: {value}" for name, value in facts.items()),
-                "",
-                f"CPU around a network that does nothing, {count} images of {SIDE}x{SIDE} px, "
-                f"{summary['images_per_second']:.0f} images/s:",
-                "",
-                "| processes | ms of CPU per image |",
-                "|---|---|",
-                *(f"| {kind} | {per_image(seconds)} |" for kind, seconds in spent.most_common()),
-                f"| **all** | **{per_image(spent.total())}** |",
-                "",
-                "| stage, in our workers | ms on the clock per image |",
-                "|---|---|",
-                *(f"| {name} | {1000 * seconds / count:.2f} |" for name, seconds in stages.items()),
-                "",
-                f"Start-up, median of {STARTS}: importing torch and starting Ray alone "
-                f"{plain:.1f} s; from the command to the first mask {ours:.1f} s, "
-                f"{ours / plain:.2f} times as long; {cold_s:.1f} s with nothing in the cache "
-                "(the kernels are built and the engines tried).",
-            ]
-        )
-        + "\n"
-    )
+    return [
+        *facts(f"python benchmarks/framework.py --images {count}"),
+        f"CPU around a network that does nothing, {count} images of {SIDE}x{SIDE} px, "
+        f"{summary['images_per_second']:.0f} images/s:",
+        "",
+        "| processes | ms of CPU per image |",
+        "|---|---|",
+        *(f"| {kind} | {per_image(seconds)} |" for kind, seconds in spent.most_common()),
+        f"| **all** | **{per_image(spent.total())}** |",
+        "",
+        "| stage, in our workers | ms on the clock per image |",
+        "|---|---|",
+        *(f"| {name} | {1000 * seconds / count:.2f} |" for name, seconds in stages.items()),
+        "",
+        f"Start-up, median of {STARTS}: importing torch and starting Ray alone {plain:.1f} s; from "
+        f"the command to the first mask {ours:.1f} s, {ours / plain:.2f} times as long; "
+        f"{cold_s:.1f} s with nothing in the cache (the kernels are built, the engines tried).",
+    ]
 
 
 if __name__ == "__main__":

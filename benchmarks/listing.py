@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from baselines import ROOT, machine
+from common import facts, write
 
 from segpipe import archive
 from segpipe.inputs import Inputs
@@ -138,15 +138,13 @@ def main() -> None:
         env |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
         rows += [["s3", *row] for row in case("s3://bucket/in", env)]
         server.shutdown()
-    facts = machine() | {"command": f"python benchmarks/listing.py --inputs {asked.inputs}"}
-    lines = [*(f"- {name}: {value}" for name, value in facts.items()), ""]
-    lines += [
+    lines = [
+        *facts(f"python benchmarks/listing.py --inputs {asked.inputs}"),
         "| input | step | MiB beyond the start, highest so far | seconds |",
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    (ROOT / "results" / "listing.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write("listing.md", lines)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,32 @@
-"""Peak memory of a training, all processes together, over 200 images and over 2,000.
+"""Peak memory does not grow with the data: training over 200 and 2,000 images, segmentation over
+2,000 and 20,000, and photographs of 100 and 250 megapixels among small ones.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py [--only training|segmentation]
 
-Draws 50 photographs and gives each many names; both trainings take 2,000 crops in one epoch. Memory
-is the sum of PSS (what processes share is counted once) of the command and all its descendants,
-sampled every second. About five minutes on 2 cores. Writes results/memory.md.
+Photographs are drawn and given many names; both trainings take 2,000 crops in one epoch. Memory is
+the sum of PSS (what processes share is counted once) of the command and all its descendants,
+sampled every second. Ten minutes on 2 cores. Writes results/memory-training.md and
+results/memory-segmentation.md.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from baselines import ROOT, machine
+import pyarrow.parquet as pq
+from common import facts, write
+from PIL import Image
+from usage import measure
 
 from segpipe.data import synthetic
 
-CROPS, DRAWN, SAMPLE_S = 2000, 50, 1.0
+CROPS, DRAWN = 2000, 50
+SMALL_PX = 200
 
 
 def labelled_set(drawn: Path, root: Path, num_training: int) -> Path:
@@ -36,65 +41,81 @@ def labelled_set(drawn: Path, root: Path, num_training: int) -> Path:
     return root
 
 
-def pss_mib(pid: int) -> float:
-    """PSS of a process and all its descendants, MiB."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue  # it has ended
-            children.setdefault(parent, []).append(int(entry.name))
-    total, waiting = 0, [pid]
-    while waiting:
-        one = waiting.pop()
-        waiting += children.get(one, [])
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+def training(work: Path) -> list[str]:
+    lines = ["| images | crops | peak, MiB | seconds |", "|---|---|---|---|"]
+    peaks = []
+    synthetic.write_labelled(work / "drawn", num_training=DRAWN, num_test=10)
+    for count in (200, 2000):
+        data = labelled_set(work / "drawn", work / f"set{count}", count)
+        words = ["-m", "jobs.train", "--epochs", "1", "--workers", "2", "--crops-per-image"]
+        words += [str(CROPS // count), "--data", str(data), "--output", str(work / f"out{count}")]
+        used = measure(words, memory=True)
+        peaks.append(used.peak_mib)
+        lines.append(f"| {count} | {CROPS} | {used.peak_mib:.0f} | {used.wall_s:.0f} |")
+    whole = 2000 * 565 * 584 * 4 / 2**20
+    return [
+        *lines,
+        "",
+        f"Ratio {peaks[1] / peaks[0]:.3f}; the decoded set would be {whole:.0f} MiB.",
+    ]
 
 
-def peak(data: Path, output: Path, num_images: int) -> tuple[float, float]:
-    """Train one epoch -> peak memory in MiB and seconds."""
-    words = ["-m", "jobs.train", "--epochs", "1", "--workers", "2", "--crops-per-image"]
-    words += [str(CROPS // num_images), "--data", str(data), "--output", str(output)]
-    start, highest = time.monotonic(), 0.0
-    with subprocess.Popen([sys.executable, *words], cwd=ROOT) as process:
-        while process.poll() is None:
-            highest = max(highest, pss_mib(process.pid))
-            time.sleep(SAMPLE_S)
-    if process.returncode:
-        raise SystemExit(f"training on {num_images} images failed")
-    return highest, time.monotonic() - start
+def small_photographs(folder: Path, count: int) -> Path:
+    """Drawn once, and linked under many names."""
+    folder.mkdir(parents=True)
+    image, _, _ = synthetic.draw_fundus(0, SMALL_PX, SMALL_PX)
+    original = folder.parent / f"{folder.name}.jpg"
+    Image.fromarray(image).save(original, quality=90)
+    for number in range(count):
+        os.link(original, folder / f"{number:06d}.jpg")
+    return folder
+
+
+def segmentation(work: Path) -> list[str]:
+    lines = ["| images | peak, MiB | seconds | images/s |", "|---|---|---|---|"]
+    peaks = []
+    for count in (2000, 20_000):
+        images, output = small_photographs(work / f"small{count}", count), work / f"masks{count}"
+        words = ["-m", "jobs.segment", "--input", str(images), "--output", str(output)]
+        used = measure(words, memory=True)
+        peaks.append(used.peak_mib)
+        rate = json.loads((output / "summary.json").read_text())["images_per_second"]
+        lines.append(f"| {count} | {used.peak_mib:.0f} | {used.wall_s:.0f} | {rate:.0f} |")
+    return [*lines, "", f"Ratio {peaks[1] / peaks[0]:.3f}.", "", *giants(work)]
+
+
+def giants(work: Path) -> list[str]:
+    """100 megapixels pass, 250 are rejected, and no photograph beside them is lost."""
+    images, output = small_photographs(work / "mixed", 100), work / "mixed-masks"
+    picture, _, _ = synthetic.draw_fundus(1, 2000, 2000)
+    for name, side in (("100-megapixels.jpg", 10_000), ("250-megapixels.jpg", 15_812)):
+        Image.fromarray(picture).resize((side, side)).save(images / name, quality=80)
+    words = ["-m", "jobs.segment", "--input", str(images), "--output", str(output)]
+    used = measure(words, memory=True)
+    rows = {row["path"]: row for row in pq.read_table(output / "results").to_pylist()}
+    told = [
+        f"{name}: {rows[name]['status']}, {rows[name]['error'] or 'no error'}"
+        for name in ("100-megapixels.jpg", "250-megapixels.jpg")
+    ]
+    others = sum(row["status"] == "ok" for row in rows.values()) - 1
+    return [
+        f"Among 100 small photographs: {'; '.join(told)}; of the others {others} have masks; exit "
+        f"code 0, peak {used.peak_mib:.0f} MiB."
+    ]
 
 
 def main() -> None:
-    lines = [f"- {name}: {value}" for name, value in machine().items() if name != "command"]
-    lines += ["- command: python benchmarks/memory.py", ""]
-    lines += ["| images | crops | peak, MiB | seconds |", "|---|---|---|---|"]
-    peaks = []
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        synthetic.write_labelled(work / "drawn", num_training=DRAWN, num_test=10)
-        for count in (200, 2000):
-            data = labelled_set(work / "drawn", work / f"set{count}", count)
-            highest, seconds = peak(data, work / f"out{count}", count)
-            peaks.append(highest)
-            lines.append(f"| {count} | {CROPS} | {highest:.0f} | {seconds:.0f} |")
-    lines += [
-        "",
-        f"Ratio {peaks[1] / peaks[0]:.3f}; the decoded set would be "
-        f"{2000 * 565 * 584 * 4 / 2**20:.0f} MiB.",
-    ]
-    text = "\n".join(lines) + "\n"
-    (ROOT / "results" / "memory.md").write_text(text)
-    print(text)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parts = {"training": training, "segmentation": segmentation}
+    parser.add_argument("--only", choices=parts)
+    only = parser.parse_args().only
+    for name in [only] if only else parts:
+        with tempfile.TemporaryDirectory() as folder:
+            lines = facts(f"python benchmarks/memory.py --only {name}")
+            write(f"memory-{name}.md", lines + parts[name](Path(folder)))
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     main()

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 
-from baselines import ROOT, machine
+from common import ROOT, facts, write
 
 VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # as in the test
 TEST = "tests/test_kill.py::test_a_run_in_which_something_is_killed_ends_as_an_undisturbed_one"
@@ -33,15 +33,13 @@ def main() -> None:
     )
     outcomes = re.findall(r"one\[(\d+)\] (PASSED|FAILED|ERROR)", ended.stdout)
     counts = Counter((VICTIMS[int(trial) % len(VICTIMS)], outcome) for trial, outcome in outcomes)
-    facts = machine() | {"command": f"python benchmarks/stress.py --trials {trials}"}
-    lines = [*(f"- {name}: {value}" for name, value in facts.items()), ""]
+    lines = facts(f"python benchmarks/stress.py --trials {trials}")
     lines += ["| killed | trials | ended as an undisturbed run |", "|---|---|---|"]
     for victim in VICTIMS:
         of_it = {outcome: number for (name, outcome), number in counts.items() if name == victim}
         lines.append(f"| {victim} | {sum(of_it.values())} | {of_it.get('PASSED', 0)} |")
     lines += ["", f"{time.monotonic() - start:.0f} s."]
-    (ROOT / "results" / "stress.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write("stress.md", lines)
     if ended.returncode:
         print(ended.stdout[-5000:], file=sys.stderr)
         sys.exit(1)

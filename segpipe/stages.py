@@ -69,7 +69,7 @@ class Segmenter:
     ) -> None:
         assert device == "cpu"
         _transfers().submit(_decoder(job.diameter, job.max_megapixels).start)  # takes 0.3 s
-        _keep_pages()
+        keep_pages()
         self.job, self.score = job, open_score(weights, engine, num_threads)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -84,7 +84,7 @@ class Segmenter:
         return group.commit()
 
 
-def _keep_pages() -> None:
+def keep_pages() -> None:
     """Arrays of a photograph reuse pages: glibc would give them back after each, at twice the time.
 
     What mallopt(3) sets; nothing under another allocator.

@@ -1,0 +1,157 @@
+"""Segmentation beside the loops that people write without segpipe, all in one run.
+
+    python benchmarks/segmentation.py [--images 1000]        (a part of `make bench`)
+
+The plain loop as a user runs it and under the allocator of segpipe's eager engines, the pipeline of
+Ray Data's documentation, and segpipe twice: first and last. Then the machine's ceiling: cores
+divided by the CPU seconds per image of decode, model, encode and write, each alone (ceiling.py), by
+one process and by a process on each core at once; and the truth of the masks. Needs DRIVE below
+SEGPIPE_DATA and the loops in SEGPIPE_BASELINES. A quarter of an hour on 2 cores. Writes
+results/segmentation.md. Rates are steady ones; seconds are of whole processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from common import drive, facts, last_json, loops, many_images, run, write
+
+from segpipe import metrics, runtime
+from segpipe.data import fundus
+from segpipe.data.datasets import VESSEL, find_examples, load_example
+from segpipe.models import checkpoint, engine
+from segpipe.storage import open_store
+
+ROUNDS = 20  # of ceiling.py over DRIVE's 40 photographs
+PARTS = ("decode", "model", "encode", "write")
+
+
+class Speed(NamedTuple):
+    rate: float
+    """Images a second, steady."""
+    process_s: float
+
+
+def by_segpipe(images: Path, output: Path) -> tuple[Speed, dict[str, Any]]:
+    seconds, _ = run(["-m", "jobs.segment", "--input", images, "--output", output])
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["ok"] == len(list(images.iterdir())), summary
+    return Speed(summary["images_per_second"], seconds), summary
+
+
+def by_plain_loop(images: Path, output: Path, env: dict[str, str]) -> Speed:
+    seconds, printed = run([loops() / "plain_segment.py", images, output], env)
+    return Speed(last_json(printed)["images_per_second"], seconds)
+
+
+def by_ray_documentation(images: Path, output: Path) -> Speed:
+    seconds, printed = run([loops() / "ray_docs_segment.py", images, output])
+    return Speed(last_json(printed)["steady_images_per_second"], seconds)
+
+
+def parts_alone(at_once: int) -> dict[str, float]:
+    """CPU ms per image of each part, mean of so many processes at once."""
+    words = [Path(__file__).with_name("ceiling.py"), "--rounds", ROUNDS]
+    with ThreadPoolExecutor(at_once) as pool:
+        found = [last_json(done) for _, done in pool.map(lambda _: run(words), range(at_once))]
+    return {part: statistics.mean(one[part] for one in found) for part in PARTS}
+
+
+def truth(compiled: engine.Engine) -> tuple[float, list[float]]:
+    """Vessel Dice of an engine against eager fp32, and both against DRIVE test's first observer."""
+    weights = checkpoint.read(None)
+    card = checkpoint.load(weights, checkpoint.DEFAULT).card
+    scores = [engine.open_score(weights, one, 2) for one in (engine.REFERENCE, compiled)]
+    masks: list[list[np.ndarray]] = [[], []]
+    drawn, store = [], open_store(str(drive()))
+    for example in find_examples(store, "test"):
+        labelled = load_example(store, example)
+        geometry = fundus.plan_fit(labelled.fov, card.diameter)
+        side = fundus.canvas_side(card.diameter)
+        canvas = fundus.fit_image(labelled.image, geometry, side)
+        fov = fundus.fit_fov(labelled.fov, geometry, side)
+        drawn.append((labelled.label == VESSEL)[labelled.fov])
+        for found, score in zip(masks, scores, strict=True):
+            mask = fundus.native_mask(score(canvas, fov), fov, geometry, card.threshold)
+            found.append((mask == VESSEL)[labelled.fov])
+    agreement = engine.vessel_dice(*masks)
+    assert agreement is not None
+    observer = np.concatenate(drawn)
+    return agreement, [
+        metrics.confusion_of(np.concatenate(found), observer).dice for found in masks
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=1000)
+    count = parser.parse_args().images
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        images = many_images(work / "images", count)
+        first, _ = by_segpipe(images, work / "first")
+        plain = by_plain_loop(images, work / "plain", {})
+        same = by_plain_loop(images, work / "same", runtime.model_env()["env_vars"])
+        documentation = by_ray_documentation(images, work / "documentation")
+        last, summary = by_segpipe(images, work / "last")
+    ours = Speed(*(statistics.mean(pair) for pair in zip(first, last, strict=True)))
+    rows = {
+        "plain loop, as a user runs it (glibc)": plain,
+        "plain loop, jemalloc with huge pages that keeps its pages": same,
+        "Ray's documentation": documentation,
+        f"segpipe, first ({summary['engine']['name']})": first,
+        "segpipe, last": last,
+    }
+    lines = [
+        *facts(f"python benchmarks/segmentation.py --images {count}"),
+        f"| segmentation of {count} DRIVE-size images, segnet-lite | images/s, steady | "
+        "whole process, s | ratio of segpipe's mean, steady / whole |",
+        "|---|---|---|---|",
+    ]
+    for name, speed in rows.items():
+        ratio = f"{ours.rate / speed.rate:.1f} / {speed.process_s / ours.process_s:.1f}"
+        shown = "" if name.startswith("segpipe") else ratio
+        lines.append(f"| {name} | {speed.rate:.1f} | {speed.process_s:.0f} | {shown} |")
+    stages = {name: s for name, s in summary["stages"].items() if s >= 0.01}
+    told = ", ".join(f"{name} {1000 * s / count:.2f}" for name, s in stages.items())
+    lines += [
+        "",
+        f"Stages of the last run, ms on the clock of a worker per image: {told}. Bottleneck: "
+        f"{summary['bottleneck']}.",
+        "",
+        "| CPU ms per image, each part alone | " + " | ".join(PARTS) + " | sum | ceiling, images/s "
+        "| segpipe's share |",
+        "|---|" + "---|" * (len(PARTS) + 3),
+    ]
+    for name, at_once in (("one process", 1), ("a process on each core at once", cores)):
+        parts = parts_alone(at_once)
+        total = sum(parts.values())
+        ceiling = cores * 1000 / total
+        figures = " | ".join(f"{parts[part]:.2f}" for part in PARTS)
+        lines.append(
+            f"| {name} | {figures} | {total:.2f} | {ceiling:.0f} | {ours.rate / ceiling:.2f} |"
+        )
+    chosen = engine.select(engine.find_trials(checkpoint.read(None), "cpu"), "auto", "auto")
+    agreement, dice = truth(chosen.engine)
+    lines += [
+        "",
+        f"Truth, pooled over DRIVE test: vessel Dice of {chosen.engine.name} against eager fp32 "
+        f"{agreement:.5f}; Dice against the first observer {dice[1]:.5f}, of eager fp32 "
+        f"{dice[0]:.5f}.",
+    ]
+    write("segmentation.md", lines)
+
+
+if __name__ == "__main__":
+    main()
