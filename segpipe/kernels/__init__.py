@@ -43,8 +43,13 @@ Plane = npt.NDArray[np.float32]
 
 def cache_folder() -> Path:
     """Where what is built once is kept: $SEGPIPE_CACHE, else segpipe/ in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SEGPIPE_CACHE") or Path(base) / "segpipe")
+    for variable, folder in (("SEGPIPE_CACHE", ""), ("XDG_CACHE_HOME", "segpipe")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]) / folder
+    try:
+        return Path.home() / ".cache" / "segpipe"
+    except RuntimeError:  # a user without a home: nothing can be kept there
+        return Path(os.devnull) / "segpipe"
 
 
 @lru_cache(maxsize=1)
@@ -194,7 +199,7 @@ def native_mask(
 ) -> Image8:
     """As fundus.native_mask, for a geometry [8] that nowhere shrinks the canvas."""
     height, width = int(geometry[0]), int(geometry[1])
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.empty((height, width), np.uint8)
     library().native_mask(
         _pointer(np.ascontiguousarray(score)),
         _pointer(np.ascontiguousarray(fov)),

@@ -195,6 +195,7 @@ extern "C" void native_mask(const float *score, const uint8_t *fov, int32_t side
   for (auto &plane : rows)
     for (auto &row : plane) row.resize(box_width);
   int held[2] = {-1, -1};
+  std::memset(mask, 0, size_t(top) * width);
   for (int y = 0; y < box_height; y++) {
     const int first = above[y], second = first + 1 < scaled_height ? first + 1 : first;
     for (int source : {first, second})
@@ -208,11 +209,16 @@ extern "C" void native_mask(const float *score, const uint8_t *fov, int32_t side
       }
     const float *__restrict s0 = rows[0][first & 1].data(), *__restrict s1 = rows[0][second & 1].data();
     const float *__restrict f0 = rows[1][first & 1].data(), *__restrict f1 = rows[1][second & 1].data();
-    uint8_t *__restrict out = mask + size_t(top + y) * width + left;
+    uint8_t *__restrict out = mask + size_t(top + y) * width;
+    std::memset(out, 0, left);
+    std::memset(out + left + box_width, 0, width - left - box_width);
+    out += left;
     const float share = below_share[y];
     for (int x = 0; x < box_width; x++) {
       const float s = s0[x] + share * (s1[x] - s0[x]), f = f0[x] + share * (f1[x] - f0[x]);
       out[x] = f > 127.0f ? (s >= threshold ? 1 : 2) : 0;
     }
   }
+  const size_t done = size_t(top + box_height) * width;
+  std::memset(mask + done, 0, size_t(geometry[0]) * width - done);
 }
