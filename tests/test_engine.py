@@ -88,6 +88,15 @@ def test_trials_are_kept_and_a_damaged_record_is_made_anew(cache):
     assert [trial.vessel_dice for trial in again] == [trial.vessel_dice for trial in first]
 
 
+def test_what_was_found_without_a_compiler_does_not_hold_with_one(cache, monkeypatch):
+    tried = []
+    monkeypatch.setattr(engine, "_try_all", lambda *_: tried.append(1) or [EAGER])
+    for missing, times in (("no C++ compiler", 1), ("", 2), ("no C++ compiler", 2)):
+        monkeypatch.setattr(kernels, "missing", lambda missing=missing: missing)
+        assert engine.find_trials(WEIGHTS, "cpu") == [EAGER]
+        assert len(tried) == times
+
+
 def test_weights_of_another_network_are_refused(cache):
     loaded = checkpoint.load(WEIGHTS, "there/model")
     engine.check_fits(loaded)

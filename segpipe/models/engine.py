@@ -171,7 +171,8 @@ def check_fits(loaded: Checkpoint) -> None:
 
 
 def _record(loaded: Checkpoint, device: str) -> Path:
-    names = (loaded.sha256[:16], kernels.fingerprint(), version("segpipe"), version("torch"))
+    built = "plain" if kernels.missing() else "compiled"  # a compiler may come, or go
+    names = (loaded.sha256[:16], kernels.fingerprint(), built, version("segpipe"), version("torch"))
     return kernels.cache_folder() / f"engines-{device}-{'-'.join(names)}.json"
 
 
