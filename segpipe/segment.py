@@ -192,7 +192,6 @@ def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> di
     output = run.output
     _refuse_changed(run)  # another run may have ended since
     output.sweep()
-    output.delete(archive.SUMMARY)  # its results are about to change
     manifest.write(output)
     todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
     course = dict.fromkeys(("images_per_second", "stages", "bottleneck", "engine"))
@@ -200,6 +199,7 @@ def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> di
         with runtime.ray_session():
             course = _segment_all(run, todo, held, listing_s)
     held.check()
+    output.delete(archive.SUMMARY)  # its results are about to change
     return archive.compact(output, manifest) | {
         "done_before": todo.num_done,
         **course,
@@ -255,6 +255,7 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     chosen, known = _choose_engine(run, device)
     settings = run.settings | {f"--{name}": getattr(chosen, name) for name in ENGINE_FLAGS}
     archive.write_json(run.output, archive.SETTINGS, settings)
+    run.output.delete(archive.SUMMARY)  # it is not finished any more
     workers = runtime.model_workers(device, run.config.workers)
     shares = -(-todo.num_rows // (TURNS * workers)), -(-todo.num_rows // workers)
     groups = Groups(todo, min(run.config.batch_size, max(FEWEST, shares[0]), shares[1]))

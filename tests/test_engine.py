@@ -182,6 +182,28 @@ def test_an_output_keeps_the_engine_it_was_begun_with(photograph, tmp_path, ray_
     assert len({row["settings"] for row in rows_of(output)}) == 1
 
 
+def test_an_engine_that_is_gone_is_refused_and_nothing_changes(
+    photograph, tmp_path, ray_cluster, cache, monkeypatch, capsys
+):
+    if problem := kernels.missing():
+        pytest.skip(problem)
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    photograph.save(folder / "a.png")
+    words = ["segment", "--input", folder, "--output", output]
+    monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, COMPILED])
+    assert run(*words) == 0
+    assert engine_of(output) == "compiled fp32"
+    names = ("summary.json", "_segpipe/settings.json", "report.html")
+    before = [(output / name).read_bytes() for name in names]
+    photograph.save(folder / "b.png")
+    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, NO_COMPILER])
+    assert run(*words) == 2
+    assert "--compile on" in capsys.readouterr().err.splitlines()[-1]
+    assert [(output / name).read_bytes() for name in names] == before
+
+
 @pytest.mark.cluster
 def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, tmp_path):
     folder = tmp_path / "in"
