@@ -30,7 +30,7 @@ from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import Trial
 from segpipe.runtime import Progress, SteadyRate
-from segpipe.stages import Score, Segmenter, SegmentJob, load, store
+from segpipe.stages import Scoring, Segmenter, SegmentJob, load, store
 from segpipe.stopwatch import StageTimes
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
@@ -311,7 +311,7 @@ def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int)
         )
     tasks = runtime.data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    scores = runtime.network_stage(loaded, Score, (weights, chosen.precision), device, workers)
+    scores = runtime.network_stage(loaded, Scoring, (weights, chosen.precision), device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
 
 

@@ -112,7 +112,7 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
     return loaded | {"seconds": np.tile(watch.as_array() / len(rows), (len(rows), 1))}
 
 
-class Score:
+class Scoring:
     """Rows with a canvas -> the same with a score, in a process that holds the network."""
 
     def __init__(self, weights: bytes, precision: str, device: str, num_threads: int) -> None:
