@@ -2,9 +2,10 @@
 
     python benchmarks/ceiling.py [--rounds 3]
 
-A process with one thread does each part for all 40 photographs before it begins the next: decode
-(bytes to canvas, field of view and geometry), model (the engine that is chosen by itself), encode
-(mask at native size and its PNG) and write (into a temporary folder).
+A process with one thread, also of OpenCV's, whose others spin while they wait, does each part for
+all 40 photographs before it begins the next: decode (bytes to canvas, field of view and geometry),
+model (the engine that is chosen by itself), encode (mask at native size and its PNG) and write
+(into a temporary folder).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import cv2
 from common import drive
 
 from segpipe import decoder, stages
@@ -38,6 +40,7 @@ def main() -> None:
     chosen = engine.select(engine.find_trials(weights, "cpu"), "auto", "auto")
     score = engine.open_score(weights, chosen.engine, num_threads=1)
     stages.keep_pages()
+    cv2.setNumThreads(1)  # as in the decoder's process
     spent: dict[str, float] = {}
 
     def part(name: str, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
