@@ -27,6 +27,7 @@ from segpipe.data import synthetic
 
 CROPS, DRAWN = 2000, 50
 SMALL_PX = 200
+GIANTS = {"100-megapixels.jpg": 10_000, "250-megapixels.jpg": 15_812}  # px a side
 
 
 def labelled_set(drawn: Path, root: Path, num_training: int) -> Path:
@@ -88,19 +89,22 @@ def giants(work: Path) -> list[str]:
     """100 megapixels pass, 250 are rejected, and no photograph beside them is lost."""
     images, output = small_photographs(work / "mixed", 100), work / "mixed-masks"
     picture, _, _ = synthetic.draw_fundus(1, 2000, 2000)
-    for name, side in (("100-megapixels.jpg", 10_000), ("250-megapixels.jpg", 15_812)):
+    for name, side in GIANTS.items():
         Image.fromarray(picture).resize((side, side)).save(images / name, quality=80)
     words = ["-m", "jobs.segment", "--input", str(images), "--output", str(output)]
     used = measure(words, memory=True)
     rows = {row["path"]: row for row in pq.read_table(output / "results").to_pylist()}
     told = [
-        f"{name}: {rows[name]['status']}, {rows[name]['error'] or 'no error'}"
-        for name in ("100-megapixels.jpg", "250-megapixels.jpg")
+        f"{name}: {rows[name]['status']}, {rows[name]['error'] or 'no error'}" for name in GIANTS
     ]
-    others = sum(row["status"] == "ok" for row in rows.values()) - 1
+    others = sum(row["status"] == "ok" for name, row in rows.items() if name not in GIANTS)
+    kinds = ("Ray Data's workers of ours", "decoders")
+    seen = ", ".join(f"{used.processes[kind]} {kind}" for kind in kinds)
     return [
         f"Among 100 small photographs: {'; '.join(told)}; of the others {others} have masks; exit "
-        f"code 0, peak {used.peak_mib:.0f} MiB."
+        f"code 0, peak {used.peak_mib:.0f} MiB. Processes there were in all, replaced ones counted "
+        f"again: {seen}; without a death there is one of each for each of the {os.cpu_count()} "
+        "cores, and the report's decoder."
     ]
 
 

@@ -8,11 +8,10 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+from common import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_S = 0.1
 MEMORY_EVERY = 10  # samples: PSS takes the kernel some time
 KINDS = {  # what a process's command line holds -> what it is
@@ -32,6 +31,8 @@ class Usage:
     """By kind of process; what one used in its last tenth of a second may be missing."""
     peak_mib: float
     """Highest sum of PSS: what processes share is counted once."""
+    processes: Counter[str]
+    """How many there were of each kind; one that died and was replaced counts twice."""
 
 
 def measure(words: list[str], memory: bool = False) -> Usage:
@@ -54,7 +55,8 @@ def measure(words: list[str], memory: bool = False) -> Usage:
     total: Counter[str] = Counter()
     for kind, seconds in used.values():
         total[kind] += seconds
-    return Usage(time.monotonic() - start, total, peak / 2**20)
+    processes = Counter(kind for kind, _ in used.values())
+    return Usage(time.monotonic() - start, total, peak / 2**20, processes)
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
