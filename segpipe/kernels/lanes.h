@@ -1,0 +1,51 @@
+// Sixteen floats at once, for any CPU: GCC's and Clang's vector types become whatever it has.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+constexpr int LANES = 16;
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+
+inline Floats load(const float *from) {
+  Floats lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+inline Ints load(const int32_t *from) {
+  Ints lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+template <typename Lanes> inline void store(void *to, const Lanes &lanes) {
+  std::memcpy(to, &lanes, sizeof lanes);
+}
+
+inline Floats select(const Ints &condition, const Floats &yes, const Floats &no) {
+  return condition ? yes : no;
+}
+
+inline Floats all(float value) { return Floats{} + value; }
+
+inline Floats larger(const Floats &a, const Floats &b) { return a > b ? a : b; }
+inline Floats smaller(const Floats &a, const Floats &b) { return a < b ? a : b; }
+
+// exp(x) for x in [-87, 87]: 2^n * 2^f with Cephes' expf polynomial, relative error below 2e-7.
+inline Floats exponential(const Floats &x) {
+  const Floats n_float = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23 rounds to a whole number
+  const Floats n = n_float - 12582912.0f;
+  const Floats f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats p = f * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * f * f + f + 1.0f;
+  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Floats scale;
+  std::memcpy(&scale, &exponent, sizeof scale);
+  return p * scale;
+}
