@@ -1,4 +1,4 @@
-"""One worker of a DDP training: its steps, the epoch's test figures, the state it goes on from.
+"""One worker of a DDP training: its steps, the epoch's figures, the state it goes on from.
 
 Only rank 0 writes. An epoch counts as done when its state is stored; `model.safetensors` is written
 last of all.
@@ -6,12 +6,10 @@ last of all.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
 from typing import Any
@@ -19,25 +17,35 @@ from typing import Any
 import numpy as np
 import ray.train
 import ray.train.torch
-import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from ray.data import DataIterator
-from torch import Tensor
+from torch import Tensor, nn
 
-from segpipe import __version__, metrics, plots, runtime
+from segpipe import __version__, metrics, plots, records, runtime, states
 from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
-from segpipe.models import checkpoint, networks
+from segpipe.errors import UserError
+from segpipe.models import checkpoint, loss, networks, norm
 from segpipe.models.checkpoint import Card
 from segpipe.models.predict import Predictor, channels_last, to_input
+from segpipe.states import State
 from segpipe.storage import Store
 from segpipe.stream import Batch, CropPlan, shares
 
-MODEL, HISTORY = "model.safetensors", "history.csv"
-STATE = "_segpipe/state.safetensors"
-STEPS = "_segpipe/steps/epoch-{:05d}.csv"  # every step's loss and seconds, as rank 0 saw them
+MODEL, LAST = "model.safetensors", "last.safetensors"
 TELL_S = 2.0  # seconds between two words of rank 0 about its progress
+TEST, HELD_BACK = "test", "held back"  # data sets, beside "crops" and "fields"
+COLUMNS = (
+    "train_loss",
+    "test_loss",
+    "test_accuracy",
+    "vessel_dice",
+    "seconds",
+    "crops_per_second",
+)
+TOLD = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
+CHECK_STEPS = 50  # steps after which losses are looked at: each look waits for a GPU
 
 
 @dataclass(frozen=True)
@@ -47,57 +55,48 @@ class TrainJob:
     plan: CropPlan
     output: Store
     model: str
+    width: int | None
     lr: float
+    cycle_epochs: int | None
+    """Epochs of a cosine's fall to 0 before it starts again; None: the rate is constant."""
+    patience: int | None
+    """Epochs without a lower validation loss after which training stops."""
+    measured: tuple[str, ...]
+    """Which of TEST and HELD_BACK are looked at after every epoch."""
+    precision: str
+    compile: str
     device: str
     """cpu or cuda"""
 
-    def finished_epochs(self) -> int:
-        return finished_epochs(self.output)
+    def learning_rate(self, step: int) -> float:
+        """Of one step, counted from the run's first (Loshchilov and Hutter, arXiv:1608.03983)."""
+        if self.cycle_epochs is None:
+            return self.lr
+        cycle = self.cycle_epochs * self.plan.steps_per_epoch
+        return self.lr * (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
 
 
-def finished_epochs(output: Store) -> int:
-    """Epochs whose state is stored."""
-    state = read_state(output)
-    return int(state.progress["epoch"]) if state else 0
+def finished(state: State, epochs: int, patience: int | None) -> bool:
+    """Whether no epoch is left to train after this state."""
+    return state.epoch >= epochs or Best.told(state).stale(state.epoch, patience)
 
 
-@dataclass(frozen=True)
-class State:
-    """Weights, Adam's moments, and `progress`: the finished epochs and their history."""
-
-    tensors: dict[str, Tensor]
-    progress: dict[str, Any]
-
-
-def read_state(output: Store) -> State | None:
-    if output.head(STATE) is None:
-        return None
-    data = output.get(STATE)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return State(safetensors.torch.load(data), json.loads(header["__metadata__"]["progress"]))
+class Diverged(UserError):
+    """The loss is no number any more. All ranks meet it at the same step."""
 
 
 def work(loop: dict[str, Any]) -> None:
     """What Ray Train runs in every worker."""
-    session = Session(loop["job"], loop["board"])
-    plan = session.job.plan
-    crops = ray.train.get_dataset_shard("crops")
-    feed = primed(shares(crops, session.rank, session.epoch * plan.steps_per_epoch))
-    test = ray.train.get_dataset_shard("test")
-    while session.epoch < plan.epochs:
-        figures = session.train_epoch(feed)
-        figures |= session.test(test)
-        session.finish_epoch(figures)
-        ray.train.report(figures)
-    if session.shown is None:  # stopped between its last epoch and its results
-        session.test(test)
-    session.write_results(session.best_threshold(ray.train.get_dataset_shard("fields")))
-
-
-def primed(feed: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, the first of them here already: starting the stream is no step's wait."""
-    first = next(feed, None)
-    return feed if first is None else chain([first], feed)
+    board = loop["board"]
+    if ray.get(board.failure.remote()):
+        return  # the driver tells why; without this Ray Train would start us again and again
+    try:
+        Session(loop["job"], board).run()
+    except Exception as error:
+        if own := runtime.own_error(error):
+            ray.get(board.fail.remote(own))
+        if not isinstance(error, Diverged):
+            raise
 
 
 class Session:
@@ -108,88 +107,146 @@ class Session:
         self.job, self.board = job, board
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        num_threads = runtime.worker_threads(context.get_local_world_size())
         if job.device == "cpu":
-            torch.set_num_threads(runtime.worker_threads(context.get_local_world_size()))
+            torch.set_num_threads(num_threads)
         torch.manual_seed(job.plan.seed)
-        network = networks.build_model(job.model, classes=len(CLASSES))
-        self.network = ray.train.torch.prepare_model(channels_last(network))
-        self.bare = getattr(self.network, "module", self.network)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.lr)
+        network = networks.build_model(job.model, len(CLASSES), job.width)
+        if self.world_size > 1:
+            network = norm.synchronise(network, self.device)
+        self.network = channels_last(network)
+        self.loss = ray.train.torch.prepare_model(
+            loss.build(self.network, job.precision, job.compile, self.device, num_threads),
+            # batch norm's statistics are those of all ranks already
+            parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True},
+        )
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.lr, fused=True)
         self.epoch = 0
-        self.history: list[dict[str, float]] = []
+        self.history: list[records.Row] = []
+        self.best = Best()
         self.told = time.monotonic()
-        self.shown: Batch | None = None  # the test photograph in predictions.png
-        if state := read_state(job.output):
+        self.shown: Batch | None = None  # the photograph in predictions.png
+        if state := states.newest(job.output):
             self._restore(state)
+
+    def run(self) -> None:
+        """Train what is left, then write the results."""
+        plan, job = self.job.plan, self.job
+        crops = ray.train.get_dataset_shard("crops")
+        first_step = self.epoch * plan.steps_per_epoch
+        feed = primed(shares(crops, plan, self.rank, self.world_size, first_step))
+        sets = {name: ray.train.get_dataset_shard(name) for name in job.measured}
+        fields = ray.train.get_dataset_shard("fields")
+        while self.epoch < plan.epochs and not self.best.stale(self.epoch, job.patience):
+            figures = self.train_epoch(feed)
+            for name, dataset in sets.items():
+                figures |= self.measure(name, dataset)
+            self.finish_epoch(figures)
+            ray.train.report({"epoch": self.epoch})
+        self.write_results(fields)
 
     # -- training ------------------------------------------------------------------------------
 
     def train_epoch(self, feed: Iterator[Batch]) -> dict[str, float]:
         """Train one epoch -> its figures, the same on every rank."""
         plan = self.job.plan
-        self.network.train()
+        self.loss.train()
         losses = torch.zeros(plan.steps_per_epoch, device=self.device)
         clock = np.zeros((plan.steps_per_epoch, 2))  # seconds: waiting for data, in the step
+        checked = 0
         start = last = time.perf_counter()
         for step in range(plan.steps_per_epoch):
             batch = next(feed)
             came = time.perf_counter()
-            losses[step] = self._step(batch["image"], batch["label"])
+            losses[step] = self._step(step, batch)
+            if step + 1 - checked == CHECK_STEPS or step + 1 == plan.steps_per_epoch:
+                self._check(self._sum(losses[checked : step + 1]), checked)
+                checked = step + 1
             now = time.perf_counter()
             clock[step] = came - last, now - came
             last = now
-            self._tell(step + 1, now - start)
+            self._tell(step + 1, now - start, losses[step] / len(batch["slot"]))
         seconds = last - start
-        losses = self._sum(losses)
-        self._write_steps(losses, clock)
-        loss = float(losses.mean())
+        self.steps = [
+            {
+                "step": step,
+                "loss": f"{loss:.9g}",
+                "learning_rate": f"{self._rate(step):.9g}",
+                "wait_s": f"{wait:.6f}",
+                "step_s": f"{work:.6f}",
+            }
+            for step, (loss, (wait, work)) in enumerate(zip(losses.tolist(), clock, strict=True))
+        ]
         rate = plan.steps_per_epoch * plan.batch_size / seconds
+        loss = float(losses.mean())
         return {"train_loss": loss, "seconds": seconds, "crops_per_second": rate}
 
-    def _step(self, images: Any, labels: Any) -> Tensor:
+    def _rate(self, step: int) -> float:
+        return self.job.learning_rate(self.epoch * self.job.plan.steps_per_epoch + step)
+
+    def _step(self, step: int, batch: Batch) -> Tensor:
         """One step on this rank's share -> its part of the global mean loss."""
-        logits = self.network(to_input(images, self.device))
-        target = torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(step)
+        images, labels = (self._on_device(batch[name]) for name in ("image", "label"))
         # DDP averages gradients over ranks, shares may differ: weight each by its crops.
-        weight = len(images) / self.job.plan.batch_size
-        loss = F.cross_entropy(logits, target) * weight
+        part = self.loss(images, labels) * (len(images) / self.job.plan.batch_size)
         self.optimizer.zero_grad()
-        (loss * self.world_size).backward()
+        (part * self.world_size).backward()
         self.optimizer.step()
-        return loss.detach()
+        return part.detach()
+
+    def _on_device(self, array: Any) -> Tensor:
+        """A uint8 array as a tensor; its way to a GPU overlaps with the step before."""
+        tensor = torch.from_numpy(np.array(array))  # a copy: Ray's arrays are read-only
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _check(self, losses: Tensor, first: int) -> None:
+        """Raise Diverged where one of these losses, the epoch's from step `first`, is no number."""
+        wrong = (~torch.isfinite(losses)).nonzero()
+        if len(wrong):
+            step = first + int(wrong[0])
+            plan = self.job.plan
+            crops = plan.crops_of_step(self.epoch * plan.steps_per_epoch + step)
+            names = ", ".join(f"{plan.examples[image].name} crop {k}" for image, k in crops)
+            raise Diverged(
+                f"the loss is {losses[wrong[0]].item()} in epoch {self.epoch + 1}, step {step}, at "
+                f"learning rate {self._rate(step):g}, with {names}; what was trained before this "
+                "epoch is kept, choose another --output with a lower --lr"
+            )
 
     def _sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks."""
+        """The sum over all ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def _tell(self, step: int, seconds: float) -> None:
+    def _tell(self, step: int, seconds: float, loss: Tensor) -> None:
         if self.rank == 0 and time.monotonic() - self.told > TELL_S:
             self.told = time.monotonic()
             plan = self.job.plan
-            crops = (self.epoch * plan.steps_per_epoch + step) * plan.batch_size
-            rate = step * plan.batch_size / seconds
-            self.board.post.remote({"epoch": self.epoch + 1, "crops": crops, "rate": rate})
-
-    def _write_steps(self, losses: Tensor, clock: Any) -> None:
-        if self.rank == 0:
-            rows = [
-                {"step": n, "loss": f"{loss:.6f}", "wait_s": f"{wait:.6f}", "step_s": f"{step:.6f}"}
-                for n, (loss, (wait, step)) in enumerate(zip(losses.tolist(), clock, strict=True))
-            ]
-            self.job.output.put(STEPS.format(self.epoch + 1), _csv(rows))
+            self.board.post.remote(
+                {
+                    "epoch": self.epoch + 1,
+                    "step": step,
+                    "loss": float(loss) * plan.batch_size,
+                    "crops": (self.epoch * plan.steps_per_epoch + step) * plan.batch_size,
+                    "rate": step * plan.batch_size / seconds,
+                }
+            )
 
     # -- the epoch's end -----------------------------------------------------------------------
 
     @torch.inference_mode()
-    def test(self, test: DataIterator) -> dict[str, float]:
-        """Mean loss and accuracy per pixel and vessel Dice on the squashed test images."""
-        self.network.eval()
+    def measure(self, name: str, dataset: DataIterator) -> dict[str, float]:
+        """Mean loss and accuracy per pixel and vessel Dice; of held-back images the loss alone."""
+        self.loss.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
-        for batch in test.iter_batches(batch_size=1):
+        for batch in dataset.iter_batches(batch_size=1):
             self.shown = self.shown or batch
-            logits = self.bare(to_input(batch["image"], self.device))
+            logits = self.network(to_input(batch["image"], self.device))
             truth = torch.from_numpy(batch["label"].astype(np.int64)).to(self.device)
             predicted = logits.argmax(dim=1)
             hit = ((predicted == VESSEL) & (truth == VESSEL)).sum()
@@ -199,6 +256,8 @@ class Session:
             pixels = torch.ones_like(truth).sum()
             sums += torch.stack([loss, right, hit, drawn, pixels])
         loss, right, hit, drawn, pixels = self._sum(sums).tolist()
+        if name == HELD_BACK:
+            return {"val_loss": loss / pixels}
         return {
             "test_loss": loss / pixels,
             "test_accuracy": right / pixels,
@@ -206,81 +265,132 @@ class Session:
         }
 
     def finish_epoch(self, figures: dict[str, float]) -> None:
-        """Count the epoch as done; rank 0 stores history and state, in this order."""
+        """Count the epoch as done; rank 0 stores what is told of it, then its state."""
         self.epoch += 1
-        names = ("train_loss", "test_loss", "test_accuracy", "vessel_dice", "seconds")
-        row = {name: round(figures[name], 6) for name in (*names, "crops_per_second")}
+        row = {name: round(figures[name], 6) if name in figures else "" for name in COLUMNS}
         self.history.append({"epoch": self.epoch} | row)
-        if self.rank == 0:
-            self.job.output.put(HISTORY, _csv(self.history))
-            self.job.output.put(STATE, self._state())
-            crops = self.epoch * self.job.plan.steps_per_epoch * self.job.plan.batch_size
-            told = {"epoch": self.epoch, "crops": crops, "rate": figures["crops_per_second"]}
-            shown = {k: figures[k] for k in ("train_loss", "test_loss", "vessel_dice")}
-            self.board.post.remote(told | {"figures": shown})
+        if "val_loss" in figures:
+            self.history[-1]["val_loss"] = round(figures["val_loss"], 6)
+            self.best.offer(self.epoch, figures["val_loss"], self.network)
+        if self.rank != 0:
+            return
+        output, plan = self.job.output, self.job.plan
+        records.write_epoch(output, self.history[-1], self.steps)
+        records.write_history(output, self.history)
+        states.put(output, self._state())
+        self.board.post.remote(
+            {
+                "epoch": self.epoch,
+                "crops": self.epoch * plan.steps_per_epoch * plan.batch_size,
+                "rate": figures["crops_per_second"],
+                "figures": {name: figures[name] for name in TOLD if name in figures},
+            }
+        )
 
-    def _state(self) -> bytes:
-        tensors = {f"model.{k}": v for k, v in self.bare.state_dict().items()}
+    def _state(self) -> State:
+        tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.weights.items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
-        progress = {"epoch": self.epoch, "history": self.history}
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        return safetensors.torch.save(plain, {"progress": json.dumps(progress)})
+        progress = {"epoch": self.epoch, "history": self.history, "best": self.best.figures()}
+        return State({k: v.detach().cpu().numpy() for k, v in tensors.items()}, progress)
 
     def _restore(self, state: State) -> None:
-        self.epoch, self.history = state.progress["epoch"], state.progress["history"]
-        prefix = "model."
-        self.bare.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
-        )
+        self.epoch, self.history = state.epoch, state.progress["history"]
+        tensors = {name: torch.from_numpy(array) for name, array in state.arrays.items()}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.network.load_state_dict(parts["model"])
+        self.best = Best.told(state)
+        self.best.weights = parts["best"]
         slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.tensors.items():
-            if name.startswith("adam."):
-                _, index, slot = name.split(".")
-                slots.setdefault(int(index), {})[slot] = value
+        for name, tensor in parts["adam"].items():
+            index, _, slot = name.partition(".")
+            slots.setdefault(int(index), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
     # -- the run's end -------------------------------------------------------------------------
 
-    def best_threshold(self, fields: DataIterator) -> float:
-        """The threshold with the highest pooled Dice on the training fields, at working scale."""
-        predictor = Predictor(self.bare, str(self.device))
+    def write_results(self, fields: DataIterator) -> None:
+        """Rank 0 writes the figures and the checkpoints, model.safetensors last."""
+        last = self._checkpoint(fields)
+        if self.best.weights:
+            self.network.load_state_dict(self.best.weights)
+        best = self._checkpoint(fields) if self.best.weights else last
+        if self.rank != 0:
+            return
+        output = self.job.output
+        output.put(records.CURVES, plots.loss_curves(self.history))
+        if self.shown is not None:
+            image, label = self.shown["image"], self.shown["label"]
+            with torch.inference_mode():
+                logits = self.network(to_input(image, self.device))
+            prob = logits.softmax(dim=1)[0].cpu().numpy()
+            figure = plots.class_probabilities(image[0], prob, label[0])
+            output.put(records.PREDICTIONS, figure)
+        output.put(LAST, last)
+        output.put(MODEL, best)
+
+    def _checkpoint(self, fields: DataIterator) -> bytes:
+        plan = self.job.plan
+        epoch = self.epoch
+        card = Card(
+            model=self.job.model,
+            width=self.job.width,
+            diameter=plan.diameter,
+            threshold=self._best_threshold(fields),
+            # the set's name and not its place: a checkpoint travels
+            training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
+            f"{epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
+            classes=CLASSES,
+            version=__version__,
+        )
+        state = {k: v.detach().cpu().numpy() for k, v in self.network.state_dict().items()}
+        return checkpoint.dump(state, card)
+
+    def _best_threshold(self, fields: DataIterator) -> float:
+        """The threshold with the highest pooled Dice on the training split, at working scale."""
+        predictor = Predictor(self.network, str(self.device))
         counts = np.zeros((2, metrics.BINS), np.int64)
         for batch in fields.iter_batches(batch_size=1):
+            self.shown = self.shown or batch
             score, label = predictor.scores(batch["image"]), batch["label"]
             counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
         summed = self._sum(torch.from_numpy(counts).to(self.device))
         return metrics.best_threshold(summed.cpu().numpy())
 
-    @torch.inference_mode()
-    def write_results(self, threshold: float) -> None:
-        """Rank 0 writes both figures and then the checkpoint."""
-        if self.rank != 0:
-            return
-        output, plan = self.job.output, self.job.plan
-        output.put("curves.png", plots.loss_curves(self.history))
-        if self.shown is not None:
-            image, label = self.shown["image"], self.shown["label"]
-            prob = self.bare(to_input(image, self.device)).softmax(dim=1)[0].cpu().numpy()
-            output.put("predictions.png", plots.class_probabilities(image[0], prob, label[0]))
-        card = Card(
-            model=self.job.model,
-            diameter=plan.diameter,
-            threshold=threshold,
-            # the set's name and not its place: a checkpoint travels
-            training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
-            f"{self.epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
-            classes=CLASSES,
-            version=__version__,
-        )
-        state = {k: v.detach().cpu().numpy() for k, v in self.bare.state_dict().items()}
-        output.put(MODEL, checkpoint.dump(state, card))
+
+@dataclass
+class Best:
+    """The weights with the lowest validation loss so far."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    epoch: int = 0
+    loss: float = math.inf
+
+    def offer(self, epoch: int, loss: float, network: nn.Module) -> None:
+        if loss < self.loss:
+            self.weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+            self.epoch, self.loss = epoch, loss
+
+    def stale(self, epoch: int, patience: int | None) -> bool:
+        """Whether the loss has not become lower for `patience` epochs."""
+        return patience is not None and epoch - self.epoch >= patience
+
+    def figures(self) -> dict[str, float]:
+        return {"epoch": self.epoch, "loss": self.loss if self.epoch else 0.0}
+
+    @classmethod
+    def told(cls, state: State) -> Best:
+        """As a state tells it, without weights."""
+        figures = state.progress["best"]
+        return cls({}, figures["epoch"], figures["loss"]) if figures["epoch"] else cls()
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def primed(feed: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, the first of them here already: starting the stream is no step's wait."""
+    first = next(feed, None)
+    return feed if first is None else chain([first], feed)

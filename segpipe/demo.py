@@ -55,7 +55,11 @@ def demo(config: DemoConfig) -> int:
     evaluation, segmented = root / "evaluation", root / "segmented"
     weights = str(model / "model.safetensors")
     training = TrainConfig(
-        str(labelled), str(model), epochs=config.epochs, workers=config.workers, seed=config.seed
+        str(labelled),
+        str(model),
+        epochs=config.epochs,
+        workers=str(config.workers),
+        seed=config.seed,
     )
     measuring = EvaluateConfig(
         str(labelled), str(evaluation), checkpoint=weights, workers=config.workers

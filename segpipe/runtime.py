@@ -143,6 +143,35 @@ def cpus_per_worker(num_workers: int) -> float:
     return max(0.01, min(1.0, int(100 * free / num_workers) / 100))
 
 
+def elastic_cpus() -> float:
+    """Share of a core to book for each worker where Ray Train counts how many a node holds.
+
+    It divides a node's cores by this and rounds down: a worker a core, and of every node of n cores
+    n/(n + 1) of one is left for data stages.
+    """
+    largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    return int(100 * largest / (largest + 1) + 1) / 100
+
+
+def await_resources(bundle: dict[str, float], count: int, patience_s: float) -> None:
+    """Wait until `count` such bundles could be had at once. Raises UserError where they cannot."""
+    group = ray.util.placement_group([bundle] * count)
+    try:
+        if group.wait(patience_s):
+            return
+    finally:
+        ray.util.remove_placement_group(group)
+    free = ray.available_resources()
+    told = ", ".join(
+        f"{count * share:g} {kind}s (of {_cluster(kind):g}, {free.get(kind, 0):g} are free)"
+        for kind, share in bundle.items()
+    )
+    raise UserError(
+        f"--workers {count}: needs {told}, not to be had within {patience_s:g} s; "
+        "lower it, add nodes or raise --resource-wait"
+    )
+
+
 def data_stage() -> dict[str, Any]:
     """How a stage of tasks without a network is run: at most a process a core, lightly booked."""
     return {

@@ -8,7 +8,7 @@ order whatever the number of workers. Each row carries its step and rank, and th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -22,6 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
+from segpipe import states
 from segpipe.data import crops, fundus
 from segpipe.data.datasets import Example, Labelled, load_example
 from segpipe.errors import UserError
@@ -66,9 +67,18 @@ class CropPlan:
             rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size
         )
 
+    def crops_of_step(self, step: int) -> npt.NDArray[np.int64]:
+        """[batch_size, 2] of (image, k), in order of their slots."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        order = _epoch_order(self.seed, epoch, len(self.examples), self.crops_per_image)
+        return order[step_in_epoch * self.batch_size :][: self.batch_size]
+
+
+_epoch_order = lru_cache(maxsize=2)(crops.epoch_order)
+
 
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
-    """Rows `step, rank, crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`, in order."""
+    """Rows `step, rank, slot [n], crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`."""
     steps = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size)
     rows: Dataset = ray.data.read_datasource(  # step, rank
         # Without the number Ray Data may split a block, and a worker gets another's steps.
@@ -122,7 +132,6 @@ class Cropper:
     def __init__(self, plan: CropPlan, world_size: int) -> None:
         self.plan, self.world_size = plan, world_size
         self.cache = ImageCache(plan)
-        self.order = lru_cache(maxsize=2)(self._order)
 
     def __call__(self, batch: Batch) -> Batch:
         rows = [
@@ -131,17 +140,13 @@ class Cropper:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _row(self, step: int, rank: int) -> dict[str, Any]:
-        plan = self.plan
-        epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
-        slots = np.asarray(plan.share(rank, self.world_size))
-        chosen = self.order(epoch)[step_in_epoch * plan.batch_size + slots]
+        slots = np.asarray(self.plan.share(rank, self.world_size))
+        chosen = self.plan.crops_of_step(step)[slots]
+        epoch = step // self.plan.steps_per_epoch
         crops = [self._crop(epoch, int(image), int(k)) for image, k in chosen]
         image, label = (np.stack(arrays) for arrays in zip(*crops, strict=True))
-        return {"step": step, "rank": rank, "crop": chosen, "image": image, "label": label}
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        plan = self.plan
-        return crops.epoch_order(plan.seed, epoch, len(plan.examples), plan.crops_per_image)
+        row = {"step": step, "rank": rank, "slot": slots, "crop": chosen}
+        return row | {"image": image, "label": label}
 
     def _crop(
         self, epoch: int, index: int, k: int
@@ -257,9 +262,9 @@ class TrainingData(DataConfig):
     size, goes on at the step after the last finished epoch.
     """
 
-    def __init__(self, plan: CropPlan, finished_epochs: Callable[[], int]) -> None:
+    def __init__(self, plan: CropPlan, output: Store) -> None:
         super().__init__(enable_shard_locality=False)
-        self.plan, self.finished_epochs = plan, finished_epochs
+        self.plan, self.output = plan, output
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
@@ -267,7 +272,7 @@ class TrainingData(DataConfig):
         output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             if name == "crops":
-                first_step = self.finished_epochs() * self.plan.steps_per_epoch
+                first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
                 dataset = crop_stream(self.plan, first_step, world_size)
             dataset.context.execution_options = ExecutionOptions(
                 preserve_order=True,
@@ -278,13 +283,19 @@ class TrainingData(DataConfig):
         return output
 
 
-def shares(iterator: DataIterator, rank: int, first_step: int) -> Iterator[Batch]:
-    """This worker's share of every step, in order: crop, image and label as in `crop_stream`."""
+def shares(
+    iterator: DataIterator, plan: CropPlan, rank: int, world_size: int, first_step: int
+) -> Iterator[Batch]:
+    """This worker's share of every step, in order: crop, image and label as in `crop_stream`.
+
+    Raises RuntimeError where a crop comes for another step, slot or worker.
+    """
+    slots = list(plan.share(rank, world_size))
     expected = first_step
     for block in iterator.iter_batches(batch_size=None):  # type: ignore[arg-type]
         for row in range(len(block["step"])):
-            came = int(block["step"][row]), int(block["rank"][row])
-            if came != (expected, rank):
-                raise RuntimeError(f"crops of step, rank {came} came, wanted {(expected, rank)}")
+            came = int(block["step"][row]), block["slot"][row].tolist()
+            if came != (expected, slots):
+                raise RuntimeError(f"crops of step, slots {came} came, wanted {(expected, slots)}")
             expected += 1
             yield {name: values[row] for name, values in block.items()}

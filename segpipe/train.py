@@ -1,9 +1,10 @@
-"""Train: the crop stream -> DDP workers -> a checkpoint, its history and two figures."""
+"""Train: the crop stream -> DDP workers -> checkpoints, their history and two figures."""
 
 from __future__ import annotations
 
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
@@ -13,66 +14,127 @@ import ray
 import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from segpipe import archive, ddp, runtime, stream
+from segpipe import archive, ddp, runtime, states, stream
 from segpipe.data.datasets import Example, find_examples
-from segpipe.ddp import HISTORY, MODEL, TrainJob, finished_epochs
+from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
-from segpipe.models import networks
+from segpipe.models import loss, networks
+from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
 from segpipe.storage import Store, open_store, preflight
 
-MAX_FAILURES = 3  # restarts of the workers before the run gives up
+MAX_FAILURES = 10  # restarts of the workers before the run gives up
+RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a network on a labelled set in DRIVE's layout and write a checkpoint.
+    """Train a network on a labelled set and write a checkpoint.
 
     Run it again with the same --output to go on where it stopped.
     """
 
     data: str
-    """Labelled set: a folder or s3://bucket/prefix in DRIVE's layout."""
+    """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
     output: str
-    """Folder or s3://bucket/prefix for model.safetensors, history.csv and the figures."""
+    """Folder or s3://bucket/prefix for checkpoints, history.csv and the figures."""
     model: str = "segnet-lite"
-    """Network to train."""
+    """Network to train: segnet-lite, segnet, unet or wnet."""
+    width: int | None = None
+    """Channels of the network's first layer; as published without (64, of wnet 8)."""
     epochs: int = 100
     """Passes over the crops. A finished run goes on when this is raised."""
-    workers: int = 1
-    """DDP workers. May change when a run is resumed."""
+    workers: str = "1"
+    """DDP workers: N, or MIN:MAX to take what the cluster has. May change when resumed."""
     crops_per_image: int = 30
     """Random crops from each training image in every epoch."""
     crop_size: int = 224
-    """Side of a crop in px, a multiple of the network's stride."""
+    """Side of a crop in px."""
     batch_size: int = 10
     """Crops a step, all workers together."""
+    augment: bool = False
+    """Flip, rotate, scale and tint the crops at random."""
     lr: float = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam; under a cosine schedule the highest."""
+    schedule: str = "constant"
+    """Learning rate over the run: constant, or cosine for a fall to 0."""
+    cycle_epochs: int | None = None
+    """Epochs after which the cosine starts again; the whole run without."""
+    validation_images: int = 0
+    """Training images, the last by name, that are held back to choose the best epoch by."""
+    patience: int | None = None
+    """Stop after this many epochs without a lower loss on the held-back images."""
     seed: int = 0
     """Seed of the weights and of every crop."""
+    precision: str = "fp32"
+    """fp32, or bf16 for convolutions whose sums stay in fp32."""
+    compile: str = "auto"
+    """The network's own compiled loop: auto where there is one, on or off."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
+    resource_wait: float = 45.0
+    """Seconds to wait for the workers' cores or GPUs before giving up."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        for flag in ("epochs", "workers", "crops_per_image", "crop_size", "batch_size"):
-            value = getattr(self, flag)
-            if value < 1:
-                raise UserError(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+        positive = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
+        for name in (*positive, "cycle_epochs", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{_flag(name)} {value}: must be 1 or more")
+        for name in ("validation_images", "resource_wait"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
-        if self.workers > self.batch_size:
+        for name, choices in (("schedule", SCHEDULES), ("precision", loss.PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name} {getattr(self, name)}: choose {' or '.join(choices)}")
+        if self.compile not in loss.COMPILE:
+            raise UserError(f"--compile {self.compile}: choose {', '.join(loss.COMPILE)}")
+        if self.cycle_epochs is not None and self.schedule != "cosine":
+            raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
+        if self.patience is not None and not self.validation_images:
+            raise UserError(f"--patience {self.patience}: needs --validation-images")
+        if self.most_workers > self.batch_size:
             raise UserError(
                 f"--workers {self.workers}: more than the {self.batch_size} crops of a batch, "
                 "lower it or raise --batch-size"
             )
-        stride: int = networks.model_class(self.model).STRIDE
-        if self.crop_size % stride:
-            raise UserError(f"--crop-size {self.crop_size}: must be a multiple of {stride}")
+        networks.model_class(self.model)
+
+    def _num_workers(self) -> list[int]:
+        words = self.workers.split(":")
+        if len(words) <= 2 and all(word.isdecimal() for word in words):
+            numbers = [int(word) for word in words]
+            if 1 <= numbers[0] <= numbers[-1]:
+                return numbers
+        raise UserError(f"--workers {self.workers}: wanted N, or MIN:MAX, each 1 or more")
+
+    @property
+    def fewest_workers(self) -> int:
+        return self._num_workers()[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self._num_workers()[-1]
+
+    @property
+    def elastic(self) -> bool:
+        return ":" in self.workers
+
+    def settings(self, data: Store) -> dict[str, Any]:
+        """What a resumed run must have been begun with, by flag."""
+        may_change = {"output", "workers", "device", "resource_wait", "epochs"}
+        if self.schedule == "cosine" and self.cycle_epochs is None:
+            may_change -= {"epochs"}  # each step's rate depends on it
+        kept = asdict(self) | {"data": data.uri()}
+        return {_flag(name): value for name, value in kept.items() if name not in may_change}
 
 
-RESUMABLE = ("output", "epochs", "workers", "device")  # what may differ when a run is resumed
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def train(config: TrainConfig) -> None:
@@ -80,43 +142,68 @@ def train(config: TrainConfig) -> None:
     config.check()
     data, output = open_store(config.data), open_store(config.output)
     preflight(data, output)
-    done = finished_epochs(output)
-    settings = asdict(config) | {"data": data.uri()}
-    _refuse_changed(output, settings)
-    if done >= config.epochs and output.head(MODEL) is not None:
+    settings = config.settings(data)
+    archive.refuse_changed(
+        output.uri(), archive.read_json(output, archive.SETTINGS) or {}, settings
+    )
+    state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
+    done = state.epoch if state else 0
+    if done > config.epochs:
+        raise UserError(
+            f"--epochs {config.epochs}: {output.uri()} has {done} already, choose another --output"
+        )
+    if (
+        state
+        and output.head(MODEL) is not None
+        and ddp.finished(state, config.epochs, config.patience)
+    ):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
     output.sweep()
     training, test = find_examples(data, "training"), find_examples(data, "test")
     with runtime.ray_session():
         device = runtime.choose_device(config.device)
-        plan = _plan(config, data, training, test)
+        plan, held_back = _plan(config, data, training, test)
+        resources = _resources(config, device)
+        runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
+        job = TrainJob(
+            plan=plan,
+            output=output,
+            model=config.model,
+            width=config.width,
+            lr=config.lr,
+            cycle_epochs=(config.cycle_epochs or config.epochs)
+            if config.schedule == "cosine"
+            else None,
+            patience=config.patience,
+            measured=(*([HELD_BACK] if held_back else []), *([TEST] if test else [])),
+            precision=config.precision,
+            compile=config.compile,
+            device=device,
+        )
         output.delete(MODEL)  # it means done, and a longer run is not
         archive.write_json(output, archive.SETTINGS, settings)
-        _fit(config, TrainJob(plan, output, config.model, config.lr, device), test)
-    print(f"train: wrote {output.uri(MODEL)}, {HISTORY}, curves.png and predictions.png")
+        _fit(config, job, resources, held_back, test)
+    print(f"train: wrote {output.uri(MODEL)}, {LAST}, {HISTORY}, {CURVES} and {PREDICTIONS}")
 
 
-def _refuse_changed(output: Store, settings: dict[str, Any]) -> None:
-    """Raise UserError where the output was begun with something else."""
-    before = archive.read_json(output, archive.SETTINGS) or {}
-    archive.refuse_changed(output.uri(), _by_flag(before), _by_flag(settings))
-    if (done := finished_epochs(output)) > settings["epochs"]:
-        raise UserError(
-            f"--epochs {settings['epochs']}: {output.uri()} has {done} already, "
-            "choose another --output"
-        )
-
-
-def _by_flag(settings: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if name not in RESUMABLE}
-    return {f"--{name.replace('_', '-')}": value for name, value in kept.items()}
+def _resources(config: TrainConfig, device: str) -> dict[str, float]:
+    """Of one worker."""
+    cpus = (
+        runtime.elastic_cpus() if config.elastic else runtime.cpus_per_worker(config.most_workers)
+    )
+    return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
 def _plan(
     config: TrainConfig, data: Store, training: list[Example], test: list[Example]
-) -> stream.CropPlan:
-    """Look at every example once and settle the crops of the whole run."""
+) -> tuple[stream.CropPlan, list[Example]]:
+    """Look at every example once -> the crops of the whole run, and the held-back examples."""
+    if config.validation_images >= len(training):
+        raise UserError(
+            f"--validation-images {config.validation_images}: {data.uri()} has "
+            f"{len(training)} training images, at least one must be left"
+        )
     stream.survey(data, test)
     sizes = [row["size"] for row in stream.survey(data, training)]
     diameter = float(statistics.median(diameter for _, _, diameter in sizes))
@@ -127,36 +214,54 @@ def _plan(
                 f"--crop-size {config.crop_size}: larger than {data.uri(example.image)}, "
                 f"{smallest} px on its shorter side"
             )
+    last = len(training) - config.validation_images
     plan = stream.CropPlan(
         data,
-        tuple(training),
+        tuple(training[:last]),
         diameter,
         config.seed,
         config.epochs,
         config.crops_per_image,
         config.crop_size,
         config.batch_size,
+        config.augment,
     )
     if not plan.steps_per_epoch:
         raise UserError(
             f"--batch-size {config.batch_size}: more than the "
-            f"{len(training) * config.crops_per_image} crops of an epoch"
+            f"{last * config.crops_per_image} crops of an epoch"
         )
-    return plan
+    return plan, training[last:]
 
 
-def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
+def _fit(
+    config: TrainConfig,
+    job: TrainJob,
+    resources: dict[str, float],
+    held_back: list[Example],
+    test: list[Example],
+) -> None:
     plan = job.plan
     board = ray.remote(num_cpus=0)(Board).remote()
     scratch = tempfile.mkdtemp(prefix="segpipe-train-")
+    fields = stream.canvases(plan.store, [*plan.examples, *held_back], plan.diameter)
+    datasets = {
+        "crops": ray.data.from_items([0]),  # TrainingData puts the stream in its place
+        "fields": fields,
+    }
+    if test:
+        datasets[TEST] = stream.squashed(plan.store, test, config.crop_size).materialize()
+    if held_back:
+        datasets[HELD_BACK] = stream.canvases(plan.store, held_back, plan.diameter).materialize()
+    fewest, most = config.fewest_workers, config.most_workers
     trainer = ray.train.torch.TorchTrainer(
         ddp.work,
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=(fewest, most) if config.elastic else most,
+            elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=job.device == "cuda",
-            resources_per_worker={"CPU": runtime.cpus_per_worker(config.workers)}
-            | ({"GPU": 1.0} if job.device == "cuda" else {}),
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="segpipe",
@@ -164,12 +269,8 @@ def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             worker_runtime_env=runtime.model_env(),  # type: ignore[call-arg]
         ),
-        datasets={
-            "crops": ray.data.from_items([0]),  # TrainingData puts the stream in its place
-            "test": stream.squashed(plan.store, test, config.crop_size).materialize(),
-            "fields": stream.canvases(plan.store, list(plan.examples), plan.diameter),
-        },
-        dataset_config=stream.TrainingData(plan, job.finished_epochs),
+        datasets=datasets,
+        dataset_config=stream.TrainingData(plan, job.output),
     )
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(board, stop, job), daemon=True)
@@ -180,13 +281,16 @@ def _fit(config: TrainConfig, job: TrainJob, test: list[Example]) -> None:
         stop.set()
         watcher.join(timeout=10)
         shutil.rmtree(scratch, ignore_errors=True)
+        if failure := ray.get(board.failure.remote()):
+            raise failure
 
 
 class Board:
-    """Where rank 0 says how far it is and the driver reads it."""
+    """Where rank 0 says how far it is, any rank why it gave up, and the driver reads both."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
+        self.error: Exception | None = None
 
     def post(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
@@ -195,17 +299,28 @@ class Board:
         lines, self.lines = self.lines, []
         return lines
 
+    def fail(self, error: Exception) -> None:
+        self.error = self.error or error
+
+    def failure(self) -> Exception | None:
+        return self.error
+
 
 def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
     plan = job.plan
     progress, total = Progress("train"), plan.epochs * plan.steps_per_epoch * plan.batch_size
-    progress.show(f"starting the workers, {job.finished_epochs()} of {plan.epochs} epochs done")
+    progress.show(
+        f"starting the workers, {states.finished_epochs(job.output)} of {plan.epochs} epochs done"
+    )
     last = False
     while not last:
         last = stop.wait(timeout=1.0)
         for line in ray.get(board.take.remote()):
             left = runtime.time_left(line["crops"], total, line["rate"])
-            text = f"epoch {line['epoch']}/{plan.epochs}, {line['rate']:.1f} crops/s, {left}"
+            text = f"epoch {line['epoch']}/{plan.epochs}"
+            if "step" in line:
+                text += f", step {line['step']}/{plan.steps_per_epoch}, loss {line['loss']:.4f}"
+            text += f", {line['rate']:.1f} crops/s, {left}"
             if figures := line.get("figures"):
                 text += ", " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items())
             progress.show(text, always=bool(figures))

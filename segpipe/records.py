@@ -1,0 +1,64 @@
+"""What a training tells of itself, besides its weights.
+
+    history.csv                                a row an epoch
+    _segpipe/steps/epoch-00003.csv             a row a step: loss, learning rate, seconds
+    tensorboard/events.out.tfevents.00003      the same for `tensorboard --logdir OUTPUT`
+
+Each is written whole, under a name that follows from the epoch, so an epoch that is trained again
+after a kill replaces what it had told.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segpipe.storage import Store
+
+HISTORY, CURVES, PREDICTIONS = "history.csv", "curves.png", "predictions.png"
+STEPS = "_segpipe/steps/epoch-{:05d}.csv"
+EVENTS = "tensorboard/events.out.tfevents.{:05d}"
+PER_EPOCH = ("train_loss", "val_loss", "test_loss", "test_accuracy", "vessel_dice")
+
+Row = dict[str, Any]
+
+
+def write_history(store: Store, history: Sequence[Row]) -> None:
+    store.put(HISTORY, _csv(history))
+
+
+def write_epoch(store: Store, row: Row, steps: Sequence[Row]) -> None:
+    """One epoch's steps and TensorBoard events; `row` is its row of the history."""
+    epoch = int(row["epoch"])
+    store.put(STEPS.format(epoch), _csv(steps))
+    store.put(EVENTS.format(epoch), _events(row, steps))
+
+
+def _csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _events(row: Row, steps: Sequence[Row]) -> bytes:
+    from tensorboardX import SummaryWriter  # takes a second to import
+
+    now, epoch = time.time(), int(row["epoch"])
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SummaryWriter(folder)
+        for step in steps:
+            number = (epoch - 1) * len(steps) + step["step"]
+            writer.add_scalar("step/loss", float(step["loss"]), number, now)
+            writer.add_scalar("step/learning_rate", float(step["learning_rate"]), number, now)
+        for name in (*PER_EPOCH, "crops_per_second"):
+            if row.get(name) not in (None, ""):
+                writer.add_scalar(f"epoch/{name}", row[name], epoch, now)
+        writer.close()
+        return next(Path(folder).iterdir()).read_bytes()
