@@ -45,11 +45,15 @@ class Card:
     """Class names in order of their indices."""
     version: str
     """Version of segpipe that wrote it."""
+    width: int | None = None
+    """Channels of the network's first layer; None, also in older files: the network's default."""
 
     def check(self) -> None:
         """Raise ValueError for a figure that cannot be, or classes in another order than ours."""
         if not 0 <= self.threshold < 1 or not 0 < self.diameter < math.inf:
             raise ValueError(f"threshold {self.threshold}, diameter {self.diameter}")
+        if self.width is not None and not (isinstance(self.width, int) and self.width > 0):
+            raise ValueError(f"width {self.width}")
         if self.classes != CLASSES:
             raise ValueError(f"classes {self.classes}, wanted {CLASSES}")
 
@@ -110,7 +114,7 @@ def load(data: bytes, source: str) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise UserError(f"{source}: safetensors, but not a segpipe checkpoint ({FORMAT})")
     try:
-        values = json.loads(metadata["card"])
+        values = {"width": None} | json.loads(metadata["card"])
         card = Card(**{f.name: values[f.name] for f in fields(Card)})
         card = replace(card, classes=tuple(card.classes))
         card.check()

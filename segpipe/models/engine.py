@@ -146,8 +146,11 @@ def _compiled(loaded: Checkpoint) -> Score:
 def _compiled_problem(loaded: Checkpoint, precision: str, device: str) -> str:
     if device != "cpu":
         return "compiled forms are for CPUs"
-    if loaded.card.model != "segnet-lite" or precision != "fp32":
-        return f"no compiled form of {loaded.card.model} in {precision}"
+    model, width = loaded.card.model, loaded.card.width
+    if model != "segnet-lite" or precision != "fp32":
+        return f"no compiled form of {model} in {precision}"
+    if width and (width % kernels.WIDTH_STEP or width > kernels.MOST_WIDTH):
+        return f"no compiled form of {model} with {width} channels"
     return kernels.missing()
 
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from segpipe.data.datasets import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
+from segpipe.models.network import autocast, to_planes
 from segpipe.models.networks import load_network
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Predictor:
@@ -27,7 +26,7 @@ class Predictor:
         """`precision` fp32, or bf16 for convolutions and products whose sums stay in fp32."""
         self.device = torch.device(device)
         self.network = channels_last(network.eval().to(self.device))
-        self.dtype = PRECISIONS[precision]
+        self.precision = precision
         # One canvas at a time keeps activations in a CPU's cache; a GPU wants them together.
         self.at_once = 1 if self.device.type == "cpu" else 16
 
@@ -35,10 +34,9 @@ class Predictor:
     def scores(self, canvases: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """canvases [N, S, S, 3] uint8 RGB -> scores [N, S, S] float32 in [0, 1]."""
         out = np.empty(canvases.shape[:3], np.float32)
-        half = self.dtype != torch.float32
         for start in range(0, len(canvases), self.at_once):
             batch = canvases[start : start + self.at_once]
-            with torch.autocast(self.device.type, self.dtype, enabled=half):
+            with autocast(self.device, self.precision):
                 logits = self.network(to_input(batch, self.device))
             out[start : start + len(batch)] = vessel_score(logits.float()).cpu().numpy()
         return out
@@ -70,8 +68,8 @@ class Scorer:
 
 def to_input(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
     """images [N, H, W, 3] uint8 -> [N, 3, H, W] float32 in [0, 1], channels last in memory."""
-    pixels = torch.from_numpy(np.array(images)).to(device)  # a copy: Ray's arrays are read-only
-    return pixels.permute(0, 3, 1, 2).float() / 255
+    # a copy: Ray's arrays are read-only
+    return to_planes(torch.from_numpy(np.array(images)).to(device))
 
 
 def vessel_score(logits: Tensor) -> Tensor:
