@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from segpipe import __version__, metrics, plots, records, runtime, states
 from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
 from segpipe.errors import UserError
-from segpipe.models import checkpoint, loss, networks, norm
+from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
+from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.states import State
 from segpipe.storage import Store
@@ -75,6 +76,12 @@ class TrainJob:
         cycle = self.cycle_epochs * self.plan.steps_per_epoch
         return self.lr * (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
 
+    def compiled_problem(self) -> str:
+        """Why the network's compiled loop cannot be used here, or ''."""
+        if self.plan.crop_size % 2:
+            return "the compiled loop wants crops of an even side"
+        return engine.compiled_problem(self.model, self.width, self.precision, self.device)
+
 
 def finished(state: State, epochs: int, patience: int | None) -> bool:
     """Whether no epoch is left to train after this state."""
@@ -113,10 +120,12 @@ class Session:
         torch.manual_seed(job.plan.seed)
         network = networks.build_model(job.model, len(CLASSES), job.width)
         if self.world_size > 1:
-            network = norm.synchronise(network, self.device)
-        self.network = channels_last(network)
+            norm.synchronise(network, self.device)
+        self.network = network = channels_last(network)
         self.loss = ray.train.torch.prepare_model(
-            loss.build(self.network, job.precision, job.compile, self.device, num_threads),
+            Loss(network, job.precision)
+            if job.compile == "off" or job.compiled_problem()
+            else CompiledLoss(network, num_threads),
             # batch norm's statistics are those of all ranks already
             parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True},
         )
@@ -194,7 +203,8 @@ class Session:
         self.optimizer.zero_grad()
         (part * self.world_size).backward()
         self.optimizer.step()
-        return part.detach()
+        detached: Tensor = part.detach()
+        return detached
 
     def _on_device(self, array: Any) -> Tensor:
         """A uint8 array as a tensor; its way to a GPU overlaps with the step before."""
@@ -306,8 +316,11 @@ class Session:
         self.best = Best.told(state)
         self.best.weights = parts["best"]
         slots: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.network.parameters())
         for name, tensor in parts["adam"].items():
             index, _, slot = name.partition(".")
+            if tensor.ndim:  # the fused step wants it laid out as its parameter
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             slots.setdefault(int(index), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})

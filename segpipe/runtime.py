@@ -149,7 +149,8 @@ def elastic_cpus() -> float:
     It divides a node's cores by this and rounds down: a worker a core, and of every node of n cores
     n/(n + 1) of one is left for data stages.
     """
-    largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    largest: float = max(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"])
     return int(100 * largest / (largest + 1) + 1) / 100
 
 
@@ -161,7 +162,7 @@ def await_resources(bundle: dict[str, float], count: int, patience_s: float) -> 
             return
     finally:
         ray.util.remove_placement_group(group)
-    free = ray.available_resources()
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     told = ", ".join(
         f"{count * share:g} {kind}s (of {_cluster(kind):g}, {free.get(kind, 0):g} are free)"
         for kind, share in bundle.items()

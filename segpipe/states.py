@@ -41,7 +41,7 @@ class State:
 
 def put(store: Store, state: State) -> None:
     """Store a state, then its marker, then delete all but the newest two."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
     data = safetensors.numpy.save(arrays, {"progress": json.dumps(state.progress)})
     store.put(_data_key(state.epoch), data)
     store.put(_marker_key(state.epoch), _description(data))

@@ -55,6 +55,7 @@ class CropPlan:
     """px"""
     batch_size: int
     """Crops a step, all workers together."""
+    augment: bool = False
 
     @property
     def steps_per_epoch(self) -> int:

@@ -18,14 +18,20 @@ from segpipe import archive, ddp, runtime, states, stream
 from segpipe.data.datasets import Example, find_examples
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
-from segpipe.models import loss, networks
+from segpipe.models.network import PRECISIONS
+from segpipe.models.networks import MODELS
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
 from segpipe.storage import Store, open_store, preflight
 
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
-SCHEDULES = ("constant", "cosine")
+CHOICES = {
+    "model": tuple(MODELS),
+    "schedule": ("constant", "cosine"),
+    "precision": tuple(PRECISIONS),
+    "compile": ("auto", "on", "off"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,9 @@ class TrainConfig:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
-        for name, choices in (("schedule", SCHEDULES), ("precision", loss.PRECISIONS)):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UserError(f"--{name} {getattr(self, name)}: choose {' or '.join(choices)}")
-        if self.compile not in loss.COMPILE:
-            raise UserError(f"--compile {self.compile}: choose {', '.join(loss.COMPILE)}")
+                raise UserError(f"--{name} {getattr(self, name)}: choose {', '.join(choices)}")
         if self.cycle_epochs is not None and self.schedule != "cosine":
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
@@ -102,7 +106,6 @@ class TrainConfig:
                 f"--workers {self.workers}: more than the {self.batch_size} crops of a batch, "
                 "lower it or raise --batch-size"
             )
-        networks.model_class(self.model)
 
     def _num_workers(self) -> list[int]:
         words = self.workers.split(":")
@@ -181,6 +184,8 @@ def train(config: TrainConfig) -> None:
             compile=config.compile,
             device=device,
         )
+        if config.compile == "on" and (problem := job.compiled_problem()):
+            raise UserError(f"--compile on: {problem}; use --compile auto")
         output.delete(MODEL)  # it means done, and a longer run is not
         archive.write_json(output, archive.SETTINGS, settings)
         _fit(config, job, resources, held_back, test)
@@ -242,10 +247,10 @@ def _fit(
     test: list[Example],
 ) -> None:
     plan = job.plan
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
     scratch = tempfile.mkdtemp(prefix="segpipe-train-")
     fields = stream.canvases(plan.store, [*plan.examples, *held_back], plan.diameter)
-    datasets = {
+    datasets: dict[str, Any] = {
         "crops": ray.data.from_items([0]),  # TrainingData puts the stream in its place
         "fields": fields,
     }
@@ -258,8 +263,8 @@ def _fit(
         ddp.work,
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=(fewest, most) if config.elastic else most,
-            elastic_resize_monitor_interval_s=RESIZE_S,
+            num_workers=(fewest, most) if config.elastic else most,  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
             use_gpu=job.device == "cuda",
             resources_per_worker=resources,
         ),
@@ -281,7 +286,8 @@ def _fit(
         stop.set()
         watcher.join(timeout=10)
         shutil.rmtree(scratch, ignore_errors=True)
-        if failure := ray.get(board.failure.remote()):
+        failure: Exception | None = ray.get(board.failure.remote())
+        if failure:
             raise failure
 
 

@@ -10,7 +10,7 @@ knows torch: a process that segments with these starts in half a second.
 
 from segpipe.kernels.build import cache_folder, fingerprint, missing
 from segpipe.kernels.masks import native_mask
-from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
+from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores, fits
 
 __all__ = [
     "REACH_PX",
@@ -18,6 +18,7 @@ __all__ = [
     "SegNetLiteScores",
     "cache_folder",
     "fingerprint",
+    "fits",
     "missing",
     "native_mask",
 ]

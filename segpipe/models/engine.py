@@ -143,15 +143,19 @@ def _compiled(loaded: Checkpoint) -> Score:
         raise loaded.misfit() from error
 
 
-def _compiled_problem(loaded: Checkpoint, precision: str, device: str) -> str:
+def compiled_problem(model: str, width: int | None, precision: str, device: str) -> str:
+    """Why there is no compiled form of this network here, or ''."""
     if device != "cpu":
         return "compiled forms are for CPUs"
-    model, width = loaded.card.model, loaded.card.width
     if model != "segnet-lite" or precision != "fp32":
         return f"no compiled form of {model} in {precision}"
-    if width and (width % kernels.WIDTH_STEP or width > kernels.MOST_WIDTH):
+    if width is not None and not kernels.fits(width):
         return f"no compiled form of {model} with {width} channels"
     return kernels.missing()
+
+
+def _compiled_problem(loaded: Checkpoint, precision: str, device: str) -> str:
+    return compiled_problem(loaded.card.model, loaded.card.width, precision, device)
 
 
 # ---- trying

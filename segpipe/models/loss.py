@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segpipe import kernels
 from segpipe.models.network import PRECISIONS, Network, autocast, to_planes
+from segpipe.models.segnet import SegNetLite
 
 
 class Loss(nn.Module):
@@ -31,3 +34,51 @@ class Loss(nn.Module):
             outputs = self.network.outputs(x)
         truth = labels.long()
         return torch.stack([F.cross_entropy(o.float(), truth) for o in outputs]).sum()
+
+
+class CompiledLoss(nn.Module):
+    """segnet-lite's loss on a CPU by its own compiled loop, which finds the gradients as well.
+
+    The same sums as `Loss` in float32, in another order.
+    """
+
+    def __init__(self, network: Network, num_threads: int) -> None:
+        super().__init__()
+        assert isinstance(network, SegNetLite)
+        self.network = network
+        self.differentiate = kernels.SegNetLiteGradients(num_threads)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """As that of `Loss`, H and W even."""
+        encoder, decoder = self.network.encoder, self.network.decoder
+        found: Tensor = _Differentiated.apply(  # type: ignore[no-untyped-call]
+            self.differentiate, images, labels, *encoder.parameters(), *decoder.parameters()
+        )
+        return found
+
+
+class _Differentiated(torch.autograd.Function):
+    """A loss whose gradients are known as soon as it is."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        differentiate: kernels.SegNetLiteGradients,
+        images: Tensor,
+        labels: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:
+        arrays = [weight.detach().numpy() for weight in weights]
+        loss, *gradients = differentiate(images.numpy(), labels.numpy(), *arrays)
+        pixels = labels.numel()
+        scaled = [torch.from_numpy(gradient / np.float32(pixels)) for gradient in gradients]
+        laid_out = [torch.empty_like(w).copy_(g) for w, g in zip(weights, scaled, strict=True)]
+        ctx.save_for_backward(*laid_out)
+        return weights[0].new_tensor(loss / pixels)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # type: ignore[attr-defined]
+        return None, None, None, *(gradients[0] * gradient for gradient in saved)

@@ -6,7 +6,7 @@ is not used. `segpipe.data.fundus.native_mask` makes the mask of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,10 @@ class Predictor:
         return out
 
 
-def channels_last(network: nn.Module) -> nn.Module:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def channels_last(network: Module) -> Module:
     """The network with its weights in the order in which convolutions run fastest."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

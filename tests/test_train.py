@@ -1,0 +1,206 @@
+"""A training is the same whoever does it, and says what people expect of a trainer.
+
+Run: pytest tests/test_train.py
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from verbs import run
+
+from segpipe import states
+from segpipe.data.datasets import find_examples
+from segpipe.models import checkpoint, networks
+from segpipe.storage import open_store
+from segpipe.stream import Cropper, CropPlan
+
+SMALL = ["--crops-per-image", 10, "--crop-size", 32, "--batch-size", 10]
+STEPS = 4  # an epoch of four images
+UNET = ["--model", "unet", "--width", 4]
+
+
+@pytest.fixture
+def train(labelled: Path, tmp_path: Path, ray_cluster):
+    """Train into a folder of this name; its exit code must be as wanted."""
+
+    def start(name: str, *flags: object, code: int = 0) -> Path:
+        output = tmp_path / name
+        words = ["--data", labelled, "--output", output, *SMALL, *flags]
+        assert run("train", *words) == code
+        return output
+
+    return start
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def steps(output: Path, column: str = "loss") -> list[float]:
+    files = sorted((output / "_segpipe" / "steps").iterdir())
+    return [float(row[column]) for path in files for row in rows(path)]
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return checkpoint.load(path.read_bytes(), path.name).state
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize(
+    ("flags", "numbers"),
+    [
+        (UNET, (1, 3)),
+        *(
+            pytest.param(flags, (1, 2, 3, 4), marks=pytest.mark.cluster)
+            for flags in (
+                ["--model", "segnet-lite"],
+                [*UNET, "--augment"],
+                ["--model", "segnet", "--width", 2],
+                ["--model", "wnet", "--width", 2],
+            )
+        ),
+    ],
+    ids=["unet", "segnet-lite, all", "unet, all", "segnet, all", "wnet, all"],
+)
+def test_any_number_of_workers_has_the_same_losses(train, flags, numbers):
+    """Uneven shares too: 10 crops are 4, 3 and 3 of three workers. Batch norm is over all."""
+    losses = [steps(train(str(n), *flags, "--epochs", 2, "--workers", n)) for n in numbers]
+    assert len(losses[0]) == 2 * STEPS
+    for others in losses[1:]:
+        assert others == pytest.approx(losses[0], rel=2e-5)
+
+
+def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
+    """segnet-lite by torch's own layers in a plain loop, from equal weights and crops."""
+    store = open_store(str(labelled))
+    examples = tuple(find_examples(store, "training"))
+    card = checkpoint.load((output / "model.safetensors").read_bytes(), "").card
+    plan = CropPlan(store, examples, card.diameter, 0, 100, 10, 32, 10)
+    cropper = Cropper(plan, world_size=1)
+    torch.manual_seed(0)
+    network = networks.build_model("segnet-lite", classes=3)
+    pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    losses = []
+    for step in range(num_steps):
+        batch = cropper({"step": np.array([step]), "rank": np.array([0])})
+        x = torch.from_numpy(batch["image"][0]).permute(0, 3, 1, 2).float() / 255
+        kept = unpool(*pool(F.relu(network.encoder(x))))
+        prob = F.log_softmax(network.decoder(kept), dim=1)
+        loss = F.nll_loss(prob, torch.from_numpy(batch["label"][0]).long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("compile", ["auto", "off"])
+def test_the_losses_are_those_of_a_plain_loop(train, labelled, compile):
+    output = train("ours", "--epochs", 4, "--workers", 2, "--compile", compile)
+    assert steps(output) == pytest.approx(plain_losses(labelled, output, 4 * STEPS), rel=1e-4)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(train):
+    whole = steps(train("whole", "--epochs", 3, "--workers", 2))
+    train("resumed", "--epochs", 1, "--workers", 3)
+    resumed = steps(train("resumed", "--epochs", 3, "--workers", 1))
+    assert resumed == pytest.approx(whole, rel=2e-5)
+
+
+def test_a_damaged_state_costs_an_epoch_and_a_warning(train, capfd):
+    whole = train("whole", "--epochs", 3)
+    output = train("damaged", "--epochs", 2)
+    newest = output / states.FOLDER / "00002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    capfd.readouterr()
+    train("damaged", "--epochs", 3)
+    assert f"train: warning: {newest} is damaged" in capfd.readouterr().err
+    assert [row["epoch"] for row in rows(output / "history.csv")] == ["1", "2", "3"]
+    assert_equal_weights(output / "model.safetensors", whole / "model.safetensors")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_step_crops_and_rate(train, capfd):
+    output = train("diverged", "--epochs", 2, "--lr", 1e30, code=2)
+    (line,) = [text for text in capfd.readouterr().err.splitlines() if "the loss is" in text]
+    assert "in epoch 1, step 1, at learning rate 1e+30" in line or "step 2" in line
+    assert sum(f"{n:02d}_training crop " in line for n in range(3, 7)) >= 2
+    assert line.count(" crop ") == 10
+    assert not (output / "model.safetensors").exists()
+
+
+def test_the_cosine_restarts_as_torchs_does(train):
+    flags = ["--epochs", 3, "--schedule", "cosine", "--cycle-epochs", 2, "--lr", 0.01]
+    rates = steps(train("cosine", *flags), "learning_rate")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2 * STEPS)
+    wanted = []
+    for _ in rates:
+        wanted.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert rates == pytest.approx(wanted, rel=1e-6)
+    assert len(set(rates)) == 2 * STEPS
+
+
+def test_the_best_epoch_by_held_back_images_ships_and_patience_ends_the_run(train, capfd):
+    flags = ["--lr", 0.1, "--validation-images", 1]
+    output = train("early", "--epochs", 30, "--patience", 2, *flags)
+    history = rows(output / "history.csv")
+    losses = [float(row["val_loss"]) for row in history]
+    best = int(np.argmin(losses)) + 1
+    assert len(losses) == min(best + 2, 30)
+    assert len(losses) < 30
+    assert_equal_weights(
+        output / "model.safetensors", train("best", "--epochs", best, *flags) / "last.safetensors"
+    )
+    train("early", "--epochs", 30, "--patience", 2, *flags)
+    assert f"{len(losses)} epochs are finished" in capfd.readouterr().out
+    names = json.loads((output / "_segpipe" / "settings.json").read_text())
+    assert names["--validation-images"] == 1
+
+
+def test_tensorboard_reads_the_history(train):
+    output = train("events", "--epochs", 2, "--validation-images", 1)
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    history = rows(output / "history.csv")
+    for name in ("train_loss", "val_loss", "test_loss", "vessel_dice"):
+        told = {event.step: event.value for event in events.Scalars(f"epoch/{name}")}
+        wanted = {int(row["epoch"]): float(row[name]) for row in history}
+        assert told == pytest.approx(wanted, rel=1e-6)
+    told = [event.value for event in events.Scalars("step/loss")]
+    assert told == pytest.approx(steps(output), rel=1e-6)
+
+
+def test_workers_that_find_no_room_are_told_within_the_wait(train, capfd):
+    everything = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    ray.get(everything.ready(), timeout=60)
+    try:
+        train("full", "--workers", 2, "--resource-wait", 1, code=2)
+    finally:
+        ray.util.remove_placement_group(everything)
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "--workers 2: needs " in line
+    assert "--resource-wait" in line
+
+
+@pytest.mark.parametrize("model", ["segnet-lite", "segnet", "unet", "wnet"])
+def test_bf16_trains_nearly_alike(train, model):
+    flags = ["--model", model, "--width", 16 if model == "segnet-lite" else 4, "--epochs", 2]
+    losses = {p: steps(train(p, *flags, "--precision", p)) for p in ("fp32", "bf16")}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+    assert losses["bf16"] != losses["fp32"]
