@@ -1,8 +1,8 @@
-# make setup | demo | test | test-cluster | check | bench
+# make setup | demo | test | test-cluster | gpu | check | bench
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-cluster check bench clean
+.PHONY: setup demo test test-cluster gpu check bench clean
 
 setup: .venv/installed
 
@@ -16,10 +16,13 @@ demo: setup
 	$(BIN)/segpipe demo --output runs/demo
 
 test: setup
-	$(BIN)/pytest -m 'not cluster'
+	$(BIN)/pytest -m 'not cluster and not gpu'
 
 test-cluster: setup
 	$(BIN)/pytest -m cluster
+
+gpu: setup
+	$(BIN)/pytest -m gpu
 
 check: setup
 	$(BIN)/ruff check .

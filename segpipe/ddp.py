@@ -239,6 +239,7 @@ class Session:
             plan = self.job.plan
             self.board.post.remote(
                 {
+                    "workers": self.world_size,
                     "epoch": self.epoch + 1,
                     "step": step,
                     "loss": float(loss) * plan.batch_size,
@@ -290,6 +291,7 @@ class Session:
         states.put(output, self._state())
         self.board.post.remote(
             {
+                "workers": self.world_size,
                 "epoch": self.epoch,
                 "crops": self.epoch * plan.steps_per_epoch * plan.batch_size,
                 "rate": figures["crops_per_second"],

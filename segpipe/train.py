@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe import archive, ddp, runtime, states, stream
 from segpipe.data.datasets import Example, find_examples
@@ -247,7 +248,9 @@ def _fit(
     test: list[Example],
 ) -> None:
     plan = job.plan
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0)(Board)
+    board = actor.options(scheduling_strategy=here).remote()
     scratch = tempfile.mkdtemp(prefix="segpipe-train-")
     fields = stream.canvases(plan.store, [*plan.examples, *held_back], plan.diameter)
     datasets: dict[str, Any] = {
@@ -326,7 +329,7 @@ def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
             text = f"epoch {line['epoch']}/{plan.epochs}"
             if "step" in line:
                 text += f", step {line['step']}/{plan.steps_per_epoch}, loss {line['loss']:.4f}"
-            text += f", {line['rate']:.1f} crops/s, {left}"
+            text += f", {line['rate']:.1f} crops/s, {line['workers']} workers, {left}"
             if figures := line.get("figures"):
                 text += ", " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items())
             progress.show(text, always=bool(figures))

@@ -130,6 +130,8 @@ class Cluster:
     """Process numbers, the head's first."""
     folder: Path
     """Its logs and sockets."""
+    add: Callable[[int], None]
+    """Starts one more node of this many cores."""
 
 
 @contextmanager
@@ -143,11 +145,18 @@ def ray_nodes(num_cpus: list[int], env: dict[str, str]) -> Iterator[Cluster]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     folder = tempfile.mkdtemp(prefix="segpipe-")  # short: sockets lie there
     nodes: list[subprocess.Popen[bytes]] = []
+    pids: list[int] = []
+
+    def add(cpus: int) -> None:
+        before = _num_nodes(address, env) if nodes else 0
+        nodes.append(_start_node(not nodes, address, cpus, folder, env))
+        pids.append(nodes[-1].pid)
+        wait_until(lambda: _num_nodes(address, env) > before, "node")
+
     try:
-        for number, cpus in enumerate(num_cpus):
-            nodes.append(_start_node(number == 0, address, cpus, folder, env))
-            wait_until(lambda: _num_nodes(address, env) > len(nodes) - 1, "node")
-        yield Cluster(address, [node.pid for node in nodes], Path(folder))
+        for cpus in num_cpus:
+            add(cpus)
+        yield Cluster(address, pids, Path(folder), add)
     finally:
         for node in nodes:
             kill_tree(node.pid)

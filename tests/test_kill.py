@@ -4,6 +4,7 @@ Run: pytest -m cluster tests/test_kill.py; with --trials 20 as benchmarks/stress
 """
 
 import csv
+import io
 import json
 import random
 import signal
@@ -28,7 +29,7 @@ from processes import (
 )
 from proxy import Proxy
 
-from segpipe import archive
+from segpipe import archive, states
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
@@ -40,24 +41,64 @@ COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
 
 
-def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(labelled, tmp_path):
-    flags = ["--epochs", "4", "--workers", "2", "--crops-per-image", "20", "--crop-size", "96"]
-    train = ["-m", "jobs.train", "--data", labelled, *flags, "--output"]
-    assert finish(*train, tmp_path / "undisturbed").returncode == 0
-    killed = tmp_path / "killed"
-    with running(*train, killed) as job:
-        history = killed / "history.csv"
-        wait_until(lambda: history.exists() and len(history.read_text().splitlines()) > 1, "epoch")
-        assert job.runs()
-    assert not (killed / "model.safetensors").exists()
-    assert finish(*train, killed).returncode == 0
-    epochs = [row["epoch"] for row in csv.DictReader((killed / "history.csv").open())]
-    assert epochs == ["1", "2", "3", "4"]
-    weights = [
-        checkpoint.load((folder / "model.safetensors").read_bytes(), folder.name).state
-        for folder in (tmp_path / "undisturbed", killed)
+TRAIN = ["-m", "jobs.train", "--epochs", 3, "--workers", 2, "--compile", "off", "--model", "unet"]
+TRAIN += ["--width", 4, "--crops-per-image", 40]
+
+
+@pytest.fixture(scope="module")
+def trained(labelled, tmp_path_factory) -> Path:
+    """A training that nobody killed."""
+    output = tmp_path_factory.mktemp("trained")
+    assert finish(*TRAIN, "--data", labelled, "--output", output).returncode == 0
+    return output
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
+    victim, place, trained, labelled, tmp_path, request
+):
+    """Killed in the middle of an epoch. A worker is replaced, a driver needs the command again."""
+    output = str(tmp_path)
+    if place == "s3":
+        output = f"{request.getfixturevalue('s3').uri}/{request.node.name}"
+    store, train = open_store(output), [*TRAIN, "--data", labelled, "--output", output]
+    with running(*train) as job:
+        wait_until(lambda: states.finished_epochs(store) == 1, "epoch")
+        if victim == "worker":
+            kill(next(p for p in family(job.process.pid) if "RayTrainWorker" in command_of(p)))
+            assert job.wait() == 0
+    if victim == "driver":
+        assert store.head("model.safetensors") is None
+        assert finish(*train).returncode == 0
+    table = csv.DictReader(io.StringIO(store.get("history.csv").decode()))
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    wanted = checkpoint.load((trained / "model.safetensors").read_bytes(), "").state
+    found = checkpoint.load(store.get("model.safetensors"), "").state
+    assert all((wanted[name] == found[name]).all() for name in wanted)
+
+
+def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
+    """Three workers, two when a node is taken, three when one is added; the same losses."""
+    flags = [*TRAIN, "--data", labelled, "--epochs", 12]
+    whole, output = tmp_path / "whole", tmp_path / "elastic"
+    assert finish(*flags, "--output", whole).returncode == 0
+    env = token()
+    with ray_nodes([1, 1, 1], env) as cluster:
+        joined = env | {"RAY_ADDRESS": cluster.address}
+        with running(*flags, "--workers", "1:3", "--output", output, env=joined) as job:
+            wait_until(lambda: ", 3 workers" in job.told(), "three workers")
+            kill_tree(cluster.nodes[2])
+            wait_until(lambda: ", 2 workers" in job.told(), "two workers")
+            cluster.add(1)
+            wait_until(lambda: ", 3 workers" in job.told().rpartition(", 2 workers")[2], "third")
+            assert job.wait() == 0
+    losses = [
+        [float(row["train_loss"]) for row in csv.DictReader((place / "history.csv").open())]
+        for place in (whole, output)
     ]
-    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert len(losses[0]) == 12
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.fixture(scope="module")

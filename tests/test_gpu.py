@@ -1,0 +1,82 @@
+"""What needs a card: the same losses and masks as on the CPU. Skipped clearly without one.
+
+Run: make gpu
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_train import rows
+from verbs import run
+
+from segpipe.models import networks
+from segpipe.models.loss import Loss
+from segpipe.models.predict import Predictor, channels_last
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+]
+SMALL = ["--crops-per-image", 20, "--crop-size", 64, "--batch-size", 10, "--epochs", 2]
+MODELS = {"segnet-lite": 64, "segnet": 8, "unet": 8, "wnet": 8}
+
+
+def losses(device: str, model: str, precision: str, steps: int = 10) -> list[float]:
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    network = channels_last(networks.build_model(model, 3, MODELS[model]).to(device))
+    loss = Loss(network, precision)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(steps):
+        images = torch.from_numpy(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)).to(device)
+        labels = (images[..., 1] // 86).to(torch.uint8)
+        value = loss(images, labels)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        found.append(value.item())
+    return found
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_losses_are_the_cpus(model):
+    assert losses("cuda", model, "fp32") == pytest.approx(losses("cpu", model, "fp32"), rel=1e-3)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_bf16_loses_nearly_alike(model):
+    assert losses("cuda", model, "bf16") == pytest.approx(losses("cpu", model, "fp32"), rel=0.05)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_scores_are_the_cpus(model):
+    torch.manual_seed(0)
+    network = networks.build_model(model, 3, MODELS[model])
+    canvases = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), dtype=np.uint8)
+    wanted = Predictor(network, "cpu").scores(canvases)
+    np.testing.assert_allclose(Predictor(network, "cuda").scores(canvases), wanted, atol=2e-3)
+
+
+def test_training_and_segmenting_on_a_card_do_what_they_do_on_the_cpu(
+    labelled: Path, tmp_path: Path, ray_cluster: None
+):
+    """One worker, nccl."""
+
+    for device in ("cpu", "gpu"):
+        words = ["--data", labelled, "--output", tmp_path / device, *SMALL, "--device", device]
+        assert run("train", *words, "--compile", "off") == 0
+    tables = [rows(tmp_path / device / "history.csv") for device in ("cpu", "gpu")]
+    on_cpu, on_gpu = ([float(row["train_loss"]) for row in table] for table in tables)
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+    images = labelled / "test" / "images"
+    for device in ("cpu", "gpu"):
+        words = ["--input", images, "--output", tmp_path / f"masks-{device}", "--device", device]
+        assert run("segment", *words) == 0
+    for path in (tmp_path / "masks-cpu" / "masks").iterdir():
+        one = np.asarray(Image.open(path))
+        other = np.asarray(Image.open(tmp_path / "masks-gpu" / "masks" / path.name))
+        assert (one != other).mean() < 1e-3
