@@ -55,7 +55,7 @@ def main() -> None:
     norm.synchronise(network, torch.device("cpu"))
     network = channels_last(network)
     loss = CompiledLoss(network, 1) if flags.compile == "on" else Loss(network, flags.precision)
-    model = DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+    model = DistributedDataParallel(loss, forward_sync_buffers=False, gradient_as_bucket_view=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     seconds = []
     dist.barrier()
