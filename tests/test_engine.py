@@ -14,9 +14,10 @@ from verbs import rows_of, run
 
 from segpipe import kernels, metrics, stages
 from segpipe.data import codecs, fundus
-from segpipe.data.datasets import VESSEL, find_examples, load_example
+from segpipe.data.datasets import CLASSES, VESSEL, find_examples, load_example
 from segpipe.errors import UserError
-from segpipe.models import checkpoint, engine
+from segpipe.models import checkpoint, engine, networks
+from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.storage import open_store
 
@@ -225,3 +226,31 @@ def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, 
     dice = engine.vessel_dice([masks[0]], [masks[1]])
     assert dice is not None
     assert dice > 0.999
+
+
+def drawn_weights(model: str, width: int | None) -> bytes:
+    network = networks.build_model(model, classes=3, width=width)
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    return checkpoint.dump(state, Card(model, 60.0, 0.3, "drawn", CLASSES, "0", width))
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "problem"),
+    [
+        ("segnet-lite", 24, "no compiled form of segnet-lite with 24 channels"),
+        ("segnet-lite", 528, "no compiled form of segnet-lite with 528 channels"),
+        ("wnet", None, "no compiled form of wnet in fp32"),
+    ],
+)
+def test_a_network_without_a_compiled_form_runs_eagerly(model, width, problem, cache):
+    trials = engine.find_trials(drawn_weights(model, width), "cpu")
+    assert problem in {trial.problem for trial in trials if trial.compile == "on"}
+    assert all(not trial.problem for trial in trials if trial.compile == "off")
+
+
+@pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
+def test_a_wider_segnet_lite_has_a_compiled_form_too(cache):
+    trials = engine.find_trials(drawn_weights("segnet-lite", 80), "cpu")
+    [compiled] = [trial for trial in trials if trial.engine == FAST]
+    assert not compiled.problem
+    assert compiled.true
