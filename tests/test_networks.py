@@ -4,6 +4,7 @@ Run: pytest tests/test_networks.py
 """
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -409,10 +410,18 @@ def test_an_older_file_without_a_width_has_the_networks_own():
 @pytest.mark.parametrize("width", [4, 0, -5, 2.5, "5", 10**6, 10**30])
 @pytest.mark.parametrize("name", ["wnet", "segnet"])
 def test_a_width_that_the_weights_do_not_have_is_refused(name, width):
-    """Before anything is allocated for it."""
     data = with_card(dumped(build_model(name, 3, 5), CARD), width=width, model=name)
     with pytest.raises(UserError, match=r"there/model.*does not fit together"):
         load_network(checkpoint.load(data, "there/model"))
+
+
+def test_such_a_width_costs_no_memory():
+    """A W-Net of 600 channels takes 1.5 GB."""
+    data = with_card(dumped(WNet(width=5), CARD), width=600)
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="does not fit together"):
+        load_network(checkpoint.load(data, "x"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before_kb + 200_000
 
 
 def test_weights_of_half_precision_become_float32():

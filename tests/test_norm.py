@@ -122,26 +122,29 @@ def test_ranks_with_uneven_rows_give_what_torch_gives_on_all_rows(num, tmp_path)
             torch.testing.assert_close(found[0][name].double(), wanted[name].double(), **near)
 
 
-def halves(rank: int, num: int) -> tuple[Tensor, Tensor]:
+def halves(rank: int, num: int) -> tuple[Tensor, Tensor, Tensor]:
     norm = synchronise(nn.BatchNorm2d(5), CPU)
-    [x, _], [weight, _] = drawn(num, torch.bfloat16, 1.0)
+    [x, _], [weight, _] = drawn(num, torch.bfloat16, 3.0)
     leaf = share(x, rank, num).detach().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         output = norm(leaf)
     (output * share(weight, rank, num)).sum().backward()
-    return output.detach(), leaf.grad
+    return output.detach(), leaf.grad, norm.running_mean
 
 
 def test_bfloat16_stays_bfloat16_and_its_statistics_are_precise(tmp_path):
     by_rank = ranks(2, halves, tmp_path)
-    [x, _], [weight, _] = drawn(2, torch.bfloat16, 1.0)
-    leaf = x.double().requires_grad_()
-    output = nn.BatchNorm2d(5).double()(leaf)
+    [x, _], [weight, _] = drawn(2, torch.bfloat16, 3.0)
+    leaf, norm = x.double().requires_grad_(), nn.BatchNorm2d(5).double()
+    output = norm(leaf)
     (output * weight).sum().backward()
-    for got, wanted in zip(zip(*by_rank, strict=True), (output, leaf.grad), strict=True):
+    outputs, gradients, means = zip(*by_rank, strict=True)
+    for got, wanted in ((outputs, output.detach()), (gradients, leaf.grad)):
         together = torch.cat(got)
         assert together.dtype == torch.bfloat16
-        torch.testing.assert_close(together.double(), wanted.detach(), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(together.double(), wanted, rtol=2e-2, atol=2e-2)
+    for mean in means:
+        torch.testing.assert_close(mean.double(), norm.running_mean, rtol=1e-5, atol=1e-6)
 
 
 def photographs() -> tuple[Tensor, Tensor]:
