@@ -88,7 +88,7 @@ class Normalise(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias with all ranks' mean and variance.
 
     The gradient counts that every rank's values move both (arXiv:1502.03167, section 3), for the
-    sum of all ranks' losses. Written out, it takes a quarter of what autograd would.
+    sum of all ranks' losses. Written out, it takes a quarter of the time that autograd's takes.
     """
 
     @staticmethod
