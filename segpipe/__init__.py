@@ -13,8 +13,11 @@ In the order in which data flows:
         crops.py      random crops, a pure function of (seed, epoch, image, k)
         synthetic.py  drawn fundus photographs with exact labels
     models/       torch, never ray
-        segnet.py     the networks
-        networks.py   a checkpoint -> its network
+        network.py    what all networks share: pixels in, any size of image
+        segnet.py  unet.py  wnet.py   the networks
+        networks.py   their names, and a checkpoint -> its network
+        loss.py       network and loss as the one module that is trained
+        norm.py       batch norm over the rows of all ranks
         checkpoint.py the one format that train writes and the others read
         predict.py    canvas -> score: the one path that train, evaluate and segment share
         engine.py     how a network runs: the quickest way that keeps its masks
