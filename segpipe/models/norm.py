@@ -30,7 +30,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     Ioffe and Szegedy, arXiv:1502.03167. Ranks may hold different numbers of rows, one at least. The
     network must run equally often on each of them, for they wait for one another, also in the
-    backward pass. Without a process group, with one process or in evaluation mode it is torch's own.
+    backward pass. Without a process group, with one process, or in evaluation mode it is torch's.
     """
 
     @classmethod
@@ -79,10 +79,11 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     num = x.numel() // channels
     mean = x.sum(dim=(0, 2, 3), dtype=precise) / num
     squares = (x - mean[:, None, None]).square_().sum(dim=(0, 2, 3))
-    own = torch.cat([mean, squares, mean.new_tensor([num])]).double()
+    own = torch.cat([mean.double(), squares.double(), mean.new_tensor([num], dtype=torch.double)])
     of_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(of_ranks, own)
-    means, all_squares, nums = torch.split(torch.stack(of_ranks), [channels, channels, 1], dim=1)
+    table = torch.stack(of_ranks)  # [ranks, 2 C + 1]
+    means, all_squares, nums = table[:, :channels], table[:, channels:-1], table[:, -1:]
     count = nums.sum()
     joint = (nums * means).sum(dim=0) / count
     variance = (all_squares + nums * (means - joint).square()).sum(dim=0) / count
