@@ -127,7 +127,10 @@ class Session:
             if job.compile == "off" or job.compiled_problem()
             else CompiledLoss(network, num_threads),
             # batch norm's statistics are those of all ranks already
-            parallel_strategy_kwargs={"forward_sync_buffers": False, "gradient_as_bucket_view": True},
+            parallel_strategy_kwargs={
+                "forward_sync_buffers": False,
+                "gradient_as_bucket_view": True,
+            },
         )
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.lr, fused=True)
         self.epoch = 0

@@ -78,12 +78,13 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
     assert all((wanted[name] == found[name]).all() for name in wanted)
 
 
+@pytest.mark.timeout(600)
 def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
     """Three workers, two when a node is taken, three when one is added; the same losses."""
-    flags = [*TRAIN, "--data", labelled, "--epochs", 12]
+    flags = [*TRAIN, "--data", labelled, "--epochs", 14, "--crops-per-image", 120]
     whole, output = tmp_path / "whole", tmp_path / "elastic"
     assert finish(*flags, "--output", whole).returncode == 0
-    env = token()
+    env = token() | {"RAY_health_check_period_ms": "1000"}  # a dead node is noticed in seconds
     with ray_nodes([1, 1, 1], env) as cluster:
         joined = env | {"RAY_ADDRESS": cluster.address}
         with running(*flags, "--workers", "1:3", "--output", output, env=joined) as job:
@@ -97,7 +98,7 @@ def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
         [float(row["train_loss"]) for row in csv.DictReader((place / "history.csv").open())]
         for place in (whole, output)
     ]
-    assert len(losses[0]) == 12
+    assert len(losses[0]) == 14
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
