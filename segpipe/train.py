@@ -165,6 +165,11 @@ def train(config: TrainConfig) -> None:
         return
     output.sweep()
     training, test = find_examples(data, "training"), find_examples(data, "test")
+    if config.validation_images >= len(training):
+        raise UserError(
+            f"--validation-images {config.validation_images}: {data.uri()} has "
+            f"{len(training)} training images, at least one must be left"
+        )
     with runtime.ray_session():
         device = runtime.choose_device(config.device)
         plan, held_back = _plan(config, data, training, test)
@@ -205,11 +210,6 @@ def _plan(
     config: TrainConfig, data: Store, training: list[Example], test: list[Example]
 ) -> tuple[stream.CropPlan, list[Example]]:
     """Look at every example once -> the crops of the whole run, and the held-back examples."""
-    if config.validation_images >= len(training):
-        raise UserError(
-            f"--validation-images {config.validation_images}: {data.uri()} has "
-            f"{len(training)} training images, at least one must be left"
-        )
     stream.survey(data, test)
     sizes = [row["size"] for row in stream.survey(data, training)]
     diameter = float(statistics.median(diameter for _, _, diameter in sizes))

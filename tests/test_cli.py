@@ -85,8 +85,17 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--epochs", "0"], "--epochs 0"),
         (["--batch-size", "0"], "--batch-size 0"),
         (["--lr", "-1"], "--lr -1"),
-        (["--crop-size", "63"], "--crop-size 63"),
+        (["--crop-size", "0"], "--crop-size 0"),
         (["--model", "resnet"], "segnet-lite"),
+        (["--workers", "3:2"], "--workers 3:2: wanted N, or MIN:MAX"),
+        (["--workers", "1:11"], "--workers 1:11"),
+        (["--workers", "two"], "--workers two"),
+        (["--width", "0"], "--width 0"),
+        (["--schedule", "linear"], "choose constant, cosine"),
+        (["--cycle-epochs", "2"], "needs --schedule cosine"),
+        (["--patience", "2"], "needs --validation-images"),
+        (["--validation-images", "4"], "4 training images, at least one must be left"),
+        (["--precision", "fp16"], "choose fp32, bf16"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(refused, labelled, output, flags, wanted):

@@ -10,9 +10,10 @@ import pytest
 import ray
 from PIL import Image
 
-from segpipe import stream
+from segpipe import states, stream
 from segpipe.data import crops
 from segpipe.data.datasets import find_examples
+from segpipe.states import State
 from segpipe.storage import open_store
 from segpipe.stream import Cropper, CropPlan, ImageCache, StepBlocks
 
@@ -68,14 +69,16 @@ def test_a_crop_is_a_window_of_its_image_and_label(plan, labelled):
     assert any(np.array_equal(windows[r, c], row["image"][0]) for r, c in candidates)
 
 
-def test_workers_get_their_own_steps_in_order_through_ray(plan, ray_cluster):
-    data = stream.TrainingData(plan, lambda: 1)  # one epoch is done already
+def test_workers_get_their_own_steps_in_order_through_ray(plan, tmp_path, ray_cluster):
+    output = open_store(str(tmp_path))
+    states.put(output, State({}, {"epoch": 1}))  # one epoch is done already
+    data = stream.TrainingData(plan, output)
     iterators = data.configure({"crops": ray.data.from_items([0])}, world_size=2)
 
     @ray.remote(num_cpus=0.1)
     def consume(iterator, rank):
         first = plan.steps_per_epoch
-        rows = stream.shares(iterator, rank, first)  # raises where a step or rank is wrong
+        rows = stream.shares(iterator, plan, rank, 2, first)
         return [row["crop"].tolist() for row in rows]
 
     got = ray.get([consume.remote(it["crops"], n) for n, it in enumerate(iterators)], timeout=120)
@@ -84,6 +87,34 @@ def test_workers_get_their_own_steps_in_order_through_ray(plan, ray_cluster):
             r["crop"].tolist() for r in rows_of(plan, 2, plan.steps_per_epoch) if r["rank"] == rank
         ]
         assert shares == wanted
+
+
+class Blocks:
+    """What Ray Data hands to a worker, here by hand."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.rows = rows
+
+    def iter_batches(self, batch_size: None):
+        for row in self.rows:
+            yield {name: np.asarray(value)[None] for name, value in row.items()}
+
+
+@pytest.mark.parametrize("wrong", ["none", "step missing", "twice", "another's"])
+def test_a_worker_notices_crops_that_are_not_its_own(plan, wrong):
+    rows = [row for row in rows_of(plan, 2) if row["rank"] == 0]
+    strange = {
+        "none": rows,
+        "step missing": rows[:1] + rows[2:],
+        "twice": rows[:2] + rows[1:],
+        "another's": [row for row in rows_of(plan, 2) if row["rank"] == 1],
+    }
+    shares = stream.shares(Blocks(strange[wrong]), plan, 0, 2, 0)
+    if wrong == "none":
+        assert len(list(shares)) == EPOCHS * plan.steps_per_epoch
+    else:
+        with pytest.raises(RuntimeError, match="crops of step, slots .* came, wanted"):
+            list(shares)
 
 
 def test_the_cache_holds_no_more_than_its_limit_and_forgets_the_oldest(plan):

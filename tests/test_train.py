@@ -198,6 +198,11 @@ def test_workers_that_find_no_room_are_told_within_the_wait(train, capfd):
     assert "--resource-wait" in line
 
 
+def test_a_loop_that_is_not_there_is_refused(train, capfd):
+    train("compiled", *UNET, "--compile", "on", code=2)
+    assert "--compile on: no compiled form of unet in fp32" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("model", ["segnet-lite", "segnet", "unet", "wnet"])
 def test_bf16_trains_nearly_alike(train, model):
     flags = ["--model", model, "--width", 16 if model == "segnet-lite" else 4, "--epochs", 2]
