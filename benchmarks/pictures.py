@@ -14,7 +14,7 @@ from PIL import Image
 
 from segpipe import decoder, plots, report
 from segpipe.data import fundus, synthetic
-from segpipe.data.datasets import VESSEL, classes_of
+from segpipe.data.classes import VESSEL, classes_of
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
 

@@ -27,7 +27,8 @@ from common import drive, facts, last_json, loops, many_images, run, write
 
 from segpipe import metrics, runtime
 from segpipe.data import fundus
-from segpipe.data.datasets import VESSEL, find_examples, load_example
+from segpipe.data.classes import VESSEL
+from segpipe.data.datasets import find_examples, load_example
 from segpipe.models import checkpoint, engine
 from segpipe.storage import open_store
 

@@ -24,7 +24,7 @@ from ray.data import DataIterator
 from torch import Tensor, nn
 
 from segpipe import __version__, metrics, plots, records, runtime, states
-from segpipe.data.datasets import CLASSES, OUTSIDE, VESSEL
+from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card

@@ -11,7 +11,8 @@ import numpy as np
 import ray.data
 
 from segpipe import metrics, plots, runtime
-from segpipe.data.datasets import SPLITS, VESSEL, Example, find_examples, load_example
+from segpipe.data.classes import VESSEL
+from segpipe.data.datasets import SPLITS, Example, find_examples, load_example
 from segpipe.errors import UserError
 from segpipe.metrics import Confusion
 from segpipe.models import checkpoint, engine

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from segpipe.data.datasets import CLASSES
+from segpipe.data.classes import CLASSES
 
 FALSE_ALARM, MISSED = (230, 60, 40), (60, 120, 255)  # RGB
 

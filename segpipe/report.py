@@ -20,8 +20,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from segpipe import archive
 from segpipe.data import fundus
+from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
-from segpipe.data.datasets import VESSEL
 from segpipe.decoder import Decoder, Fitted
 from segpipe.errors import RejectedImage, StoreDown
 from segpipe.storage import Source, Store

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from segpipe import archive, metrics
 from segpipe.data import codecs, fundus
-from segpipe.data.datasets import OUTSIDE, VESSEL, Example, load_example, load_second
+from segpipe.data.classes import OUTSIDE, VESSEL
+from segpipe.data.datasets import Example, load_example, load_second
 from segpipe.data.fundus import Geometry
 from segpipe.decoder import Decoder
 from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError

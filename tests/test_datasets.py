@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from segpipe import metrics
-from segpipe.data.datasets import VESSEL, find_examples, load_example, load_second
+from segpipe.data.classes import VESSEL
+from segpipe.data.datasets import find_examples, load_example, load_second
 from segpipe.errors import UserError
 from segpipe.storage import open_store
 

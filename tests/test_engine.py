@@ -14,7 +14,8 @@ from verbs import rows_of, run
 
 from segpipe import kernels, metrics, stages
 from segpipe.data import codecs, fundus
-from segpipe.data.datasets import CLASSES, VESSEL, find_examples, load_example
+from segpipe.data.classes import CLASSES, VESSEL
+from segpipe.data.datasets import find_examples, load_example
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks
 from segpipe.models.checkpoint import Card

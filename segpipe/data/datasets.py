@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.classes import classes_of
 from segpipe.data.codecs import EXTENSIONS, decode_binary, decode_image
 from segpipe.errors import RejectedImage, UserError
 
 if TYPE_CHECKING:
     from segpipe.storage import Source  # its libraries stay out of processes that only decode
 
-CLASSES = ("outside", "vessel", "background")
-OUTSIDE, VESSEL, BACKGROUND = range(3)
 SPLITS = ("training", "test")
 
 
@@ -106,13 +105,6 @@ def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[
             f"{store.uri(example.second)}: {_size(vessel)} px, wanted {_size(like.fov)} px"
         )
     return classes_of(vessel, like.fov)
-
-
-def classes_of(vessel: npt.NDArray[np.bool_], fov: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """vessel, fov [H, W] bool -> label [H, W] uint8."""
-    # OUTSIDE 0, VESSEL 1, BACKGROUND 2; np.where takes twenty times as long
-    label: npt.NDArray[np.uint8] = (np.uint8(BACKGROUND) - vessel) * fov
-    return label
 
 
 def _decoded(

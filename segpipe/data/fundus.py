@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from segpipe import kernels
-from segpipe.data.datasets import OUTSIDE, classes_of
+from segpipe.data.classes import OUTSIDE, classes_of
 from segpipe.errors import RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from segpipe.data.datasets import CLASSES
+from segpipe.data.classes import CLASSES
 from segpipe.errors import UserError
 from segpipe.models import weights
 from segpipe.storage import read_uri

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from segpipe import kernels
 from segpipe.data import fundus
-from segpipe.data.datasets import BACKGROUND, VESSEL
+from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from segpipe.data.datasets import BACKGROUND, VESSEL
+from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
 from segpipe.models.network import autocast, to_planes
 from segpipe.models.networks import load_network

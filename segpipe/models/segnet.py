@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segpipe.data.datasets import CLASSES
+from segpipe.data.classes import CLASSES
 from segpipe.models.network import Network
 
 
