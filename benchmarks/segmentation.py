@@ -28,7 +28,8 @@ from common import drive, facts, last_json, loops, many_images, run, write
 from segpipe import metrics, runtime
 from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
-from segpipe.data.datasets import find_examples, load_example
+from segpipe.data.datasets import load_example
+from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, engine
 from segpipe.storage import open_store
 
@@ -75,7 +76,7 @@ def truth(compiled: engine.Engine) -> tuple[float, list[float]]:
     scores = [engine.open_score(weights, one, 2) for one in (engine.REFERENCE, compiled)]
     masks: list[list[np.ndarray]] = [[], []]
     drawn, store = [], open_store(str(drive()))
-    for example in find_examples(store, "test"):
+    for example in open_labelled(store).test:
         labelled = load_example(store, example)
         geometry = fundus.plan_fit(labelled.fov, card.diameter)
         side = fundus.canvas_side(card.diameter)

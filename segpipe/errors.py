@@ -4,6 +4,9 @@
 class UserError(Exception):
     """Something the user must change: a flag, a path, a credential. Exit code 2."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.splitlines()))  # a file's name may have line breaks
+
 
 class RejectedImage(Exception):
     """These bytes cannot become a mask, whoever tries again. In bulk it becomes a row."""

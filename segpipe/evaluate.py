@@ -1,8 +1,9 @@
-"""Evaluate: a checkpoint on a labelled set, at native size, inside the given field of view."""
+"""Evaluate: a checkpoint on a labelled set, at native size, inside the field of view."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ import ray.data
 
 from segpipe import metrics, plots, runtime
 from segpipe.data.classes import VESSEL
-from segpipe.data.datasets import SPLITS, Example, find_examples, load_example
+from segpipe.data.datasets import load_example
+from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.errors import UserError
 from segpipe.metrics import Confusion
 from segpipe.models import checkpoint, engine
@@ -27,16 +29,16 @@ SHOWN = 3  # photographs in comparison.png: highest, median and lowest Dice
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure a checkpoint against the labels of a set in DRIVE's layout."""
+    """Measure a checkpoint against a labelled set."""
 
     data: str
-    """Labelled set: a folder or s3://bucket/prefix in DRIVE's layout."""
+    """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
     output: str
     """Folder or s3://bucket/prefix for metrics.json and comparison.png."""
     checkpoint: str | None = None
     """Checkpoint file, or the name of a shipped one; the shipped default without."""
     split: str = "test"
-    """Part of the set to measure on: test or training."""
+    """Part of the set to measure on: test or training; of a set without parts all."""
     workers: int | None = None
     """Processes that run the network; one a core or GPU without."""
     device: str = "auto"
@@ -59,15 +61,17 @@ def evaluate(config: EvaluateConfig) -> None:
     loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
     engine.check_fits(loaded)
     card = loaded.card
-    examples = find_examples(data, config.split)
+    examples = open_labelled(data, [config.split]).examples(config.split)
     with runtime.ray_session():
         rows = _measured(config, data, examples, weights, card)
     result = summarise(rows, card.threshold)
+    result["field_of_view"] = "found" if examples[0].mask is None else "given"
     result["checkpoint"] = asdict(card)
     output.put("metrics.json", json.dumps(result, indent=1).encode())
     output.put("comparison.png", _comparison(data, examples, rows, card.threshold))
     figures = ", ".join(f"{k} {v:.4f}" for k, v in result["pooled"].items())
-    print(f"evaluate: {len(rows)} images pooled: {figures}")
+    inside = f"{result['field_of_view']} field of view"
+    print(f"evaluate: {len(rows)} images pooled, inside the {inside}: {figures}")
     print(f"evaluate: wrote {output.uri('metrics.json')} and comparison.png")
 
 
@@ -88,7 +92,7 @@ def summarise(rows: list[dict[str, Any]], threshold: float) -> dict[str, Any]:
 
 
 def _measured(
-    config: EvaluateConfig, data: Store, examples: list[Example], weights: bytes, card: Card
+    config: EvaluateConfig, data: Store, examples: Sequence[Example], weights: bytes, card: Card
 ) -> list[dict[str, Any]]:
     """Rows `name, counts [2, BINS], second, mask [H, W] bool` in order of the examples."""
     device = runtime.choose_device(config.device)
@@ -111,7 +115,7 @@ def _measured(
 
 
 def _comparison(
-    data: Store, examples: list[Example], rows: list[dict[str, Any]], threshold: float
+    data: Store, examples: Sequence[Example], rows: list[dict[str, Any]], threshold: float
 ) -> bytes:
     """The photographs with the highest, the median and the lowest Dice, against their truth."""
     dice = [metrics.confusion(row["counts"], threshold).dice for row in rows]

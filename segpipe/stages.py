@@ -22,8 +22,9 @@ import numpy.typing as npt
 from segpipe import archive, metrics
 from segpipe.data import codecs, fundus
 from segpipe.data.classes import OUTSIDE, VESSEL
-from segpipe.data.datasets import Example, load_example, load_second
+from segpipe.data.datasets import load_example, load_second
 from segpipe.data.fundus import Geometry
+from segpipe.data.layouts import Example
 from segpipe.decoder import Decoder
 from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as

@@ -24,7 +24,8 @@ from ray.train import DataConfig
 
 from segpipe import states
 from segpipe.data import crops, fundus
-from segpipe.data.datasets import Example, Labelled, load_example
+from segpipe.data.datasets import Labelled, load_example
+from segpipe.data.layouts import Example
 from segpipe.errors import UserError
 from segpipe.runtime import DATA_CPUS, data_stage
 from segpipe.storage import Store

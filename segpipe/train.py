@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe import archive, ddp, runtime, states, stream
-from segpipe.data.datasets import Example, find_examples
+from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
 from segpipe.models.network import PRECISIONS
@@ -164,7 +164,8 @@ def train(config: TrainConfig) -> None:
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
     output.sweep()
-    training, test = find_examples(data, "training"), find_examples(data, "test")
+    labelled = open_labelled(data)
+    training, test = list(labelled.examples("training")), list(labelled.test)
     if config.validation_images >= len(training):
         raise UserError(
             f"--validation-images {config.validation_images}: {data.uri()} has "

@@ -12,7 +12,8 @@ from PIL import Image
 
 from segpipe import metrics
 from segpipe.data.classes import VESSEL
-from segpipe.data.datasets import find_examples, load_example, load_second
+from segpipe.data.datasets import load_example, load_second
+from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.storage import open_store
 
@@ -23,7 +24,7 @@ def grey(path: Path) -> np.ndarray:
 
 def test_outside_wins_over_a_drawn_vessel(labelled):
     store = open_store(str(labelled))
-    example = find_examples(store, "training")[0]
+    example = open_labelled(store).examples("training")[0]
     loaded = load_example(store, example)
     fov, vessel = grey(labelled / example.mask), grey(labelled / example.manual)
     assert (loaded.label[~fov] == 0).all()
@@ -34,7 +35,7 @@ def test_outside_wins_over_a_drawn_vessel(labelled):
 def test_drive_has_496_drawn_pixels_outside_its_fields(drive):
     store, outside = open_store(str(drive)), 0
     for split in ("training", "test"):
-        for example in find_examples(store, split):
+        for example in open_labelled(store).examples(split):
             vessel, label = grey(drive / example.manual), load_example(store, example).label
             outside += int((vessel & (label == 0)).sum())
     assert outside == 496
@@ -43,7 +44,7 @@ def test_drive_has_496_drawn_pixels_outside_its_fields(drive):
 def test_the_second_observer_of_drive_reaches_the_published_figures(drive):
     """Dice 0.789 and accuracy 0.947, pooled inside the field of view."""
     store, counts = open_store(str(drive)), np.zeros(4, int)
-    for example in find_examples(store, "test"):
+    for example in open_labelled(store).examples("test"):
         first = load_example(store, example)
         second, inside = load_second(store, example, first), first.fov
         found = metrics.confusion_of(second[inside] == VESSEL, first.label[inside] == VESSEL)
@@ -54,7 +55,7 @@ def test_the_second_observer_of_drive_reaches_the_published_figures(drive):
 
 
 def test_examples_come_in_order_with_their_own_files(labelled):
-    examples = find_examples(open_store(str(labelled)), "test")
+    examples = open_labelled(open_store(str(labelled))).examples("test")
     assert [e.name for e in examples] == ["01_test", "02_test"]
     assert examples[1].manual == "test/1st_manual/02_manual1.gif"
     assert examples[1].second == "test/2nd_manual/02_manual2.gif"
@@ -62,7 +63,7 @@ def test_examples_come_in_order_with_their_own_files(labelled):
 
 def test_a_set_without_second_observers_has_none(labelled):
     store = open_store(str(labelled))
-    example = find_examples(store, "training")[0]
+    example = open_labelled(store).examples("training")[0]
     assert load_second(store, example, load_example(store, example)) is None
 
 
@@ -71,7 +72,14 @@ def test_a_set_without_second_observers_has_none(labelled):
     [
         (lambda root: (root / "test/mask/01_test_mask.gif").unlink(), "01_test_mask.gif"),
         (lambda root: (root / "test/1st_manual/02_manual1.gif").unlink(), "02_manual1.gif"),
-        (lambda root: shutil.rmtree(root / "test/images"), "no images in test/images"),
+        (lambda root: (root / "test/images/02_test.tif").unlink(), "02_test.tif"),
+        (lambda root: shutil.rmtree(root / "test"), "no images in test/images"),
+        (
+            lambda root: Image.new("L", (565, 584), 1).save(
+                root / "test/1st_manual/01_manual1.gif"
+            ),
+            r"01_manual1\.gif.*lightest pixel is 1, wanted 255",
+        ),
         (lambda root: (root / "test/images/01_test.tif").write_bytes(b"x"), "01_test.tif"),
         (
             lambda root: Image.new("L", (565, 584)).save(root / "test/mask/01_test_mask.gif"),
@@ -84,14 +92,14 @@ def test_what_does_not_fit_is_named(labelled, tmp_path, damage, told):
     damage(root)
     store = open_store(str(root))
     with pytest.raises(UserError, match=told):
-        [load_example(store, example) for example in find_examples(store, "test")]
+        [load_example(store, example) for example in open_labelled(store).examples("test")]
 
 
 def test_drives_496_pixels_follow_from_its_files_alone_and_all_become_outside(drive):
     """Counted with Pillow from paths written out, then looked up in the labels."""
     store, counted = open_store(str(drive)), 0
     for split, numbers in (("test", range(1, 21)), ("training", range(21, 41))):
-        examples = {e.name: e for e in find_examples(store, split)}
+        examples = {e.name: e for e in open_labelled(store).examples(split)}
         assert len(examples) == 20
         for number in numbers:
             fov = grey(drive / split / "mask" / f"{number:02d}_{split}_mask.gif")
@@ -105,7 +113,7 @@ def test_drives_496_pixels_follow_from_its_files_alone_and_all_become_outside(dr
 def test_drives_second_drawings_are_read_by_their_palette(drive):
     """Their indices are 0 and 1, so that a threshold on the raw bytes would find no vessel."""
     store = open_store(str(drive))
-    for example in find_examples(store, "test"):
+    for example in open_labelled(store).examples("test"):
         raw = np.asarray(Image.open(drive / example.second))
         assert set(np.unique(raw)) == {0, 1}
         first = load_example(store, example)
@@ -115,7 +123,7 @@ def test_drives_second_drawings_are_read_by_their_palette(drive):
 
 def test_a_second_observers_label_is_the_drawn_file(labelled):
     store = open_store(str(labelled))
-    for example in find_examples(store, "test"):
+    for example in open_labelled(store).examples("test"):
         first = load_example(store, example)
         fov, drawn = grey(labelled / example.mask), grey(labelled / example.second)
         wanted = np.where(fov, np.where(drawn, 1, 2), 0)
@@ -135,7 +143,7 @@ def test_a_drawing_of_another_size_is_named_with_both_sizes(labelled, tmp_path, 
     root = shutil.copytree(labelled, tmp_path / "set")
     Image.new("L", (564, 584), 255).save(root / "test" / file)
     store = open_store(str(root))
-    example = find_examples(store, "test")[0]
+    example = open_labelled(store).examples("test")[0]
     with pytest.raises(UserError, match=says):
         load_second(store, example, load_example(store, example))
 
@@ -143,8 +151,8 @@ def test_a_drawing_of_another_size_is_named_with_both_sizes(labelled, tmp_path, 
 def test_a_folder_that_is_no_labelled_set_is_told_what_is_wanted(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"x")
     with pytest.raises(
-        UserError, match=r"wanted training/ and test/.*images/, 1st_manual/"
+        UserError, match=r"DRIVE: training/ and test/.*images/, 1st_manual/"
     ) as told:
-        find_examples(open_store(str(tmp_path)), "training")
+        open_labelled(open_store(str(tmp_path))).examples("training")
     assert str(tmp_path) in str(told.value)
     assert "\n" not in str(told.value)

@@ -15,7 +15,8 @@ from verbs import rows_of, run
 from segpipe import kernels, metrics, stages
 from segpipe.data import codecs, fundus
 from segpipe.data.classes import CLASSES, VESSEL
-from segpipe.data.datasets import find_examples, load_example
+from segpipe.data.datasets import load_example
+from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks
 from segpipe.models.checkpoint import Card
@@ -114,7 +115,7 @@ def test_the_compiled_form_keeps_the_masks_of_drive_and_their_truth(drive):
     scores = {name: engine.open_score(WEIGHTS, name, 2) for name in (REFERENCE, FAST)}
     masks: dict[Engine, list[np.ndarray]] = {name: [] for name in scores}
     truth, store = [], open_store(str(drive))
-    for example in find_examples(store, "test"):
+    for example in open_labelled(store).test:
         labelled = load_example(store, example)
         geometry = fundus.plan_fit(labelled.fov, card.diameter)
         side = fundus.canvas_side(card.diameter)

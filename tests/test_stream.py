@@ -12,7 +12,7 @@ from PIL import Image
 
 from segpipe import states, stream
 from segpipe.data import crops
-from segpipe.data.datasets import find_examples
+from segpipe.data.layouts import open_labelled
 from segpipe.states import State
 from segpipe.storage import open_store
 from segpipe.stream import Cropper, CropPlan, ImageCache, StepBlocks
@@ -23,7 +23,7 @@ EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH = 3, 5, 32, 6
 @pytest.fixture(scope="module")
 def plan(labelled: Path) -> CropPlan:
     store = open_store(str(labelled))
-    examples = tuple(find_examples(store, "training"))
+    examples = open_labelled(store).training
     return CropPlan(store, examples, 540.0, 7, EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from verbs import run
 
 from segpipe import states
-from segpipe.data.datasets import find_examples
+from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, networks
 from segpipe.storage import open_store
 from segpipe.stream import Cropper, CropPlan
@@ -86,7 +86,7 @@ def test_any_number_of_workers_has_the_same_losses(train, flags, numbers):
 def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
     """segnet-lite by torch's own layers in a plain loop, from equal weights and crops."""
     store = open_store(str(labelled))
-    examples = tuple(find_examples(store, "training"))
+    examples = open_labelled(store).training
     card = checkpoint.load((output / "model.safetensors").read_bytes(), "").card
     plan = CropPlan(store, examples, card.diameter, 0, 100, 10, 32, 10)
     cropper = Cropper(plan, world_size=1)

@@ -35,6 +35,7 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but for restarts: 
 MAX_SCANS = 100  # of a JPEG, as libtiff has it: encoders write about 10
 MAX_PAGES = 1000  # that are counted in a TIFF: its chain of pages may be a loop
 FULL_RANGE = 65535  # of 16 bits
+WHITE = 255
 RARE_TIFF = "TIFF with pixels of a kind that is not read"  # 64 bits, float colours, L*a*b*
 SMALLEST_SIDE = 16  # px: the search for the field of view wipes out what is thinner than 9
 TURNED_BACK = {  # EXIF's orientation -> what undoes the turn for display
@@ -376,9 +377,15 @@ def _eight_bits(values: npt.NDArray[Any]) -> Image8:
 
 
 def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
-    """An encoded black and white drawing, whatever its palette -> [H, W] bool, True where light."""
+    """An encoded black and white drawing, whatever its palette -> [H, W] bool, True where light.
+
+    Raises RejectedImage where all is dark but not all black, as where vessels are drawn as 1.
+    """
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        return np.asarray(picture.convert("L")) > 127
+        levels = np.asarray(picture.convert("L"))
+    if 0 < levels.max() <= WHITE // 2:
+        raise RejectedImage(f"its lightest pixel is {levels.max()}, wanted {WHITE} of a drawing")
+    return levels > WHITE // 2
 
 
 def encode_mask(mask: Image8, orientation: int = 1) -> bytes:

@@ -1,14 +1,7 @@
-"""A labelled set in DRIVE's layout -> examples.
-
-    training/images/21_training.tif   training/1st_manual/21_manual1.gif   training/mask/21_...gif
-    test/images/01_test.tif           test/1st_manual, test/mask, test/2nd_manual/01_manual2.gif
-
-Classes: 0 outside the field of view, 1 vessel, 2 background. Outside wins over a drawn vessel.
-"""
+"""Labelled photographs: an example's files -> image, label and field of view."""
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,24 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.classes import classes_of
-from segpipe.data.codecs import EXTENSIONS, decode_binary, decode_image
+from segpipe.data.codecs import decode_binary, decode_image
+from segpipe.data.fundus import find_fov
+from segpipe.data.layouts import Example
 from segpipe.errors import RejectedImage, UserError
 
 if TYPE_CHECKING:
     from segpipe.storage import Source  # its libraries stay out of processes that only decode
-
-SPLITS = ("training", "test")
-
-
-@dataclass(frozen=True)
-class Example:
-    """The keys of one labelled photograph; `second` is a second observer's drawing, if any."""
-
-    name: str
-    image: str
-    manual: str
-    mask: str
-    second: str | None
 
 
 @dataclass(frozen=True)
@@ -46,52 +28,19 @@ class Labelled:
     fov: npt.NDArray[np.bool_]
 
 
-def find_examples(store: Source, split: str) -> list[Example]:
-    """The split's examples in order of their names. Raises UserError that says what is missing."""
-    keys = {entry.key for entry in store.list(f"{split}/")}
-    images = sorted(key for key in keys if _is_image(key, f"{split}/images"))
-    if not images:
-        raise UserError(
-            f"{store.uri()}: not in DRIVE's layout, no images in {split}/images/ "
-            "(wanted training/ and test/, each with images/, 1st_manual/ and mask/)"
-        )
-    return [_example(store, split, key, keys) for key in images]
-
-
-def _is_image(key: str, folder: str) -> bool:
-    extension = posixpath.splitext(key)[1].lower()
-    return posixpath.dirname(key) == folder and extension in EXTENSIONS
-
-
-def _example(store: Source, split: str, image: str, keys: set[str]) -> Example:
-    stem = posixpath.splitext(posixpath.basename(image))[0]
-    number = stem.split("_")[0]
-    wanted = {
-        "manual": f"{split}/1st_manual/{number}_manual1.gif",
-        "mask": f"{split}/mask/{stem}_mask.gif",
-    }
-    for what, key in wanted.items():
-        if key not in keys:
-            raise UserError(f"{store.uri(image)}: its {what} is missing, wanted {store.uri(key)}")
-    second = f"{split}/2nd_manual/{number}_manual2.gif"
-    return Example(
-        stem, image, wanted["manual"], wanted["mask"], second if second in keys else None
-    )
-
-
 def load_example(store: Source, example: Example) -> Labelled:
-    """Read and decode one example. Raises UserError that names the file that does not fit."""
+    """Read and decode one example; its field of view is found where the set gives none.
+
+    Raises UserError that names the file that does not fit.
+    """
     image = _decoded(store, example.image, decode_image)
-    vessel = _decoded(store, example.manual, decode_binary)
-    fov = _decoded(store, example.mask, decode_binary)
-    for key, drawn in ((example.manual, vessel), (example.mask, fov)):
-        if drawn.shape != image.shape[:2]:
-            raise UserError(
-                f"{store.uri(key)}: {_size(drawn)} px, but its image {example.image} "
-                f"has {_size(image)} px"
-            )
-    if not fov.any():
-        raise UserError(f"{store.uri(example.mask)}: the field of view is empty")
+    vessel = _drawn(store, example.manual, example.image, image.shape)
+    if example.mask is None:
+        fov = _found(store, example.image, image)
+    else:
+        fov = _drawn(store, example.mask, example.image, image.shape)
+        if not fov.any():
+            raise UserError(f"{store.uri(example.mask)}: the field of view is empty")
     return Labelled(image, classes_of(vessel, fov), fov)
 
 
@@ -99,12 +48,26 @@ def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[
     """The label [H, W] uint8 as the second observer drew it, or None where nobody did."""
     if example.second is None:
         return None
-    vessel = _decoded(store, example.second, decode_binary)
-    if vessel.shape != like.fov.shape:
-        raise UserError(
-            f"{store.uri(example.second)}: {_size(vessel)} px, wanted {_size(like.fov)} px"
-        )
+    vessel = _drawn(store, example.second, example.image, like.fov.shape)
     return classes_of(vessel, like.fov)
+
+
+def _drawn(store: Source, key: str, image: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """A drawing on an image of this shape -> [H, W] bool."""
+    drawn = _decoded(store, key, decode_binary)
+    if drawn.shape != shape[:2]:
+        raise UserError(
+            f"{store.uri(key)}: {_size(drawn.shape)} px, but its image {image} "
+            f"has {_size(shape)} px"
+        )
+    return drawn
+
+
+def _found(store: Source, key: str, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    try:
+        return find_fov(image)
+    except RejectedImage as error:
+        raise UserError(f"{store.uri(key)}: {error}, and the set gives no mask") from error
 
 
 def _decoded(
@@ -116,5 +79,5 @@ def _decoded(
         raise UserError(f"{store.uri(key)}: cannot be read as an image ({error})") from error
 
 
-def _size(array: npt.NDArray[Any]) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

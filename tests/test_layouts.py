@@ -1,0 +1,316 @@
+"""Labelled sets are recognised by their files' names, and what is missing is told by its name.
+
+Run: SEGPIPE_DATA=folder-that-holds-STARE pytest tests/test_layouts.py
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segpipe.data import synthetic
+from segpipe.data.datasets import load_example, load_second
+from segpipe.data.layouts import Example, open_labelled
+from segpipe.errors import UserError
+from segpipe.storage import open_store
+
+HEIGHT, WIDTH = 96, 104  # px
+
+
+@pytest.fixture(scope="session")
+def stare() -> Path:
+    """The real STARE, found by SEGPIPE_DATA."""
+    root = os.environ.get("SEGPIPE_DATA")
+    if not root or not (Path(root) / "STARE").is_dir():
+        pytest.skip("SEGPIPE_DATA is unset or holds no STARE/: the real data is not in the tests")
+    return (Path(root) / "STARE").absolute()
+
+
+DRAWN = [synthetic.draw_fundus(seed, HEIGHT, WIDTH) for seed in range(3)]
+SECOND = np.roll(DRAWN[0][1], 1, axis=1)  # a second observer's, one pixel to the right
+
+# for each layout: photograph -> its files, by what they show
+SETS: dict[str, list[dict[str, str]]] = {
+    "DRIVE": [
+        {
+            "image": f"{split}/images/{n}_{split}.tif",
+            "manual": f"{split}/1st_manual/{n}_manual1.gif",
+            "mask": f"{split}/mask/{n}_{split}_mask.gif",
+        }
+        | ({"second": f"test/2nd_manual/{n}_manual2.gif"} if split == "test" else {})
+        for split, n in (("training", "21"), ("training", "22"), ("test", "01"))
+    ],
+    "STARE": [
+        {
+            "image": f"stare-images/im{n}.ppm",
+            "manual": f"labels-ah/im{n}.ah.{extension}",
+            "second": f"labels-vk/im{n}.vk.ppm",
+        }
+        for n, extension in (("0001", "pgm"), ("0002", "ppm"), ("0044", "ppm"))
+    ],
+    "CHASE_DB1": [
+        {
+            "image": f"Image_{n}.jpg",
+            "manual": f"Image_{n}_1stHO.png",
+            "second": f"Image_{n}_2ndHO.png",
+        }
+        for n in ("01L", "01R", "14L")
+    ],
+    "HRF": [
+        {"image": f"images/{n}.{e}", "manual": f"manual1/{n}.tif", "mask": f"mask/{n}_mask.tif"}
+        for n, e in (("01_dr", "JPG"), ("02_g", "JPG"), ("15_h", "jpg"))
+    ],
+    "plain": [
+        {"image": f"images/{n}.png", "manual": f"labels/{n}.{e}"}
+        for n, e in (("a b", "png"), ("c.d", "tif"), ("e", "bmp"))
+    ],
+    "plain, masks": [
+        {"image": f"images/{n}.tif", "manual": f"labels/{n}.png", "mask": f"masks/{n}.gif"}
+        for n in "abc"
+    ],
+    "plain, splits": [
+        {"image": f"{s}/images/{n}.jpg", "manual": f"{s}/labels/{n}.png"}
+        for s, n in (("training", "a"), ("training", "b"), ("test", "a"))
+    ],
+}
+SPLIT = ("DRIVE", "plain, splits")  # the third photograph is the test
+
+
+def write_set(root: Path, layout: str) -> Path:
+    for files, (image, vessel, fov) in zip(SETS[layout], DRAWN, strict=True):
+        pixels = {"image": image, "manual": vessel, "second": SECOND, "mask": fov}
+        for what, key in files.items():
+            path = root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            array = pixels[what].astype(np.uint8) * (1 if what == "image" else 255)
+            picture = Image.fromarray(array)
+            if what == "mask" and path.suffix == ".tif":
+                picture = picture.convert("RGB")  # as some of HRF's are
+            picture.save(path, Image.registered_extensions()[path.suffix.lower()])
+    (root / "README.txt").write_text("about this set")
+    return root
+
+
+def wanted(files: dict[str, str]) -> Example:
+    name = Path(files["image"]).stem
+    return Example(name, files["image"], files["manual"], files.get("mask"), files.get("second"))
+
+
+@pytest.mark.parametrize("layout", SETS)
+def test_a_set_is_recognised_and_its_files_are_paired(layout, tmp_path):
+    found = open_labelled(open_store(str(write_set(tmp_path, layout))))
+    assert found.layout == layout.split(",")[0]
+    assert found.split == (layout in SPLIT)
+    examples = [wanted(files) for files in SETS[layout]]
+    if layout in SPLIT:
+        assert (found.training, found.test) == (tuple(examples[:2]), tuple(examples[2:]))
+        assert found.examples("training") == found.training
+        assert found.examples("test") == found.test
+    else:
+        assert (found.training, found.test) == (tuple(examples), ())
+        assert found.examples("training") == found.examples("test") == tuple(examples)
+
+
+@pytest.mark.parametrize("layout", ["STARE", "DRIVE", "plain, splits"])
+def test_a_set_on_s3_is_the_one_in_the_folder(layout, s3, tmp_path):
+    store, root = open_store(f"{s3.uri}/{tmp_path.name}"), write_set(tmp_path, layout)
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            store.put(str(path.relative_to(root)), path.read_bytes())
+    found, local = open_labelled(store), open_labelled(open_store(str(root)))
+    assert (found.training, found.test) == (local.training, local.test)
+    example = found.examples("test")[0]
+    there, here = load_example(store, example), DRAWN[2 if layout in SPLIT else 0]
+    assert ((there.label == 1) == (here[1] & there.fov)).all()
+
+
+@pytest.mark.parametrize("layout", SETS)
+def test_the_classes_are_those_that_were_drawn(layout, tmp_path):
+    store = open_store(str(write_set(tmp_path, layout)))
+    found = open_labelled(store)
+    for example, (image, vessel, fov) in zip(found.training + found.test, DRAWN, strict=True):
+        loaded = load_example(store, example)
+        if example.mask:
+            np.testing.assert_array_equal(loaded.fov, fov)
+        else:  # the found field: good to a pixel or two at its rim
+            assert (loaded.fov & fov).sum() / (loaded.fov | fov).sum() > 0.93
+        np.testing.assert_array_equal(loaded.label == 0, ~loaded.fov)
+        np.testing.assert_array_equal(loaded.label == 1, vessel & loaded.fov)
+        if not example.image.endswith((".jpg", ".JPG")):
+            np.testing.assert_array_equal(loaded.image, image)
+        if example.second:
+            second = load_second(store, example, loaded)
+            np.testing.assert_array_equal(second == 1, SECOND & loaded.fov)
+
+
+MISSING = [
+    (layout, place, what)
+    for layout, photographs in SETS.items()
+    for place, files in enumerate(photographs)
+    for what in files
+    if what != "second"
+]
+
+
+@pytest.mark.parametrize(("layout", "place", "what"), MISSING)
+def test_a_missing_file_is_named(layout, place, what, tmp_path):
+    root = write_set(tmp_path, layout)
+    key = SETS[layout][place][what]
+    (root / key).unlink()
+    store = open_store(str(root))
+    if layout == "STARE" and what == "manual":  # most of STARE's photographs have none
+        kept = [files for n, files in enumerate(SETS[layout]) if n != place]
+        assert open_labelled(store).training == tuple(map(wanted, kept))
+        return
+    with pytest.raises(UserError) as told:
+        open_labelled(store)
+    assert f"wanted {root}/{os.path.splitext(key)[0]}." in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("layout", SETS)
+def test_a_second_observer_may_have_drawn_some_only(layout, tmp_path):
+    root = write_set(tmp_path, layout)
+    files = SETS[layout][2]
+    if "second" in files:
+        (root / files["second"]).unlink()
+    assert open_labelled(open_store(str(root))).examples("test")[-1].second is None
+
+
+def test_what_is_missing_in_the_other_split_does_not_matter(tmp_path):
+    root = write_set(tmp_path, "DRIVE")
+    shutil.rmtree(root / "test/1st_manual")  # as DRIVE is handed out today
+    store = open_store(str(root))
+    assert len(open_labelled(store, ["training"]).examples("training")) == 2
+    with pytest.raises(UserError, match=r"wanted .*/test/1st_manual/01_manual1\.gif$"):
+        open_labelled(store, ["test"])
+
+
+@pytest.mark.parametrize("layout", SPLIT)
+def test_a_split_that_a_set_lacks_is_told_when_it_is_asked_for(layout, tmp_path):
+    shutil.rmtree(write_set(tmp_path, layout) / "test")
+    found = open_labelled(open_store(str(tmp_path)))
+    assert len(found.examples("training")) == 2
+    with pytest.raises(UserError, match="no images in test/images/") as told:
+        found.examples("test")
+    assert str(tmp_path) in str(told.value)
+
+
+def test_stare_without_any_label_names_the_first(tmp_path):
+    shutil.rmtree(write_set(tmp_path, "STARE") / "labels-ah")
+    with pytest.raises(UserError, match=r"wanted .*/labels-ah/im0001\.ah\.pgm$"):
+        open_labelled(open_store(str(tmp_path)))
+
+
+def test_either_all_photographs_have_a_mask_or_none(tmp_path):
+    """STARE's own masks do not exist, those of others are taken."""
+    root = write_set(tmp_path, "STARE")
+    (root / "mask").mkdir()
+    for number in ("0001", "0002"):
+        Image.fromarray(DRAWN[0][2]).save(root / f"mask/im{number}_mask.gif")
+    with pytest.raises(UserError, match=r"wanted .*/mask/im0044_mask\.gif$"):
+        open_labelled(open_store(str(root)))
+    Image.fromarray(DRAWN[0][2]).save(root / "mask/im0044_mask.png")
+    masks = [example.mask for example in open_labelled(open_store(str(root))).training]
+    assert masks == ["mask/im0001_mask.gif", "mask/im0002_mask.gif", "mask/im0044_mask.png"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    root = write_set(tmp_path, "plain")
+    shutil.copy(root / "labels/e.bmp", root / "labels/e.PNG")
+    with pytest.raises(UserError, match=r"labels/e\.\w+: e\.\w+ lies beside it"):
+        open_labelled(open_store(str(root)))
+
+
+def test_files_that_systems_leave_behind_do_not_count(tmp_path):
+    root = write_set(tmp_path, "HRF")
+    for name in ("images/._01_dr.JPG", "manual1/._01_dr.tif", "images/Thumbs.db", ".DS_Store"):
+        (root / name).write_bytes(b"x")
+    assert len(open_labelled(open_store(str(root))).training) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ([], "found no files"),
+        (["photo.jpg"], r"found photo\.jpg \("),
+        (["a/DRIVE/images/x.png", "b.txt"], r"found a/DRIVE/images/x\.png and 1 more"),
+        (["images/a.png", "images/b.png"], r"found images/a\.png and 1 more"),
+        (["two\nlines.png"], r"found two lines\.png \("),
+    ],
+)
+def test_no_known_layout_is_told_in_one_line_with_all_that_are_known(tmp_path, files, found):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=found) as told:
+        open_labelled(open_store(str(tmp_path)))
+    line = str(told.value)
+    assert line.startswith(str(tmp_path))
+    assert "\n" not in line
+    for name in ("DRIVE", "STARE", "CHASE_DB1", "HRF", "plain", "1st_manual/", "manual1/"):
+        assert name in line
+
+
+def test_a_photograph_without_a_field_is_named(tmp_path):
+    root = write_set(tmp_path, "plain")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images/a b.png")
+    store = open_store(str(root))
+    with pytest.raises(UserError, match=r"images/a b\.png: no field of view found.*no mask"):
+        load_example(store, open_labelled(store).training[0])
+
+
+def read_netpbm(path: Path) -> np.ndarray:
+    """A raw PGM or PPM by its definition -> its first channel [H, W]."""
+    data, words = path.read_bytes(), list[bytes]()
+    at = 0
+    while len(words) < 4:
+        end = next(n for n in range(at, len(data)) if data[n : n + 1].isspace())
+        if data[at : at + 1] == b"#":
+            end = data.index(b"\n", at)
+        elif end > at:
+            words.append(data[at:end])
+        at = end + 1
+    width, height = int(words[1]), int(words[2])
+    channels = {b"P5": 1, b"P6": 3}[words[0]]
+    assert words[3] == b"255"
+    return np.frombuffer(data, np.uint8, offset=at).reshape(height, width, channels)[..., 0]
+
+
+def test_stare_has_twenty_labelled_photographs_with_a_second_observer(stare):
+    found = open_labelled(open_store(str(stare)))
+    assert (found.layout, found.split, found.test) == ("STARE", False, ())
+    assert len(found.training) == len({e.name for e in found.training}) == 20
+    assert [e.name for e in found.training][:2] == ["im0001", "im0002"]
+    assert all(example.second for example in found.training)
+
+
+def test_stares_second_observer_has_the_figures_of_the_files_alone(stare):
+    store = open_store(str(stare))
+    for example in open_labelled(store).training:
+        first = load_example(store, example)
+        second = load_second(store, example, first)
+        number, inside = example.name, first.fov
+        ah = read_netpbm(stare / f"labels-ah/{number}.ah.pgm") > 127
+        vk = read_netpbm(next((stare / "labels-vk").glob(f"{number}.vk.*"))) > 127
+        both = (ah & vk & inside).sum()
+        dice = 2 * both / ((ah & inside).sum() + (vk & inside).sum())
+        hit = ((first.label == 1) & (second == 1)).sum()
+        assert dice == 2 * hit / ((first.label == 1).sum() + (second == 1).sum())
+        assert 0.5 < dice < 0.95
+
+
+def test_the_fields_found_in_stare_are_those_that_others_drew(stare):
+    if not (stare / "mask").is_dir():
+        pytest.skip("this copy of STARE has no masks")
+    store, overlaps = open_store(str(stare)), []
+    for example in open_labelled(store).training:
+        given = np.asarray(Image.open(stare / example.mask).convert("L")) > 127
+        bare = Example(example.name, example.image, example.manual, None, None)
+        fov = load_example(store, bare).fov
+        overlaps.append((given & fov).sum() / (given | fov).sum())
+    assert np.median(overlaps) > 0.99
+    assert min(overlaps) > 0.9
