@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from segpipe.data.datasets import CLASSES, open_labelled
+from segpipe.data.classes import CLASSES
+from segpipe.data.layouts import open_labelled
 from segpipe.models import networks, norm
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import channels_last

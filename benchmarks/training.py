@@ -29,7 +29,8 @@ from common import ROOT, drive, facts, last_json, loops, run, write
 from torch import nn
 
 from segpipe import runtime
-from segpipe.data.datasets import CLASSES, open_labelled
+from segpipe.data.classes import CLASSES
+from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, networks
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import channels_last

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -24,6 +25,7 @@ from ray.train import DataConfig
 
 from segpipe import states
 from segpipe.data import crops, fundus
+from segpipe.data.crops import Augmentation
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
@@ -57,6 +59,7 @@ class CropPlan:
     batch_size: int
     """Crops a step, all workers together."""
     augment: bool = False
+    """Whether crops are changed as Augmentation's defaults say."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -134,6 +137,8 @@ class Cropper:
     def __init__(self, plan: CropPlan, world_size: int) -> None:
         self.plan, self.world_size = plan, world_size
         self.cache = ImageCache(plan)
+        self.augmentation = Augmentation() if plan.augment else None
+        cv2.setNumThreads(1)  # the cores are the workers'
 
     def __call__(self, batch: Batch) -> Batch:
         rows = [
@@ -155,10 +160,7 @@ class Cropper:
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         plan, size = self.plan, self.plan.crop_size
         image, label = self.cache.get(index)
-        height, width = label.shape
-        top, left = crops.crop_corner(plan.seed, epoch, index, k, height, width, size)
-        window = np.s_[top : top + size, left : left + size]
-        return image[window], label[window]
+        return crops.crop(image, label, plan.seed, epoch, index, k, size, self.augmentation)
 
 
 class ImageCache:

@@ -225,9 +225,18 @@ def test_two_files_of_one_name_are_refused(tmp_path):
         open_labelled(open_store(str(root)))
 
 
-def test_files_that_systems_leave_behind_do_not_count(tmp_path):
-    root = write_set(tmp_path, "HRF")
-    for name in ("images/._01_dr.JPG", "manual1/._01_dr.tif", "images/Thumbs.db", ".DS_Store"):
+@pytest.mark.parametrize(
+    ("layout", "others"),
+    [
+        ("HRF", ["images/._01_dr.JPG", "manual1/._01_dr.tif", "images/Thumbs.db", ".DS_Store"]),
+        ("HRF", ["images/old/03_dr.JPG", "manual1/old/04_dr.tif", "mask/old/05_dr.tif"]),
+        ("CHASE_DB1", ["overview.jpg", "draft_1stHO.png"]),
+    ],
+)
+def test_other_files_beside_a_set_do_not_count(tmp_path, layout, others):
+    root = write_set(tmp_path, layout)
+    for name in others:
+        (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"x")
     assert len(open_labelled(open_store(str(root))).training) == 3
 

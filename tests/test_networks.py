@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from segpipe.data.datasets import CLASSES, VESSEL, find_examples, load_example
+from segpipe.data.classes import CLASSES, VESSEL
+from segpipe.data.datasets import load_example
+from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
@@ -446,7 +448,7 @@ def crops_of(drive: Path, side: int) -> tuple[Tensor, Tensor]:
     """Of two training photographs the crop with most vessels: images, labels."""
     store = open_store(str(drive))
     images, labels = [], []
-    for example in find_examples(store, "training")[:2]:
+    for example in open_labelled(store).training[:2]:
         found = load_example(store, example)
         vessel = torch.from_numpy(found.label == VESSEL)[None].float()
         dense = F.avg_pool2d(vessel, side, stride=1)[0]

@@ -3,6 +3,7 @@
 Run: pytest tests/test_stream.py
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,22 @@ def test_a_crop_is_a_window_of_its_image_and_label(plan, labelled):
         & (windows[:, :, -1, -1] == row["image"][0, -1, -1]).all(-1)
     )
     assert any(np.array_equal(windows[r, c], row["image"][0]) for r, c in candidates)
+
+
+def test_augmented_crops_are_those_of_the_crop_function(plan):
+    """And the steps have the same crops as without augmentation."""
+    augmented = rows_of(replace(plan, augment=True), 1)
+    for row, plain in zip(augmented, rows_of(plan, 1), strict=True):
+        np.testing.assert_array_equal(row["crop"], plain["crop"])
+        assert (row["image"] != plain["image"]).any()
+    for step in (0, plan.steps_per_epoch):  # of the first and the second epoch
+        row = augmented[step]
+        for slot, (index, k) in enumerate(row["crop"]):
+            whole = ImageCache(plan).get(index)
+            epoch = step // plan.steps_per_epoch
+            image, label = crops.crop(*whole, 7, epoch, index, k, SIZE, crops.Augmentation())
+            np.testing.assert_array_equal(row["image"][slot], image)
+            np.testing.assert_array_equal(row["label"][slot], label)
 
 
 def test_workers_get_their_own_steps_in_order_through_ray(plan, tmp_path, ray_cluster):

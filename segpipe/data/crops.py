@@ -2,10 +2,66 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-ORDER, PLACE = 0, 1  # what a random stream is for; keeps streams of one (seed, epoch) apart
+from segpipe.data.classes import OUTSIDE
+
+ORDER, PLACE, CHANGE = (
+    0,
+    1,
+    2,
+)  # what a random stream is for; keeps those of one (seed, epoch) apart
+MARGIN_PX = 2  # around what a turned crop sees, for bilinear weights and rounding
+STRIP_PX = 8192  # of floating-point colours at once: 96 KiB stay in the cache, and in malloc's heap
+BRIGHTENING = 2.0  # most by which contrast multiplies a level: what is black stays black
+
+Image8 = npt.NDArray[np.uint8]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """From what ranges a crop's changes are drawn, each uniformly.
+
+    The defaults are those of the W-Net (Galdran et al. 2022, github.com/agaldran/lwnet), but for
+    its shifts by 5 %, which a random place makes superfluous.
+    """
+
+    mirrored: float = 0.5
+    """Probability of being mirrored left to right, 0 to 1."""
+    upended: float = 0.5
+    """Probability of being mirrored top to bottom, 0 to 1."""
+    degrees: Range = (-45.0, 45.0)
+    """Rotation, counter-clockwise."""
+    scale: Range = (0.95, 1.20)
+    """Magnification; above 1 things become larger."""
+    brightness: Range = (0.75, 1.25)
+    """Factor of each channel."""
+    contrast: Range = (0.75, 1.25)
+    """Factor of the distance from the crop's mean grey."""
+    saturation: Range = (0.75, 1.25)
+    """Factor of the distance from each pixel's own grey."""
+    hue: Range = (-0.01, 0.01)
+    """Turns of the colour circle, from red towards green."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one crop; the fields mean what Augmentation's mean."""
+
+    mirrored: bool
+    upended: bool
+    degrees: float
+    scale: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
 
 
 def epoch_order(
@@ -28,3 +84,123 @@ def crop_corner(
         raise ValueError(f"a crop of {size} px does not fit into {width}x{height} px")
     rng = np.random.default_rng((seed, PLACE, epoch, image, k))
     return int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+
+
+def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation) -> Change:
+    """The change of one crop. All eight numbers are drawn, in the order of Change's fields.
+
+    So a range that is narrowed to one value leaves the other seven as they were.
+    """
+    rng = np.random.default_rng((seed, CHANGE, epoch, image, k))
+    mirrored, upended = bool(rng.random() < ranges.mirrored), bool(rng.random() < ranges.upended)
+    return Change(
+        mirrored,
+        upended,
+        degrees=rng.uniform(*ranges.degrees),
+        scale=rng.uniform(*ranges.scale),
+        brightness=rng.uniform(*ranges.brightness),
+        contrast=rng.uniform(*ranges.contrast),
+        saturation=rng.uniform(*ranges.saturation),
+        hue=rng.uniform(*ranges.hue),
+    )
+
+
+def crop(
+    image: Image8,
+    label: Image8,
+    seed: int,
+    epoch: int,
+    index: int,
+    k: int,
+    size: int,
+    augmentation: Augmentation | None = None,
+) -> tuple[Image8, Image8]:
+    """Crop k of the epoch from image [H, W, 3] uint8 RGB and label [H, W] uint8, its `index`-th.
+
+    -> image [size, size, 3] uint8, label [size, size] uint8. Without augmentation they are views
+    of the window at crop_corner. With it the window's content is mirrored, turned and scaled about
+    the window's centre, then tinted; what then comes from beyond the photograph is black and
+    OUTSIDE. Bit-identical in every process on processors of one kind: others may round a bilinear
+    weight otherwise. Raises ValueError for a size that does not fit.
+    """
+    height, width = label.shape
+    top, left = crop_corner(seed, epoch, index, k, height, width, size)
+    if augmentation is None:
+        window = np.s_[top : top + size, left : left + size]
+        return image[window], label[window]
+    change = draw_change(seed, epoch, index, k, augmentation)
+    turned, turned_label = turn(image, label, top, left, size, change)
+    return tint(turned, change), turned_label
+
+
+def turn(
+    image: Image8, label: Image8, top: int, left: int, size: int, change: Change
+) -> tuple[Image8, Image8]:
+    """Mirror, then turn and scale a window of image [H, W, 3] and label [H, W] about its centre.
+
+    -> image [size, size, 3] uint8, bilinear; label [size, size] uint8, nearest neighbour. Beyond
+    the photograph 0 and OUTSIDE.
+    """
+    middle = (size - 1) / 2  # pixel centres have whole coordinates
+    centre = np.array([left + middle, top + middle])  # x, y
+    angle = math.radians(change.degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    mirror = np.diag([-1.0 if flag else 1.0 for flag in (change.mirrored, change.upended)])
+    # from the crop's middle to the photograph: y points down, so this turns back
+    back = mirror @ np.array([[cos, -sin], [sin, cos]]) / change.scale
+    reach = np.abs(back).sum(axis=1) * middle + MARGIN_PX
+    first = np.maximum(np.floor(centre - reach), 0).astype(int)
+    last = np.ceil(centre + reach).astype(int)
+    seen = np.s_[first[1] : last[1] + 1, first[0] : last[0] + 1]
+    offset = centre - first - back.sum(axis=1) * middle
+    turned, turned_label = (
+        cv2.warpAffine(
+            pixels[seen],
+            np.column_stack([back, offset]),
+            (size, size),
+            flags=how | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=beyond,
+        )
+        for pixels, how, beyond in (
+            (image, cv2.INTER_LINEAR, (0, 0, 0)),
+            (label, cv2.INTER_NEAREST, (OUTSIDE,)),
+        )
+    )
+    return np.asarray(turned, np.uint8), np.asarray(turned_label, np.uint8)
+
+
+def tint(image: Image8, change: Change) -> Image8:
+    """Brightness, contrast, saturation and hue of image [S, S, 3] uint8 RGB, in this order.
+
+    As Pillow's ImageEnhance and torchvision's ColorJitter have them, but for one rule: contrast
+    makes no level more than BRIGHTENING times as high. So black stays black, and the frame around
+    a photograph dark, where a weaker contrast would turn them grey. All pixels of a crop are
+    treated alike, whatever their class: a change that ended at the field of view would show a
+    network its rim.
+    """
+    levels = np.arange(256, dtype=np.float32)
+    brighter = cv2.LUT(image, _levels(levels * change.brightness))
+    mean = round(cv2.mean(cv2.cvtColor(brighter, cv2.COLOR_RGB2GRAY))[0])
+    stretched = np.minimum(mean + (levels - mean) * change.contrast, BRIGHTENING * levels)
+    contrasted = cv2.LUT(brighter, _levels(stretched))
+    grey = cv2.cvtColor(cv2.cvtColor(contrasted, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    share = change.saturation
+    tinted = np.asarray(cv2.addWeighted(contrasted, share, grey, 1 - share, 0), np.uint8)
+    return _turn_hue(tinted, change.hue) if change.hue else tinted
+
+
+def _levels(table: npt.NDArray[np.float32]) -> Image8:
+    return np.clip(np.rint(table), 0, 255).astype(np.uint8)
+
+
+def _turn_hue(image: Image8, turns: float) -> Image8:
+    rows = max(1, STRIP_PX // image.shape[1])
+    turned = np.empty_like(image)
+    for top in range(0, len(image), rows):
+        strip = np.multiply(image[top : top + rows], np.float32(1 / 255))
+        hsv = np.asarray(cv2.cvtColor(strip, cv2.COLOR_RGB2HSV), np.float32)
+        hsv[..., 0] += 360 * (turns % 1)  # the way back wraps what is above 360
+        back = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        turned[top : top + rows] = cv2.convertScaleAbs(back, alpha=255)
+    return turned
