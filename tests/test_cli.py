@@ -45,7 +45,7 @@ def refused(capfd, output):
 def test_a_folder_that_is_not_drive_is_told_what_is_missing(refused, tmp_path, output):
     line = refused("train", "--data", tmp_path, "--output", output)
     assert str(tmp_path) in line
-    assert "training/images" in line
+    assert "DRIVE: training/ and test/" in line
 
 
 @pytest.mark.parametrize("missing", ["1st_manual/03_manual1.gif", "mask/03_training_mask.gif"])

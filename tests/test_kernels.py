@@ -3,6 +3,7 @@
 Run: pytest tests/test_kernels.py
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +21,8 @@ from torch import nn
 
 from segpipe import kernels
 from segpipe.data import fundus
+from segpipe.models.loss import CompiledLoss, Loss
+from segpipe.models.segnet import SegNetLite
 
 pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
 SIDE = 64
@@ -219,3 +223,91 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     assert missing_with({}, blocked / "cache") == ""
+
+
+def gradients_by_torch(layers: tuple[nn.Conv2d, nn.Conv2d], images, labels) -> list[np.ndarray]:
+    """Loss and gradients, summed over all pixels, with torch's own layers in float64."""
+    encoder, decoder = (copy.deepcopy(layer).double() for layer in layers)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
+    pooled, indices = nn.MaxPool2d(2, return_indices=True)(encoder(x).relu())
+    logits = decoder(nn.MaxUnpool2d(2)(pooled, indices))
+    loss = F.cross_entropy(logits, torch.from_numpy(labels).long(), reduction="sum")
+    loss.backward()
+    weights = (encoder.weight, encoder.bias, decoder.weight, decoder.bias)
+    return [loss.detach().numpy(), *(w.grad.numpy() for w in weights)]
+
+
+def gradients(layers: tuple[nn.Conv2d, nn.Conv2d], images, labels, num_threads=1):
+    encoder, decoder = layers
+    weights = (encoder.weight, encoder.bias, decoder.weight, decoder.bias)
+    arrays = [weight.detach().numpy() for weight in weights]
+    return kernels.SegNetLiteGradients(num_threads)(images, labels, *arrays)
+
+
+def assert_near(found, wanted) -> None:
+    for mine, theirs in zip(found, wanted, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-6 * scale)
+
+
+def crops_of(seed: int, number: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (number, height, width, 3), dtype=np.uint8)
+    return images, rng.integers(0, 3, (number, height, width), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("width", "size"),
+    [(16, (2, 2)), (64, (6, 36)), (512, (46, 38)), (64, (46, 38)), (64, (224, 224))],
+)
+def test_the_gradients_of_segnet_lite_are_torchs(width, size):
+    layers, crops = network(width, seed=1), crops_of(2, 2, *size)
+    assert_near(gradients(layers, *crops), gradients_by_torch(layers, *crops))
+
+
+@pytest.mark.parametrize("grey", [0, 1, 255])
+def test_of_equal_maxima_the_firsts_gradient_counts(grey):
+    layers = network(seed=5)
+    images, labels = crops_of(0, 1, 32, 32)
+    images[:] = grey
+    assert_near(gradients(layers, images, labels), gradients_by_torch(layers, images, labels))
+
+
+def test_a_loss_of_certain_and_wrong_logits_is_finite_and_torchs():
+    encoder, decoder = network(seed=3)
+    with torch.no_grad():
+        decoder.bias += torch.tensor([0.0, 90.0, -90.0])
+    crops = crops_of(4, 1, 16, 16)
+    found = gradients((encoder, decoder), *crops)
+    assert np.isfinite(found.loss)
+    assert_near(found, gradients_by_torch((encoder, decoder), *crops))
+
+
+def test_the_gradients_do_not_depend_on_the_number_of_threads():
+    layers, crops = network(seed=7), crops_of(8, 5, 32, 48)
+    for one, other in zip(gradients(layers, *crops, 1), gradients(layers, *crops, 3), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_weight_that_is_no_number_gives_no_number():
+    layers = network()
+    with torch.no_grad():
+        layers[0].weight[0, 0, 0, 0] = torch.nan
+    assert not np.isfinite(gradients(layers, *crops_of(0, 1, 8, 8)).loss)
+
+
+def test_the_compiled_loss_steps_as_the_plain_one():
+    """Value and gradients through autograd, in both memory layouts, scaled from outside."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = SegNetLite().to(memory_format=layout)
+        images, labels = (torch.from_numpy(array) for array in crops_of(0, 3, 16, 24))
+        found = []
+        for loss in (Loss(network), CompiledLoss(network, 1)):
+            network.zero_grad()
+            value = loss(images, labels)
+            (value * 0.25).backward()
+            found.append([value.detach(), *(p.grad.clone() for p in network.parameters())])
+            assert all(p.grad.stride() == p.stride() for p in network.parameters())
+        for mine, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)

@@ -130,7 +130,7 @@ def test_a_worker_notices_crops_that_are_not_its_own(plan, wrong):
     if wrong == "none":
         assert len(list(shares)) == EPOCHS * plan.steps_per_epoch
     else:
-        with pytest.raises(RuntimeError, match="crops of step, slots .* came, wanted"):
+        with pytest.raises(RuntimeError, match=r"crops of step, slots .* came, wanted"):
             list(shares)
 
 

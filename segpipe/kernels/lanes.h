@@ -24,14 +24,11 @@ template <typename Lanes> inline void store(void *to, const Lanes &lanes) {
   std::memcpy(to, &lanes, sizeof lanes);
 }
 
-inline Floats select(const Ints &condition, const Floats &yes, const Floats &no) {
-  return condition ? yes : no;
-}
-
 inline Floats all(float value) { return Floats{} + value; }
 
-inline Floats larger(const Floats &a, const Floats &b) { return a > b ? a : b; }
-inline Floats smaller(const Floats &a, const Floats &b) { return a < b ? a : b; }
+// Of the two; where a is no number, a.
+inline Floats larger(const Floats &a, const Floats &b) { return a < b ? b : a; }
+inline Floats smaller(const Floats &a, const Floats &b) { return a > b ? b : a; }
 
 // exp(x) for x in [-87, 87]: 2^n * 2^f with Cephes' expf polynomial, relative error below 2e-7.
 inline Floats exponential(const Floats &x) {
