@@ -287,7 +287,7 @@ RANGED = ("degrees", "scale", "brightness", "contrast", "saturation", "hue")
 
 @pytest.fixture(scope="module")
 def changes() -> list[Change]:
-    return [draw_change(0, 0, n, k, Augmentation()) for n in range(40) for k in range(50)]
+    return [draw_change(0, 0, n, k, Augmentation()) for n in range(160) for k in range(50)]
 
 
 @pytest.mark.parametrize("name", RANGED)
@@ -314,10 +314,21 @@ def test_half_are_mirrored_each_way_and_no_two_depend_on_each_other(changes):
 
 
 def test_the_place_does_not_depend_on_the_change(changes):
-    corners = [crop_corner(0, 0, n, k, 584, 565, 224) for n in range(40) for k in range(50)]
-    degrees = [change.degrees for change in changes]
+    corners = [crop_corner(0, 0, n, k, 584, 565, 224) for n in range(160) for k in range(50)]
     for place in zip(*corners, strict=True):
-        assert stats.spearmanr(place, degrees).pvalue > 0.001
+        for name in (field.name for field in fields(Change)):
+            values = [getattr(change, name) for change in changes]
+            assert stats.spearmanr(place, values).pvalue > 1e-4, name
+
+
+def test_a_change_is_drawn_as_documented():
+    """One stream for each crop, eight numbers in the order of the fields."""
+    ranges = Augmentation()
+    for seed, epoch, image, k in ((0, 0, 0, 0), (5, 4, 3, 2)):
+        rng = np.random.default_rng((seed, 2, epoch, image, k))
+        wanted = [rng.random() < 0.5, rng.random() < 0.5]
+        wanted += [rng.uniform(*getattr(ranges, name)) for name in RANGED]
+        assert draw_change(seed, epoch, image, k, ranges) == Change(*wanted)
 
 
 @pytest.mark.parametrize("name", RANGED)

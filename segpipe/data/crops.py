@@ -11,11 +11,7 @@ import numpy.typing as npt
 
 from segpipe.data.classes import OUTSIDE
 
-ORDER, PLACE, CHANGE = (
-    0,
-    1,
-    2,
-)  # what a random stream is for; keeps those of one (seed, epoch) apart
+ORDER, PLACE, CHANGE = 0, 1, 2  # what a random stream is for; keeps those of one epoch apart
 MARGIN_PX = 2  # around what a turned crop sees, for bilinear weights and rounding
 STRIP_PX = 8192  # of floating-point colours at once: 96 KiB stay in the cache, and in malloc's heap
 BRIGHTENING = 2.0  # most by which contrast multiplies a level: what is black stays black
@@ -87,9 +83,9 @@ def crop_corner(
 
 
 def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation) -> Change:
-    """The change of one crop. All eight numbers are drawn, in the order of Change's fields.
+    """The change of one crop: eight numbers from its own stream, in the order of Change's fields.
 
-    So a range that is narrowed to one value leaves the other seven as they were.
+    All are drawn whatever the ranges, so one that is narrowed to a value leaves the others alone.
     """
     rng = np.random.default_rng((seed, CHANGE, epoch, image, k))
     mirrored, upended = bool(rng.random() < ranges.mirrored), bool(rng.random() < ranges.upended)
