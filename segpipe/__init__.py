@@ -6,11 +6,13 @@ In the order in which data flows:
     storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
     kernels/      the inner loops of bulk segmentation in C++, built on first use
     data/         numpy, pillow and OpenCV, never torch
+        classes.py    what each pixel of a label or mask is
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
         fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
-        datasets.py   a labelled set in DRIVE's layout -> examples (image, label, fov)
+        layouts.py    labelled sets: which files belong together, from their names
+        datasets.py   a labelled photograph's files -> image, label and field of view
         dicom.py      DICOM -> RGB image
-        crops.py      random crops, a pure function of (seed, epoch, image, k)
+        crops.py      random crops and augmentation, a pure function of (seed, epoch, image, k)
         synthetic.py  drawn fundus photographs with exact labels
     models/       torch, never ray
         network.py    what all networks share: pixels in, any size of image

@@ -98,7 +98,7 @@ def _measured(
     device = runtime.choose_device(config.device)
     workers = min(len(examples), runtime.model_workers(device, config.workers))
     listed = ray.data.from_items(
-        [asdict(example) for example in examples], override_num_blocks=len(examples)
+        [example.as_row() for example in examples], override_num_blocks=len(examples)
     )
     stage = runtime.data_stage()
     measure = partial(count, data=data, diameter=card.diameter, threshold=card.threshold)

@@ -321,7 +321,7 @@ def load_labelled(row: dict[str, Any], data: Store, diameter: float) -> dict[str
     """An example's keys -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
     side = fundus.canvas_side(diameter)
     try:
-        labelled = load_example(data, Example(**row))
+        labelled = load_example(data, Example.from_row(row))
     except UserError as error:
         return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
     geometry = fundus.plan_fit(labelled.fov, diameter)
@@ -333,7 +333,7 @@ def count(row: dict[str, Any], data: Store, diameter: float, threshold: float) -
     score, error = row.pop("score"), row.pop("error")
     if error:
         return {"name": row["name"], "error": error}
-    example = Example(**row)
+    example = Example.from_row(row)
     labelled = load_example(data, example)
     native = fundus.restore(score, fundus.plan_fit(labelled.fov, diameter))
     truth, inside = labelled.label == VESSEL, labelled.fov

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -218,12 +218,14 @@ def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            fov = load_example(store, Example(**row)).fov
+            fov = load_example(store, Example.from_row(row)).fov
         except UserError as error:
             return {"name": row["name"], "error": str(error)}
         diameter = fundus.fov_diameter(fov)
         return {"name": row["name"], "size": (*fov.shape, diameter), "error": ""}
 
+    if not examples:
+        return []
     found = {row["name"]: row for row in _rows(examples).map(look, **data_stage()).iter_rows()}
     rows = [found[example.name] for example in examples]
     if errors := [row["error"] for row in rows if row["error"]]:
@@ -235,7 +237,7 @@ def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
     """Whole images squashed to the crop size, as the lecture tests: image, label [size, size]."""
 
     def squash(row: dict[str, Any]) -> dict[str, Any]:
-        labelled = load_example(store, Example(**row))
+        labelled = load_example(store, Example.from_row(row))
         image = fundus.resize_image(labelled.image, size, size)
         return {"image": image, "label": fundus.resize_classes(labelled.label, size, size)}
 
@@ -246,7 +248,7 @@ def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
     """Fields on their canvas, as a network is used: image [S, S, 3] uint8, label [S, S] uint8."""
 
     def fit(row: dict[str, Any]) -> dict[str, Any]:
-        labelled = load_example(store, Example(**row))
+        labelled = load_example(store, Example.from_row(row))
         geometry = fundus.plan_fit(labelled.fov, diameter)
         side = fundus.canvas_side(diameter)
         image = fundus.fit_image(labelled.image, geometry, side)
@@ -256,7 +258,7 @@ def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
 
 
 def _rows(examples: list[Example]) -> Dataset:
-    return ray.data.from_items([asdict(example) for example in examples])
+    return ray.data.from_items([example.as_row() for example in examples])
 
 
 class TrainingData(DataConfig):

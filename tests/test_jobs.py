@@ -185,6 +185,7 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
     assert run("segment", "--input", images, "--output", masks, "--checkpoint", weights) == 0
     result = json.loads((out / "metrics.json").read_text())
     assert len(result["images"]) == 2
+    assert result["field_of_view"] == "given"
     hits = drawn = 0
     for path in sorted(images.iterdir()):
         number = path.name.split("_")[0]
@@ -201,6 +202,46 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
     assert result["pooled"]["dice"] == pytest.approx(2 * hits / drawn, abs=2e-3)
     assert 0 < result["second_observer"]["dice"] < 1
     assert (out / "comparison.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def plain(labelled: Path, tmp_path_factory) -> Path:
+    """Four photographs of the drawn set as a plain folder: no splits, no masks."""
+    root = tmp_path_factory.mktemp("plain")
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    for number in range(3, 7):
+        with Image.open(labelled / f"training/images/{number:02d}_training.tif") as image:
+            image.save(root / f"images/{number}.png")
+        with Image.open(labelled / f"training/1st_manual/{number:02d}_manual1.gif") as manual:
+            manual.save(root / f"labels/{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("split", ["test", "training"])
+def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
+    plain, trained, tmp_path, split, capfd, ray_cluster
+):
+    """All its vessels are counted once, but for those outside the fields that were found."""
+    words = ["--data", plain, "--output", tmp_path, "--split", split]
+    assert run("evaluate", *words, "--checkpoint", trained / "model.safetensors") == 0
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["name"] for row in result["images"]] == ["3", "4", "5", "6"]
+    assert result["field_of_view"] == "found"
+    assert "second_observer" not in result
+    told = capfd.readouterr().out
+    assert "evaluate: 4 images pooled, inside the found field of view: " in told
+
+
+def test_training_on_a_set_without_splits_takes_all_of_it(plain, tmp_path, ray_cluster):
+    """No test images: a history without test figures, and a training photograph in the figure."""
+    flags = [*TRAIN, "--epochs", 1, "--workers", 1]
+    assert run("train", "--data", plain, "--output", tmp_path, *flags) == 0
+    (row,) = csv.DictReader((tmp_path / "history.csv").open())
+    assert row["test_loss"] == ""
+    card = checkpoint.load((tmp_path / "model.safetensors").read_bytes(), "plain").card
+    assert "4 images" in card.training_data
+    assert (tmp_path / "predictions.png").exists()
 
 
 def test_training_and_segmenting_on_s3_give_what_they_give_on_disk(

@@ -146,6 +146,15 @@ def test_the_classes_are_those_that_were_drawn(layout, tmp_path):
             np.testing.assert_array_equal(second == 1, SECOND & loaded.fov)
 
 
+@pytest.mark.parametrize("layout", SETS)
+def test_an_example_comes_back_from_its_row(layout):
+    """The row has strings alone, as Ray's batches turn None into NaN."""
+    for example in map(wanted, SETS[layout]):
+        row = example.as_row()
+        assert all(isinstance(value, str) for value in row.values())
+        assert Example.from_row(row | {"canvas": 0}) == example
+
+
 MISSING = [
     (layout, place, what)
     for layout, photographs in SETS.items()

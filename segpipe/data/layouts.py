@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
@@ -44,6 +44,16 @@ class Example:
     """The field of view; None where the set gives none and it is to be found."""
     second: str | None
     """A second observer's drawing, if any."""
+
+    def as_row(self) -> dict[str, str]:
+        """By field, as a row of a table; "" for None, which Ray's batches turn into NaN."""
+        return {name: key or "" for name, key in asdict(self).items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Example:
+        """The example in a row that may have other columns too."""
+        mask, second = row["mask"] or None, row["second"] or None
+        return cls(row["name"], row["image"], row["manual"], mask, second)
 
 
 @dataclass(frozen=True)
