@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from segpipe import __version__, metrics, plots, records, runtime, states
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
+from segpipe.data.layouts import Example
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
@@ -32,11 +33,11 @@ from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.states import State
 from segpipe.storage import Store
-from segpipe.stream import Batch, CropPlan, shares
+from segpipe.stream import CROPS, Batch, CropPlan, canvas, shares
 
 MODEL, LAST = "model.safetensors", "last.safetensors"
 TELL_S = 2.0  # seconds between two words of rank 0 about its progress
-TEST, HELD_BACK = "test", "held back"  # data sets, beside "crops" and "fields"
+TEST, HELD_BACK = "test", "held back"  # data sets beside the crops
 COLUMNS = (
     "train_loss",
     "test_loss",
@@ -55,6 +56,8 @@ class TrainJob:
 
     plan: CropPlan
     output: Store
+    training_split: tuple[Example, ...]
+    """The examples of the crops and the held-back ones: the threshold is chosen on them."""
     model: str
     width: int | None
     lr: float
@@ -144,18 +147,17 @@ class Session:
     def run(self) -> None:
         """Train what is left, then write the results."""
         plan, job = self.job.plan, self.job
-        crops = ray.train.get_dataset_shard("crops")
+        crops = ray.train.get_dataset_shard(CROPS)
         first_step = self.epoch * plan.steps_per_epoch
         feed = primed(shares(crops, plan, self.rank, self.world_size, first_step))
         sets = {name: ray.train.get_dataset_shard(name) for name in job.measured}
-        fields = ray.train.get_dataset_shard("fields")
         while self.epoch < plan.epochs and not self.best.stale(self.epoch, job.patience):
             figures = self.train_epoch(feed)
             for name, dataset in sets.items():
                 figures |= self.measure(name, dataset)
             self.finish_epoch(figures)
             ray.train.report({"epoch": self.epoch})
-        self.write_results(fields)
+        self.write_results()
 
     # -- training ------------------------------------------------------------------------------
 
@@ -332,12 +334,12 @@ class Session:
 
     # -- the run's end -------------------------------------------------------------------------
 
-    def write_results(self, fields: DataIterator) -> None:
+    def write_results(self) -> None:
         """Rank 0 writes the figures and the checkpoints, model.safetensors last."""
-        last = self._checkpoint(fields)
+        last = self._checkpoint()
         if self.best.weights:
             self.network.load_state_dict(self.best.weights)
-        best = self._checkpoint(fields) if self.best.weights else last
+        best = self._checkpoint() if self.best.weights else last
         if self.rank != 0:
             return
         output = self.job.output
@@ -352,14 +354,14 @@ class Session:
         output.put(LAST, last)
         output.put(MODEL, best)
 
-    def _checkpoint(self, fields: DataIterator) -> bytes:
+    def _checkpoint(self) -> bytes:
         plan = self.job.plan
         epoch = self.epoch
         card = Card(
             model=self.job.model,
             width=self.job.width,
             diameter=plan.diameter,
-            threshold=self._best_threshold(fields),
+            threshold=self._best_threshold(),
             # the set's name and not its place: a checkpoint travels
             training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
             f"{epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
@@ -369,13 +371,16 @@ class Session:
         state = {k: v.detach().cpu().numpy() for k, v in self.network.state_dict().items()}
         return checkpoint.dump(state, card)
 
-    def _best_threshold(self, fields: DataIterator) -> float:
+    def _best_threshold(self) -> float:
         """The threshold with the highest pooled Dice on the training split, at working scale."""
         predictor = Predictor(self.network, str(self.device))
         counts = np.zeros((2, metrics.BINS), np.int64)
-        for batch in fields.iter_batches(batch_size=1):
-            self.shown = self.shown or batch
-            score, label = predictor.scores(batch["image"]), batch["label"]
+        plan = self.job.plan
+        for example in self.job.training_split[self.rank :: self.world_size]:
+            field = canvas(plan.store, example, plan.diameter)
+            one = {name: array[None] for name, array in field.items()}
+            self.shown = self.shown or one
+            score, label = predictor.scores(one["image"]), one["label"]
             counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
         summed = self._sum(torch.from_numpy(counts).to(self.device))
         return metrics.best_threshold(summed.cpu().numpy())

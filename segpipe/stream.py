@@ -33,6 +33,7 @@ from segpipe.runtime import DATA_CPUS, data_stage
 from segpipe.storage import Store
 
 CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
+CROPS = "crops"  # the stream's name among a training's data sets
 IN_FLIGHT_BYTES = 64 << 20  # crops and images on their way to the workers, all stages together
 BLOCK_STEPS = (
     8,
@@ -245,16 +246,21 @@ def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
 
 
 def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
-    """Fields on their canvas, as a network is used: image [S, S, 3] uint8, label [S, S] uint8."""
+    """Rows of `canvas`."""
 
     def fit(row: dict[str, Any]) -> dict[str, Any]:
-        labelled = load_example(store, Example.from_row(row))
-        geometry = fundus.plan_fit(labelled.fov, diameter)
-        side = fundus.canvas_side(diameter)
-        image = fundus.fit_image(labelled.image, geometry, side)
-        return {"image": image, "label": fundus.fit_classes(labelled.label, geometry, side)}
+        return canvas(store, Example.from_row(row), diameter)
 
     return _rows(examples).map(fit, **data_stage())
+
+
+def canvas(store: Store, example: Example, diameter: float) -> dict[str, npt.NDArray[np.uint8]]:
+    """A field on its canvas, as a network is used: image [S, S, 3] uint8, label [S, S] uint8."""
+    labelled = load_example(store, example)
+    geometry = fundus.plan_fit(labelled.fov, diameter)
+    side = fundus.canvas_side(diameter)
+    image = fundus.fit_image(labelled.image, geometry, side)
+    return {"image": image, "label": fundus.fit_classes(labelled.label, geometry, side)}
 
 
 def _rows(examples: list[Example]) -> Dataset:
@@ -275,18 +281,26 @@ class TrainingData(DataConfig):
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
     ) -> list[dict[str, DataIterator]]:
-        output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        iterators: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
-            if name == "crops":
-                first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
-                dataset = crop_stream(self.plan, first_step, world_size)
-            dataset.context.execution_options = ExecutionOptions(
-                preserve_order=True,
-                resource_limits=ExecutionResources(object_store_memory=IN_FLIGHT_BYTES),
+            splits = (
+                self._crops(world_size)
+                if name == CROPS
+                # a stream's coordinator is a process more, for data that lie there already
+                else [split.iterator() for split in dataset.split(world_size)]
             )
-            for rank, split in enumerate(dataset.streaming_split(world_size, equal=False)):
-                output[rank][name] = split
-        return output
+            for rank, split in enumerate(splits):
+                iterators[rank][name] = split
+        return iterators
+
+    def _crops(self, world_size: int) -> list[DataIterator]:
+        first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
+        dataset = crop_stream(self.plan, first_step, world_size)
+        dataset.context.execution_options = ExecutionOptions(
+            preserve_order=True,
+            resource_limits=ExecutionResources(object_store_memory=IN_FLIGHT_BYTES),
+        )
+        return dataset.streaming_split(world_size, equal=False)
 
 
 def shares(

@@ -179,6 +179,7 @@ def train(config: TrainConfig) -> None:
         job = TrainJob(
             plan=plan,
             output=output,
+            training_split=tuple(training),
             model=config.model,
             width=config.width,
             lr=config.lr,
@@ -253,10 +254,8 @@ def _fit(
     actor: Any = ray.remote(num_cpus=0)(Board)
     board = actor.options(scheduling_strategy=here).remote()
     scratch = tempfile.mkdtemp(prefix="segpipe-train-")
-    fields = stream.canvases(plan.store, [*plan.examples, *held_back], plan.diameter)
     datasets: dict[str, Any] = {
-        "crops": ray.data.from_items([0]),  # TrainingData puts the stream in its place
-        "fields": fields,
+        stream.CROPS: ray.data.from_items([0])  # TrainingData puts the stream in its place
     }
     if test:
         datasets[TEST] = stream.squashed(plan.store, test, config.crop_size).materialize()
