@@ -4,7 +4,7 @@ In the order in which data flows:
 
     errors.py     the errors a user can meet, one line each
     storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
-    kernels/      the inner loops of bulk segmentation in C++, built on first use
+    kernels/      inner loops in C++, built on first use: segnet-lite, masks
     data/         numpy, pillow and OpenCV, never torch
         classes.py    what each pixel of a label or mask is
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
@@ -27,6 +27,8 @@ In the order in which data flows:
     metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
     inputs.py     which photographs a run takes: a folder, a prefix, a list
     archive.py    what a bulk run knows: manifest, parts, done-set, compaction
+    states.py     what a training goes on from, after every epoch
+    records.py    history, steps and TensorBoard events of a training
     lease.py      one writer for each output
     stopwatch.py  seconds by stage, and the bottleneck
     decoder.py    untrusted bytes are decoded in a child process

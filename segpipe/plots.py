@@ -20,13 +20,15 @@ def _png(figure: Figure) -> bytes:
 
 
 def loss_curves(history: list[dict[str, float]]) -> bytes:
-    """Train and test loss over the epochs."""
+    """Train, validation and test loss over the epochs, those that there are."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(history) < 20 else None
-    for name, label in (("train_loss", "train crops"), ("test_loss", "test images")):
-        axes.plot(epochs, [row[name] for row in history], label=label, marker=marker)
+    names = {"train_loss": "train crops", "val_loss": "held-back images", "test_loss": "test images"}
+    for name, label in names.items():
+        if history[0].get(name, "") != "":
+            axes.plot(epochs, [row[name] for row in history], label=label, marker=marker)
     axes.set(xlabel="epoch", ylabel="mean negative log-likelihood per pixel", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
