@@ -25,7 +25,7 @@ def loss_curves(history: list[dict[str, float]]) -> bytes:
     axes = figure.subplots()
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(history) < 20 else None
-    names = {"train_loss": "train crops", "val_loss": "held-back images", "test_loss": "test images"}
+    names = {"train_loss": "train crops", "val_loss": "held back", "test_loss": "test images"}
     for name, label in names.items():
         if history[0].get(name, "") != "":
             axes.plot(epochs, [row[name] for row in history], label=label, marker=marker)
