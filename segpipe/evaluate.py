@@ -100,7 +100,7 @@ def _measured(
     listed = ray.data.from_items(
         [example.as_row() for example in examples], override_num_blocks=len(examples)
     )
-    stage = runtime.data_stage()
+    stage = runtime.data_stage(len(examples))
     measure = partial(count, data=data, diameter=card.diameter, threshold=card.threshold)
     loaded = listed.map(partial(load_labelled, data=data, diameter=card.diameter), **stage)
     scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)

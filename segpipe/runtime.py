@@ -173,10 +173,14 @@ def await_resources(bundle: dict[str, float], count: int, patience_s: float) -> 
     )
 
 
-def data_stage() -> dict[str, Any]:
-    """How a stage of tasks without a network is run: at most a process a core, lightly booked."""
+def data_stage(num_blocks: int | None = None) -> dict[str, Any]:
+    """How a stage of tasks without a network is run: at most a process a core, lightly booked.
+
+    Ray Data warns of more processes than the `num_blocks` that there are.
+    """
+    cores = int(_cluster("CPU"))
     return {
-        "compute": TaskPoolStrategy(size=max(1, int(_cluster("CPU")))),
+        "compute": TaskPoolStrategy(size=max(1, min(cores, num_blocks or cores))),
         "num_cpus": DATA_CPUS,
     }
 

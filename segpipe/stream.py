@@ -227,7 +227,8 @@ def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
 
     if not examples:
         return []
-    found = {row["name"]: row for row in _rows(examples).map(look, **data_stage()).iter_rows()}
+    looked = _rows(examples).map(look, **data_stage(len(examples)))
+    found = {row["name"]: row for row in looked.iter_rows()}
     rows = [found[example.name] for example in examples]
     if errors := [row["error"] for row in rows if row["error"]]:
         raise UserError(errors[0])
@@ -242,7 +243,7 @@ def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
         image = fundus.resize_image(labelled.image, size, size)
         return {"image": image, "label": fundus.resize_classes(labelled.label, size, size)}
 
-    return _rows(examples).map(squash, **data_stage())
+    return _rows(examples).map(squash, **data_stage(len(examples)))
 
 
 def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
@@ -251,7 +252,7 @@ def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
     def fit(row: dict[str, Any]) -> dict[str, Any]:
         return canvas(store, Example.from_row(row), diameter)
 
-    return _rows(examples).map(fit, **data_stage())
+    return _rows(examples).map(fit, **data_stage(len(examples)))
 
 
 def canvas(store: Store, example: Example, diameter: float) -> dict[str, npt.NDArray[np.uint8]]:

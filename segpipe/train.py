@@ -173,9 +173,9 @@ def train(config: TrainConfig) -> None:
         )
     with runtime.ray_session():
         device = runtime.choose_device(config.device)
-        plan, held_back = _plan(config, data, training, test)
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
+        plan, held_back = _plan(config, data, training, test)
         job = TrainJob(
             plan=plan,
             output=output,
