@@ -42,10 +42,13 @@ def refused(capfd, output):
     return run
 
 
-def test_a_folder_that_is_not_drive_is_told_what_is_missing(refused, tmp_path, output):
-    line = refused("train", "--data", tmp_path, "--output", output)
-    assert str(tmp_path) in line
-    assert "DRIVE: training/ and test/" in line
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_a_folder_in_no_known_layout_is_told_all_that_are_known(refused, tmp_path, output, verb):
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    line = refused(verb, "--data", tmp_path, "--output", output)
+    assert f"{tmp_path}: no labelled set in a known layout, found photo.jpg (wanted" in line
+    for wanted in ("DRIVE: training/ and test/", "STARE: ", "CHASE_DB1: ", "HRF: ", "plain: "):
+        assert wanted in line
 
 
 @pytest.mark.parametrize("missing", ["1st_manual/03_manual1.gif", "mask/03_training_mask.gif"])
