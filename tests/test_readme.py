@@ -1,4 +1,4 @@
-"""README.md tells the truth: its commands parse, its figures are those of the result files.
+"""README.md tells the truth: its commands parse, its figures are measured, its layouts are read.
 
 Run: pytest tests/test_readme.py
 """
@@ -14,6 +14,8 @@ import pytest
 import tyro
 
 from segpipe import cli
+from segpipe.data import layouts
+from segpipe.storage import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,6 +54,29 @@ def test_figures_in_the_readme_come_from_result_files():
         assert import_module("readme").filled(README) == README
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
+
+
+LAYOUTS = re.findall(r"^\| (DRIVE|STARE|CHASE_DB1|HRF|your own) \|(.*)\|$", README, re.MULTILINE)
+
+
+def test_the_readme_has_every_layout_that_is_known():
+    told = [name.replace("your own", "plain") for name, _ in LAYOUTS]
+    assert told == list(dict.fromkeys(layout.name for layout in layouts.LAYOUTS))
+
+
+@pytest.mark.parametrize(("name", "cells"), LAYOUTS, ids=[name for name, _ in LAYOUTS])
+def test_files_as_the_readme_names_them_are_recognised(name, cells, tmp_path):
+    keys = [re.search("`(.+)`", cell) for cell in cells.split("|")]
+    image, manual, mask, second = (key and key[1] for key in keys)
+    for key in filter(None, (image, manual, mask, second)):
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).touch()
+    found = layouts.open_labelled(open_store(str(tmp_path)))
+    assert found.layout == name.replace("your own", "plain")
+    (example,) = found.training + found.test
+    assert example == layouts.Example(Path(image).stem, image, manual, mask, second)
+    known = next(layout for layout in layouts.LAYOUTS if layout.name == found.layout)
+    assert (known.mask is None, known.second is None) == (mask is None, second is None)
 
 
 def test_files_that_the_readme_names_exist():
