@@ -318,8 +318,10 @@ class Board:
 def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
     plan = job.plan
     progress, total = Progress("train"), plan.epochs * plan.steps_per_epoch * plan.batch_size
+    way = "eager" if job.compile == "off" or job.compiled_problem() else "compiled"
     progress.show(
-        f"starting the workers, {states.finished_epochs(job.output)} of {plan.epochs} epochs done"
+        f"starting the workers ({way} {job.precision} on {job.device}), "
+        f"{states.finished_epochs(job.output)} of {plan.epochs} epochs done"
     )
     last = False
     while not last:
@@ -329,7 +331,8 @@ def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
             text = f"epoch {line['epoch']}/{plan.epochs}"
             if "step" in line:
                 text += f", step {line['step']}/{plan.steps_per_epoch}, loss {line['loss']:.4f}"
-            text += f", {line['rate']:.1f} crops/s, {line['workers']} workers, {left}"
+            workers = f"{line['workers']} worker{'s' * (line['workers'] > 1)}"
+            text += f", {line['rate']:.1f} crops/s, {workers}, {left}"
             if figures := line.get("figures"):
                 text += ", " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items())
             progress.show(text, always=bool(figures))

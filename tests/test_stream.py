@@ -38,7 +38,7 @@ def rows_of(plan: CropPlan, world_size: int, first_step: int = 0) -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_each_step_has_the_same_crops_whatever_the_number_of_workers(plan, world_size):
     rows = rows_of(plan, world_size)
     for step in range(EPOCHS * plan.steps_per_epoch):
