@@ -91,7 +91,7 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise UserError(f"{_flag(name)} {value}: must be 1 or more")
         for name in ("validation_images", "resource_wait"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
