@@ -34,11 +34,11 @@ OWN_CLUSTER = {
     "worker_maximum_startup_concurrency": 4,  # and no warning until 16 processes have started
 }
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
-PACE_S = 0.02  # seconds; a block takes some 0.3 s to produce, so nothing waits for the scheduler
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
 TASK_RETRIES = (
     20  # deaths of processes or nodes that one group of work survives; Ray's own: endless
 )
+NICE = 10  # of what is made ahead
 DATA_CPUS = 0.1  # of a core, booked by a task or actor without a network; a core runs two of them
 
 
@@ -92,8 +92,25 @@ class Pace(ExecutionCallback):
     cores training ran at 35 crops/s without this pause and at 51 with it (results/LOG.md).
     """
 
+    seconds = 0.02  # a block takes some 0.3 s to produce, so nothing waits for the scheduler
+
     def on_execution_step(self, executor: Any) -> None:
-        time.sleep(PACE_S)
+        time.sleep(self.seconds)
+
+
+class SlowPace(Pace):
+    """For a stream that is made ahead of its readers: half the work, in time that others leave."""
+
+    seconds = 0.1
+
+    def before_execution_starts(self, executor: Any) -> None:
+        self.modest = False
+
+    def on_execution_step(self, executor: Any) -> None:
+        if not self.modest:
+            os.nice(NICE)  # of the loop's thread alone
+            self.modest = True
+        super().on_execution_step(executor)
 
 
 def configure_ray_data() -> None:
@@ -103,6 +120,7 @@ def configure_ray_data() -> None:
         context.custom_execution_callback_classes.append(Pace)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None  # nobody reads it, and it takes a thread a task
     context.raise_original_map_exception = True  # for own_error
     # Actors first: tasks that hold all cores can keep an actor from starting for ten seconds.
     context.wait_for_min_actors_s = ACTORS_START_S

@@ -7,6 +7,7 @@ order whatever the number of workers. Each row carries its step and rank, and th
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,17 +30,15 @@ from segpipe.data.crops import Augmentation
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
-from segpipe.runtime import DATA_CPUS, data_stage
+from segpipe.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.storage import Store
 
 CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
 CROPS = "crops"  # the stream's name among a training's data sets
-IN_FLIGHT_BYTES = 64 << 20  # crops and images on their way to the workers, all stages together
-BLOCK_STEPS = (
-    8,
-    64,
-)  # steps a block: at least, to spread Ray's cost of a task; at most, for memory
+BLOCK_BYTES = 16 << 20  # crops of a block: more spread Ray's cost of a task, fewer wait for it
+MOST_BLOCK_STEPS = 64
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
+AHEAD = 4  # blocks on their way to each worker
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -73,6 +72,16 @@ class CropPlan:
             rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size
         )
 
+    def share_bytes(self, world_size: int) -> int:
+        """Of the images and labels of the largest share of a step."""
+        return -(-self.batch_size // world_size) * 4 * self.crop_size**2
+
+    def block_steps(self, world_size: int) -> int:
+        """Steps of one worker that are cropped at once."""
+        by_number = self.epochs * self.steps_per_epoch * world_size // MOST_BLOCKS
+        by_bytes = BLOCK_BYTES // self.share_bytes(world_size)
+        return max(1, min(max(by_bytes, by_number), MOST_BLOCK_STEPS))
+
     def crops_of_step(self, step: int) -> npt.NDArray[np.int64]:
         """[batch_size, 2] of (image, k), in order of their slots."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
@@ -85,7 +94,8 @@ _epoch_order = lru_cache(maxsize=2)(crops.epoch_order)
 
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
     """Rows `step, rank, slot [n], crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`."""
-    steps = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size)
+    end_step = plan.epochs * plan.steps_per_epoch
+    steps = StepBlocks(first_step, end_step, world_size, plan.block_steps(world_size))
     rows: Dataset = ray.data.read_datasource(  # step, rank
         # Without the number Ray Data may split a block, and a worker gets another's steps.
         steps,
@@ -94,7 +104,7 @@ def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
     )
     return rows.map_batches(  # -> the crops of those steps
         Cropper,
-        fn_constructor_args=(plan, world_size),
+        fn_constructor_args=(plan, world_size, NICE),
         batch_size=None,
         compute=ActorPoolStrategy(size=1),
         num_cpus=DATA_CPUS,
@@ -104,9 +114,7 @@ def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
 class StepBlocks(Datasource):
     """The steps [first_step, end_step) of every worker, in blocks, the workers in turn."""
 
-    def __init__(self, first_step: int, end_step: int, world_size: int) -> None:
-        num_rows = (end_step - first_step) * world_size
-        block_steps = int(np.clip(num_rows // MOST_BLOCKS, *BLOCK_STEPS))
+    def __init__(self, first_step: int, end_step: int, world_size: int, block_steps: int) -> None:
         self.blocks = [
             (range(start, min(start + block_steps, end_step)), rank)
             for start in range(first_step, end_step, block_steps)
@@ -135,26 +143,27 @@ def _step_rows(steps: range, rank: int) -> list[pa.Table]:
 class Cropper:
     """Reads, decodes and crops. Lives in an actor, for its cache of decoded images."""
 
-    def __init__(self, plan: CropPlan, world_size: int) -> None:
+    def __init__(self, plan: CropPlan, world_size: int, nice: int = 0) -> None:
+        """`nice` is added to the niceness of this process."""
         self.plan, self.world_size = plan, world_size
         self.cache = ImageCache(plan)
+        os.nice(nice)
         self.augmentation = Augmentation() if plan.augment else None
         cv2.setNumThreads(1)  # the cores are the workers'
 
     def __call__(self, batch: Batch) -> Batch:
-        rows = [
-            self._row(int(s), int(r)) for s, r in zip(batch["step"], batch["rank"], strict=True)
-        ]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _row(self, step: int, rank: int) -> dict[str, Any]:
-        slots = np.asarray(self.plan.share(rank, self.world_size))
-        chosen = self.plan.crops_of_step(step)[slots]
-        epoch = step // self.plan.steps_per_epoch
-        crops = [self._crop(epoch, int(image), int(k)) for image, k in chosen]
-        image, label = (np.stack(arrays) for arrays in zip(*crops, strict=True))
-        row = {"step": step, "rank": rank, "slot": slots, "crop": chosen}
-        return row | {"image": image, "label": label}
+        steps, (rank, *_) = batch["step"], batch["rank"]
+        slots = np.asarray(self.plan.share(int(rank), self.world_size))
+        chosen = np.stack([self.plan.crops_of_step(int(step))[slots] for step in steps])
+        size = self.plan.crop_size
+        images = np.empty((*chosen.shape[:2], size, size, 3), np.uint8)
+        labels = np.empty((*chosen.shape[:2], size, size), np.uint8)
+        for row, step in enumerate(steps):
+            epoch = int(step) // self.plan.steps_per_epoch
+            for at, (index, k) in enumerate(chosen[row]):
+                images[row, at], labels[row, at] = self._crop(epoch, int(index), int(k))
+        slot = np.tile(slots, (len(steps), 1))
+        return {**batch, "slot": slot, "crop": chosen, "image": images, "label": labels}
 
     def _crop(
         self, epoch: int, index: int, k: int
@@ -297,10 +306,14 @@ class TrainingData(DataConfig):
     def _crops(self, world_size: int) -> list[DataIterator]:
         first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
         dataset = crop_stream(self.plan, first_step, world_size)
+        block_bytes = self.plan.block_steps(world_size) * self.plan.share_bytes(world_size)
         dataset.context.execution_options = ExecutionOptions(
             preserve_order=True,
-            resource_limits=ExecutionResources(object_store_memory=IN_FLIGHT_BYTES),
+            resource_limits=ExecutionResources(
+                object_store_memory=AHEAD * world_size * block_bytes
+            ),
         )
+        dataset.context.custom_execution_callback_classes = [SlowPace]
         return dataset.streaming_split(world_size, equal=False)
 
 

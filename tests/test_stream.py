@@ -30,7 +30,8 @@ def plan(labelled: Path) -> CropPlan:
 
 def rows_of(plan: CropPlan, world_size: int, first_step: int = 0) -> list[dict]:
     cropper = Cropper(plan, world_size)
-    blocks = StepBlocks(first_step, plan.epochs * plan.steps_per_epoch, world_size).blocks
+    end_step = plan.epochs * plan.steps_per_epoch
+    blocks = StepBlocks(first_step, end_step, world_size, block_steps=3).blocks
     rows = []
     for steps, rank in blocks:
         batch = cropper({"step": np.array(steps), "rank": np.full(len(steps), rank)})
