@@ -81,9 +81,10 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
 @pytest.mark.timeout(600)
 def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
     """Three workers, two when a node is taken, three when one is added; the same losses."""
-    flags = [*TRAIN, "--data", labelled, "--epochs", 14, "--crops-per-image", 120]
+    flags = ["-m", "jobs.train", "--data", labelled, "--epochs", 14, "--crops-per-image", 80]
     whole, output = tmp_path / "whole", tmp_path / "elastic"
     assert finish(*flags, "--output", whole).returncode == 0
+    flags += ["--compile", "off"]  # slow enough for nodes to come and go
     env = token() | {"RAY_health_check_period_ms": "1000"}  # a dead node is noticed in seconds
     with ray_nodes([1, 1, 1], env) as cluster:
         joined = env | {"RAY_ADDRESS": cluster.address}
