@@ -7,6 +7,9 @@ class UserError(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(" ".join(text.splitlines()))  # a file's name may have line breaks
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str]]:
+        return UserError, (str(self).partition("\n")[0],)  # without the lines that Ray Data appends
+
 
 class RejectedImage(Exception):
     """These bytes cannot become a mask, whoever tries again. In bulk it becomes a row."""
