@@ -6,7 +6,7 @@ The lecture's loop in plain PyTorch as a user runs it and under the allocator of
 segpipe on 2 workers, in fp32 and in bf16; the same step under bare torchrun with its crops in
 memory (bare_ddp.py). Then the losses of segpipe's first 100 steps against a plain loop of torch's
 own layers over the same crops from the same weights; and where each network's step spends its time.
-Needs DRIVE below SEGPIPE_DATA and lecture_train.py in SEGPIPE_BASELINES. A quarter of an hour on 2
+Needs DRIVE below SEGPIPE_DATA and lecture_train.py in SEGPIPE_BASELINES. Twenty minutes on 2
 cores. Writes results/training.md. Rates are steady ones; seconds are of whole processes.
 """
 
@@ -39,7 +39,8 @@ from segpipe.stream import Cropper, CropPlan
 
 PLAIN_EPOCHS = 3
 BATCH, COMPARED = 10, 100  # crops a step; steps whose losses are compared
-PEER_STEPS = 1200
+PEER_STEPS = {"segnet-lite": 1200, "wnet": 120}
+WNET_EPOCHS = 4
 NETWORKS = {"segnet-lite": 60, "wnet": 6, "unet": 2, "segnet": 2}  # steps that are timed
 
 
@@ -103,10 +104,11 @@ def plain(env: dict[str, str]) -> tuple[float, float]:
     return statistics.median(row["crops_per_second"] for row in epochs[1:]), seconds
 
 
-def peer(env: dict[str, str], *flags: object) -> float:
+def peer(env: dict[str, str], model: str, *flags: object) -> float:
     words = ["-m", "torch.distributed.run", "--nproc-per-node", 2, ROOT / "benchmarks/bare_ddp.py"]
     _, printed = run(
-        [*words, drive(), "--steps", PEER_STEPS, *flags], env | {"OMP_NUM_THREADS": "1"}
+        [*words, drive(), "--model", model, "--steps", PEER_STEPS[model], *flags],
+        env | {"OMP_NUM_THREADS": "1"},
     )
     return float(last_json(printed)["crops_per_second"])
 
@@ -180,7 +182,9 @@ def main() -> None:
     same, same_s = plain(allocator)
     ours = train("--epochs", epochs)
     half = train("--epochs", max(3, epochs // 4), "--precision", "bf16")
-    bare = peer(allocator)
+    bare = peer(allocator, "segnet-lite")
+    longer = train("--epochs", WNET_EPOCHS, "--model", "wnet")
+    bare_longer = peer(allocator, "wnet", "--compile", "off")
     cropper = crops(ours.diameter)
     wanted = plain_losses(cropper)
     kinds: list[tuple[str, bool, str]] = [("segnet-lite", True, "fp32")]
@@ -203,6 +207,10 @@ def main() -> None:
         f"{epochs} |",
         f"| segpipe, 2 workers, eager bf16 | {half.rate:.1f} | {ours.rate / half.rate:.1f} | "
         f"{half.seconds:.0f} | {len(half.history)} |",
+        "",
+        "Ray's share shrinks as the step grows: W-Net, eager fp32, 2 workers, gets "
+        f"{longer.rate:.1f} crops/s of the {bare_longer:.1f} under bare torchrun, "
+        f"{longer.rate / bare_longer:.2f}.",
         "",
         f"Data stall {ours.stall:.1%} of step time, of the first steps of epochs "
         f"{ours.stall_at_starts:.1%}; start-up, the looks at the test images and the end "

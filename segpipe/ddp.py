@@ -129,9 +129,8 @@ class Session:
             Loss(network, job.precision)
             if job.compile == "off" or job.compiled_problem()
             else CompiledLoss(network, num_threads),
-            # batch norm's statistics are those of all ranks already
             parallel_strategy_kwargs={
-                "forward_sync_buffers": False,
+                "forward_sync_buffers": False,  # batch norm's statistics are all ranks' already
                 "gradient_as_bucket_view": True,
             },
         )
@@ -336,10 +335,10 @@ class Session:
 
     def write_results(self) -> None:
         """Rank 0 writes the figures and the checkpoints, model.safetensors last."""
-        last = self._checkpoint()
+        last = best = self._checkpoint(self.epoch)
         if self.best.weights:
             self.network.load_state_dict(self.best.weights)
-        best = self._checkpoint() if self.best.weights else last
+            best = self._checkpoint(self.best.epoch)
         if self.rank != 0:
             return
         output = self.job.output
@@ -354,9 +353,8 @@ class Session:
         output.put(LAST, last)
         output.put(MODEL, best)
 
-    def _checkpoint(self) -> bytes:
+    def _checkpoint(self, epoch: int) -> bytes:
         plan = self.job.plan
-        epoch = self.epoch
         card = Card(
             model=self.job.model,
             width=self.job.width,
@@ -377,8 +375,8 @@ class Session:
         counts = np.zeros((2, metrics.BINS), np.int64)
         plan = self.job.plan
         for example in self.job.training_split[self.rank :: self.world_size]:
-            field = canvas(plan.store, example, plan.diameter)
-            one = {name: array[None] for name, array in field.items()}
+            fitted = canvas(plan.store, example, plan.diameter)
+            one = {name: array[None] for name, array in fitted.items()}
             self.shown = self.shown or one
             score, label = predictor.scores(one["image"]), one["label"]
             counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
