@@ -63,10 +63,9 @@ def assert_equal_weights(one: Path, other: Path) -> None:
     [
         ([*UNET, "--augment"], (1, 2, 3, 4)),
         (["--model", "segnet-lite"], (1, 4)),
-        (["--model", "segnet", "--width", 2], (1, 3)),
         (["--model", "wnet", "--width", 2], (2, 3)),
     ],
-    ids=["unet", "segnet-lite", "segnet", "wnet"],
+    ids=["unet", "segnet-lite", "wnet"],
 )
 @pytest.mark.cluster
 def test_any_number_of_workers_has_the_same_losses(train, flags, numbers):
@@ -75,6 +74,23 @@ def test_any_number_of_workers_has_the_same_losses(train, flags, numbers):
     assert len(losses[0]) == 2 * STEPS
     for others in losses[1:]:
         assert others == pytest.approx(losses[0], rel=2e-5)
+
+
+@pytest.mark.cluster
+def test_segnets_statistics_are_those_of_all_workers_crops(train):
+    """After one step, in the encoder.
+
+    Its losses run apart: in the flat black frame all four values of a pooling window are equal but
+    for their rounding, which so decides where each is put back.
+    """
+    one_step = ["--model", "segnet", "--width", 2, "--crops-per-image", 3, "--epochs", 1]
+    outputs = [train(n, *one_step, "--workers", n) for n in ("1", "3")]
+    found = [weights(output / "model.safetensors") for output in outputs]
+    names = [name for name in found[0] if name.startswith("encoder") and "running" in name]
+    assert len(names) == 2 * 13
+    for name in names:
+        one, three = (state[name] for state in found)
+        np.testing.assert_allclose(three, one, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
