@@ -6,6 +6,7 @@ last of all.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
 from segpipe.models.loss import CompiledLoss, Loss
+from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.states import State
 from segpipe.storage import Store
@@ -47,6 +49,7 @@ COLUMNS = (
     "crops_per_second",
 )
 TOLD = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
+AVERAGE_WARMUP = 10  # steps: the average first spans about a tenth of those that were done
 CHECK_STEPS = 50  # steps after which losses are looked at: each look waits for a GPU
 
 
@@ -60,7 +63,13 @@ class TrainJob:
     """The examples of the crops and the held-back ones: the threshold is chosen on them."""
     model: str
     width: int | None
+    loss: str
+    """One of LOSSES."""
     lr: float
+    warmup_steps: int
+    weight_decay: float
+    average: float
+    """Decay of the weights' average over the steps; 0: there is none."""
     cycle_epochs: int | None
     """Epochs of a cosine's fall to 0 before it starts again; None: the rate is constant."""
     patience: int | None
@@ -74,15 +83,18 @@ class TrainJob:
 
     def learning_rate(self, step: int) -> float:
         """Of one step, counted from the run's first (Loshchilov and Hutter, arXiv:1608.03983)."""
+        rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
         if self.cycle_epochs is None:
-            return self.lr
+            return self.lr * rising
         cycle = self.cycle_epochs * self.plan.steps_per_epoch
-        return self.lr * (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
+        return self.lr * rising * (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
 
     def compiled_problem(self) -> str:
         """Why the network's compiled loop cannot be used here, or ''."""
         if self.plan.crop_size % 2:
             return "the compiled loop wants crops of an even side"
+        if self.loss != "nll":
+            return "the compiled loop has no other loss than nll"
         return engine.compiled_problem(self.model, self.width, self.precision, self.device)
 
 
@@ -126,7 +138,7 @@ class Session:
             norm.synchronise(network, self.device)
         self.network = network = channels_last(network)
         self.loss = ray.train.torch.prepare_model(
-            Loss(network, job.precision)
+            Loss(network, job.precision, job.loss)
             if job.compile == "off" or job.compiled_problem()
             else CompiledLoss(network, num_threads),
             parallel_strategy_kwargs={
@@ -134,7 +146,11 @@ class Session:
                 "gradient_as_bucket_view": True,
             },
         )
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.lr, fused=True)
+        self.optimizer = torch.optim.AdamW(  # without decay it is Adam
+            self.network.parameters(), lr=job.lr, weight_decay=job.weight_decay, fused=True
+        )
+        self.average = Average(network, job.average) if job.average else None
+        self.told_network = self.average.network if self.average else network
         self.epoch = 0
         self.history: list[records.Row] = []
         self.best = Best()
@@ -207,6 +223,8 @@ class Session:
         self.optimizer.zero_grad()
         (part * self.world_size).backward()
         self.optimizer.step()
+        if self.average:
+            self.average.follow(self.epoch * self.job.plan.steps_per_epoch + step)
         detached: Tensor = part.detach()
         return detached
 
@@ -257,11 +275,11 @@ class Session:
     @torch.inference_mode()
     def measure(self, name: str, dataset: DataIterator) -> dict[str, float]:
         """Mean loss and accuracy per pixel and vessel Dice; of held-back images the loss alone."""
-        self.loss.eval()
+        self.told_network.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for batch in dataset.iter_batches(batch_size=1):
             self.shown = self.shown or batch
-            logits = self.network(to_input(batch["image"], self.device))
+            logits = self.told_network(to_input(batch["image"], self.device))
             truth = torch.from_numpy(batch["label"].astype(np.int64)).to(self.device)
             predicted = logits.argmax(dim=1)
             hit = ((predicted == VESSEL) & (truth == VESSEL)).sum()
@@ -286,7 +304,7 @@ class Session:
         self.history.append({"epoch": self.epoch} | row)
         if "val_loss" in figures:
             self.history[-1]["val_loss"] = round(figures["val_loss"], 6)
-            self.best.offer(self.epoch, figures["val_loss"], self.network)
+            self.best.offer(self.epoch, figures["val_loss"], self.told_network)
         if self.rank != 0:
             return
         output, plan = self.job.output, self.job.plan
@@ -305,6 +323,8 @@ class Session:
 
     def _state(self) -> State:
         tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
+        if self.average:
+            tensors |= {f"average.{k}": v for k, v in self.average.network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.weights.items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
@@ -314,11 +334,13 @@ class Session:
     def _restore(self, state: State) -> None:
         self.epoch, self.history = state.epoch, state.progress["history"]
         tensors = {name: torch.from_numpy(array) for name, array in state.arrays.items()}
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "adam": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.network.load_state_dict(parts["model"])
+        if self.average:
+            self.average.network.load_state_dict(parts["average"])
         self.best = Best.told(state)
         self.best.weights = parts["best"]
         slots: dict[int, dict[str, Tensor]] = {}
@@ -337,7 +359,7 @@ class Session:
         """Rank 0 writes the figures and the checkpoints, model.safetensors last."""
         last = best = self._checkpoint(self.epoch)
         if self.best.weights:
-            self.network.load_state_dict(self.best.weights)
+            self.told_network.load_state_dict(self.best.weights)
             best = self._checkpoint(self.best.epoch)
         if self.rank != 0:
             return
@@ -346,7 +368,7 @@ class Session:
         if self.shown is not None:
             image, label = self.shown["image"], self.shown["label"]
             with torch.inference_mode():
-                logits = self.network(to_input(image, self.device))
+                logits = self.told_network.eval()(to_input(image, self.device))
             prob = logits.softmax(dim=1)[0].cpu().numpy()
             figure = plots.class_probabilities(image[0], prob, label[0])
             output.put(records.PREDICTIONS, figure)
@@ -354,34 +376,61 @@ class Session:
         output.put(MODEL, best)
 
     def _checkpoint(self, epoch: int) -> bytes:
-        plan = self.job.plan
+        """Calibrated where photographs are held back: what was learned by heart says too much."""
+        plan, network = self.job.plan, copy.deepcopy(self.told_network)
+        counts = self._count_scores(network)
+        threshold = metrics.best_threshold(counts)
+        if len(self.job.training_split) > len(plan.examples):
+            slope, intercept = metrics.fit_calibration(counts)
+            network.calibrate(slope, intercept)
+            threshold = metrics.calibrated(threshold, slope, intercept)
         card = Card(
             model=self.job.model,
             width=self.job.width,
             diameter=plan.diameter,
-            threshold=self._best_threshold(),
+            threshold=threshold,
             # the set's name and not its place: a checkpoint travels
             training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
             f"{epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
             classes=CLASSES,
             version=__version__,
         )
-        state = {k: v.detach().cpu().numpy() for k, v in self.network.state_dict().items()}
+        state = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
         return checkpoint.dump(state, card)
 
-    def _best_threshold(self) -> float:
-        """The threshold with the highest pooled Dice on the training split, at working scale."""
-        predictor = Predictor(self.network, str(self.device))
+    def _count_scores(self, network: Network) -> metrics.Counts:
+        """On the held-back photographs, without any on the training split, at working scale."""
+        predictor = Predictor(network, str(self.device))
         counts = np.zeros((2, metrics.BINS), np.int64)
-        plan = self.job.plan
-        for example in self.job.training_split[self.rank :: self.world_size]:
+        plan, split = self.job.plan, self.job.training_split
+        for example in (split[len(plan.examples) :] or split)[self.rank :: self.world_size]:
             fitted = canvas(plan.store, example, plan.diameter)
             one = {name: array[None] for name, array in fitted.items()}
             self.shown = self.shown or one
             score, label = predictor.scores(one["image"]), one["label"]
             counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
         summed = self._sum(torch.from_numpy(counts).to(self.device))
-        return metrics.best_threshold(summed.cpu().numpy())
+        return summed.cpu().numpy()
+
+
+class Average:
+    """The mean of a network's weights over its steps, the latest counting most.
+
+    An exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola,
+    arXiv:1703.01780), batch norm's statistics included, and it follows quicker in the beginning.
+    """
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network, self.decay = copy.deepcopy(network), decay
+        pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+        self.pairs = [pair for pair in pairs if pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Take in the weights after this step, counted from the run's first."""
+        share = 1 - min(self.decay, (step + 1) / (step + AVERAGE_WARMUP))
+        for mean, latest in self.pairs:
+            mean.lerp_(latest, share)
 
 
 @dataclass

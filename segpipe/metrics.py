@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 
 BINS = 1 << 16
 Counts = npt.NDArray[np.int64]  # [2, BINS]: row 0 pixels that are no vessel, row 1 vessel pixels
@@ -114,6 +116,33 @@ def best_threshold(counts: Counts) -> float:
     tp, fp = _descending(counts)
     dice = 2 * tp / np.maximum(tp + fp + tp[-1], 1)
     return float(BINS - 1 - int(np.argmax(dice))) / BINS
+
+
+def fit_calibration(counts: Counts) -> tuple[float, float]:
+    """(slope, intercept) of the score's logit that make these counts most likely.
+
+    Platt, "Probabilistic outputs for support vector machines" (1999), without his prior: there are
+    millions of pixels. Scores are those of their bins' middles. (1, 0) where a class is empty.
+    """
+    if not counts.sum(axis=1).all():
+        return 1.0, 0.0
+    filled = np.flatnonzero(counts.sum(axis=0))
+    vessel, total = counts[1, filled], counts[:, filled].sum(axis=0)
+    z = logit((filled + 0.5) / BINS)
+
+    def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        fitted = parameters[0] * z + parameters[1]
+        nll = (total * np.logaddexp(0, fitted) - vessel * fitted).sum() / total.sum()
+        slope = (total * expit(fitted) - vessel) / total.sum()
+        return float(nll), np.array([(slope * z).sum(), slope.sum()])
+
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS")
+    return float(found.x[0]), float(found.x[1])
+
+
+def calibrated(score: float, slope: float, intercept: float) -> float:
+    """A score in [0, 1) after its logit was multiplied by `slope` and raised by `intercept`."""
+    return float(expit(slope * logit(score) + intercept))
 
 
 def summary(counts: Counts, threshold: float) -> dict[str, float]:

@@ -26,7 +26,6 @@ from ray.train import DataConfig
 
 from segpipe import states
 from segpipe.data import crops, fundus
-from segpipe.data.crops import Augmentation
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
@@ -58,8 +57,10 @@ class CropPlan:
     """px"""
     batch_size: int
     """Crops a step, all workers together."""
-    augment: bool = False
-    """Whether crops are changed as Augmentation's defaults say."""
+    augmentation: str = "none"
+    """How crops are changed, a key of AUGMENTATIONS."""
+    place: str = "photograph"
+    """Where crops lie, one of crops.PLACES."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,7 +149,7 @@ class Cropper:
         self.plan, self.world_size = plan, world_size
         self.cache = ImageCache(plan)
         os.nice(nice)
-        self.augmentation = Augmentation() if plan.augment else None
+        self.augmentation = crops.AUGMENTATIONS[plan.augmentation]
         cv2.setNumThreads(1)  # the cores are the workers'
 
     def __call__(self, batch: Batch) -> Batch:
@@ -170,7 +171,8 @@ class Cropper:
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         plan, size = self.plan, self.plan.crop_size
         image, label = self.cache.get(index)
-        return crops.crop(image, label, plan.seed, epoch, index, k, size, self.augmentation)
+        how = self.augmentation, plan.place
+        return crops.crop(image, label, plan.seed, epoch, index, k, size, *how)
 
 
 class ImageCache:

@@ -16,9 +16,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe import archive, ddp, runtime, states, stream
+from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
+from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
@@ -29,6 +31,9 @@ MAX_FAILURES = 10  # restarts of the workers before the run gives up
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
 CHOICES = {
     "model": tuple(MODELS),
+    "place": PLACES,
+    "augmentation": tuple(AUGMENTATIONS),
+    "loss": LOSSES,
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
@@ -47,9 +52,9 @@ class TrainConfig:
     output: str
     """Folder or s3://bucket/prefix for checkpoints, history.csv and the figures."""
     model: str = "segnet-lite"
-    """Network to train: segnet-lite, segnet, unet or wnet."""
+    """Network to train: segnet-lite, segnet, unet, wnet or resunet."""
     width: int | None = None
-    """Channels of the network's first layer; as published without (64, of wnet 8)."""
+    """Channels of the network's first layer; by default 64, of wnet 8, of resunet 24."""
     epochs: int = 100
     """Passes over the crops. A finished run goes on when this is raised."""
     workers: str = "1"
@@ -60,10 +65,20 @@ class TrainConfig:
     """Side of a crop in px."""
     batch_size: int = 10
     """Crops a step, all workers together."""
-    augment: bool = False
-    """Flip, rotate, scale and tint the crops at random."""
+    place: str = "photograph"
+    """Where crops lie: in the photograph, around a pixel of its field, or the whole field."""
+    augmentation: str = "none"
+    """Random changes of crops: none, wnet (as for the W-Net), or wide (for other cameras)."""
+    loss: str = "nll"
+    """nll (negative log-likelihood), or nll+dice (and 1 - soft Dice of the vessels)."""
     lr: float = 1e-3
     """Learning rate of Adam; under a cosine schedule the highest."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0 to what the schedule says."""
+    weight_decay: float = 0.0
+    """Share of the weights taken away in a step, times the learning rate (AdamW)."""
+    average: float = 0.0
+    """Weights are averaged over the steps with this decay, 0 to 1; 0: the last step's are used."""
     schedule: str = "constant"
     """Learning rate over the run: constant, or cosine for a fall to 0."""
     cycle_epochs: int | None = None
@@ -90,9 +105,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{_flag(name)} {value}: must be 1 or more")
-        for name in ("validation_images", "resource_wait"):
+        for name in ("validation_images", "resource_wait", "warmup_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
+        if not 0 <= self.average < 1:
+            raise UserError(f"--average {self.average}: must be 0 or more, and below 1")
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
         for name, choices in CHOICES.items():
@@ -182,7 +199,11 @@ def train(config: TrainConfig) -> None:
             training_split=tuple(training),
             model=config.model,
             width=config.width,
+            loss=config.loss,
             lr=config.lr,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            average=config.average,
             cycle_epochs=(config.cycle_epochs or config.epochs)
             if config.schedule == "cosine"
             else None,
@@ -217,10 +238,10 @@ def _plan(
     diameter = float(statistics.median(diameter for _, _, diameter in sizes))
     for example, (height, width, field_diameter) in zip(training, sizes, strict=True):
         smallest = min(stream.scaled_size(height, width, field_diameter, diameter))
-        if config.crop_size > smallest:
+        if config.place == "photograph" and config.crop_size > smallest:
             raise UserError(
                 f"--crop-size {config.crop_size}: larger than {data.uri(example.image)}, "
-                f"{smallest} px on its shorter side"
+                f"{smallest} px on its shorter side; --place field allows it"
             )
     last = len(training) - config.validation_images
     plan = stream.CropPlan(
@@ -232,7 +253,8 @@ def _plan(
         config.crops_per_image,
         config.crop_size,
         config.batch_size,
-        config.augment,
+        config.augmentation,
+        config.place,
     )
     if not plan.steps_per_epoch:
         raise UserError(

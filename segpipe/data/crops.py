@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from segpipe.data.classes import OUTSIDE
 
+PLACES = ("photograph", "field", "whole")
+"""Where crops lie: inside the photograph, around a pixel of its field, in the field's middle."""
 ORDER, PLACE, CHANGE = 0, 1, 2  # what a random stream is for; keeps those of one epoch apart
 MARGIN_PX = 2  # around what a turned crop sees, for bilinear weights and rounding
 STRIP_PX = 8192  # of floating-point colours at once: 96 KiB stay in the cache, and in malloc's heap
@@ -44,6 +46,27 @@ class Augmentation:
     """Factor of the distance from each pixel's own grey."""
     hue: Range = (-0.01, 0.01)
     """Turns of the colour circle, from red towards green."""
+    gain: Range = (1.0, 1.0)
+    """Factor of each channel by itself: a camera's white balance."""
+    gamma: Range = (1.0, 1.0)
+    """Exponent of the levels, on a scale from 0 to 1."""
+
+
+AUGMENTATIONS = {
+    "none": None,
+    "wnet": Augmentation(),
+    "wide": Augmentation(
+        degrees=(-180.0, 180.0),
+        scale=(0.8, 1.25),
+        brightness=(0.7, 1.3),
+        contrast=(0.7, 1.3),
+        saturation=(0.5, 1.5),
+        hue=(-0.02, 0.02),
+        gain=(0.8, 1.25),
+        gamma=(0.7, 1.4),
+    ),
+}
+"""By name. `wide` is for cameras that were not seen: any direction, more scales, other colours."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,11 @@ class Change:
     contrast: float
     saturation: float
     hue: float
+    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    gamma: float = 1.0
+
+
+UNCHANGED = Change(False, False, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 
 
 def epoch_order(
@@ -83,7 +111,7 @@ def crop_corner(
 
 
 def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation) -> Change:
-    """The change of one crop: eight numbers from its own stream, in the order of Change's fields.
+    """The change of one crop: its own stream's numbers, in the order of Change's fields.
 
     All are drawn whatever the ranges, so one that is narrowed to a value leaves the others alone.
     """
@@ -98,7 +126,33 @@ def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation)
         contrast=rng.uniform(*ranges.contrast),
         saturation=rng.uniform(*ranges.saturation),
         hue=rng.uniform(*ranges.hue),
+        gains=(
+            rng.uniform(*ranges.gain),
+            rng.uniform(*ranges.gain),
+            rng.uniform(*ranges.gain),
+        ),
+        gamma=rng.uniform(*ranges.gamma),
     )
+
+
+def field_corner(
+    seed: int, epoch: int, index: int, k: int, label: Image8, size: int
+) -> tuple[int, int]:
+    """(top, left) of a size x size px crop around a pixel of the field, each as likely as another.
+
+    It may reach beyond the photograph. label [H, W] uint8 has a pixel that is not OUTSIDE.
+    """
+    rng = np.random.default_rng((seed, PLACE, epoch, index, k))
+    while True:
+        y, x = (int(rng.integers(extent)) for extent in label.shape)
+        if label[y, x] != OUTSIDE:
+            return y - size // 2, x - size // 2
+
+
+def centre_corner(label: Image8, size: int) -> tuple[int, int]:
+    """(top, left) of the size x size px crop around the middle of the field's box."""
+    left, top, width, height = cv2.boundingRect((label != OUTSIDE).view(np.uint8))
+    return top + (height - size) // 2, left + (width - size) // 2
 
 
 def crop(
@@ -110,17 +164,25 @@ def crop(
     k: int,
     size: int,
     augmentation: Augmentation | None = None,
+    place: str = "photograph",
 ) -> tuple[Image8, Image8]:
     """Crop k of the epoch from image [H, W, 3] uint8 RGB and label [H, W] uint8, its `index`-th.
 
-    -> image [size, size, 3] uint8, label [size, size] uint8. Without augmentation they are views
-    of the window at crop_corner. With it the window's content is mirrored, turned and scaled about
-    the window's centre, then tinted; what then comes from beyond the photograph is black and
-    OUTSIDE. Bit-identical in every process on processors of one kind: others may round a bilinear
-    weight otherwise. Raises ValueError for a size that does not fit.
+    -> image [size, size, 3] uint8, label [size, size] uint8. `place` is one of PLACES. Without
+    augmentation those inside the photograph are views of the window at crop_corner. With it the
+    window's content is mirrored, turned and scaled about the window's centre, then tinted; what
+    comes from beyond the photograph is black and OUTSIDE. Bit-identical in every process on
+    processors of one kind: others may round a bilinear weight otherwise. Raises ValueError for a
+    size that does not fit.
     """
-    height, width = label.shape
-    top, left = crop_corner(seed, epoch, index, k, height, width, size)
+    if place == "photograph":
+        top, left = crop_corner(seed, epoch, index, k, label.shape[0], label.shape[1], size)
+    elif place == "field":
+        top, left = field_corner(seed, epoch, index, k, label, size)
+    else:
+        top, left = centre_corner(label, size)
+    if augmentation is None and place != "photograph":
+        return turn(image, label, top, left, size, UNCHANGED)
     if augmentation is None:
         window = np.s_[top : top + size, left : left + size]
         return image[window], label[window]
@@ -167,7 +229,7 @@ def turn(
 
 
 def tint(image: Image8, change: Change) -> Image8:
-    """Brightness, contrast, saturation and hue of image [S, S, 3] uint8 RGB, in this order.
+    """Brightness, gains, gamma, contrast, saturation, hue of image [S, S, 3] uint8 RGB, in order.
 
     As Pillow's ImageEnhance and torchvision's ColorJitter have them, but for one rule: contrast
     makes no level more than BRIGHTENING times as high. So black stays black, and the frame around
@@ -176,7 +238,13 @@ def tint(image: Image8, change: Change) -> Image8:
     network its rim.
     """
     levels = np.arange(256, dtype=np.float32)
-    brighter = cv2.LUT(image, _levels(levels * change.brightness))
+    if change.gains == UNCHANGED.gains and change.gamma == 1:
+        table = _levels(levels * change.brightness)
+    else:
+        factors = np.float32(change.brightness) * np.asarray(change.gains, np.float32)
+        bright = np.power(levels[:, None] * factors / 255, change.gamma, dtype=np.float32)
+        table = _levels(255 * bright)[None]  # [1, 256, 3]
+    brighter = cv2.LUT(image, table)
     mean = round(cv2.mean(cv2.cvtColor(brighter, cv2.COLOR_RGB2GRAY))[0])
     stretched = np.minimum(mean + (levels - mean) * change.contrast, BRIGHTENING * levels)
     contrasted = cv2.LUT(brighter, _levels(stretched))

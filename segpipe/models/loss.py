@@ -8,21 +8,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segpipe import kernels
+from segpipe.data.classes import VESSEL
 from segpipe.models.network import PRECISIONS, Network, autocast, to_planes
 from segpipe.models.segnet import SegNetLite
+
+LOSSES = ("nll", "nll+dice")
+DICE_SMOOTH = 1.0  # px, so that a crop without a vessel has a loss
 
 
 class Loss(nn.Module):
     """Mean negative log-likelihood per pixel, summed over the network's outputs.
 
-    W-Net's first net is held to the truth as well as its second (arXiv:2009.01907).
+    W-Net's first net is held to the truth as well as its second (arXiv:2009.01907). `nll+dice` adds
+    1 - Dice of the vessels, with probabilities in the place of pixels (Milletari, Navab and Ahmadi,
+    arXiv:1606.04797, but their squares), the mean over the crops.
     """
 
-    def __init__(self, network: Network, precision: str = "fp32") -> None:
+    def __init__(self, network: Network, precision: str = "fp32", loss: str = "nll") -> None:
         """`precision` fp32, or bf16 for the network's convolutions; the loss itself is in fp32."""
         super().__init__()
         assert precision in PRECISIONS
+        assert loss in LOSSES
         self.network, self.precision = network, precision
+        self.with_dice = loss == "nll+dice"
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """images [N, H, W, 3] uint8 RGB, labels [N, H, W] uint8, the class of each pixel -> [].
@@ -33,7 +41,18 @@ class Loss(nn.Module):
         with autocast(x.device, self.precision):
             outputs = self.network.outputs(x)
         truth = labels.long()
-        return torch.stack([F.cross_entropy(o.float(), truth) for o in outputs]).sum()
+        return torch.stack([self._of_one(o.float(), truth) for o in outputs]).sum()
+
+    def _of_one(self, logits: Tensor, truth: Tensor) -> Tensor:
+        likelihood = F.cross_entropy(logits, truth)
+        return likelihood + dice_loss(logits, truth) if self.with_dice else likelihood
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """logits [N, classes, H, W], truth [N, H, W] int64 -> []: 1 - soft Dice of the vessels."""
+    prob, vessel = logits.softmax(dim=1)[:, VESSEL], (truth == VESSEL).float()
+    both, total = (prob * vessel).sum(dim=(1, 2)), (prob + vessel).sum(dim=(1, 2))
+    return (1 - (2 * both + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
 
 
 class CompiledLoss(nn.Module):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segpipe.data.classes import BACKGROUND, CLASSES, VESSEL
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -27,6 +29,25 @@ class Network(nn.Module):
         The loss counts all of them; the last is the network's answer.
         """
         raise NotImplementedError
+
+    def last_layer(self) -> nn.Conv2d:
+        """The convolution that makes the network's answer, a class's logits after the other's."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def calibrate(self, slope: float, intercept: float) -> None:
+        """Change the weights so that the score's logit z becomes slope * z + intercept.
+
+        Platt's scaling ("Probabilistic outputs for support vector machines", 1999) without a layer
+        of its own. The class with the highest logit can change.
+        """
+        layer = self.last_layer()
+        assert layer.bias is not None
+        layer.weight *= slope
+        layer.bias *= slope
+        of_classes = layer.bias.view(len(CLASSES), -1)  # a view: blocks have several a class
+        of_classes[VESSEL] += intercept / 2
+        of_classes[BACKGROUND] -= intercept / 2
 
     def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [N, 3, H, W] in [0, 1] -> what `logits` gives, [N, classes, H, W] each.

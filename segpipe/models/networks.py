@@ -7,6 +7,7 @@ import torch
 from segpipe.errors import UserError
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.network import Network
+from segpipe.models.resunet import ResUNet
 from segpipe.models.segnet import SegNet, SegNetLite
 from segpipe.models.unet import UNet
 from segpipe.models.wnet import WNet
@@ -16,6 +17,7 @@ MODELS: dict[str, type[Network]] = {
     "segnet": SegNet,
     "unet": UNet,
     "wnet": WNet,
+    "resunet": ResUNet,
 }
 
 

@@ -69,6 +69,9 @@ class SegNetLite(Network):
         self.encoder = nn.Conv2d(3, width, 3, padding=1)
         self.decoder = nn.Conv2d(width, num_classes, 3, padding=1)
 
+    def last_layer(self) -> nn.Conv2d:
+        return self.decoder
+
     def logits(self, x: Tensor) -> tuple[Tensor]:
         """x [N, 3, H, W], H and W even -> the logits [N, classes, H, W]."""
         return (self.decoder(unpool_of_pool(F.relu(self.encoder(x)))),)
@@ -101,6 +104,10 @@ class SegNet(Network):
         for layer in self.modules():  # as the paper says, its reference [56]
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def last_layer(self) -> nn.Conv2d:
+        last: nn.Conv2d = self.decoder[-1][-1]  # type: ignore[index]
+        return last
 
     def logits(self, x: Tensor) -> tuple[Tensor]:
         """x [N, 3, H, W], H and W multiples of 32 -> the logits [N, classes, H, W]."""

@@ -33,6 +33,9 @@ class UNet(Network):
         for layer in self.modules():
             _initialise(layer)
 
+    def last_layer(self) -> nn.Conv2d:
+        return self.last
+
     def logits(self, x: Tensor) -> tuple[Tensor]:
         """x [N, 3, H, W], H and W multiples of 16 -> the logits [N, classes, H, W]."""
         skips = [self.down[0](x)]

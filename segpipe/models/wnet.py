@@ -30,6 +30,9 @@ class WNet(Network):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="leaky_relu")
 
+    def last_layer(self) -> nn.Conv2d:
+        return self.second.last
+
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, 3, H, W], H and W multiples of 4 -> both nets' logits [N, classes, H, W]."""
         first = self.first(x)
