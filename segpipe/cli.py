@@ -85,9 +85,10 @@ def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:
 def _parse(verb: str, config: type, flags: list[str]) -> Any:
     """The config that the flags give; UserError with tyro's box of a complaint as one line."""
     told = io.StringIO()
+    preset = config.preset(flags) if hasattr(config, "preset") else None
     try:
         with redirect_stderr(told):
-            return tyro.cli(config, prog=f"segpipe {verb}", args=flags)
+            return tyro.cli(config, prog=f"segpipe {verb}", args=flags, default=preset)
     except SystemExit as stop:
         if not stop.code:
             raise

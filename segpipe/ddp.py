@@ -421,7 +421,7 @@ class Average:
     """
 
     def __init__(self, network: Network, decay: float) -> None:
-        self.network, self.decay = copy.deepcopy(network), decay
+        self.network, self.decay = copy.deepcopy(network).eval(), decay
         pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
         self.pairs = [pair for pair in pairs if pair[0].is_floating_point()]
 

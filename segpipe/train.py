@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import statistics
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 import ray.train.torch
+import tyro
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,6 +26,7 @@ from segpipe.errors import UserError
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
+from segpipe.recipes import RECIPES
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
 from segpipe.storage import Store, open_store, preflight
@@ -51,6 +55,8 @@ class TrainConfig:
     """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
     output: str
     """Folder or s3://bucket/prefix for checkpoints, history.csv and the figures."""
+    recipe: str | None = None
+    """Flags by name that were found good together: segnet-lite or resunet; others replace them."""
     model: str = "segnet-lite"
     """Network to train: segnet-lite, segnet, unet, wnet or resunet."""
     width: int | None = None
@@ -97,6 +103,18 @@ class TrainConfig:
     """Where the network runs: auto, cpu or gpu."""
     resource_wait: float = 45.0
     """Seconds to wait for the workers' cores or GPUs before giving up."""
+
+    @classmethod
+    def preset(cls, flags: Sequence[str]) -> TrainConfig | None:
+        """What the flags of a recipe among `flags` leave to be given; None where none is."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--recipe", nargs="?")
+        name = parser.parse_known_args(flags)[0].recipe
+        if name is None:
+            return None
+        if name not in RECIPES:
+            raise UserError(f"--recipe {name}: choose from {', '.join(RECIPES)}")
+        return cls(data=tyro.MISSING, output=tyro.MISSING, recipe=name, **RECIPES[name])
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
@@ -147,7 +165,7 @@ class TrainConfig:
 
     def settings(self, data: Store) -> dict[str, Any]:
         """What a resumed run must have been begun with, by flag."""
-        may_change = {"output", "workers", "device", "resource_wait", "epochs"}
+        may_change = {"recipe", "output", "workers", "device", "resource_wait", "epochs"}
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
         kept = asdict(self) | {"data": data.uri()}
