@@ -8,7 +8,7 @@ import hashlib
 import math
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import permutations
 
 import cv2
@@ -18,7 +18,16 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from segpipe.data import synthetic
-from segpipe.data.crops import Augmentation, Change, crop, crop_corner, draw_change, tint, turn
+from segpipe.data.crops import (
+    AUGMENTATIONS,
+    Augmentation,
+    Change,
+    crop,
+    crop_corner,
+    draw_change,
+    tint,
+    turn,
+)
 
 ONE = (1.0, 1.0)
 STILL = Augmentation(0.0, 0.0, (0.0, 0.0), ONE, ONE, ONE, ONE, (0.0, 0.0))  # changes nothing
@@ -283,6 +292,7 @@ def test_no_two_of_seed_epoch_image_and_k_are_mixed_up():
 
 
 RANGED = ("degrees", "scale", "brightness", "contrast", "saturation", "hue")
+DRAWN = ("mirrored", "upended", *RANGED)
 
 
 @pytest.fixture(scope="module")
@@ -306,23 +316,23 @@ def test_the_ranges_are_those_of_the_wnet():
 
 
 def test_half_are_mirrored_each_way_and_no_two_depend_on_each_other(changes):
-    values = np.array([[getattr(c, f.name) for f in fields(Change)] for c in changes], float)
+    values = np.array([[getattr(change, name) for name in DRAWN] for change in changes], float)
     for column in (0, 1):
         assert stats.binomtest(int(values[:, column].sum()), len(values)).pvalue > 0.001
-    between = np.corrcoef(values.T) - np.eye(8)
+    between = np.corrcoef(values.T) - np.eye(len(DRAWN))
     assert np.abs(between).max() < 4 / math.sqrt(len(values))
 
 
 def test_the_place_does_not_depend_on_the_change(changes):
     corners = [crop_corner(0, 0, n, k, 584, 565, 224) for n in range(160) for k in range(50)]
     for place in zip(*corners, strict=True):
-        for name in (field.name for field in fields(Change)):
+        for name in DRAWN:
             values = [getattr(change, name) for change in changes]
             assert stats.spearmanr(place, values).pvalue > 1e-4, name
 
 
 def test_a_change_is_drawn_as_documented():
-    """One stream for each crop, eight numbers in the order of the fields."""
+    """One stream for each crop, its numbers in the order of the fields."""
     ranges = Augmentation()
     for seed, epoch, image, k in ((0, 0, 0, 0), (5, 4, 3, 2)):
         rng = np.random.default_rng((seed, 2, epoch, image, k))
@@ -357,3 +367,32 @@ def test_a_rotation_turns_as_opencvs_own_matrix_does():
     x, y = there[:, :2] @ (30.0, 0.0)
     found = np.unravel_index(turned[..., 0].argmax(), (101, 101))
     assert np.abs(np.array(found) - (50 + y, 50 + x)).max() < 1
+
+
+# ---- other cameras
+
+
+def test_gains_and_gamma_are_numpys_power_of_each_channel():
+    """Alone they are one table of levels a channel."""
+    image = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    change = replace(AS_IS, gains=(0.8, 1.0, 1.25), gamma=1.4)
+    wanted = 255 * (np.arange(256)[:, None] * np.array(change.gains) / 255) ** 1.4
+    difference = tint(image, change)[0] - wanted.clip(max=255)
+    assert np.abs(difference).max() <= 1.5  # saturation and contrast round once more each
+    assert (tint(image, change)[0, 0] == 0).all()
+
+
+def test_new_numbers_leave_the_old_ones_alone():
+    wide = replace(Augmentation(), gain=(0.5, 2.0), gamma=(0.5, 2.0))
+    old, new = (draw_change(1, 2, 3, 4, ranges) for ranges in (Augmentation(), wide))
+    assert replace(new, gains=old.gains, gamma=old.gamma) == old
+    assert len({*new.gains, new.gamma}) == 4
+    assert old.gains == (1, 1, 1)
+    assert old.gamma == 1
+
+
+@pytest.mark.parametrize("name", ["wnet", "wide"])
+def test_no_augmentation_lights_the_frame(name):
+    black = np.zeros((8, 8, 3), np.uint8)
+    for k in range(50):
+        assert not tint(black, draw_change(0, 0, 0, k, AUGMENTATIONS[name])).any()

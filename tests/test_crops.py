@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segpipe.data.crops import crop_corner, epoch_order
+from segpipe.data.crops import Augmentation, crop, crop_corner, epoch_order, field_corner
 
 
 def test_every_crop_occurs_once_in_an_epoch():
@@ -77,3 +77,39 @@ def test_an_epochs_order_is_shuffled_and_does_not_change():
     order = epoch_order(0, 0, 20, 30)
     np.testing.assert_array_equal(order, epoch_order(0, 0, 20, 30))
     assert not (order[:, 0] == np.repeat(np.arange(20), 30)).mean() > 0.2
+
+
+# ---- crops around a pixel of the field
+
+
+def test_field_crops_lie_around_every_pixel_of_the_field_alike():
+    label = np.zeros((9, 12), np.uint8)
+    label[2:5, 3:9] = 2
+    label[3, 4] = 1
+    corners = np.array([field_corner(0, 0, n, k, label, 32) for n in range(60) for k in range(30)])
+    counts = np.zeros_like(label, int)
+    np.add.at(counts, tuple((corners + 16).T), 1)
+    assert (counts > 0).tolist() == (label > 0).tolist()
+    assert stats.chisquare(counts[label > 0]).pvalue > 0.001
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(mirrored=0, upended=0)])
+def test_what_lies_beyond_the_photograph_is_black_and_outside(augmentation):
+    image, label = np.full((40, 50, 3), 200, np.uint8), np.full((40, 50), 2, np.uint8)
+    for k in range(20):
+        crop_image, crop_label = crop(image, label, 0, 0, 0, k, 64, augmentation, "field")
+        assert crop_image.shape == (64, 64, 3)
+        assert (crop_label == 0).any()
+        assert not crop_image[crop_label == 0].max(axis=-1).min()
+        assert (crop_label == 2)[27:37, 27:37].mean() > 0.2  # the middle is one of the field
+    assert (crop_image[crop_label == 2] > 0).mean() > 0.95
+
+
+def test_a_whole_crop_has_the_field_in_its_middle():
+    label = np.zeros((70, 90), np.uint8)
+    label[10:51, 20:81] = 2
+    image = np.repeat(label[..., None] * np.uint8(100), 3, axis=2)
+    crop_image, crop_label = crop(image, label, 0, 0, 0, 0, 101, None, "whole")
+    np.testing.assert_array_equal(np.argwhere(crop_label).min(axis=0), (30, 20))
+    np.testing.assert_array_equal(np.argwhere(crop_label).max(axis=0), (70, 80))
+    np.testing.assert_array_equal(crop_image[..., 0], crop_label * 100)

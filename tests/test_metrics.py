@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
 
 from segpipe import metrics
 from segpipe.metrics import BINS
@@ -33,6 +35,27 @@ def test_auc_and_average_precision_equal_sklearns(kind):
     assert metrics.auc(counts) == pytest.approx(sk.roc_auc_score(truth[0], score[0]), abs=1e-5)
     wanted = sk.average_precision_score(truth[0], score[0])
     assert metrics.average_precision(counts) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.6, -0.8), (2.5, 1.5)])
+def test_a_calibration_is_sklearns_logistic_regression(slope, intercept):
+    """And it undoes what was done to scores that had been right."""
+    rng = np.random.default_rng(3)
+    right = rng.normal(-1.5, 2.0, 40_000)  # logits
+    truth = rng.random(right.size) < expit(right)
+    z = (right - intercept) / slope
+    found = metrics.fit_calibration(counted(expit(z).astype(np.float32)[None], truth[None]))
+    fit = LogisticRegression(C=np.inf, tol=1e-8).fit(z[:, None], truth)
+    assert found == pytest.approx((fit.coef_[0, 0], fit.intercept_[0]), abs=2e-3)
+    assert found == pytest.approx((slope, intercept), abs=0.08)
+    assert metrics.calibrated(float(expit(z[0])), *found) == pytest.approx(
+        expit(right[0]), abs=0.02
+    )
+
+
+def test_without_one_of_the_classes_nothing_is_calibrated():
+    score, truth = pixels("smooth")
+    assert metrics.fit_calibration(counted(score, truth & False)) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "tied"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -20,9 +21,10 @@ from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
-from segpipe.models.loss import Loss
+from segpipe.models.loss import LOSSES, Loss, dice_loss
 from segpipe.models.network import Network, to_planes
 from segpipe.models.networks import MODELS, build_model, load_network
+from segpipe.models.resunet import ResUNet
 from segpipe.models.segnet import SegNet
 from segpipe.models.unet import UNet
 from segpipe.models.wnet import WNet
@@ -258,6 +260,64 @@ def test_wnets_shortcut_has_no_bias():
     ]  # fmt: skip
 
 
+def test_resunet_joins_residual_blocks_of_four_sizes_by_sums():
+    torch.manual_seed(4)
+    network = trained(ResUNet(width=3))
+    x = torch.rand(2, 3, 16, 32)
+    names = ("first", "down", "smaller", "larger", "up")
+    first, down, smaller, larger, up = (Weights(getattr(network, name)) for name in names)
+
+    def residual(weights: Weights, values: Tensor) -> Tensor:
+        inner = F.relu(weights.normalise(weights.convolve(values)))
+        return F.relu(weights.normalise(weights.convolve(inner)) + values)
+
+    pixels = [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    blocks = torch.stack(pixels, dim=2).flatten(1, 2)  # of each colour the block's four pixels
+    values = residual(down, F.relu(first.normalise(first.convolve(blocks))))
+    skips = []
+    for _ in range(3):
+        skips.append(values)
+        weight = next(smaller.of_convolutions).weight
+        corners = windows(values).unflatten(-1, (2, 2))
+        halved = torch.einsum("nihwuv,oiuv->nohw", corners, weight)
+        values = residual(down, F.relu(smaller.normalise(halved)))
+    for _ in range(3):
+        values = residual(up, F.relu(larger.upsample(values) + skips.pop()))
+    last = F.conv2d(values, network.last.weight, network.last.bias, padding=1)
+    wanted = torch.zeros(2, 3, 16, 32)
+    for row in (0, 1):
+        for column in (0, 1):
+            wanted[..., row::2, column::2] = last[:, 2 * row + column :: 4]
+    torch.testing.assert_close(network(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_resunet_has_280980_parameters():
+    """24 channels on blocks, 48 below; norms have two numbers a channel."""
+    blocks = 2 * 2 * (9 * 24**2 + 2 * 24) + 5 * 2 * (9 * 48**2 + 2 * 48)
+    first = 9 * 12 * 24 + 2 * 24
+    smaller = 4 * 24 * 48 + 2 * 4 * 48**2 + 3 * 2 * 48
+    larger = 4 * 48 * 24 + 24 + 2 * (4 * 48**2 + 48)
+    last = 9 * 24 * 12 + 12
+    assert num_parameters(ResUNet()) == blocks + first + smaller + larger + last == 280_980
+
+
+# ---- calibration
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calibrated_weights_give_the_scaled_and_raised_logit_of_the_score(name):
+    torch.manual_seed(8)
+    network = trained(build_model(name, classes=3, width=4))
+    x = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        before = network(x)
+        network.calibrate(0.7, -1.25)
+        after = network(x)
+    z = before[:, 1] - before[:, 2]
+    torch.testing.assert_close(after[:, 1] - after[:, 2], 0.7 * z - 1.25, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after[:, 0], 0.7 * before[:, 0], rtol=1e-4, atol=1e-4)
+
+
 # ---- any size
 
 
@@ -284,7 +344,7 @@ def test_what_is_added_repeats_the_edge_and_is_cut_off_again(name):
 
 def test_strides_are_those_of_the_poolings():
     strides = {name: MODELS[name].STRIDE for name in NAMES}
-    assert strides == {"segnet-lite": 2, "segnet": 32, "unet": 16, "wnet": 4}
+    assert strides == {"segnet-lite": 2, "segnet": 32, "unet": 16, "wnet": 4, "resunet": 16}
 
 
 class Echo(Network):
@@ -334,6 +394,28 @@ def test_the_loss_is_the_mean_over_pixels_summed_over_outputs(name):
     assert found.shape == ()
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_soft_dice_of_certain_classes_is_sklearns_f1():
+    """Of the vessels of each crop; a crop without any in truth or mask costs nothing."""
+    generator = torch.Generator().manual_seed(6)
+    truth, found = torch.randint(0, 3, (2, 3, 20, 30), generator=generator)
+    truth[2] = found[2] = 2
+    certain = 50.0 * F.one_hot(found, 3).permute(0, 3, 1, 2).float()
+    scores = [
+        f1_score(t.ravel() == VESSEL, f.ravel() == VESSEL)
+        for t, f in zip(truth[:2], found[:2], strict=True)
+    ]
+    wanted = 1 - (sum(scores) + 1) / 3
+    assert dice_loss(certain, truth).item() == pytest.approx(wanted, abs=2e-3)  # one smoothing px
+
+
+def test_with_dice_the_loss_is_the_sum_of_both():
+    network = build_model("wnet", classes=3, width=4).eval()
+    images, labels = labelled(24, 32)
+    dice = sum(dice_loss(logits, labels.long()) for logits in network.outputs(to_planes(images)))
+    plain, both = (Loss(network, loss=loss)(images, labels) for loss in LOSSES)
+    assert both.item() == pytest.approx((plain + dice).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -441,6 +523,7 @@ RECIPES = {  # width, side of the crops in px, highest learning rate, steps
     "segnet": (8, 64, 0.01, 150),
     "unet": (8, 64, 0.003, 200),
     "wnet": (8, 64, 0.02, 100),
+    "resunet": (8, 64, 0.01, 150),
 }
 
 

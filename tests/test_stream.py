@@ -73,7 +73,7 @@ def test_a_crop_is_a_window_of_its_image_and_label(plan, labelled):
 
 def test_augmented_crops_are_those_of_the_crop_function(plan):
     """And the steps have the same crops as without augmentation."""
-    augmented = rows_of(replace(plan, augment=True), 1)
+    augmented = rows_of(replace(plan, augmentation="wnet"), 1)
     for row, plain in zip(augmented, rows_of(plan, 1), strict=True):
         np.testing.assert_array_equal(row["crop"], plain["crop"])
         assert (row["image"] != plain["image"]).any()

@@ -4,20 +4,26 @@ Run: pytest tests/test_train.py
 """
 
 import csv
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import ray
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from verbs import run
 
-from segpipe import states
+from segpipe import states, stream
+from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
+from segpipe.ddp import Average, TrainJob
 from segpipe.models import checkpoint, networks
+from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
 from segpipe.stream import Cropper, CropPlan
 
@@ -61,7 +67,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "numbers"),
     [
-        ([*UNET, "--augment"], (1, 2, 3, 4)),
+        ([*UNET, "--augmentation", "wnet"], (1, 2, 3, 4)),
         (["--model", "segnet-lite"], (1, 4)),
         (["--model", "wnet", "--width", 2], (2, 3)),
     ],
@@ -133,6 +139,16 @@ def test_a_run_goes_on_with_another_number_of_workers(train):
 
 
 @pytest.mark.cluster
+def test_a_recipe_goes_on_where_it_stopped(train):
+    """Averaged weights, warm-up, field crops beyond the frame, held-back calibration and all."""
+    recipe = ["--recipe", "resunet", "--width", 4, "--crop-size", 48, "--validation-images", 1]
+    whole = train("whole", *recipe, "--epochs", 3, "--cycle-epochs", 3)
+    train("resumed", *recipe, "--epochs", 1, "--cycle-epochs", 3)
+    resumed = train("resumed", *recipe, "--epochs", 3, "--cycle-epochs", 3)
+    assert_equal_weights(resumed / "model.safetensors", whole / "model.safetensors")
+
+
+@pytest.mark.cluster
 def test_a_damaged_state_costs_an_epoch_and_a_warning(train, capfd):
     whole = train("whole", "--epochs", 3)
     output = train("damaged", "--epochs", 2)
@@ -188,10 +204,49 @@ def test_the_best_epoch_by_held_back_images_ships_and_patience_ends_the_run(chos
     assert_equal_weights(chosen / "model.safetensors", until_best / "last.safetensors")
 
 
+def test_weights_are_calibrated_on_the_held_back_photographs(chosen, labelled):
+    """Scikit-learn finds nothing left to correct there."""
+    loaded = checkpoint.load((chosen / "model.safetensors").read_bytes(), "")
+    store = open_store(str(labelled))
+    held_back = stream.canvas(store, open_labelled(store).training[-1], loaded.card.diameter)
+    score = Predictor(networks.load_network(loaded)).scores(held_back["image"][None])[0]
+    inside = held_back["label"] != OUTSIDE
+    z = np.log(score[inside]) - np.log1p(-score[inside])
+    fit = LogisticRegression(C=np.inf, tol=1e-8).fit(
+        z[:, None], held_back["label"][inside] == VESSEL
+    )
+    assert fit.coef_[0, 0] == pytest.approx(1, abs=0.02)
+    assert fit.intercept_[0] == pytest.approx(0, abs=0.05)
+
+
 def test_a_run_that_patience_ended_is_finished(chosen, labelled, capsys):
     words = ["--data", labelled, "--output", chosen, *SMALL, *CHOOSING, "--patience", 2]
     assert run("train", *words, "--epochs", 30) == 0
     assert "epochs are finished" in capsys.readouterr().out
+
+
+def test_the_rate_rises_before_it_falls(labelled):
+    """One over the warm-up's steps and one more each, of what the cosine says."""
+    plan = CropPlan(open_store(str(labelled)), (), 540.0, 0, 1, 10, 32, 10)
+    job = TrainJob(
+        **dict.fromkeys(field.name for field in fields(TrainJob))
+        | {"plan": replace(plan, examples=tuple(range(100))), "lr": 2.0, "warmup_steps": 4}
+    )
+    rates = [job.learning_rate(step) for step in range(6)]
+    assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
+
+
+def test_the_average_is_pandas_exponential_mean():
+    network = nn.Linear(1, 1)
+    average, seen = Average(network, 0.5), []
+    for step, value in enumerate([3.0, -1.0, 4.0, 2.0]):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        average.follow(step + 100)  # past its quicker beginning
+        seen.append(average.network.weight.item())
+    begin = seen[0] * 2 - 3.0  # the first weight, which the average began with
+    wanted = pandas.Series([begin, 3.0, -1.0, 4.0, 2.0]).ewm(alpha=0.5, adjust=False).mean()
+    assert seen == pytest.approx(wanted[1:].tolist())
 
 
 def test_tensorboard_reads_the_history(chosen):

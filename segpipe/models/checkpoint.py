@@ -86,11 +86,23 @@ def shipped() -> list[str]:
 SUFFIX = ".safetensors"
 
 
+def about(name: str) -> dict[str, Any]:
+    """What is known of a shipped checkpoint beside what it says itself: weights/NAME.json."""
+    told: dict[str, Any] = json.loads((resources.files(weights) / f"{name}.json").read_bytes())
+    return told
+
+
 def read(name_or_uri: str | None) -> bytes:
-    """The bytes of a shipped checkpoint (by name; the default without one) or of the file there."""
+    """The bytes of a shipped checkpoint (by name; the default without one) or of the file there.
+
+    Raises UserError where there is none, or where a shipped one is not what was shipped.
+    """
     name = name_or_uri or DEFAULT
     if name in shipped():
-        return (resources.files(weights) / f"{name}{SUFFIX}").read_bytes()
+        data = (resources.files(weights) / f"{name}{SUFFIX}").read_bytes()
+        if hashlib.sha256(data).hexdigest() != about(name)["sha256"]:
+            raise UserError(f"--checkpoint {name}: its weights are damaged, install segpipe again")
+        return data
     try:
         return read_uri(name)
     except UserError as error:
