@@ -35,8 +35,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    weights = checkpoint.read(None)
-    card = checkpoint.load(weights, checkpoint.DEFAULT).card
+    weights = checkpoint.read("segnet-lite")
+    card = checkpoint.load(weights, "segnet-lite").card
     chosen = engine.select(engine.find_trials(weights, "cpu"), "auto", "auto")
     score = engine.open_score(weights, chosen.engine, num_threads=1)
     stages.keep_pages()

@@ -70,7 +70,7 @@ def tiny_checkpoint(path: Path) -> Path:
 
     from segpipe.models import checkpoint
 
-    shipped = checkpoint.load(checkpoint.read(None), checkpoint.DEFAULT)
+    shipped = checkpoint.load(checkpoint.read("segnet-lite"), "")
     path.write_bytes(checkpoint.dump(shipped.state, replace(shipped.card, diameter=DIAMETER)))
     return path
 
@@ -88,6 +88,7 @@ def seconds_to_first_mask(images: Path, work: Path) -> float:
     output = work / "first"
     shutil.rmtree(output, ignore_errors=True)
     words = ["-m", "jobs.segment", "--input", str(images), "--output", str(output)]
+    words += ["--checkpoint", "segnet-lite"]
     start = time.monotonic()
     with subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL

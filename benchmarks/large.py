@@ -45,7 +45,8 @@ def _enlarge(original: Path, width: int, height: int, seed: int) -> Image.Image:
 
 def segmented(images: Path, output: Path) -> tuple[dict[str, Any], float]:
     """The run's summary, and bytes a mask."""
-    run(["-m", "jobs.segment", "--input", images, "--output", output, "--report-images", "off"])
+    words = ["-m", "jobs.segment", "--input", images, "--output", output]
+    run([*words, "--checkpoint", "segnet-lite", "--report-images", "off"])
     masks = list((output / "masks").iterdir())
     summary = json.loads((output / "summary.json").read_text())
     assert summary["ok"] == len(masks) == len(list(images.iterdir())), summary

@@ -78,6 +78,7 @@ def segmentation(work: Path) -> list[str]:
     for count in (2000, 20_000):
         images, output = small_photographs(work / f"small{count}", count), work / f"masks{count}"
         words = ["-m", "jobs.segment", "--input", str(images), "--output", str(output)]
+        words += ["--checkpoint", "segnet-lite"]
         used = measure(words, memory=True)
         peaks.append(used.peak_mib)
         rate = json.loads((output / "summary.json").read_text())["images_per_second"]
@@ -92,6 +93,7 @@ def giants(work: Path) -> list[str]:
     for name, side in GIANTS.items():
         Image.fromarray(picture).resize((side, side)).save(images / name, quality=80)
     words = ["-m", "jobs.segment", "--input", str(images), "--output", str(output)]
+    words += ["--checkpoint", "segnet-lite"]
     used = measure(words, memory=True)
     rows = {row["path"]: row for row in pq.read_table(output / "results").to_pylist()}
     told = [

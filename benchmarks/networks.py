@@ -1,0 +1,140 @@
+"""The table of networks: a trained checkpoint measured on DRIVE and STARE, and put beside others.
+
+    python benchmarks/networks.py NAME OUTPUT_OF_TRAIN "COMMAND OF ITS TRAINING"    measures one
+    python benchmarks/networks.py --ship NAME                                       ships it
+    python benchmarks/networks.py                                                   writes the table
+
+Needs DRIVE and STARE below SEGPIPE_DATA. Each network is a folder of results/networks/: what
+`segpipe evaluate` wrote of both sets, the training's history and facts.json. `--ship` puts a
+measured one's weights into the package. Writes results/networks.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, drive, facts, run, write
+
+from segpipe.models import checkpoint, engine
+
+FOLDER = ROOT / "results" / "networks"
+WEIGHTS = ROOT / "segpipe" / "models" / "weights"
+SETS = {"DRIVE": "DRIVE test", "STARE": "STARE"}
+FIGURES = {
+    "auc": "AUC",
+    "average_precision": "AP",
+    "dice": "Dice",
+    "mcc": "MCC",
+    "sensitivity": "Sens",
+    "specificity": "Spec",
+    "accuracy": "Acc",
+}
+TERMS = "Apache-2.0, as segpipe. They hold no photograph of a data set."
+
+
+def add(name: str, trained: Path, command: str) -> None:
+    """Evaluate the checkpoint of a training, and keep what tells of it."""
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = trained / "model.safetensors"
+    for data in SETS:
+        output = ROOT / "runs" / "networks" / name / data
+        found = [] if data == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
+        words = ["-m", "jobs.evaluate", "--data", drive().parent / data, "--output", output]
+        run([*words, "--checkpoint", weights, *found])
+        shutil.copy(output / "metrics.json", folder / f"{data}.json")
+    shutil.copy(trained / "history.csv", folder / "history.csv")
+    with (folder / "history.csv").open() as file:
+        minutes = sum(float(row["seconds"]) for row in csv.DictReader(file)) / 60
+    data = weights.read_bytes()
+    loaded = checkpoint.load(data, name)
+    state = loaded.state.items()
+    learned = [array for key, array in state if "running" not in key and "num_batches" not in key]
+    trials = engine.find_trials(data, "cpu")
+    chosen = engine.select(trials, "auto", "auto")
+    told = {
+        "command": command,
+        "weights": str(weights),
+        "parameters": sum(array.size for array in learned),
+        "training_minutes": round(minutes, 1),
+        "engine": chosen.engine.name,
+        "ms_per_canvas": chosen.ms,
+        "eager_ms_per_canvas": trials[0].ms,
+        "sha256": loaded.sha256,
+        "facts": facts(f"python benchmarks/networks.py {name} ...")[:-2],
+    }
+    (folder / "facts.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def ship(name: str) -> None:
+    """Weights and what was measured of them, into the package."""
+    told = json.loads((FOLDER / name / "facts.json").read_text())
+    data = (ROOT / told["weights"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == told["sha256"]
+    (WEIGHTS / f"{name}.safetensors").write_bytes(data)
+    about = {
+        "sha256": told["sha256"],
+        "parameters": told["parameters"],
+        "accuracy": {
+            title: {key: round(_pooled(name, data_set)[key], 4) for key in FIGURES}
+            for data_set, title in SETS.items()
+        },
+        "speed": f"{told['ms_per_canvas']:.0f} ms a photograph on one core ({told['engine']}; "
+        + ", ".join(line.partition(": ")[2] for line in told["facts"] if "machine" in line)
+        + ")",
+        "terms": TERMS,
+    }
+    (WEIGHTS / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _pooled(name: str, data: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / name / f"{data}.json").read_text())["pooled"]
+    return found
+
+
+def table() -> None:
+    names = sorted(folder.name for folder in FOLDER.iterdir())
+    rows = {name: json.loads((FOLDER / name / "facts.json").read_text()) for name in names}
+    lines: list[str] = []
+    for data, title in SETS.items():
+        lines += [
+            f"{title}, native size, inside the {'found' if data == 'STARE' else 'given'} field of "
+            "view, pooled; threshold from training photographs:",
+            "",
+            "| | parameters | " + " | ".join(FIGURES.values()) + " |",
+            "|---|---|" + "---|" * len(FIGURES),
+        ]
+        for name in names:
+            figures = " | ".join(f"{_pooled(name, data)[key]:.4f}" for key in FIGURES)
+            lines.append(f"| {name} | {rows[name]['parameters']:,} | {figures} |")
+        second = json.loads((FOLDER / names[0] / f"{data}.json").read_text())["second_observer"]
+        figures = " | ".join(f"{second[key]:.4f}" if key in second else "–" for key in FIGURES)
+        lines += [f"| second human observer | – | {figures} |", ""]
+    lines += [
+        "| | training, minutes | ms a canvas, one core | eager fp32, ms | command |",
+        "|---|---|---|---|---|",
+    ]
+    for name, told in rows.items():
+        speed = (
+            f"{told['ms_per_canvas']:.1f} ({told['engine']}) | {told['eager_ms_per_canvas']:.1f}"
+        )
+        lines.append(f"| {name} | {told['training_minutes']} | {speed} | `{told['command']}` |")
+    write("networks.md", [*facts("python benchmarks/networks.py"), *lines])
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case []:
+            table()
+        case ["--ship", name]:
+            ship(name)
+        case [name, trained, command]:
+            add(name, Path(trained), command)
+        case _:
+            raise SystemExit(__doc__)
