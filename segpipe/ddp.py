@@ -68,6 +68,7 @@ class TrainJob:
     lr: float
     warmup_steps: int
     weight_decay: float
+    clip_norm: float
     average: float
     """Decay of the weights' average over the steps; 0: there is none."""
     cycle_epochs: int | None
@@ -222,6 +223,8 @@ class Session:
         part = self.loss(images, labels) * (len(images) / self.job.plan.batch_size)
         self.optimizer.zero_grad()
         (part * self.world_size).backward()
+        if self.job.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.job.clip_norm)
         self.optimizer.step()
         if self.average:
             self.average.follow(self.epoch * self.job.plan.steps_per_epoch + step)

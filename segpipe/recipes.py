@@ -17,10 +17,11 @@ VESSELS: dict[str, Any] = {
     "weight_decay": 1e-4,
     "warmup_steps": 100,
     "average": 0.998,
-    "lr": 3e-3,
+    "lr": 2e-3,
+    "clip_norm": 0.3,
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
     "segnet-lite": {"model": "segnet-lite"},  # the lecture's, which are the defaults
-    "resunet": {"model": "resunet", "epochs": 100} | VESSELS,
+    "resunet": {"model": "resunet", "epochs": 70} | VESSELS,
 }

@@ -83,6 +83,8 @@ class TrainConfig:
     """Steps in which the learning rate rises from 0 to what the schedule says."""
     weight_decay: float = 0.0
     """Share of the weights taken away in a step, times the learning rate (AdamW)."""
+    clip_norm: float = 0.0
+    """Gradients that are longer are cut to this 2-norm over all weights; 0: none is."""
     average: float = 0.0
     """Weights are averaged over the steps with this decay, 0 to 1; 0: the last step's are used."""
     schedule: str = "constant"
@@ -123,7 +125,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{_flag(name)} {value}: must be 1 or more")
-        for name in ("validation_images", "resource_wait", "warmup_steps", "weight_decay"):
+        for name in (
+            "validation_images",
+            "resource_wait",
+            "warmup_steps",
+            "weight_decay",
+            "clip_norm",
+        ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
         if not 0 <= self.average < 1:
@@ -221,6 +229,7 @@ def train(config: TrainConfig) -> None:
             lr=config.lr,
             warmup_steps=config.warmup_steps,
             weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
             average=config.average,
             cycle_epochs=(config.cycle_epochs or config.epochs)
             if config.schedule == "cosine"

@@ -58,12 +58,12 @@ AUGMENTATIONS = {
     "wide": Augmentation(
         degrees=(-180.0, 180.0),
         scale=(0.8, 1.25),
-        brightness=(0.7, 1.3),
-        contrast=(0.7, 1.3),
+        brightness=(0.75, 1.25),
+        contrast=(0.75, 1.25),
         saturation=(0.5, 1.5),
         hue=(-0.02, 0.02),
-        gain=(0.8, 1.25),
-        gamma=(0.7, 1.4),
+        gain=(0.85, 1.18),
+        gamma=(0.75, 1.33),
     ),
 }
 """By name. `wide` is for cameras that were not seen: any direction, more scales, other colours."""
