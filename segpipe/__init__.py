@@ -25,6 +25,7 @@ In the order in which data flows:
         engine.py     how a network runs: the quickest way that keeps its masks
         weights/      what the package ships
     metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
+    measure.py    mask -> vessel measurements; photograph -> quality hints
     inputs.py     which photographs a run takes: a folder, a prefix, a list
     archive.py    what a bulk run knows: manifest, parts, done-set, compaction
     states.py     what a training goes on from, after every epoch

@@ -59,6 +59,24 @@ ROW = pa.schema(
         ("mask_png", pa.binary()),  # the mask's PNG file; null where only files are written
         ("fov_fraction", pa.float32()),  # field of view / image
         ("vessel_density", pa.float32()),  # vessel / field of view
+        # from here to readable_fraction null without --measure full; see segpipe.measure
+        ("measure_note", pa.string()),  # why something below is NaN
+        ("field_diameter_px", pa.float32()),
+        ("length_density_per_px", pa.float32()),
+        ("length_density", pa.float32()),
+        ("calibre_mean_px", pa.float32()),
+        ("calibre_mean", pa.float32()),
+        ("calibre_std_px", pa.float32()),
+        ("calibre_std", pa.float32()),
+        ("fractal_dimension", pa.float32()),
+        ("tortuosity", pa.float32()),
+        ("num_branch_points", pa.int32()),
+        ("num_components", pa.int32()),
+        ("focus", pa.float32()),
+        ("exposure", pa.float32()),
+        ("underexposed_fraction", pa.float32()),
+        ("overexposed_fraction", pa.float32()),
+        ("readable_fraction", pa.float32()),
         ("model", pa.string()),
         ("checkpoint_sha256", pa.string()),
         ("threshold", pa.float32()),
@@ -396,7 +414,8 @@ def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
     for start in range(0, len(place), step):
         some = place[start : start + step]
         needed, which = np.unique(parts.part[some], return_inverse=True)
-        tables = list(_tables(output, [parts.keys[number] for number in needed], None))
+        found = _tables(output, [parts.keys[number] for number in needed], None)
+        tables = [_with_columns(table, ROW.names) for table in found]
         first = np.cumsum([0, *(len(table) for table in tables)])[:-1]
         rows = first[which] + parts.row[some]
         yield pa.concat_tables(tables).take(pa.array(rows))
@@ -479,7 +498,11 @@ def result_groups(output: Store) -> Iterator[Callable[[list[str]], pa.Table]]:
 
 
 def _read_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
-    table = file.read_row_group(number, columns=columns)
+    return _with_columns(file.read_row_group(number, columns=columns), columns)
+
+
+def _with_columns(table: pa.Table, columns: list[str]) -> pa.Table:
+    """These columns in their order; those that an older release did not write are null."""
     for name in set(columns) - set(table.column_names):
         table = table.append_column(ROW.field(name), pa.nulls(len(table), ROW.field(name).type))
-    return table
+    return table.select(columns)

@@ -35,6 +35,7 @@ from segpipe.stopwatch import StageTimes
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 FORMATS = ("png", "parquet", "both")
+MEASURES = ("none", "full")
 TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 ENGINE_FLAGS = ("compile", "precision")
@@ -60,6 +61,8 @@ class SegmentConfig:
     """Photographs that are read, segmented and committed together. May change when resumed."""
     format: str = "png"
     """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
+    measure: str = "none"
+    """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
     max_rejected: float = 0.05
     """Share of rejected inputs above which the exit code is 1."""
     max_megapixels: float = 200.0
@@ -91,6 +94,7 @@ class SegmentConfig:
                 raise UserError(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
         choices = {
             "format": FORMATS,
+            "measure": MEASURES,
             "report_images": ("on", "off"),
             "compile": engine.COMPILE,
             "precision": engine.PRECISION,
@@ -117,7 +121,7 @@ class Run:
     weights: bytes
     checkpoint: Checkpoint
     settings: dict[str, Any]
-    """What masks depend on, by flag."""
+    """What masks and their rows depend on, by flag."""
 
 
 def segment(config: SegmentConfig) -> int:
@@ -169,6 +173,7 @@ def _open(config: SegmentConfig) -> Run:
         "--input": source.uri(),
         "--checkpoint": loaded.sha256,
         "--format": config.format,
+        "--measure": config.measure,
         "--max-megapixels": config.max_megapixels,
         "--include": list(config.include),
         "--exclude": list(config.exclude),
@@ -184,6 +189,8 @@ def _open(config: SegmentConfig) -> Run:
 def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
     before = archive.read_json(run.output, archive.SETTINGS) or {}
+    if before:
+        before = {"--measure": "none"} | before  # as before there was this flag
     archive.refuse_changed(run.config.output, before, run.settings)
 
 
@@ -311,13 +318,15 @@ def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int)
         )
     tasks = runtime.data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    scores = runtime.network_stage(loaded, Scoring, (weights, chosen.precision), device, workers)
+    arguments = weights, chosen.precision, job.measure != "none"
+    scores = runtime.network_stage(loaded, Scoring, arguments, device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
 
 
 def _job(run: Run) -> SegmentJob:
     card = run.checkpoint.card
-    settings = json.dumps(run.settings, sort_keys=True).encode()
+    of_masks = {flag: value for flag, value in run.settings.items() if flag != "--measure"}
+    settings = json.dumps(of_masks, sort_keys=True).encode()
     return SegmentJob(
         run.source,
         run.output,
@@ -328,6 +337,7 @@ def _job(run: Run) -> SegmentJob:
         hashlib.sha256(settings).hexdigest()[:16],
         run.config.format,
         run.config.max_megapixels,
+        run.config.measure,
     )
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from segpipe import archive, metrics
 from segpipe.data import codecs, fundus
-from segpipe.data.classes import OUTSIDE, VESSEL
+from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.datasets import load_example, load_second
 from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
@@ -61,6 +61,8 @@ class SegmentJob:
     """Hash of all that a mask depends on."""
     format: str
     max_megapixels: float
+    measure: str = "none"
+    """Which columns are measured: none or full."""
 
 
 class Segmenter:
@@ -81,7 +83,7 @@ class Segmenter:
             values = _load_one(entry, data, self.job, group.watch)
             if "canvas" in values:
                 with group.watch.time("model"):
-                    values["score"] = self.score(values.pop("canvas"), values["fov"])
+                    values["score"] = self.score(values["canvas"], values["fov"])
             group.add(values)
         return group.commit()
 
@@ -117,15 +119,20 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
 class Scoring:
     """Rows with a canvas -> the same with a score, in a process that holds the network."""
 
-    def __init__(self, weights: bytes, precision: str, device: str, num_threads: int) -> None:
+    def __init__(
+        self, weights: bytes, precision: str, keep_canvas: bool, device: str, num_threads: int
+    ) -> None:
+        """`keep_canvas` where the rows are measured later, which takes 1 MB a row to hand on."""
         from segpipe.models.predict import Scorer  # torch: only where the network runs
 
+        self.keep_canvas = keep_canvas
         self.scorer = Scorer(weights, device, num_threads, precision)
 
     def __call__(self, batch: Batch) -> Batch:
         watch = Stopwatch()
+        kept = {"canvas": batch["canvas"]} if self.keep_canvas else {}
         with watch.time("model"):
-            batch = self.scorer(batch)
+            batch = self.scorer(batch) | kept
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
 
 
@@ -281,7 +288,7 @@ class Group:
         if self.job.format != "parquet":
             key = archive.mask_key(filed_as(self.job.source, path))
             self.writes.append(_transfers().submit(self.job.output.put, key, png))
-        return {
+        return self._measured(values, geometry) | {
             "status": "ok",
             "note": str(values["note"]) or None,
             "mask_path": key,
@@ -291,6 +298,22 @@ class Group:
             "fov_fraction": field / mask.size,
             "vessel_density": vessel / max(field, 1),
         }
+
+    def _measured(self, values: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
+        """Columns of vessels and quality, from the canvas, while the mask is on its way."""
+        if self.job.measure == "none":
+            return {}
+        import cv2
+
+        from segpipe import measure  # scipy's graphs take 0.2 s, which other runs need not wait for
+
+        cv2.setNumThreads(1)  # the cores are the workers'
+        with self.watch.time("measure"):
+            vessel = values["score"] >= np.float32(self.job.threshold)
+            mask = classes_of(vessel, values["fov"] > 127)
+            zoom = geometry.box_height / geometry.scaled_height
+            quality = measure.quality(values["canvas"], values["fov"])
+            return asdict(measure.measure(mask, zoom)) | asdict(quality)
 
     def commit(self) -> Batch:
         """-> one row `started, finished, ok, rejected, open, seconds [STAGES]`."""

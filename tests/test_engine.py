@@ -153,7 +153,7 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path):
         if name == "apart":
             loaded = stages.load(batch, job)
             assert (loaded["seconds"][:2, :3].sum(axis=1) > 0).all()
-            done = stages.store(stages.Scoring(WEIGHTS, "fp32", "cpu", 1)(loaded), job)
+            done = stages.store(stages.Scoring(WEIGHTS, "fp32", False, "cpu", 1)(loaded), job)
         else:
             done = stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)(batch)
         assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)
