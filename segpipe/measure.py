@@ -65,22 +65,22 @@ class Measurements:
     """Vessel / field of view, in pixels of the mask."""
     field_diameter_px: float
     """The field's larger extent in the photograph."""
-    length_density_per_px: float
+    length_density_per_px: float = NAN
     """Length of the vessels' centre lines / area of the field."""
-    length_density: float
+    length_density: float = NAN
     """The same per diameter."""
-    calibre_mean_px: float
+    calibre_mean_px: float = NAN
     """Width of the vessels, averaged along their centre lines."""
-    calibre_mean: float
-    calibre_std_px: float
+    calibre_mean: float = NAN
+    calibre_std_px: float = NAN
     """Standard deviation of the width along the centre lines."""
-    calibre_std: float
-    fractal_dimension: float
+    calibre_std: float = NAN
+    fractal_dimension: float = NAN
     """By box counting on the vessels, from 0 to 2."""
-    tortuosity: float
+    tortuosity: float = NAN
     """Length of segments between branch points and ends / distance of their ends; 1 is straight."""
-    num_branch_points: int
-    num_components: int
+    num_branch_points: int = 0
+    num_components: int = 0
 
 
 def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
@@ -90,18 +90,18 @@ def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
     """
     fov = mask != OUTSIDE
     if not fov.any():
-        return _unmeasured("no field of view", NAN, NAN)
+        return Measurements("no field of view", NAN, NAN)
     top, left, bottom, right = fov_box(fov)
     extent = max(bottom - top, right - left)
     scale = scale_to(extent, DIAMETER)
     area = np.count_nonzero(fov)
-    density = np.count_nonzero(mask == VESSEL) / area
+    density = float(np.count_nonzero(mask == VESSEL) / area)
     diameter, native = extent * scale, extent * zoom  # px where it is measured, px as it is told
     coverage = _resample(mask[top:bottom, left:right] == VESSEL, scale)
     vessel, num_components = _without_specks(coverage >= COVERED)
     if not num_components:
-        return _unmeasured("no vessel", native, density)
-    depth = cv2.distanceTransform(vessel, cv2.DIST_L2, cv2.DIST_MASK_5)
+        return Measurements("no vessel", density, native, 0.0, 0.0)
+    depth = np.asarray(cv2.distanceTransform(vessel, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
     paths, forks = trace(_without_spurs(thin(vessel), depth))
     points = smooth(paths, SMOOTHING_PX)
     lengths, chords = _lengths(paths, points), _chords(paths, points)
@@ -132,11 +132,6 @@ def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
     )
 
 
-def _unmeasured(note: str, diameter_px: float, density: float) -> Measurements:
-    length = 0.0 * diameter_px  # none, in a field
-    return Measurements(note, density, diameter_px, length, length, *[NAN] * 6, 0, 0)
-
-
 def _resample(vessel: Mask, scale: float) -> Image8:
     """vessel [H, W] bool -> how much of each px is covered [h, w] uint8 in 0 to 255, and 2 px more
     on each side."""
@@ -151,10 +146,13 @@ def _resample(vessel: Mask, scale: float) -> Image8:
 def _without_specks(vessel: Mask) -> tuple[Image8, int]:
     """vessel [h, w] bool -> its 8-connected components of a vessel's area [h, w] uint8, their
     number."""
-    num, label = cv2.connectedComponents(vessel.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    kept = np.bincount(label.ravel(), minlength=num) >= SPECK * DIAMETER**2
-    kept[0] = False
-    return kept[label].view(np.uint8), int(kept.sum())
+    large = vessel.astype(np.uint8)
+    num, label = cv2.connectedComponents(large, connectivity=8, ltype=cv2.CV_32S)
+    pixels = np.flatnonzero(vessel)
+    component = np.asarray(label).ravel()[pixels]
+    kept = np.bincount(component, minlength=num) >= SPECK * DIAMETER**2
+    large.ravel()[pixels[~kept[component]]] = 0
+    return large, int(kept.sum())
 
 
 # ---- centre lines
@@ -178,10 +176,10 @@ def thin(vessel: Image8) -> Mask:
             if layers:
                 pixels = np.append(pixels, layers.pop())
                 num_kept = len(pixels) + 1
-            bits = left[pixels + around[0]]
+            bits = left.take(pixels + around[0])
             for bit, step in enumerate(around[1:], 1):
-                bits |= left[pixels + step] << bit
-            stay = kept[bits]
+                bits |= left.take(pixels + step) << bit
+            stay = kept.take(bits)
             left[pixels[~stay]] = 0
             pixels = pixels[stay]
     return left.view(np.bool_).reshape(vessel.shape)
@@ -189,9 +187,9 @@ def thin(vessel: Image8) -> Mask:
 
 def _layers(vessel: Image8) -> list[Ints]:
     """The pixels (flat) by their distance from the background in king's moves, the nearest last."""
-    distance = cv2.distanceTransform(vessel, cv2.DIST_C, 3).ravel()
-    pixels = np.flatnonzero(distance)
-    moves = distance[pixels].astype(np.int64)
+    pixels = np.flatnonzero(vessel.view(np.bool_))
+    distance = np.asarray(cv2.distanceTransform(vessel, cv2.DIST_C, 3), np.float32)
+    moves = distance.ravel()[pixels].astype(np.int16)  # 16 bits are sorted by counting
     pixels = pixels[np.argsort(-moves, kind="stable")]
     return np.split(pixels, np.cumsum(np.bincount(moves)[:0:-1])[:-1])
 
@@ -343,7 +341,8 @@ def smooth(paths: Paths, sigma: float) -> Points:
     reach = math.ceil(REACH * sigma)
     count = paths.last - paths.start + 1
     padded = count + 2 * reach
-    first, last, ring = (np.repeat(of, padded) for of in (paths.start, paths.last, paths.closed))
+    first, last = np.repeat(paths.start, padded), np.repeat(paths.last, padded)
+    ring = np.repeat(paths.closed, padded)
     at = first + np.arange(len(first)) - np.repeat(np.cumsum(padded) - padded, padded) - reach
     mirror = at.clip(first, last)
     inner = np.where(ring, first + (at - first) % (last - first + 1), 2 * mirror - at)
@@ -352,7 +351,7 @@ def smooth(paths: Paths, sigma: float) -> Points:
     points[outside] = 2 * paths.points[mirror[outside]] - points[outside]
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     smoothed = np.convolve(points, weights / weights.sum(), "same")
-    return smoothed[(first <= at) & (at <= last)]
+    return np.asarray(smoothed[mirror == at], np.complex128)
 
 
 def _chords(paths: Paths, points: Points) -> Floats:
@@ -452,10 +451,10 @@ def fractal_dimension(vessel: Image8) -> float:
     sides = [side for side in BOXES if side * FEWEST_ACROSS <= extent]
     if len(sides) < FEWEST_SIDES:
         return NAN
-    counts = []
+    padded, counts = np.pad(cells, sides[-1]), []
     for side in sides:
-        window = np.ones((side, side), np.uint8)
-        any_in = cv2.dilate(np.pad(cells, side), window, anchor=(0, 0))
+        near = padded[sides[-1] - side :, sides[-1] - side :]
+        any_in = cv2.dilate(near, np.ones((side, side), np.uint8), anchor=(0, 0)).view(np.bool_)
         places = sorted({side * place // OFFSETS for place in range(OFFSETS)})
         counts.append(
             min(np.count_nonzero(any_in[a::side, b::side]) for a in places for b in places)
@@ -502,17 +501,18 @@ def quality(canvas: Image8, fov: Image8) -> Quality:
     shares = levels.astype(np.float64) / levels.sum()
     fine = cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)
     middle = cv2.GaussianBlur(fine, (11, 11), math.sqrt(3))  # variances add: sigma 2
-    half = np.ascontiguousarray(middle[::2, ::2])
-    coarse = cv2.GaussianBlur(half, (11, 11), math.sqrt(3))  # of pixels twice as large: sigma 4
+    half = np.ascontiguousarray(middle[::2, ::2], np.float32)
+    coarse = cv2.GaussianBlur(half, (11, 11), math.sqrt(3))  # of px twice as large: sigma 4
+    coarser_band = np.asarray(half - coarse, np.float32)
     core = cv2.blur(inside.view(np.uint8) * np.uint8(255), (2 * RIM_PX + 1,) * 2) == 255
-    bands = (fine - middle)[core], (half - coarse)[core[::2, ::2]]
+    bands = (fine - middle)[core], coarser_band[core[::2, ::2]]
     finer, coarser = (float(np.mean(band**2)) if band.size else NAN for band in bands)
     return Quality(
         focus=finer / coarser if coarser else NAN,
         exposure=float(shares @ np.arange(256)) / 255,
         underexposed_fraction=float(shares[:DARK].sum()),
         overexposed_fraction=float(shares[BRIGHT:].sum()),
-        readable_fraction=_readable(half, half - coarse, core[::2, ::2]),
+        readable_fraction=_readable(half, coarser_band, core[::2, ::2]),
     )
 
 
