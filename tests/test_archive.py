@@ -234,3 +234,18 @@ def test_every_column_of_the_rows_is_documented():
         assert f"| `{column.name}` | {column.type} |" in page, column.name
     assert f"Schema version {archive.SCHEMA_VERSION}," in page
     assert pa.schema(archive.ROW).metadata == {b"segpipe_schema": archive.SCHEMA_VERSION.encode()}
+
+
+def test_parts_of_a_release_with_fewer_columns_go_into_the_results(output):
+    """Rows without measurements, beside rows that have them, and alone."""
+    old = pa.schema([field for field in archive.ROW if field.name != "tortuosity"])
+    manifest = manifest_of(("a", "1"), ("b", "1"))
+    first = pa.Table.from_pylist([row("a", "1")], schema=old)
+    archive.write_parquet(output, f"{archive.PARTS}old.parquet", first)
+    assert archive.compact(output, manifest)["ok"] == 1
+    archive.commit_part(output, [row("b", "1", tortuosity=1.5)])
+    assert archive.compact(output, manifest)["ok"] == 2
+    [key] = [entry.key for entry in output.list(archive.RESULTS)]
+    found = archive.read_parquet(output, key)
+    assert found.schema.names == archive.ROW.names
+    assert found["tortuosity"].to_pylist() == [None, 1.5]

@@ -172,6 +172,7 @@ def test_a_report_without_images_names_no_key_either(folder, tmp_path, ray_clust
         (["--exclude", "a*"], "--exclude"),
         (["--max-megapixels", "50"], "--max-megapixels 50"),
         (["--format", "both"], "--format both"),
+        (["--measure", "full"], "--measure full"),
     ],
 )
 def test_what_would_change_the_result_is_refused(

@@ -148,12 +148,12 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path):
         manifest.write(output)
         batch = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0, 1, 2]])}
         job = stages.SegmentJob(
-            source, output, "segnet-lite", 540.0, 0.24, "sha", "settings", "both", 200.0
+            source, output, "segnet-lite", 540.0, 0.24, "sha", "settings", "both", 200.0, "full"
         )
         if name == "apart":
             loaded = stages.load(batch, job)
             assert (loaded["seconds"][:2, :3].sum(axis=1) > 0).all()
-            done = stages.store(stages.Scoring(WEIGHTS, "fp32", False, "cpu", 1)(loaded), job)
+            done = stages.store(stages.Scoring(WEIGHTS, "fp32", True, "cpu", 1)(loaded), job)
         else:
             done = stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)(batch)
         assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)

@@ -6,6 +6,7 @@ Run: pytest tests/test_jobs.py
 import csv
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from verbs import rows_of, run
 
+from segpipe import measure
 from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
 from segpipe.models import checkpoint
@@ -154,6 +156,34 @@ def test_a_finished_archive_is_not_segmented_again(segmented, mixed, trained, ca
     assert "all 7 inputs are done" in capsys.readouterr().out
     after = {p: p.stat().st_mtime_ns for p in segmented.rglob("*") if p.is_file()}
     assert before == after
+
+
+def test_rows_are_measured_where_it_was_asked_for(segmented, mixed, trained, tmp_path, ray_cluster):
+    """The same masks; in px of photographs from 500 to over 2,000 px wide, and null without."""
+    flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
+    words = ["segment", "--input", mixed, "--output", tmp_path, *flags, "--format", "both"]
+    assert run(*words, "--measure", "full") == 0
+    plain = {row["path"]: row for row in rows_of(segmented)}
+    kinds = (measure.Measurements, measure.Quality)
+    names = {field.name for kind in kinds for field in fields(kind)} - {"vessel_density"}
+    for row in rows_of(tmp_path):
+        before = plain[row["path"]]
+        assert all(before[name] is None for name in names)
+        kept = set(row) - names - {"finished"}
+        assert {name: row[name] for name in kept} == {name: before[name] for name in kept}
+        if row["status"] == "rejected":
+            assert all(row[name] is None for name in names)
+            continue
+        assert all(row[name] is not None for name in names - {"measure_note"})
+        mask = np.asarray(Image.open(tmp_path / row["mask_path"]))
+        extent = max(np.ptp(np.nonzero(mask), axis=1)) + 1
+        assert row["field_diameter_px"] == pytest.approx(extent, rel=0.02)
+        assert row["calibre_mean_px"] / row["calibre_mean"] == pytest.approx(extent, rel=0.02)
+        assert 0 < row["readable_fraction"] <= 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["stages"]["measure"] > 0
+    assert json.loads((segmented / "summary.json").read_text())["stages"]["measure"] == 0
+    assert run(*words) == 2
 
 
 def test_too_many_rejections_end_with_exit_code_1(segmented, mixed, trained):
