@@ -38,7 +38,8 @@ from segpipe.storage import Entry, Store
 
 SETTINGS, SUMMARY, REPORT = "_segpipe/settings.json", "summary.json", "report.html"
 MANIFEST, PAGES = "_segpipe/manifest.json", "_segpipe/manifest/"
-PARTS, RESULTS, MASKS = "_segpipe/parts/", "results/", "masks/"
+PARTS, RESULTS = "_segpipe/parts/", "results/"
+MASKS, PROBABILITIES = "masks/", "probabilities/"
 PAGE_ROWS = 4096  # inputs in a page of the manifest
 RESULT_BYTES = 128 << 20  # of a file of results, where the archive allows: 64 to 256 MiB is usual
 ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
@@ -57,8 +58,11 @@ ROW = pa.schema(
         ("height", pa.int32()),  # px, of input and mask
         ("width", pa.int32()),
         ("mask_png", pa.binary()),  # the mask's PNG file; null where only files are written
+        ("probability_path", pa.string()),  # as mask_path; null without --probabilities
+        ("probability_png", pa.binary()),  # as mask_png
         ("fov_fraction", pa.float32()),  # field of view / image
         ("vessel_density", pa.float32()),  # vessel / field of view
+        ("uncertainty", pa.float32()),  # 1 - the Dice to be expected from the scores
         # from here to readable_fraction null without --measure full; see segpipe.measure
         ("measure_note", pa.string()),  # why something below is NaN
         ("field_diameter_px", pa.float32()),

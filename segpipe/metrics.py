@@ -87,6 +87,19 @@ def confusion_of(predicted: npt.NDArray[np.bool_], vessel: npt.NDArray[np.bool_]
     return Confusion(tp, fp, int(vessel.sum()) - tp, int((~vessel).sum()) - fp)
 
 
+def expected_dice(
+    score: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], threshold: float
+) -> float:
+    """The vessel Dice that a mask has if each score in [0, 1] is the probability of a vessel.
+
+    score, inside [H, W] -> 2 E(tp) / E(2 tp + fp + fn), the expectations apart from each other; NaN
+    where nothing is or could be vessel. Nobody's drawing is needed, right scores are.
+    """
+    prob = score[inside]
+    vessel = prob >= np.float32(threshold)
+    return _ratio(2 * float(prob[vessel].sum()), int(vessel.sum()) + float(prob.sum()))
+
+
 def _descending(counts: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """True and false positives at every threshold, from the highest bin down, each [BINS]."""
     falling = counts[:, ::-1].cumsum(axis=1).astype(np.float64)

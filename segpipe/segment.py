@@ -38,6 +38,7 @@ FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
 TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
+NEWER_FLAGS = {"--measure": "none", "--probabilities": False}  # as outputs without them were begun
 ENGINE_FLAGS = ("compile", "precision")
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
 
@@ -63,6 +64,8 @@ class SegmentConfig:
     """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
     measure: str = "none"
     """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
+    probabilities: bool = False
+    """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
     max_rejected: float = 0.05
     """Share of rejected inputs above which the exit code is 1."""
     max_megapixels: float = 200.0
@@ -174,6 +177,7 @@ def _open(config: SegmentConfig) -> Run:
         "--checkpoint": loaded.sha256,
         "--format": config.format,
         "--measure": config.measure,
+        "--probabilities": config.probabilities,
         "--max-megapixels": config.max_megapixels,
         "--include": list(config.include),
         "--exclude": list(config.exclude),
@@ -190,7 +194,7 @@ def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
     before = archive.read_json(run.output, archive.SETTINGS) or {}
     if before:
-        before = {"--measure": "none"} | before  # as before there was this flag
+        before = NEWER_FLAGS | before
     archive.refuse_changed(run.config.output, before, run.settings)
 
 
@@ -325,7 +329,7 @@ def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int)
 
 def _job(run: Run) -> SegmentJob:
     card = run.checkpoint.card
-    of_masks = {flag: value for flag, value in run.settings.items() if flag != "--measure"}
+    of_masks = {flag: value for flag, value in run.settings.items() if flag not in NEWER_FLAGS}
     settings = json.dumps(of_masks, sort_keys=True).encode()
     return SegmentJob(
         run.source,
@@ -338,6 +342,7 @@ def _job(run: Run) -> SegmentJob:
         run.config.format,
         run.config.max_megapixels,
         run.config.measure,
+        run.config.probabilities,
     )
 
 

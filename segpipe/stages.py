@@ -63,6 +63,8 @@ class SegmentJob:
     max_megapixels: float
     measure: str = "none"
     """Which columns are measured: none or full."""
+    probabilities: bool = False
+    """Whether scores are written beside masks."""
 
 
 class Segmenter:
@@ -284,19 +286,37 @@ class Group:
             vessel = int(np.count_nonzero(mask == VESSEL))
         with self.watch.time("encode"):
             png = codecs.encode_mask(mask, int(values["orientation"]))
-        key = None
+            inside = values["fov"] > 127
+            expected = metrics.expected_dice(values["score"], inside, self.job.threshold)
+        key = archive.mask_key(filed_as(self.job.source, path))
+        pictures = self._placed("mask", key, png)
+        if self.job.probabilities:
+            with self.watch.time("encode"):
+                grey = fundus.native_score(values["score"], values["fov"], geometry)
+                png = codecs.encode_grey(grey, int(values["orientation"]))
+            key = archive.PROBABILITIES + key.removeprefix(archive.MASKS)
+            pictures |= self._placed("probability", key, png)
+        return (
+            self._measured(values, geometry)
+            | pictures
+            | {
+                "status": "ok",
+                "note": str(values["note"]) or None,
+                "height": mask.shape[0],
+                "width": mask.shape[1],
+                "fov_fraction": field / mask.size,
+                "vessel_density": vessel / max(field, 1),
+                "uncertainty": 1 - expected,
+            }
+        )
+
+    def _placed(self, name: str, key: str, png: bytes) -> dict[str, Any]:
+        """A picture on its way to where --format says -> its columns."""
         if self.job.format != "parquet":
-            key = archive.mask_key(filed_as(self.job.source, path))
             self.writes.append(_transfers().submit(self.job.output.put, key, png))
-        return self._measured(values, geometry) | {
-            "status": "ok",
-            "note": str(values["note"]) or None,
-            "mask_path": key,
-            "mask_png": png if self.job.format != "png" else None,
-            "height": mask.shape[0],
-            "width": mask.shape[1],
-            "fov_fraction": field / mask.size,
-            "vessel_density": vessel / max(field, 1),
+        return {
+            f"{name}_path": key if self.job.format != "parquet" else None,
+            f"{name}_png": png if self.job.format != "png" else None,
         }
 
     def _measured(self, values: dict[str, Any], geometry: Geometry) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def mixed(tmp_path_factory) -> Path:
 def segmented(mixed: Path, trained: Path, tmp_path_factory, ray_cluster) -> Path:
     output = tmp_path_factory.mktemp("segmented")
     flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
+    flags.append("--probabilities")
     assert run("segment", "--input", mixed, "--output", output, "--format", "both", *flags) == 0
     return output
 
@@ -136,6 +137,29 @@ def test_the_parquet_mask_is_the_png_file(segmented):
     for row in rows_of(segmented):
         if row["status"] == "ok":
             assert row["mask_png"] == (segmented / row["mask_path"]).read_bytes()
+
+
+def test_a_probability_has_its_masks_size_and_makes_the_same_mask(segmented, trained):
+    """But for the rounding to 8 bits; and the expected Dice is what the scores say."""
+    card = checkpoint.load((trained / "model.safetensors").read_bytes(), "trained").card
+    for row in rows_of(segmented):
+        if row["status"] != "ok":
+            assert row["probability_path"] is None
+            continue
+        assert row["probability_path"] == f"probabilities/{row['path']}.png"
+        file = segmented / row["probability_path"]
+        assert row["probability_png"] == file.read_bytes()
+        with Image.open(file) as picture:
+            assert picture.mode == "L"
+            levels = np.asarray(picture)
+        mask = np.asarray(Image.open(segmented / row["mask_path"]))
+        assert levels.shape == mask.shape
+        assert not levels[mask == 0].any()
+        clear = (mask != 0) & (np.abs(levels / 255 - card.threshold) > 0.5 / 255)
+        np.testing.assert_array_equal((mask == 1)[clear], (levels / 255 > card.threshold)[clear])
+        prob, found = levels[mask != 0] / 255, mask[mask != 0] == 1
+        expected = 2 * prob[found].sum() / (found.sum() + prob.sum())
+        assert row["uncertainty"] == pytest.approx(1 - expected, abs=0.02)  # it is of the canvas
 
 
 def test_a_mask_does_not_depend_on_its_neighbours(segmented, mixed, trained, tmp_path, ray_cluster):

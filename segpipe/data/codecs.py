@@ -409,6 +409,15 @@ def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
     return PNG_SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
 
 
+def encode_grey(image: Image8, orientation: int = 1) -> bytes:
+    """image [H, W] uint8 -> greyscale PNG, with its photograph's EXIF orientation (1 to 8)."""
+    exif, file = Image.Exif(), io.BytesIO()
+    if orientation != 1:
+        exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(image).save(file, "PNG", compress_level=1, exif=exif)
+    return file.getvalue()
+
+
 def _packed(mask: Image8) -> Image8:
     """mask [H, W] -> [H, 1 + W/4 rounded up] uint8: no filter, then four pixels a byte."""
     if mask.shape[1] % 4:

@@ -298,6 +298,19 @@ def plain_native_mask(
     return mask
 
 
+def native_score(score: npt.NDArray[np.float32], fov: Image8, geometry: Geometry) -> Image8:
+    """score [S, S] float32 in [0, 1], fov [S, S] on the canvas -> [H, W] uint8, 255 for score 1.
+
+    0 outside the field of view, as native_mask has it.
+    """
+    g = geometry
+    inside = _restore_box(fov.astype(np.float32), g) > 127
+    levels = np.rint(255 * _restore_box(score, g).clip(0, 1)).astype(np.uint8)
+    native = np.zeros((g.height, g.width), np.uint8)
+    native[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = levels * inside
+    return native
+
+
 def resize_image(image: Image8, height: int, width: int) -> Image8:
     """image [H, W, 3] uint8 -> [height, width, 3] uint8, bilinear."""
     if image.shape[:2] == (height, width):
