@@ -62,7 +62,7 @@ def demo(config: DemoConfig) -> int:
         seed=config.seed,
     )
     measuring = EvaluateConfig(
-        str(labelled), str(evaluation), checkpoint=weights, workers=config.workers
+        (str(labelled),), str(evaluation), checkpoint=weights, workers=config.workers
     )
     segmenting = SegmentConfig(
         str(archive), str(segmented), checkpoint=weights, workers=config.workers
@@ -82,12 +82,12 @@ def demo(config: DemoConfig) -> int:
     print("\nstep      seconds  where")
     for name, place, _ in steps:
         print(f"{name:<9} {seconds[name]:7.1f}  {place}")
-    print(f"\nopen {segmented / 'report.html'} and {evaluation / 'comparison.png'}")
+    print(f"\nopen {segmented / 'report.html'} and {evaluation / 'report.html'}")
     return code
 
 
 def _once(folder: Path, step: Callable[[], None]) -> None:
-    if (folder / "comparison.png").exists():
+    if (folder / "report.html").exists():
         print(f"evaluate: {folder} stands")
     else:
         step()

@@ -1,9 +1,11 @@
-"""Evaluate: a checkpoint on a labelled set, at native size, inside the field of view."""
+"""Evaluate: a checkpoint on labelled sets, at native size, inside the field of view."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,34 +13,41 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from segpipe import metrics, plots, runtime
+from segpipe import evaluation_report, metrics, runtime
 from segpipe.data.classes import VESSEL
-from segpipe.data.datasets import load_example
+from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.errors import UserError
-from segpipe.metrics import Confusion
+from segpipe.evaluation_report import Pictures, draw, spread, table
+from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
 from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
-from segpipe.stages import count, load_labelled
+from segpipe.stages import EvaluateJob, count, load_labelled
 from segpipe.storage import Store, open_store, preflight
 
-SHOWN = 3  # photographs in comparison.png: highest, median and lowest Dice
+COMPARED = 3  # photographs in comparison.png: highest, median and lowest Dice
+FIELDS = ("given", "found")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure a checkpoint against a labelled set."""
+    """Measure a checkpoint against labelled sets."""
 
-    data: str
-    """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
+    data: tuple[str, ...]
+    """Labelled sets: folders or s3://bucket/prefix, each in a layout that the README names."""
     output: str
-    """Folder or s3://bucket/prefix for metrics.json and comparison.png."""
+    """Folder or s3://bucket/prefix for metrics.json, figures and report.html; of several sets a
+    folder each, and table.md and table.json."""
     checkpoint: str | None = None
     """Checkpoint file, or the name of a shipped one; the shipped default without."""
     split: str = "test"
     """Part of the set to measure on: test or training; of a set without parts all."""
+    fov: str = "given"
+    """Field of view: given by the set's masks where it has some, or found in each photograph."""
+    report_images: str = "on"
+    """Names and pictures in the report: on, or off where they may identify patients."""
     workers: int | None = None
     """Processes that run the network; one a core or GPU without."""
     device: str = "auto"
@@ -46,86 +55,215 @@ class EvaluateConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        if self.split not in SPLITS:
-            raise UserError(f"--split {self.split}: choose from {', '.join(SPLITS)}")
+        if not self.data:
+            raise UserError("--data: no labelled set named")
+        choices = {"split": SPLITS, "fov": FIELDS, "report_images": ("on", "off")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)}: choose from {', '.join(known)}")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be 1 or more")
 
 
+@dataclass(frozen=True)
+class LabelledData:
+    """A set that is measured."""
+
+    name: str
+    """Its folder's, in the output; no other set of the run has it."""
+    store: Store
+    examples: tuple[Example, ...]
+    field_of_view: str
+    """given or found."""
+
+
 def evaluate(config: EvaluateConfig) -> None:
-    """Write metrics.json and comparison.png."""
+    """Write each set's figures, and the table of several sets."""
     config.check()
-    data, output = open_store(config.data), open_store(config.output)
-    preflight(data, output)
+    stores, output = [open_store(uri) for uri in config.data], open_store(config.output)
+    for store in stores:
+        preflight(store, output)
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
     engine.check_fits(loaded)
-    card = loaded.card
-    examples = open_labelled(data, [config.split]).examples(config.split)
+    sets = _open_sets(stores, config)
+    job = EvaluateJob(
+        tuple(stores), loaded.card.diameter, loaded.card.threshold, config.fov == "found"
+    )
     with runtime.ray_session():
-        rows = _measured(config, data, examples, weights, card)
-    result = summarise(rows, card.threshold)
-    result["field_of_view"] = "found" if examples[0].mask is None else "given"
-    result["checkpoint"] = asdict(card)
-    output.put("metrics.json", json.dumps(result, indent=1).encode())
-    output.put("comparison.png", _comparison(data, examples, rows, card.threshold))
-    figures = ", ".join(f"{k} {v:.4f}" for k, v in result["pooled"].items())
-    inside = f"{result['field_of_view']} field of view"
-    print(f"evaluate: {len(rows)} images pooled, inside the {inside}: {figures}")
-    print(f"evaluate: wrote {output.uri('metrics.json')} and comparison.png")
+        tallies = _measured(config, sets, job, weights)
+    results = [
+        summarise(data, tally, loaded.card) for data, tally in zip(sets, tallies, strict=True)
+    ]
+    for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
+        files = _files(job, index, data, tally, result, config.report_images == "on")
+        folder = data.name if len(sets) > 1 else ""
+        for name, content in files.items():
+            output.put(posixpath.join(folder, name), content)
+    if len(sets) == 1:
+        [data], [result] = sets, results
+        figures = ", ".join(f"{k} {v:.4f}" for k, v in result["pooled"].items())
+        inside = f"{data.field_of_view} field of view"
+        num_images = len(data.examples)
+        print(f"evaluate: {num_images} images pooled, inside the {inside}: {figures}")
+        print(f"evaluate: wrote {output.uri('metrics.json')}, report.html and comparison.png")
+        return
+    rows = [table_row(data, result) for data, result in zip(sets, results, strict=True)]
+    output.put("table.json", as_json({"checkpoint": asdict(loaded.card), "sets": rows}))
+    output.put("table.md", f"{table(rows)}\n".encode())
+    print(table(rows))
+    print(f"evaluate: wrote {output.uri('table.md')}, table.json and a folder for each set")
 
 
-def summarise(rows: list[dict[str, Any]], threshold: float) -> dict[str, Any]:
-    """Rows of `name, counts, second` -> figures pooled over all pixels and of each image."""
-    pooled = np.sum([row["counts"] for row in rows], axis=0)
-    observers = [Confusion(*row["second"]) for row in rows if sum(row["second"])]
-    result: dict[str, Any] = {
-        "pooled": metrics.summary(pooled, threshold),
-        "images": [
-            {"name": row["name"], **metrics.summary(row["counts"], threshold)} for row in rows
-        ],
-    }
-    if observers:
-        total = Confusion(*np.sum([list(asdict(o).values()) for o in observers], axis=0).tolist())
-        result["second_observer"] = total.summary()
-    return result
+def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[LabelledData]:
+    """The sets with names that differ. Raises UserError where one has nothing to measure."""
+    sets: list[LabelledData] = []
+    for store in stores:
+        examples = open_labelled(store, [config.split]).examples(config.split)
+        given = config.fov == "given" and examples[0].mask is not None
+        name = unique_name(store.uri(), [data.name for data in sets])
+        sets.append(LabelledData(name, store, examples, "given" if given else "found"))
+    return sets
+
+
+def unique_name(uri: str, taken: Sequence[str]) -> str:
+    """The last folder of a URI; with -2, -3, ... where a set before it is called so."""
+    last = posixpath.basename(uri.rstrip("/"))
+    last = "set" if last in ("", ".", "..") else last
+    names = [last, *(f"{last}-{number}" for number in range(2, len(taken) + 2))]
+    return next(name for name in names if name not in taken)
+
+
+# ---- counting
+
+
+class Tally:
+    """What is kept of a set: the counts of all pixels, and little of each photograph."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((2, BINS), np.int64)
+        self.second = np.zeros(4, np.int64)
+        self.images: dict[str, dict[str, Any]] = {}
+        self.masks: dict[str, bytes] = {}
+        """The predictions as PNG files: 17 KB of a photograph of DRIVE."""
+
+    def add(self, row: Mapping[str, Any], threshold: float) -> None:
+        """A row of stages.count."""
+        figures: dict[str, Any] = metrics.summary(row["counts"], threshold)
+        if sum(row["second"]):
+            figures["second_observer"] = Confusion(*map(int, row["second"])).summary()
+        if not math.isnan(row["field_iou"]):
+            figures["field_iou"] = row["field_iou"]
+        self.counts += row["counts"]
+        self.second += row["second"]
+        self.images[row["name"]] = figures
+        self.masks[row["name"]] = row["mask_png"]
+
+    @property
+    def second_observer(self) -> Confusion | None:
+        """Over all photographs that he drew; None where he drew none."""
+        return Confusion(*self.second.tolist()) if self.second.any() else None
 
 
 def _measured(
-    config: EvaluateConfig, data: Store, examples: Sequence[Example], weights: bytes, card: Card
-) -> list[dict[str, Any]]:
-    """Rows `name, counts [2, BINS], second, mask [H, W] bool` in order of the examples."""
+    config: EvaluateConfig, sets: Sequence[LabelledData], job: EvaluateJob, weights: bytes
+) -> list[Tally]:
+    """One tally a set; the photographs of all sets go through the same networks."""
+    rows = [
+        {"set": index} | example.as_row()
+        for index, data in enumerate(sets)
+        for example in data.examples
+    ]
     device = runtime.choose_device(config.device)
-    workers = min(len(examples), runtime.model_workers(device, config.workers))
-    listed = ray.data.from_items(
-        [example.as_row() for example in examples], override_num_blocks=len(examples)
-    )
-    stage = runtime.data_stage(len(examples))
-    measure = partial(count, data=data, diameter=card.diameter, threshold=card.threshold)
-    loaded = listed.map(partial(load_labelled, data=data, diameter=card.diameter), **stage)
+    workers = min(len(rows), runtime.model_workers(device, config.workers))
+    listed = ray.data.from_items(rows, override_num_blocks=len(rows))
+    stage = runtime.data_stage(len(rows))
+    loaded = listed.map(partial(load_labelled, job=job), **stage)
     scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)
-    counted = scores.map(measure, **stage)
-    progress, rows = Progress("evaluate"), {}
-    for row in counted.iter_rows():
+    counted = scores.map(partial(count, job=job), **stage)
+    progress, tallies = Progress("evaluate"), [Tally() for _ in sets]
+    for done, row in enumerate(counted.iter_rows(), start=1):
         if row["error"]:
             raise UserError(row["error"])
-        rows[row["name"]] = row
-        progress.show(f"{len(rows)}/{len(examples)} images")
-    return [rows[example.name] for example in examples]
+        tallies[row["set"]].add(row, job.threshold)
+        progress.show(f"{done}/{len(rows)} images")
+    return tallies
 
 
-def _comparison(
-    data: Store, examples: Sequence[Example], rows: list[dict[str, Any]], threshold: float
-) -> bytes:
-    """The photographs with the highest, the median and the lowest Dice, against their truth."""
-    dice = [metrics.confusion(row["counts"], threshold).dice for row in rows]
-    order = np.argsort(dice)[::-1]
-    chosen = sorted({0, len(order) // 2, len(order) - 1})
-    shown = []
-    for place in chosen[:SHOWN]:
-        index = int(order[place])
-        labelled = load_example(data, examples[index])
-        predicted = rows[index]["mask"]
-        title = f"{examples[index].name}: Dice {dice[index]:.3f}"
-        shown.append((title, labelled.image, labelled.label == VESSEL, predicted))
-    return plots.comparison(shown)
+# ---- what is told of it
+
+
+def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
+    """What metrics.json holds; docs/evaluation.md tells each key."""
+    images = [{"name": example.name, **tally.images[example.name]} for example in data.examples]
+    result: dict[str, Any] = {
+        "pooled": metrics.summary(tally.counts, card.threshold),
+        "images": images,
+    }
+    if tally.second_observer is not None:
+        result["second_observer"] = tally.second_observer.summary()
+    result["calibration"] = metrics.calibration(tally.counts).summary()
+    result["field_of_view"] = data.field_of_view
+    if overlaps := [image["field_iou"] for image in images if "field_iou" in image]:
+        result["field_iou"] = float(np.mean(overlaps))
+    result["checkpoint"] = asdict(card)
+    return result
+
+
+def as_json(value: object) -> bytes:
+    """JSON with null for what is no number, which JSON cannot hold."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: finite(item) for key, item in part.items()}
+        if isinstance(part, list | tuple):
+            return [finite(item) for item in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), indent=1, allow_nan=False).encode()
+
+
+def table_row(data: LabelledData, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A set's row of table.json."""
+    calibration_error = result["calibration"]["expected_calibration_error"]
+    return {
+        "name": data.name,
+        "data": data.store.uri(),
+        "images": len(data.examples),
+        "field_of_view": data.field_of_view,
+        **result["pooled"],
+        "expected_calibration_error": calibration_error,
+        "second_observer_dice": result.get("second_observer", {}).get("dice"),
+        "field_iou": result.get("field_iou"),
+    }
+
+
+def _files(
+    job: EvaluateJob,
+    index: int,
+    data: LabelledData,
+    tally: Tally,
+    result: dict[str, Any],
+    with_images: bool,
+) -> dict[str, bytes]:
+    """A set's files by name, the report last."""
+
+    def drawn(most: int) -> list[tuple[dict[str, Any], Pictures]]:
+        shown = []
+        for place in spread([image["dice"] for image in result["images"]], most):
+            example = data.examples[place]
+            labelled = job.load({"set": index} | example.as_row())
+            mask = decode_image(tally.masks[example.name])[..., 0]
+            pictures = draw(labelled, mask == MASK_PALETTE[3 * VESSEL])
+            shown.append((result["images"][place], pictures))
+        return shown
+
+    figures = partial(evaluation_report.figures, result, tally.counts, tally.second_observer)
+    named = figures(named=True)
+    files = {"metrics.json": as_json(result), **named}
+    files["comparison.png"] = evaluation_report.comparison(drawn(COMPARED))
+    inside = named if with_images else figures(named=False)
+    shown = drawn(evaluation_report.SHOWN if with_images else 0)
+    files["report.html"] = evaluation_report.page(data.name, result, inside, shown)
+    return files

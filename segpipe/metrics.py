@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 BINS = 1 << 16
+CALIBRATION_BINS = 16  # of the score, each of a whole number of BINS
 Counts = npt.NDArray[np.int64]  # [2, BINS]: row 0 pixels that are no vessel, row 1 vessel pixels
+Numbers = npt.NDArray[np.float64]
 
 
 def count_scores(
@@ -100,28 +103,47 @@ def expected_dice(
     return _ratio(2 * float(prob[vessel].sum()), int(vessel.sum()) + float(prob.sum()))
 
 
-def _descending(counts: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _descending(counts: Counts) -> tuple[Numbers, Numbers]:
     """True and false positives at every threshold, from the highest bin down, each [BINS]."""
     falling = counts[:, ::-1].cumsum(axis=1).astype(np.float64)
     return falling[1], falling[0]
 
 
+def roc_curve(counts: Counts) -> tuple[Numbers, Numbers]:
+    """False positive rate and sensitivity, each [BINS + 1], from no pixel called vessel to all.
+
+    NaN where the class is empty.
+    """
+    tp, fp = _descending(counts)
+    return _share_of_last(fp), _share_of_last(tp)
+
+
+def _share_of_last(rising: Numbers) -> Numbers:
+    return np.append(0.0, rising) / (rising[-1] or math.nan)
+
+
+def precision_recall_curve(counts: Counts) -> tuple[Numbers, Numbers]:
+    """Recall (NaN without a vessel pixel) and precision at each threshold that any pixel reaches.
+
+    From the highest threshold down, both of one length, at most [BINS].
+    """
+    tp, fp = _descending(counts)
+    reached = tp + fp > 0
+    return tp[reached] / (tp[-1] or math.nan), tp[reached] / (tp + fp)[reached]
+
+
 def auc(counts: Counts) -> float:
     """Area under the ROC curve by the trapezoidal rule; NaN where a class is empty."""
-    tp, fp = _descending(counts)
-    if not tp[-1] or not fp[-1]:
-        return math.nan
-    area = np.trapezoid(np.r_[0.0, tp / tp[-1]], np.r_[0.0, fp / fp[-1]])
-    return float(area)
+    false_positive_rate, sensitivity = roc_curve(counts)
+    return float(np.trapezoid(sensitivity, false_positive_rate))
 
 
 def average_precision(counts: Counts) -> float:
     """Sum over thresholds of precision times the gain in recall; NaN without a vessel pixel."""
-    tp, fp = _descending(counts)
-    if not tp[-1]:
+    if not counts[1].any():
         return math.nan
-    precision = tp / np.maximum(tp + fp, 1)
-    return float((np.diff(tp, prepend=0.0) * precision).sum() / tp[-1])
+    recall, precision = precision_recall_curve(counts)
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def best_threshold(counts: Counts) -> float:
@@ -166,3 +188,46 @@ def summary(counts: Counts, threshold: float) -> dict[str, float]:
         **confusion(counts, threshold).summary(),
         "threshold": threshold,
     }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a score compares with how often it is right, in bins of the score of equal width.
+
+    Each array is [CALIBRATION_BINS].
+    """
+
+    pixels: Counts
+    mean_score: Numbers
+    """Of the bin's pixels, from the centres of the histograms' bins; NaN where there are none."""
+    vessel_share: Numbers
+    """Of the bin's pixels; NaN where there are none."""
+
+    @property
+    def expected_error(self) -> float:
+        """Mean distance of share and score over all pixels (Guo et al. 2017, eq. 3)."""
+        distance = np.nan_to_num(np.abs(self.vessel_share - self.mean_score))
+        return _ratio(float((self.pixels * distance).sum()), int(self.pixels.sum()))
+
+    def summary(self) -> dict[str, Any]:
+        """Of each bin, from score 0 up to 1: its range, pixels, mean score and share of vessels."""
+        edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+        columns = {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "pixels": self.pixels,
+            "mean_score": self.mean_score,
+            "vessel_share": self.vessel_share,
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        bins = [dict(zip(columns, row, strict=True)) for row in rows]
+        return {"expected_calibration_error": self.expected_error, "bins": bins}
+
+
+def calibration(counts: Counts) -> Calibration:
+    """Counts [2, BINS] -> pixels, mean score and share of vessels in each bin of the score."""
+    binned = counts.reshape(2, CALIBRATION_BINS, -1)
+    centres = ((np.arange(BINS) + 0.5) / BINS).reshape(CALIBRATION_BINS, -1)
+    pixels, vessels = binned.sum(axis=(0, 2)), binned[1].sum(axis=1)
+    some = np.where(pixels, pixels, np.nan)
+    return Calibration(pixels, (binned.sum(axis=0) * centres).sum(axis=1) / some, vessels / some)

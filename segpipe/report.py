@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from PIL import ExifTags, Image, ImageOps
 
 from segpipe import archive
@@ -58,11 +58,7 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
     findings = Findings(summary["ok"], overlays, [reason for reason, _ in reasons[:REASONS]])
     for read in archive.result_groups(output):
         findings.add(read)
-    templates = Environment(
-        loader=PackageLoader("segpipe", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters["duration"] = duration
-    page = templates.get_template("report.html").render(
+    page = template("report.html").render(
         summary=summary,
         reasons=reasons[:REASONS],
         other_reasons=[count for _, count in reasons[REASONS:]],
@@ -71,6 +67,15 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
         sheet=_contact_sheet(source, output, findings.shown),
     )
     return page.encode()
+
+
+def template(name: str) -> Template:
+    """A page of the package; what it is filled with is escaped."""
+    templates = Environment(
+        loader=PackageLoader("segpipe", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters["duration"] = duration
+    return templates.get_template(name)
 
 
 def duration(seconds: float) -> str:
@@ -343,7 +348,7 @@ def _contact_sheet(
             except (OSError, RejectedImage):
                 continue
             image, drawn = overlay(fitted, mask == MASK_PALETTE[3 * VESSEL])
-            sheet.append(row | {"image": _embedded(image), "overlay": _embedded(drawn)})
+            sheet.append(row | {"image": jpeg(image), "overlay": jpeg(drawn)})
     return sheet
 
 
@@ -363,7 +368,13 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
-def _embedded(picture: Image.Image) -> str:
+def jpeg(picture: Image.Image) -> str:
+    """A picture as a URI that holds it."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return embedded(buffer.getvalue(), "jpeg")
+
+
+def embedded(file: bytes, kind: str) -> str:
+    """An image file of this kind (jpeg or png) as a URI that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"

@@ -7,6 +7,7 @@ and stay small.
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from segpipe import archive, metrics
 from segpipe.data import codecs, fundus
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
-from segpipe.data.datasets import load_example, load_second
+from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
 from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
 from segpipe.decoder import Decoder
@@ -360,36 +361,59 @@ class Group:
 # ---- evaluate: labelled photographs
 
 
-def load_labelled(row: dict[str, Any], data: Store, diameter: float) -> dict[str, Any]:
-    """An example's keys -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
-    side = fundus.canvas_side(diameter)
+@dataclass(frozen=True)
+class EvaluateJob:
+    """What the stages of labelled photographs need to know."""
+
+    stores: tuple[Store, ...]
+    """Of the sets; a row's `set` says which is its own."""
+    diameter: float
+    """Working diameter in px."""
+    threshold: float
+    find_field: bool
+    """Whether the sets' own masks of the field of view are left aside."""
+
+    def load(self, row: dict[str, Any]) -> Labelled:
+        """Raises UserError that names the file that does not fit."""
+        return load_example(self.stores[row["set"]], Example.from_row(row), self.find_field)
+
+
+def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
+    """An example's keys and `set` -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
+    side = fundus.canvas_side(job.diameter)
     try:
-        labelled = load_example(data, Example.from_row(row))
+        labelled = job.load(row)
     except UserError as error:
         return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
-    geometry = fundus.plan_fit(labelled.fov, diameter)
+    geometry = fundus.plan_fit(labelled.fov, job.diameter)
     return row | {"canvas": fundus.fit_image(labelled.image, geometry, side), "error": ""}
 
 
-def count(row: dict[str, Any], data: Store, diameter: float, threshold: float) -> dict[str, Any]:
-    """A scored example -> its histograms of the score, and the second observer's confusion."""
+def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
+    """A scored example -> what evaluation keeps of it.
+
+    counts [2, BINS] of the score in the field, the second observer's confusion `second` [4] (zeros
+    without one), the fields' overlap `field_iou` (NaN where the set gives none), and the prediction
+    as `mask_png`, which is a hundredth of its pixels' size.
+    """
     score, error = row.pop("score"), row.pop("error")
+    kept = {"set": row["set"], "name": row["name"], "error": error}
     if error:
-        return {"name": row["name"], "error": error}
-    example = Example.from_row(row)
-    labelled = load_example(data, example)
-    native = fundus.restore(score, fundus.plan_fit(labelled.fov, diameter))
+        return kept
+    store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
+    native = fundus.restore(score, fundus.plan_fit(labelled.fov, job.diameter))
     truth, inside = labelled.label == VESSEL, labelled.fov
-    second = load_second(data, example, labelled)
+    second = load_second(store, example, labelled)
     drawn = (
         Confusion(0, 0, 0, 0)
         if second is None
         else metrics.confusion_of(second[inside] == VESSEL, truth[inside])
     )
-    return {
-        "name": example.name,
-        "error": "",
+    overlap = field_overlap(store, example, labelled.image)
+    predicted = classes_of(native >= np.float32(job.threshold), inside)
+    return kept | {
         "counts": metrics.count_scores(native, truth, inside),
         "second": list(asdict(drawn).values()),
-        "mask": (native >= np.float32(threshold)) & inside,
+        "field_iou": math.nan if overlap is None else overlap,
+        "mask_png": codecs.encode_mask(predicted),
     }

@@ -28,15 +28,16 @@ class Labelled:
     fov: npt.NDArray[np.bool_]
 
 
-def load_example(store: Source, example: Example) -> Labelled:
-    """Read and decode one example; its field of view is found where the set gives none.
+def load_example(store: Source, example: Example, find_field: bool = False) -> Labelled:
+    """Read and decode one example.
 
+    Its field of view is found where the set gives none, or with `find_field` also where it does.
     Raises UserError that names the file that does not fit.
     """
     image = _decoded(store, example.image, decode_image)
     vessel = _drawn(store, example.manual, example.image, image.shape)
-    if example.mask is None:
-        fov = _found(store, example.image, image)
+    if find_field or example.mask is None:
+        fov = _found(store, example, image)
     else:
         fov = _drawn(store, example.mask, example.image, image.shape)
         if not fov.any():
@@ -52,6 +53,21 @@ def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[
     return classes_of(vessel, like.fov)
 
 
+def field_overlap(store: Source, example: Example, image: npt.NDArray[np.uint8]) -> float | None:
+    """Intersection over union of the set's field of view and the one that is found in the image.
+
+    0.0 where none is found, None where the set gives none. Raises UserError as load_example does.
+    """
+    if example.mask is None:
+        return None
+    given = _drawn(store, example.mask, example.image, image.shape)
+    try:
+        found = find_fov(image)
+    except RejectedImage:
+        return 0.0
+    return float((given & found).sum() / (given | found).sum())
+
+
 def _drawn(store: Source, key: str, image: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """A drawing on an image of this shape -> [H, W] bool."""
     drawn = _decoded(store, key, decode_binary)
@@ -63,11 +79,12 @@ def _drawn(store: Source, key: str, image: str, shape: tuple[int, ...]) -> npt.N
     return drawn
 
 
-def _found(store: Source, key: str, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _found(store: Source, example: Example, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     try:
         return find_fov(image)
     except RejectedImage as error:
-        raise UserError(f"{store.uri(key)}: {error}, and the set gives no mask") from error
+        more = "the set gives no mask" if example.mask is None else "the set's mask is not used"
+        raise UserError(f"{store.uri(example.image)}: {error}, and {more}") from error
 
 
 def _decoded(

@@ -1,0 +1,151 @@
+"""What evaluation tells people: figures, a page of photographs beside their errors, a table."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segpipe import plots
+from segpipe.data import fundus
+from segpipe.data.classes import VESSEL
+from segpipe.data.datasets import Labelled
+from segpipe.metrics import Confusion, Counts
+from segpipe.report import embedded, jpeg, template
+
+SHOWN = 24  # photographs at most
+PICTURE_PX = 600  # longest side of a picture; what is smaller keeps its size
+TITLES = {
+    "curves.png": "ROC curve, and precision against recall",
+    "reliability.png": "Share of vessels among the pixels of each score",
+    "dice.png": "Dice of each photograph",
+}
+COLUMNS = {  # of table.md: keys of table.json
+    "set": "name",
+    "images": "images",
+    "field of view": "field_of_view",
+    "AUC": "auc",
+    "AP": "average_precision",
+    "Dice": "dice",
+    "MCC": "mcc",
+    "Sens": "sensitivity",
+    "Spec": "specificity",
+    "Acc": "accuracy",
+    "second observer's Dice": "second_observer_dice",
+    "fields' IoU": "field_iou",
+}
+
+
+def figures(
+    result: Mapping[str, Any], counts: Counts, second: Confusion | None, named: bool
+) -> dict[str, bytes]:
+    """PNG files by name: the keys of TITLES. Photographs are `named` where there is room."""
+    images, pooled = result["images"], result["pooled"]
+    return {
+        "curves.png": plots.roc_and_precision_recall(counts, pooled["threshold"], second),
+        "reliability.png": plots.reliability(counts, pooled["threshold"]),
+        "dice.png": plots.dice_of_images(
+            [image["dice"] for image in images],
+            [image.get("second_observer", {}).get("dice", math.nan) for image in images],
+            pooled["dice"],
+            [image["name"] for image in images] if named else [],
+        ),
+    }
+
+
+class Pictures(NamedTuple):
+    """One photograph, cut to its field of view and small enough for a page."""
+
+    image: Image.Image
+    truth: Image.Image
+    predicted: Image.Image
+    errors: Image.Image
+
+
+def draw(labelled: Labelled, predicted: npt.NDArray[np.bool_]) -> Pictures:
+    """A labelled photograph and its predicted vessels [H, W] bool -> what the page shows of it."""
+    top, left, bottom, right = fundus.fov_box(labelled.fov)
+    box = np.s_[top:bottom, left:right]
+    truth = labelled.label[box] == VESSEL
+    found = predicted[box]
+    pictures = (labelled.image[box], truth, found, plots.errors(truth, found))
+    return Pictures(*(_small(picture) for picture in pictures))
+
+
+def _small(pixels: npt.NDArray[Any]) -> Image.Image:
+    picture = Image.fromarray(pixels * np.uint8(255) if pixels.dtype == bool else pixels)
+    picture.thumbnail((PICTURE_PX, PICTURE_PX), Image.Resampling.BOX)
+    return picture
+
+
+def spread(dice: Sequence[float], most: int) -> list[int]:
+    """Places of at most `most` figures, from the highest to the lowest, evenly over their ranks.
+
+    Both extremes are among them; NaN is below all.
+    """
+    order = np.argsort(-np.asarray(dice, float), kind="stable")
+    ranks = np.rint(np.linspace(0, len(order) - 1, min(most, len(order))))
+    return [int(place) for place in order[ranks.astype(int)]]
+
+
+def comparison(shown: Sequence[tuple[Mapping[str, Any], Pictures]]) -> bytes:
+    """A PNG file of rows of metrics.json's images and their pictures."""
+    return plots.comparison(
+        [
+            (f"{row['name']}: Dice {row['dice']:.3f}", of.image, of.truth, of.errors)
+            for row, of in shown
+        ]
+    )
+
+
+def page(
+    name: str,
+    result: Mapping[str, Any],
+    drawn: Mapping[str, bytes],
+    shown: Sequence[tuple[Mapping[str, Any], Pictures]],
+) -> bytes:
+    """One self-contained HTML page about a set.
+
+    `result` is what metrics.json holds, `drawn` its figures, `shown` rows of its images with their
+    pictures. Without any it names no photograph.
+    """
+    sheet = [
+        dict(row)
+        | {"image": jpeg(pictures.image)}
+        | {what: embedded(_png(getattr(pictures, what)), "png") for what in Pictures._fields[1:]}
+        for row, pictures in shown
+    ]
+    found = template("evaluation_report.html").render(
+        name=name,
+        result=result,
+        figures={TITLES[file]: embedded(png, "png") for file, png in drawn.items()},
+        sheet=sheet,
+        false_alarm=f"rgb{plots.FALSE_ALARM}",
+        missed=f"rgb{plots.MISSED}",
+    )
+    return found.encode()
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of table.json -> the same in Markdown."""
+
+    def cell(value: Any) -> str:
+        if value is None or value != value:
+            return "–"
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
+    lines += [[cell(row[key]) for key in COLUMNS.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
