@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from segpipe import metrics
 from segpipe.data.classes import CLASSES
@@ -105,7 +106,7 @@ def roc_and_precision_recall(counts: Counts, threshold: float, second: Confusion
     _points(left, right, ours, "o", OURS, f"threshold {threshold:.3f}: Dice {ours.dice:.4f}")
     if second is not None:
         _points(left, right, second, "D", SECOND, f"second observer: Dice {second.dice:.4f}")
-        _line_of_equal_dice(left, right, second.dice, share)
+        lines_of_equal_dice(left, right, second.dice, share)
     left.set(title="ROC", xlabel="1 - specificity, share of background pixels")
     left.set(ylabel="sensitivity, share of vessel pixels")
     right.set(title="Precision and recall", xlabel="recall (sensitivity), share of vessel pixels")
@@ -126,8 +127,11 @@ def _points(left: Any, right: Any, at: Confusion, marker: str, colour: str, labe
     right.plot([at.sensitivity], [precision], **style)
 
 
-def _line_of_equal_dice(left: Any, right: Any, dice: float, share: float) -> None:
-    """Dice = 2 tp / (2 tp + fp + fn), solved for tp / (tp + fn) and for tp / (tp + fp)."""
+def lines_of_equal_dice(left: Any, right: Any, dice: float, share: float) -> None:
+    """Where Dice has this value, in the plane of each curve; `share` of the pixels are vessels.
+
+    Dice = 2 tp / (2 tp + fp + fn), solved for sensitivity and for precision.
+    """
     style: dict[str, Any] = {"color": SECOND, "linewidth": 1, "linestyle": "--"}
     style["label"] = f"the same Dice, {dice:.4f}"
     rate = np.linspace(0, 1, 201)
@@ -159,13 +163,14 @@ def dice_of_images(
     axes.axhline(pooled, color=OURS, linewidth=1, linestyle="--", label=f"all pixels {pooled:.4f}")
     axes.set(ylabel="Dice", title="Dice of each photograph")
     axes.set_xlabel("photograph" if named else "photographs, from the highest Dice to the lowest")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if named:
         labels = [_short(names[index]) for index in order]
         axes.set_xticks(place, labels, rotation=90, parse_math=False)
     lowest = np.nanmin(np.r_[ours, theirs, pooled, 1.0])
     axes.set_ylim(max(-0.01, np.floor(10 * lowest - 0.5) / 10), 1)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center", ncols=3)
     return _png(figure)
 
 
@@ -184,7 +189,7 @@ def reliability(counts: Counts, threshold: float) -> bytes:
     some = found.pixels > 0
     style: dict[str, Any] = {"marker": "o", "color": OURS, "label": label}
     above.plot(found.mean_score[some], found.vessel_share[some], **style)
-    above.set(ylabel="vessels, share of the pixels", title="Reliability", aspect="equal")
+    above.set(ylabel="vessels, share of the pixels", title="Reliability")
     above.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     pixels = counts.sum(axis=0).reshape(HISTOGRAM_BINS, -1).sum(axis=1)
     below.stairs(
@@ -194,5 +199,5 @@ def reliability(counts: Counts, threshold: float) -> bytes:
     for axes in (above, below):
         axes.axvline(threshold, color=SECOND, linewidth=1, label=f"threshold {threshold:.3f}")
         axes.grid(alpha=0.3)
-    above.legend(loc="upper left")
+    above.legend(loc="lower right")
     return _png(figure)

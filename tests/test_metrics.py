@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from segpipe import metrics
@@ -185,3 +186,92 @@ def test_nothing_counted_has_no_figures():
     assert figures.pop("threshold") == 0.5
     assert len(figures) == 7
     assert all(math.isnan(value) for value in figures.values())
+
+
+# ---- curves
+
+
+def quantised(size: int = 20_000):
+    """Scores in the middle of the histograms' bins, so that no rounding parts us and sklearn."""
+    score, truth = pixels("smooth", size=size)
+    return ((np.floor(score * BINS) + 0.5) / BINS).astype(np.float32), truth
+
+
+def test_the_roc_curve_is_sklearns():
+    score, truth = quantised()
+    rate, sensitivity = metrics.roc_curve(counted(score, truth))
+    wanted = sk.roc_curve(truth[0], score[0], drop_intermediate=False)[:2]
+    found = np.unique(np.stack([rate, sensitivity], axis=1), axis=0)
+    np.testing.assert_allclose(found, np.unique(np.stack(wanted, axis=1), axis=0), atol=1e-12)
+    assert (rate[0], sensitivity[0], rate[-1], sensitivity[-1]) == (0, 0, 1, 1)
+
+
+def test_the_precision_recall_curve_is_sklearns():
+    score, truth = quantised()
+    recall, precision = metrics.precision_recall_curve(counted(score, truth))
+    wanted_precision, wanted_recall, _ = sk.precision_recall_curve(truth[0], score[0])
+    # sklearn goes up the thresholds, ours down; its last point belongs to no threshold
+    wanted = np.stack([wanted_recall, wanted_precision], axis=1)[-2::-1]
+    found = np.stack([recall, precision], axis=1)
+    kept = np.append(True, np.any(np.diff(found, axis=0), axis=1))
+    np.testing.assert_allclose(found[kept], wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [0.125, 20000 / BINS])
+def test_what_is_counted_at_a_threshold_lies_on_both_curves(threshold):
+    counts = counted(*pixels("smooth"))
+    at = metrics.confusion(counts, threshold)
+    place = BINS - int(threshold * BINS)
+    rate, sensitivity = metrics.roc_curve(counts)
+    assert (rate[place], sensitivity[place]) == pytest.approx((1 - at.specificity, at.sensitivity))
+    points = np.stack(metrics.precision_recall_curve(counts), axis=1)
+    wanted = np.array([at.sensitivity, at.tp / (at.tp + at.fp)])
+    assert np.abs(points - wanted).max(axis=1).min() < 1e-12
+
+
+def test_curves_of_an_empty_class_are_no_numbers():
+    score, _ = pixels("smooth")
+    counts = counted(score, np.zeros(score.shape, bool))
+    rate, sensitivity = metrics.roc_curve(counts)
+    assert rate[-1] == 1
+    assert np.isnan(sensitivity).all()
+    recall, precision = metrics.precision_recall_curve(counts)
+    assert np.isnan(recall).all()
+    assert (precision == 0).all()
+
+
+# ---- calibration
+
+
+def test_reliability_is_sklearns():
+    score, truth = pixels("smooth")
+    found = metrics.calibration(counted(score, truth))
+    share, mean = calibration_curve(truth[0], score[0], n_bins=metrics.CALIBRATION_BINS)
+    some = found.pixels > 0
+    np.testing.assert_allclose(found.vessel_share[some], share, atol=1e-12)
+    np.testing.assert_allclose(found.mean_score[some], mean, atol=1 / BINS)
+    assert np.isnan(found.vessel_share[~some]).all()
+    assert found.pixels.sum() == truth.size
+
+
+def test_the_calibration_error_of_a_hand_made_table():
+    """Of ten pixels at 0.2 one is vessel, of thirty at 0.8 twenty-seven: (10 + 30) / 40 of 0.1."""
+    score = np.repeat([0.2, 0.8], [10, 30]).astype(np.float32)
+    truth = np.arange(40) % 10 == 0  # one of the first ten
+    truth[10:] = ~truth[10:]  # all but one of each ten
+    found = metrics.calibration(counted(score[None], truth[None]))
+    assert found.expected_error == pytest.approx(0.1, abs=1 / BINS)
+    low, high = (b for b in found.summary()["bins"] if b["pixels"])
+    assert (low["pixels"], high["pixels"]) == (10, 30)
+    assert (low["vessel_share"], high["vessel_share"]) == (0.1, 0.9)
+    assert low["low"] < 0.2 < low["high"] == low["low"] + 1 / 16
+
+
+def test_a_score_that_is_the_vessels_share_is_calibrated():
+    score = np.random.default_rng(0).random((1, 1_000_000), np.float32)
+    truth = np.random.default_rng(1).random(score.shape) < score
+    assert metrics.calibration(counted(score, truth)).expected_error < 2e-3
+
+
+def test_nothing_counted_has_no_calibration_error():
+    assert math.isnan(metrics.calibration(np.zeros((2, BINS), np.int64)).expected_error)
