@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig) -> None:
         summarise(data, tally, loaded.card) for data, tally in zip(sets, tallies, strict=True)
     ]
     for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
-        files = _files(job, index, data, tally, result, config.report_images == "on")
+        files = files_of_set(job, index, data, tally, result, config.report_images == "on")
         folder = data.name if len(sets) > 1 else ""
         for name, content in files.items():
             output.put(posixpath.join(folder, name), content)
@@ -239,7 +239,7 @@ def table_row(data: LabelledData, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _files(
+def files_of_set(
     job: EvaluateJob,
     index: int,
     data: LabelledData,
