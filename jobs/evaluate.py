@@ -1,8 +1,9 @@
-"""Measure a checkpoint on a labelled set, inside the field of view.
+"""Measure a checkpoint on labelled sets, inside the field of view.
 
-    python -m jobs.evaluate --data DRIVE --output runs/evaluation --checkpoint segnet-lite
+    python -m jobs.evaluate --data DRIVE STARE --output runs/evaluation
 
-Twenty photographs take half a minute on 2 cores. Result: metrics.json and comparison.png.
+Twenty photographs take half a minute on 2 cores. Result: metrics.json, report.html and figures, of
+several sets in a folder each beside table.md.
 """
 
 from segpipe.cli import run_verb

@@ -39,6 +39,7 @@ In the order in which data flows:
     stages.py     what Ray Data does to a photograph before and after the network
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive
+    evaluation_report.py   figures, page and table of an evaluation
     train.py  segment.py  evaluate.py  status.py  demo.py   one verb each: a frozen config and
                   one function
     cli.py        `segpipe <verb>`

@@ -146,7 +146,7 @@ class Tally:
         self.second = np.zeros(4, np.int64)
         self.images: dict[str, dict[str, Any]] = {}
         self.masks: dict[str, bytes] = {}
-        """The predictions as PNG files: 17 KB of a photograph of DRIVE."""
+        """The predictions as PNG files: some 15 KB of a photograph of DRIVE."""
 
     def add(self, row: Mapping[str, Any], threshold: float) -> None:
         """A row of stages.count."""
@@ -162,7 +162,7 @@ class Tally:
 
     @property
     def second_observer(self) -> Confusion | None:
-        """Over all photographs that he drew; None where he drew none."""
+        """Over all photographs with a second drawing; None without any."""
         return Confusion(*self.second.tolist()) if self.second.any() else None
 
 

@@ -91,7 +91,7 @@ def comparison(shown: Sequence[tuple[str, Any, Any, Any]]) -> bytes:
 
 
 def roc_and_precision_recall(counts: Counts, threshold: float, second: Confusion | None) -> bytes:
-    """Both curves, the operating point, the second observer, and where Dice equals his."""
+    """Both curves with the point at the threshold, the second observer's, and its line of Dice."""
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     rate, sensitivity = metrics.roc_curve(counts)

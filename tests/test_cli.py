@@ -108,6 +108,32 @@ def test_flags_that_cannot_be_meant_are_refused(refused, labelled, output, flags
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
+        (["--fov", "mask"], "--fov mask: choose from given, found"),
+        (["--split", "validation"], "--split validation: choose from training, test"),
+        (["--report-images", "no"], "--report-images no: choose from on, off"),
+    ],
+)
+def test_flags_of_evaluate_that_cannot_be_meant_are_refused(
+    refused, labelled, output, flags, wanted
+):
+    assert wanted in refused("evaluate", "--data", labelled, "--output", output, *flags)
+
+
+def test_evaluating_no_set_is_refused(refused, output):
+    assert "--data" in refused("evaluate", "--data", "--output", output)
+
+
+def test_each_of_several_sets_is_looked_at_before_any_is_measured(
+    refused, labelled, output, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    line = refused("evaluate", "--data", labelled, tmp_path / "empty", "--output", output)
+    assert f"{tmp_path / 'empty'}: no labelled set" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
         (["--data", "x"], "Missing from segpipe train: --output"),
         (["--data", "x", "--output", "y", "--workers", "abc"], "--workers"),
         (["--data", "x", "--output", "y", "--wrokers", "2"], "--wrokers"),

@@ -141,7 +141,7 @@ def test_a_second_observer_who_drew_some_photographs_is_measured_on_those():
     assert "field_iou" not in tally.images["a"]
 
 
-def test_without_a_second_observer_there_are_no_figures_of_his():
+def test_without_a_second_observer_there_are_no_such_figures():
     tally = Tally()
     tally.add(row("a"), 0.5)
     assert tally.second_observer is None

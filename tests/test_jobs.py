@@ -287,6 +287,54 @@ def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
     assert "evaluate: 4 images pooled, inside the found field of view: " in told
 
 
+def test_several_sets_are_measured_in_one_command(
+    plain, labelled, trained, tmp_path, capfd, ray_cluster
+):
+    """Each as it is by itself, in a folder of its own, and all in a table."""
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    words = ["evaluate", "--checkpoint", trained / "model.safetensors"]
+    assert run(*words, "--data", labelled, "--output", alone) == 0
+    capfd.readouterr()
+    assert run(*words, "--data", labelled, plain, labelled, "--output", both) == 0
+    told = capfd.readouterr().out
+    folders = [labelled.name, plain.name, f"{labelled.name}-2"]
+    files = {path.name for path in alone.iterdir()} - {"_segpipe"}
+    assert files >= {"metrics.json", "comparison.png", "report.html"}
+    for folder in folders:
+        assert {path.name for path in (both / folder).iterdir()} == files
+    for folder in (folders[0], folders[2]):
+        for name in ("metrics.json", "comparison.png", "curves.png", "dice.png"):
+            assert (both / folder / name).read_bytes() == (alone / name).read_bytes()
+    table = json.loads((both / "table.json").read_text())
+    assert table["checkpoint"]["model"] == "segnet-lite"
+    rows = table["sets"]
+    assert [(row["name"], row["images"], row["field_of_view"]) for row in rows] == [
+        (folders[0], 2, "given"),
+        (folders[1], 4, "found"),
+        (folders[2], 2, "given"),
+    ]
+    for row in rows:
+        result = json.loads((both / row["name"] / "metrics.json").read_text())
+        assert result["pooled"].items() <= row.items()
+        assert row["second_observer_dice"] == result.get("second_observer", {}).get("dice")
+    assert rows[1]["second_observer_dice"] is None
+    assert (both / "table.md").read_text() in told
+    assert told.count(f"| {rows[0]['dice']:.4f} |") == 2
+
+
+def test_evaluation_can_find_the_field_and_leave_photographs_out_of_its_page(
+    labelled, trained, tmp_path, ray_cluster
+):
+    words = ["--data", labelled, "--output", tmp_path, "--fov", "found", "--report-images", "off"]
+    assert run("evaluate", *words, "--checkpoint", trained / "model.safetensors") == 0
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert result["field_of_view"] == "found"
+    assert 0.97 < result["field_iou"] < 1
+    page = (tmp_path / "report.html").read_text()
+    assert "01_test" not in page
+    assert "image/jpeg" not in page
+
+
 def test_training_on_a_set_without_splits_takes_all_of_it(plain, tmp_path, ray_cluster):
     """No test images: a history without test figures, and a training photograph in the figure."""
     flags = [*TRAIN, "--epochs", 1, "--workers", 1]
