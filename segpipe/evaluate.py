@@ -203,7 +203,7 @@ def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
     }
     if tally.second_observer is not None:
         result["second_observer"] = tally.second_observer.summary()
-    result["calibration"] = metrics.calibration(tally.counts).summary()
+    result["calibration"] = metrics.reliability(tally.counts).summary()
     result["field_of_view"] = data.field_of_view
     if overlaps := [image["field_iou"] for image in images if "field_iou" in image]:
         result["field_iou"] = float(np.mean(overlaps))

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 BINS = 1 << 16
-CALIBRATION_BINS = 16  # of the score, each of a whole number of BINS
+RELIABILITY_BINS = 16  # of the score, each of a whole number of BINS
 Counts = npt.NDArray[np.int64]  # [2, BINS]: row 0 pixels that are no vessel, row 1 vessel pixels
 Numbers = npt.NDArray[np.float64]
 
@@ -191,10 +191,10 @@ def summary(counts: Counts, threshold: float) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """How a score compares with how often it is right, in bins of the score of equal width.
 
-    Each array is [CALIBRATION_BINS].
+    Each array is [RELIABILITY_BINS].
     """
 
     pixels: Counts
@@ -211,7 +211,7 @@ class Calibration:
 
     def summary(self) -> dict[str, Any]:
         """Of each bin, from score 0 up to 1: its range, pixels, mean score and share of vessels."""
-        edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+        edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
         columns = {
             "low": edges[:-1],
             "high": edges[1:],
@@ -224,10 +224,10 @@ class Calibration:
         return {"expected_calibration_error": self.expected_error, "bins": bins}
 
 
-def calibration(counts: Counts) -> Calibration:
+def reliability(counts: Counts) -> Reliability:
     """Counts [2, BINS] -> pixels, mean score and share of vessels in each bin of the score."""
-    binned = counts.reshape(2, CALIBRATION_BINS, -1)
-    centres = ((np.arange(BINS) + 0.5) / BINS).reshape(CALIBRATION_BINS, -1)
+    binned = counts.reshape(2, RELIABILITY_BINS, -1)
+    centres = ((np.arange(BINS) + 0.5) / BINS).reshape(RELIABILITY_BINS, -1)
     pixels, vessels = binned.sum(axis=(0, 2)), binned[1].sum(axis=1)
     some = np.where(pixels, pixels, np.nan)
-    return Calibration(pixels, (binned.sum(axis=0) * centres).sum(axis=1) / some, vessels / some)
+    return Reliability(pixels, (binned.sum(axis=0) * centres).sum(axis=1) / some, vessels / some)

@@ -181,7 +181,7 @@ def _short(name: str) -> str:
 
 def reliability(counts: Counts, threshold: float) -> bytes:
     """The share of vessels among pixels of each score, and below how many pixels have it."""
-    found = metrics.calibration(counts)
+    found = metrics.reliability(counts)
     figure = Figure(figsize=(6.5, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--", label="calibrated")

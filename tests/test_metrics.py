@@ -245,8 +245,8 @@ def test_curves_of_an_empty_class_are_no_numbers():
 
 def test_reliability_is_sklearns():
     score, truth = pixels("smooth")
-    found = metrics.calibration(counted(score, truth))
-    share, mean = calibration_curve(truth[0], score[0], n_bins=metrics.CALIBRATION_BINS)
+    found = metrics.reliability(counted(score, truth))
+    share, mean = calibration_curve(truth[0], score[0], n_bins=metrics.RELIABILITY_BINS)
     some = found.pixels > 0
     np.testing.assert_allclose(found.vessel_share[some], share, atol=1e-12)
     np.testing.assert_allclose(found.mean_score[some], mean, atol=1 / BINS)
@@ -259,7 +259,7 @@ def test_the_calibration_error_of_a_hand_made_table():
     score = np.repeat([0.2, 0.8], [10, 30]).astype(np.float32)
     truth = np.arange(40) % 10 == 0  # one of the first ten
     truth[10:] = ~truth[10:]  # all but one of each ten
-    found = metrics.calibration(counted(score[None], truth[None]))
+    found = metrics.reliability(counted(score[None], truth[None]))
     assert found.expected_error == pytest.approx(0.1, abs=1 / BINS)
     low, high = (b for b in found.summary()["bins"] if b["pixels"])
     assert (low["pixels"], high["pixels"]) == (10, 30)
@@ -270,8 +270,8 @@ def test_the_calibration_error_of_a_hand_made_table():
 def test_a_score_that_is_the_vessels_share_is_calibrated():
     score = np.random.default_rng(0).random((1, 1_000_000), np.float32)
     truth = np.random.default_rng(1).random(score.shape) < score
-    assert metrics.calibration(counted(score, truth)).expected_error < 2e-3
+    assert metrics.reliability(counted(score, truth)).expected_error < 2e-3
 
 
 def test_nothing_counted_has_no_calibration_error():
-    assert math.isnan(metrics.calibration(np.zeros((2, BINS), np.int64)).expected_error)
+    assert math.isnan(metrics.reliability(np.zeros((2, BINS), np.int64)).expected_error)
