@@ -79,7 +79,7 @@ def change(rows: Rows, native: Rows) -> str:
         if name == "fractal_dimension":
             shown.append(f"{np.median(moved):.3f}, {moved.max():.3f}")
         else:
-            moved /= pairs[:, 1]
+            moved = moved / pairs[:, 1]
             shown.append(f"{np.median(moved):.1%}, {moved.max():.1%}")
     return " | ".join(shown)
 
@@ -128,7 +128,7 @@ def main() -> None:
         row("first observer's labels", [asdict(measure.measure(label)) for label in labels]),
         *(row(f"{card.model}, photograph at {zoom:g} of its size", found[zoom]) for zoom in SIZES),
         "",
-        "The same photograph at another size: by how much each measurement changes (median, largest; "
+        "The same photograph at another size: how much each measurement changes (median, largest; "
         "relative, of the dimension the difference). The network's masks change too:",
         "",
         f"| photograph at | {' | '.join(NAMES)} |",
