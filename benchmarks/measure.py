@@ -21,7 +21,7 @@ import numpy.typing as npt
 from common import drive, facts, write
 from PIL import Image
 
-from segpipe import decoder, measure
+from segpipe import decoder, measure, stages
 from segpipe.data.classes import classes_of
 from segpipe.models import checkpoint
 from segpipe.models.networks import load_network
@@ -86,6 +86,7 @@ def change(rows: Rows, native: Rows) -> str:
 
 def main() -> None:
     cv2.setNumThreads(1)
+    stages.keep_pages()  # as the process that measures does
     images = sorted(drive().glob("training/images/*.tif"))
     loaded = checkpoint.load(checkpoint.read(None), checkpoint.DEFAULT)
     card, network = loaded.card, Predictor(load_network(loaded))

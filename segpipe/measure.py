@@ -463,10 +463,11 @@ def fractal_dimension(vessel: Image8) -> float:
         places = sorted({side * place // OFFSETS for place in range(OFFSETS)})
         num = [np.count_nonzero(any_in[a::side, b::side]) for a in places for b in places]
         counts.append(np.mean(num))
+    size = np.log(sides) - np.log(sides).mean()
     dimension = 1.5
     for _ in range(ROUNDS):
         across = np.asarray(counts) ** (1 / dimension) - 1
-        dimension *= float(-np.polyfit(np.log(sides), np.log(across), 1)[0])
+        dimension *= float(-(size @ np.log(across)) / (size @ size))  # least squares
     return dimension
 
 
