@@ -8,13 +8,12 @@ bin's edge counts exactly what `score >= threshold` counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.special import expit, logit
 
 BINS = 1 << 16
 RELIABILITY_BINS = 16  # of the score, each of a whole number of BINS
@@ -103,6 +102,16 @@ def expected_dice(
     return _ratio(2 * float(prob[vessel].sum()), int(vessel.sum()) + float(prob.sum()))
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's; NaN where one of them is constant, has NaN, or both have less than 3 figures."""
+    from scipy.stats import spearmanr  # takes a second, and no worker needs it
+
+    pair = np.array([first, second], float)
+    if pair.shape[1] < 3 or np.isnan(pair).any() or not np.ptp(pair, axis=1).all():
+        return math.nan
+    return float(spearmanr(*pair).statistic)
+
+
 def _descending(counts: Counts) -> tuple[Numbers, Numbers]:
     """True and false positives at every threshold, from the highest bin down, each [BINS]."""
     falling = counts[:, ::-1].cumsum(axis=1).astype(np.float64)
@@ -159,6 +168,9 @@ def fit_calibration(counts: Counts) -> tuple[float, float]:
     Platt, "Probabilistic outputs for support vector machines" (1999), without his prior: there are
     millions of pixels. Scores are those of their bins' middles. (1, 0) where a class is empty.
     """
+    from scipy.optimize import minimize  # takes half a second, and no worker of segment needs it
+    from scipy.special import expit, logit
+
     if not counts.sum(axis=1).all():
         return 1.0, 0.0
     filled = np.flatnonzero(counts.sum(axis=0))
@@ -177,7 +189,9 @@ def fit_calibration(counts: Counts) -> tuple[float, float]:
 
 def calibrated(score: float, slope: float, intercept: float) -> float:
     """A score in [0, 1) after its logit was multiplied by `slope` and raised by `intercept`."""
-    return float(expit(slope * logit(score) + intercept))
+    if not 0 < score < 1:
+        return score
+    return 1 / (1 + math.exp(-slope * math.log(score / (1 - score)) - intercept))
 
 
 def summary(counts: Counts, threshold: float) -> dict[str, float]:

@@ -393,8 +393,8 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     """A scored example -> what evaluation keeps of it.
 
     counts [2, BINS] of the score in the field, the second observer's confusion `second` [4] (zeros
-    without one), the fields' overlap `field_iou` (NaN where the set gives none), and the prediction
-    as `mask_png`, which is a hundredth of its pixels' size.
+    without one), the fields' overlap `field_iou` (NaN where the set gives none), the `uncertainty`
+    that segment tells, and the prediction as `mask_png`, which is a hundredth of its pixels' size.
     """
     score, error = row.pop("score"), row.pop("error")
     kept = {"set": row["set"], "name": row["name"], "error": error}
@@ -415,5 +415,6 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         "counts": metrics.count_scores(native, truth, inside),
         "second": list(asdict(drawn).values()),
         "field_iou": math.nan if overlap is None else overlap,
+        "uncertainty": 1 - metrics.expected_dice(native, inside, job.threshold),
         "mask_png": codecs.encode_mask(predicted),
     }

@@ -67,6 +67,14 @@ def test_of_right_scores_the_expected_dice_is_the_mean_dice():
     assert metrics.expected_dice(score, inside, 0.375) == pytest.approx(np.mean(dice), abs=0.003)
 
 
+def test_the_rank_correlation_is_pearsons_of_the_ranks():
+    first, second = [0.1, 0.4, 0.2, 0.9], [3.0, 10.0, 30.0, 20.0]
+    wanted = np.corrcoef([1, 3, 2, 4], [1, 2, 4, 3])[0, 1]
+    assert metrics.rank_correlation(first, second) == pytest.approx(wanted)
+    for few in ([0.1, 0.2], [0.1, math.nan, 0.3], [0.5, 0.5, 0.5]):
+        assert math.isnan(metrics.rank_correlation(few, few))
+
+
 def test_nothing_that_could_be_vessel_has_no_expected_dice():
     nothing = np.zeros((4, 4), np.float32)
     assert math.isnan(metrics.expected_dice(nothing, nothing == 0, 0.5))
