@@ -79,6 +79,8 @@ def library() -> ctypes.CDLL:
         with tempfile.TemporaryDirectory() as folder:
             loaded = ctypes.CDLL(str(_built(Path(folder) / name)))
     loaded.segnet_lite_scores.restype = loaded.native_mask.restype = None
+    loaded.resunet_scores.restype = loaded.resunet_close.restype = None
+    loaded.resunet_open.restype = ctypes.c_void_p
     loaded.segnet_lite_gradients.restype = ctypes.c_double
     return loaded
 

@@ -46,3 +46,15 @@ inline Floats exponential(const Floats &x) {
   std::memcpy(&scale, &exponent, sizeof scale);
   return p * scale;
 }
+
+// In place: 1 / (1 + exp(-x)).
+inline void sigmoid(float *values, int count) {
+  for (int at = 0; at < count; at += LANES) {
+    float lanes[LANES] = {};
+    const int some = count - at < LANES ? count - at : LANES;
+    std::memcpy(lanes, values + at, sizeof(float) * some);
+    const Floats x = smaller(larger(-load(lanes), all(-87.0f)), all(87.0f));
+    store(lanes, 1.0f / (1.0f + exponential(x)));
+    std::memcpy(values + at, lanes, sizeof(float) * some);
+  }
+}

@@ -56,17 +56,6 @@ struct Positions {
   }
 };
 
-void sigmoid(float *values, int count) {
-  for (int at = 0; at < count; at += LANES) {
-    float lanes[LANES] = {};
-    const int some = count - at < LANES ? count - at : LANES;
-    std::memcpy(lanes, values + at, sizeof(float) * some);
-    const Floats x = smaller(larger(-load(lanes), all(-87.0f)), all(87.0f));
-    store(lanes, 1.0f / (1.0f + exponential(x)));
-    std::memcpy(values + at, lanes, sizeof(float) * some);
-  }
-}
-
 void to_floats(const uint8_t *__restrict from, int count, float *__restrict to) {
   for (int at = 0; at < count; at++) to[at] = from[at];
 }

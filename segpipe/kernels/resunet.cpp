@@ -1,0 +1,439 @@
+// resunet: its score of a canvas. Called through ctypes by resunet.py, which says what each argument
+// is.
+//
+// Activations lie as rows of cells, a cell's channels side by side, so that the cells which a
+// convolution sees in one row are one run of numbers, and every layer is a product of such runs with
+// weights. Only the tiles of 4x4 cells are computed that the field of view's scores depend on.
+#include "lanes.h"
+#include <algorithm>
+#include <array>
+#include <vector>
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr int WIDE = 16, SUMS = 24; // floats in a register; sums that stay in registers
+#else
+constexpr int WIDE = 8, SUMS = 12;
+#endif
+constexpr int LEVELS = 4;              // each half as large as the one before
+constexpr int WIDTHS[LEVELS] = {1, 2, 2, 2}; // channels, in widths
+constexpr int COLOURS = 12;            // of a cell of the first level: 2x2 pixels
+constexpr int PIXELS = 4;
+constexpr int TILE = 4;                // cells, side of what is computed together
+
+typedef float Wide __attribute__((vector_size(4 * WIDE)));
+
+inline Wide wide(const float *from) {
+  Wide lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+inline Wide positive(const Wide &x) { return x > 0.0f ? x : Wide{}; }
+
+constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
+
+struct alignas(64) Line {
+  float values[16];
+};
+
+// Floats at addresses that vectors like.
+struct Floats64 {
+  std::vector<Line> lines;
+  void assign(size_t count) { lines.assign((count + 15) / 16, Line{}); }
+  float *data() { return lines.data()->values; }
+  const float *data() const { return lines.data()->values; }
+};
+
+// ---- which cells are needed
+
+// In each row the first and behind the last; (side, 0) in a row without any.
+struct Spans {
+  std::vector<int> first, last;
+  explicit Spans(int side) : first(side, side), last(side, 0) {}
+  int side() const { return int(first.size()); }
+  bool any(int row) const { return first[row] < last[row]; }
+  void add(int row, int from, int to) {
+    first[row] = std::min(first[row], std::max(from, 0));
+    last[row] = std::max(last[row], std::min(to, side()));
+  }
+};
+
+Spans of_field(const uint8_t *fov, int side) {
+  Spans spans(side);
+  for (int y = 0; y < side; y++) {
+    const uint8_t *row = fov + size_t(y) * side;
+    const auto lit = [](uint8_t value) { return value != 0; };
+    const int from = int(std::find_if(row, row + side, lit) - row);
+    if (from == side) continue;
+    int to = side;
+    while (!row[to - 1]) to--;
+    spans.add(y, from, to);
+  }
+  return spans;
+}
+
+// With all that is at most `by` rows and columns away.
+Spans grown(const Spans &spans, int by) {
+  const int side = spans.side();
+  Spans wider(side);
+  for (int y = 0; y < side; y++)
+    for (int near = std::max(y - by, 0); spans.any(y) && near < std::min(y + by + 1, side); near++)
+      wider.add(near, spans.first[y] - by, spans.last[y] + by);
+  return wider;
+}
+
+// The blocks of 2x2 (or step x step) that hold them.
+Spans shrunk(const Spans &spans, int step) {
+  Spans smaller(padded(spans.side(), step) / step);
+  for (int y = 0; y < spans.side(); y++)
+    if (spans.any(y)) smaller.add(y / step, spans.first[y] / step, (spans.last[y] - 1) / step + 1);
+  return smaller;
+}
+
+// What blocks of 2x2 hold, and the others.
+Spans enlarged_with(const Spans &blocks, Spans spans) {
+  for (int y = 0; y < spans.side(); y++)
+    if (blocks.any(y / 2)) spans.add(y, 2 * blocks.first[y / 2], 2 * blocks.last[y / 2]);
+  return spans;
+}
+
+Spans tiles(const Spans &spans) { return shrunk(spans, TILE); }
+
+// ---- activations
+
+// Rows of cells with zeros around, of which the newest `kept` are there.
+struct Plane {
+  int side = 0, channels = 0, kept = 0;
+  size_t length = 0; // floats of a row
+  Floats64 floats;
+
+  void shape(int new_side, int new_channels, int new_kept) {
+    side = new_side, channels = padded(new_channels, WIDE), kept = std::min(new_kept, side);
+    length = size_t(padded(side, TILE) + 2) * channels;
+    floats.assign(length * (kept + 1));
+  }
+  // Cell 0 of row y, which may also be one of zeros beyond the canvas; cells -1 and side are zeros.
+  float *row(int y) {
+    const int place = y < 0 || y >= side ? kept : y % kept;
+    return floats.data() + place * length + channels;
+  }
+  // Zeros in a row of tiles outside of those `span` names.
+  void clear_outside(int tile_row, const Spans &span) {
+    const int end = std::min((tile_row + 1) * TILE, side);
+    for (int y = tile_row * TILE; y < end; y++) {
+      float *cells = row(y);
+      const int last = std::min(span.last[tile_row] * TILE, side);
+      const int first = std::min(span.first[tile_row] * TILE, side);
+      std::fill(cells, cells + size_t(first) * channels, 0.0f);
+      std::fill(cells + size_t(std::max(first, last)) * channels, cells + size_t(side) * channels, 0.0f);
+    }
+  }
+};
+
+// ---- products
+
+// sum += the runs of `depth` floats at `from`, `stride` apart, times weights [depth][VECTORS].
+template <int VECTORS, int CELLS>
+inline void multiply(Wide (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
+                     const float *weights) {
+  for (int k = 0; k < depth; k++) {
+    Wide weight[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) weight[v] = wide(weights + (k * VECTORS + v) * WIDE);
+#pragma GCC unroll 24
+    for (int cell = 0; cell < CELLS; cell++) {
+      const float value = from[cell * stride + k];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
+    }
+  }
+}
+
+// What becomes of a sum: it is kept, or its positive part is, or what is there is added before.
+enum Then { KEEP, RECTIFY, ADD };
+
+// A layer's weights: [group of vectors][row of the kernel][depth][vector], and its biases.
+struct Layer {
+  int rows = 0, depth = 0, stride = 0; // depth: floats of a run; stride: from a cell's to the next's
+  int vectors = 0, groups = 0;         // of outputs; vectors of one group
+  Floats64 weights, bias;
+
+  // plain [rows][depth][outputs]
+  void pack(const std::vector<double> &plain, const std::vector<double> &plain_bias, int new_rows,
+            int new_stride) {
+    const int outputs = int(plain_bias.size()), all = padded(outputs, WIDE) / WIDE;
+    rows = new_rows, stride = new_stride, depth = int(plain.size() / outputs) / rows;
+    vectors = all % 3 == 0 ? 3 : all % 4 == 0 ? 4 : all % 2 == 0 ? 2 : 1, groups = all / vectors;
+    bias.assign(size_t(all) * WIDE);
+    std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
+    weights.assign(size_t(all) * WIDE * rows * depth);
+    const int together = vectors * WIDE;
+    for (int out = 0; out < outputs; out++)
+      for (int k = 0; k < rows * depth; k++)
+        weights.data()[(size_t(out / together) * rows * depth + k) * together + out % together] =
+            float(plain[size_t(k) * outputs + out]);
+  }
+
+  // For `count` cells: to += or = the positive part, or the sum as it is.
+  void run(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
+           Then then) const {
+    if (vectors == 4) run_groups<4>(from, count, to, to_stride, then);
+    if (vectors == 3) run_groups<3>(from, count, to, to_stride, then);
+    if (vectors == 2) run_groups<2>(from, count, to, to_stride, then);
+    if (vectors == 1) run_groups<1>(from, count, to, to_stride, then);
+  }
+
+private:
+  template <int VECTORS>
+  void run_groups(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
+                  Then then) const {
+    constexpr int CELLS = SUMS / VECTORS;
+    for (int group = 0; group < groups; group++) {
+      int cell = 0;
+      for (; cell + CELLS <= count; cell += CELLS)
+        run_cells<VECTORS, CELLS>(from, cell, group, to, to_stride, then);
+      for (; cell < count; cell++) run_cells<VECTORS, 1>(from, cell, group, to, to_stride, then);
+    }
+  }
+
+  template <int VECTORS, int CELLS>
+  void run_cells(const std::array<const float *, 3> &from, int cell, int group, float *to,
+                 int to_stride, Then then) const {
+    const int first = group * VECTORS * WIDE;
+    const float *of_group = weights.data() + size_t(first) * rows * depth;
+    Wide sum[CELLS][VECTORS];
+    for (int c = 0; c < CELLS; c++)
+      for (int v = 0; v < VECTORS; v++) sum[c][v] = wide(bias.data() + first + v * WIDE);
+    for (int row = 0; row < rows; row++)
+      multiply(sum, from[row] + size_t(cell) * stride, stride, depth,
+               of_group + size_t(row) * depth * VECTORS * WIDE);
+    for (int c = 0; c < CELLS; c++)
+      for (int v = 0; v < VECTORS; v++) {
+        float *at = to + size_t(cell + c) * to_stride + first + v * WIDE;
+        if (then == ADD) sum[c][v] += wide(at);
+        store(at, then == KEEP ? sum[c][v] : positive(sum[c][v]));
+      }
+  }
+};
+
+// Numbers in the order of resunet.py, one layer after the other.
+struct Reader {
+  const double *at;
+  std::vector<double> take(size_t count) {
+    at += count;
+    return std::vector<double>(at - count, at);
+  }
+};
+
+// [taps][before][after] -> the same with zeros for the channels that only fill a cell up.
+std::vector<double> filled(const std::vector<double> &plain, int taps, int before, int after,
+                           int wide_before, int wide_after) {
+  std::vector<double> all(size_t(taps) * wide_before * wide_after);
+  for (int tap = 0; tap < taps; tap++)
+    for (int k = 0; k < before; k++)
+      for (int out = 0; out < after; out++)
+        all[(size_t(tap) * wide_before + k) * wide_after + out] =
+            plain[(size_t(tap) * before + k) * after + out];
+  return all;
+}
+
+// ---- layers
+
+struct Convolution { // 3x3
+  Layer layer;
+
+  Convolution(Reader &reader, int before, int after) {
+    const int cell = padded(before, WIDE);
+    const std::vector<double> plain = reader.take(size_t(9) * before * after);
+    layer.pack(filled(plain, 9, before, after, cell, after), reader.take(after), 3, cell);
+  }
+
+  // A row of tiles.
+  void run(Plane &in, Plane &out, int tile_row, const Spans &span, Then then) const {
+    out.clear_outside(tile_row, span);
+    const int first = span.first[tile_row] * TILE;
+    const int count = std::min(span.last[tile_row] * TILE, in.side) - first;
+    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, in.side); y++) {
+      std::array<const float *, 3> from;
+      for (int row = 0; row < 3; row++) from[row] = in.row(y - 1 + row) + (first - 1) * in.channels;
+      layer.run(from, count, out.row(y) + size_t(first) * out.channels, out.channels, then);
+    }
+  }
+};
+
+struct Residual {
+  Convolution inner, outer;
+  Residual(Reader &reader, int channels)
+      : inner(reader, channels, channels), outer(reader, channels, channels) {}
+};
+
+struct Smaller { // 2x2, stride 2
+  Layer layer;
+
+  Smaller(Reader &reader, int before, int after) {
+    const int cell = padded(before, WIDE);
+    const std::vector<double> plain = reader.take(size_t(4) * before * after);
+    layer.pack(filled(plain, 4, before, after, cell, after), reader.take(after), 2, 2 * cell);
+  }
+
+  void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
+    out.clear_outside(tile_row, span);
+    const int first = span.first[tile_row] * TILE;
+    const int count = std::min(span.last[tile_row] * TILE, out.side) - first;
+    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, out.side); y++) {
+      const int begin = 2 * first * in.channels;
+      layer.run({in.row(2 * y) + begin, in.row(2 * y + 1) + begin, nullptr}, count,
+                out.row(y) + size_t(first) * out.channels, out.channels, RECTIFY);
+    }
+  }
+};
+
+struct Larger { // transposed 2x2, stride 2, added to what is there
+  std::vector<Layer> layers; // of the upper and the lower row of each 2x2
+
+  Larger(Reader &reader, int before, int after) : layers(2) {
+    const int cell = padded(after, WIDE);
+    const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
+    const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell);
+    const std::vector<double> bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell);
+    const size_t half = all.size() / 2;
+    for (int row = 0; row < 2; row++)
+      layers[row].pack(std::vector<double>(&all[row * half], &all[row * half] + half), bias, 1,
+                       padded(before, WIDE));
+  }
+
+  void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
+    const int first = span.first[tile_row] * TILE;
+    const int count = std::min(span.last[tile_row] * TILE, out.side) - first;
+    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, out.side); y++) {
+      layers[y & 1].run({in.row(y / 2) + size_t(first / 2) * in.channels, nullptr, nullptr},
+                        count / 2, out.row(y) + size_t(first) * out.channels, 2 * out.channels, ADD);
+    }
+  }
+};
+
+// ---- the network
+
+struct Network {
+  int width;
+  std::vector<Convolution> first, last; // one of each
+  std::vector<Residual> down, up;       // of the first level first
+  std::vector<Smaller> smaller;
+  std::vector<Larger> larger; // to the first level first
+  Plane colours, planes[LEVELS], inner[LEVELS], logits;
+
+  Network(int new_width, const double *plain) : width(new_width) {
+    Reader reader{plain};
+    first.emplace_back(reader, COLOURS, width);
+    for (int times : WIDTHS) down.emplace_back(reader, width * times);
+    for (int l = 1; l < LEVELS; l++) smaller.emplace_back(reader, width * WIDTHS[l - 1], width * WIDTHS[l]);
+    for (int l = 1; l < LEVELS; l++) larger.emplace_back(reader, width * WIDTHS[l], width * WIDTHS[l - 1]);
+    for (int l = 1; l < LEVELS; l++) up.emplace_back(reader, width * WIDTHS[l - 1]);
+    last.emplace_back(reader, width, PIXELS);
+  }
+
+  void shape(int side) { // px of the canvas
+    if (colours.side == side / 2) return;
+    constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
+    colours.shape(side / 2, COLOURS, RING);
+    logits.shape(side / 2, PIXELS, RING);
+    for (int l = 0; l < LEVELS; l++) {
+      planes[l].shape(side >> (l + 1), width * WIDTHS[l], side);
+      inner[l].shape(side >> (l + 1), width * WIDTHS[l], RING);
+    }
+  }
+
+  // Both convolutions in place, row by row of tiles, from the moment that `before` made its input.
+  template <class Before, class After>
+  void run(const Residual &block, int level, const Spans &needed, Before before, After after) {
+    Plane &plane = planes[level], &between = inner[level];
+    const Spans outer_span = tiles(needed), inner_span = tiles(grown(needed, 1));
+    const int rows = outer_span.side();
+    for (int r = 0; r < rows + 2; r++) {
+      if (r < rows) before(r);
+      if (r >= 1 && r <= rows) block.inner.run(plane, between, r - 1, inner_span, RECTIFY);
+      if (r < 2) continue;
+      block.outer.run(between, plane, r - 2, outer_span, ADD); // the rows around have read it
+      after(r - 2);
+    }
+  }
+
+  void run(const uint8_t *canvas, const uint8_t *fov, int side, int reach, float *scores) {
+    shape(side);
+    std::memset(scores, 0, sizeof(float) * side * side);
+    // What is needed, from the scores backwards.
+    const Spans scored = shrunk(grown(of_field(fov, side), reach), 2);
+    std::vector<Spans> wanted_up, wanted_down; // the blocks' results
+    Spans wanted = grown(scored, 1);
+    for (int l = 0; l < LEVELS - 1; l++) {
+      wanted_up.push_back(wanted);
+      wanted = shrunk(grown(wanted, 2), 2);
+    }
+    wanted_down.push_back(wanted);
+    for (int l = LEVELS - 2; l >= 0; l--)
+      wanted_down.insert(wanted_down.begin(),
+                         enlarged_with(grown(wanted_down[0], 2), grown(wanted_up[l], 2)));
+
+    const auto nothing = [](int) {};
+    for (int l = 0; l < LEVELS; l++) {
+      const Spans span = tiles(grown(wanted_down[l], 2));
+      run(down[l], l, wanted_down[l], [&](int r) {
+        if (l)
+          smaller[l - 1].run(planes[l - 1], planes[l], r, span);
+        else
+          run_first(canvas, side, r, span);
+      }, nothing);
+    }
+    const Spans score_span = tiles(scored);
+    const int last_row = score_span.side() - 1;
+    for (int l = LEVELS - 2; l >= 0; l--) {
+      const Spans span = tiles(grown(wanted_up[l], 2));
+      run(up[l], l, wanted_up[l], [&](int r) { larger[l].run(planes[l + 1], planes[l], r, span); },
+          [&](int r) {
+            if (l == 0 && r > 0) run_last(r - 1, score_span, side, scores);
+            if (l == 0 && r == last_row) run_last(r, score_span, side, scores);
+          });
+    }
+  }
+
+  void run_first(const uint8_t *canvas, int side, int tile_row, const Spans &span) {
+    const int from = tile_row ? (tile_row + 1) * TILE : 0;
+    for (int y = from; y < std::min((tile_row + 2) * TILE, colours.side); y++) {
+      const uint8_t *upper = canvas + size_t(2 * y) * side * 3, *lower = upper + side * 3;
+      float *to = colours.row(y);
+      for (int x = 0; x < colours.side; x++)
+        for (int k = 0; k < COLOURS / 2; k++) {
+          to[x * colours.channels + k] = upper[x * 6 + k];
+          to[x * colours.channels + COLOURS / 2 + k] = lower[x * 6 + k];
+        }
+    }
+    first[0].run(colours, planes[0], tile_row, span, RECTIFY);
+  }
+
+  void run_last(int tile_row, const Spans &span, int side, float *scores) {
+    last[0].run(planes[0], logits, tile_row, span, KEEP);
+    const int first = span.first[tile_row] * TILE * 2;
+    const int count = std::min(span.last[tile_row] * TILE * 2, side) - first;
+    for (int y = tile_row * TILE * 2; count > 0 && y < std::min((tile_row + 1) * TILE * 2, side); y++) {
+      const float *from = logits.row(y / 2) + y % 2 * 2;
+      float *to = scores + size_t(y) * side;
+      for (int x = first; x < first + count; x++) to[x] = from[x / 2 * logits.channels + x % 2];
+      sigmoid(to + first, count);
+    }
+  }
+};
+
+} // namespace
+
+extern "C" void *resunet_open(int32_t width, const double *weights) {
+  return new Network(width, weights);
+}
+
+extern "C" void resunet_close(void *network) { delete static_cast<Network *>(network); }
+
+extern "C" void resunet_scores(void *network, const uint8_t *canvas, const uint8_t *fov, int32_t side,
+                               int32_t reach, float *scores) {
+  static_cast<Network *>(network)->run(canvas, fov, side, reach, scores);
+}
