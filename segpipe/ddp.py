@@ -96,7 +96,10 @@ class TrainJob:
             return "the compiled loop wants crops of an even side"
         if self.loss != "nll":
             return "the compiled loop has no other loss than nll"
-        return engine.compiled_problem(self.model, self.width, self.precision, self.device)
+        problem = engine.compiled_problem(self.model, self.width, self.precision, self.device)
+        if not problem and self.model != CompiledLoss.MODEL:
+            return f"the compiled form of {self.model} does not train"
+        return problem
 
 
 def finished(state: State, epochs: int, patience: int | None) -> bool:

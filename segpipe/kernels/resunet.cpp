@@ -30,6 +30,14 @@ inline Wide wide(const float *from) {
   return lanes;
 }
 
+// What is used several times and would else be loaded as often: loads are what a core has fewest of.
+inline Wide in_register(Wide x) {
+#ifdef __AVX__
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+
 inline Wide positive(const Wide &x) { return x > 0.0f ? x : Wide{}; }
 
 constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
@@ -139,14 +147,28 @@ template <int VECTORS, int CELLS>
 inline void multiply(Wide (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
                      const float *weights) {
   for (int k = 0; k < depth; k++) {
-    Wide weight[VECTORS];
+    if constexpr (VECTORS <= CELLS) {
+      Wide weight[VECTORS];
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) weight[v] = wide(weights + (k * VECTORS + v) * WIDE);
+      for (int v = 0; v < VECTORS; v++)
+        weight[v] = in_register(wide(weights + (k * VECTORS + v) * WIDE));
 #pragma GCC unroll 24
-    for (int cell = 0; cell < CELLS; cell++) {
-      const float value = from[cell * stride + k];
+      for (int cell = 0; cell < CELLS; cell++) {
+        const float value = from[cell * stride + k];
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
+        for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
+      }
+    } else {
+      Wide value[CELLS];
+#pragma GCC unroll 3
+      for (int cell = 0; cell < CELLS; cell++)
+        value[cell] = from[cell * stride + k] - Wide{}; // in all lanes
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) {
+        const Wide weight = in_register(wide(weights + (k * VECTORS + v) * WIDE));
+#pragma GCC unroll 3
+        for (int cell = 0; cell < CELLS; cell++) sum[cell][v] += weight * value[cell];
+      }
     }
   }
 }
@@ -182,7 +204,7 @@ struct Layer {
   }
 
   // For `count` cells: to += or = the positive part, or the sum as it is.
-  void run(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
+  __attribute__((noinline)) void run(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
            Then then) const {
     if (vectors == 4) run_groups<4>(from, count, to, to_stride, then);
     if (vectors == 3) run_groups<3>(from, count, to, to_stride, then);
@@ -192,7 +214,7 @@ struct Layer {
 
 private:
   template <int VECTORS>
-  void run_groups(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
+  __attribute__((noinline)) void run_groups(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
                   Then then) const {
     constexpr int CELLS = SUMS / VECTORS;
     for (int group = 0; group < groups; group++) {
@@ -306,7 +328,7 @@ struct Convolution {
   }
 
   // A row of tiles.
-  void run(Plane &in, Plane &out, int tile_row, const Spans &span, Then then,
+  __attribute__((noinline)) void run(Plane &in, Plane &out, int tile_row, const Spans &span, Then then,
            Scratch &scratch) const {
     out.clear_outside(tile_row, span);
     for (int first = span.first[tile_row]; first < span.last[tile_row]; first += STRIP) {
@@ -351,7 +373,7 @@ private:
   }
 
   template <int VECTORS>
-  void mix_in(const float *spots, int stride, int count, int group, float *sums) const {
+  __attribute__((noinline)) void mix_in(const float *spots, int stride, int count, int group, float *sums) const {
     constexpr int TILES = SUMS / VECTORS; // divides STRIP: what is too much has room
     for (int spot = 0; spot < SPOTS; spot++) {
       const float *of_spot =
@@ -368,7 +390,7 @@ private:
     }
   }
 
-  void gather(const float *sums, int group, Plane &out, int tile_row, int first, int count,
+  __attribute__((noinline)) void gather(const float *sums, int group, Plane &out, int tile_row, int first, int count,
               Then then) const {
     const int rows = std::min(TILE, out.side - tile_row * TILE);
     float *to[TILE];

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from segpipe import kernels
 from segpipe.data import fundus
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.errors import UserError
+from segpipe.kernels import resunet, segnet_lite
+from segpipe.kernels.resunet import State
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Checkpoint
 
@@ -130,15 +132,37 @@ def _eager(loaded: Checkpoint, precision: str, device: str, num_threads: int) ->
     return lambda canvas, fov: predictor.scores(canvas[None])[0]
 
 
+class CompiledForm(NamedTuple):
+    """A network's own loop in C++."""
+
+    fits: Callable[[int], bool]
+    """Whether it knows a network of this width."""
+    open: Callable[[State], Score]
+    """From the network's state dict. Raises KeyError, ValueError ... for another network's."""
+
+
+def _segnet_lite(state: State) -> Score:
+    return kernels.SegNetLiteScores(
+        state["encoder.weight"],
+        state["encoder.bias"],
+        state["decoder.weight"][VESSEL] - state["decoder.weight"][BACKGROUND],
+        float(state["decoder.bias"][VESSEL] - state["decoder.bias"][BACKGROUND]),
+    )
+
+
+def _resunet(state: State) -> Score:
+    return kernels.ResUNetScores(state, VESSEL, BACKGROUND)
+
+
+COMPILED_FORMS = {
+    "segnet-lite": CompiledForm(segnet_lite.fits, _segnet_lite),
+    "resunet": CompiledForm(resunet.fits, _resunet),
+}
+
+
 def _compiled(loaded: Checkpoint) -> Score:
-    state = loaded.state
     try:
-        return kernels.SegNetLiteScores(
-            state["encoder.weight"],
-            state["encoder.bias"],
-            state["decoder.weight"][VESSEL] - state["decoder.weight"][BACKGROUND],
-            float(state["decoder.bias"][VESSEL] - state["decoder.bias"][BACKGROUND]),
-        )
+        return COMPILED_FORMS[loaded.card.model].open(loaded.state)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise loaded.misfit() from error
 
@@ -147,9 +171,9 @@ def compiled_problem(model: str, width: int | None, precision: str, device: str)
     """Why there is no compiled form of this network here, or ''."""
     if device != "cpu":
         return "compiled forms are for CPUs"
-    if model != "segnet-lite" or precision != "fp32":
+    if model not in COMPILED_FORMS or precision != "fp32":
         return f"no compiled form of {model} in {precision}"
-    if width is not None and not kernels.fits(width):
+    if width is not None and not COMPILED_FORMS[model].fits(width):
         return f"no compiled form of {model} with {width} channels"
     return kernels.missing()
 
