@@ -343,23 +343,27 @@ struct Convolution {
 
 private:
   void spread(Plane &in, int tile_row, int first, int count, float *spots) const {
+    const int channels = in.channels;
     const float *rows[PATCH];
     for (int i = 0; i < PATCH; i++)
-      rows[i] = in.row(tile_row * TILE - 1 + i) + (first * TILE - 1) * in.channels;
+      rows[i] = in.row(tile_row * TILE - 1 + i) + (first * TILE - 1) * channels;
     Wide half[PATCH][STRIP * TILE + 2], x[PATCH];
-    for (int channel = 0; channel < in.channels; channel += WIDE) {
+    for (int channel = 0; channel < channels; channel += WIDE) {
       for (int column = 0; column < count * TILE + 2; column++) {
-        for (int i = 0; i < PATCH; i++) x[i] = wide(rows[i] + column * in.channels + channel);
+#pragma GCC unroll 6
+        for (int i = 0; i < PATCH; i++) x[i] = wide(rows[i] + column * channels + channel);
         to_spots(x);
+#pragma GCC unroll 6
         for (int i = 0; i < PATCH; i++) half[i][column] = x[i];
       }
       for (int tile = 0; tile < count; tile++) {
-        float *to = spots + tile * in.channels + channel;
+        float *to = spots + tile * channels + channel;
         for (int i = 0; i < PATCH; i++) {
+#pragma GCC unroll 6
           for (int j = 0; j < PATCH; j++) x[j] = half[i][tile * TILE + j];
           to_spots(x);
-          for (int j = 0; j < PATCH; j++)
-            store(to + size_t(i * PATCH + j) * STRIP * in.channels, x[j]);
+#pragma GCC unroll 6
+          for (int j = 0; j < PATCH; j++) store(to + (i * PATCH + j) * STRIP * channels, x[j]);
         }
       }
     }
@@ -393,27 +397,33 @@ private:
   __attribute__((noinline)) void gather(const float *sums, int group, Plane &out, int tile_row, int first, int count,
               Then then) const {
     const int rows = std::min(TILE, out.side - tile_row * TILE);
+    const int channels = out.channels, all = vectors;
     float *to[TILE];
     for (int i = 0; i < rows; i++) to[i] = out.row(tile_row * TILE + i);
     for (int tile = 0; tile < count; tile++) {
       const int left = (first + tile) * TILE, columns = std::min(TILE, out.side - left);
-      for (int v = 0; v < vectors; v++) {
-        const int channel = (group * vectors + v) * WIDE;
-        const float *from = sums + size_t(tile * vectors + v) * WIDE;
+      for (int v = 0; v < all; v++) {
+        const int channel = (group * all + v) * WIDE;
+        const float *from = sums + size_t(tile * all + v) * WIDE;
+        const Wide offset = wide(bias.data() + channel);
         Wide half[TILE][PATCH], x[PATCH], y[TILE];
+#pragma GCC unroll 6
         for (int j = 0; j < PATCH; j++) {
-          for (int i = 0; i < PATCH; i++)
-            x[i] = wide(from + size_t(i * PATCH + j) * STRIP * vectors * WIDE);
-          if (j == 1) x[1] += wide(bias.data() + channel); // which all 16 cells hold once
+#pragma GCC unroll 6
+          for (int i = 0; i < PATCH; i++) x[i] = wide(from + (i * PATCH + j) * STRIP * all * WIDE);
+          if (j == 1) x[1] += offset; // which all 16 cells hold once
           from_spots(x, y);
+#pragma GCC unroll 4
           for (int i = 0; i < TILE; i++) half[i][j] = y[i];
         }
         for (int i = 0; i < rows; i++) {
           from_spots(half[i], y);
-          float *at = to[i] + size_t(left) * out.channels + channel;
-          for (int j = 0; j < columns; j++, at += out.channels) {
-            if (then == ADD) y[j] += wide(at);
-            store(at, then == KEEP ? y[j] : positive(y[j]));
+          float *at = to[i] + left * channels + channel;
+#pragma GCC unroll 4
+          for (int j = 0; j < TILE; j++) {
+            if (j == columns) break;
+            if (then == ADD) y[j] += wide(at + j * channels);
+            store(at + j * channels, then == KEEP ? y[j] : positive(y[j]));
           }
         }
       }
