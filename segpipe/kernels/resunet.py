@@ -42,7 +42,9 @@ class ResUNetScores:
         """
         width = len(state["first.0.weight"])
         if not fits(width):
-            raise ValueError(f"{width} channels, wanted a multiple of {WIDTH_STEP}")
+            raise ValueError(
+                f"{width} channels, wanted a multiple of {WIDTH_STEP}, at most {MOST_WIDTH}"
+            )
         flat = [array.ravel() for array in _arrays(state, width, vessel, background)]
         numbers = np.ascontiguousarray(np.concatenate(flat), np.float64)
         run = library()
