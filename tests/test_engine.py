@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from processes import finish
 from verbs import rows_of, run
@@ -230,10 +231,11 @@ def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, 
     assert dice > 0.999
 
 
-def drawn_weights(model: str, width: int | None) -> bytes:
+def drawn_weights(model: str, width: int | None, threshold: float = 0.3) -> bytes:
+    torch.manual_seed(0)
     network = networks.build_model(model, classes=3, width=width)
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    return checkpoint.dump(state, Card(model, 60.0, 0.3, "drawn", CLASSES, "0", width))
+    return checkpoint.dump(state, Card(model, 60.0, threshold, "drawn", CLASSES, "0", width))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +243,7 @@ def drawn_weights(model: str, width: int | None) -> bytes:
     [
         ("segnet-lite", 24, "no compiled form of segnet-lite with 24 channels"),
         ("segnet-lite", 528, "no compiled form of segnet-lite with 528 channels"),
+        ("resunet", 12, "no compiled form of resunet with 12 channels"),
         ("wnet", None, "no compiled form of wnet in fp32"),
     ],
 )
@@ -251,8 +254,28 @@ def test_a_network_without_a_compiled_form_runs_eagerly(model, width, problem, c
 
 
 @pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
-def test_a_wider_segnet_lite_has_a_compiled_form_too(cache):
-    trials = engine.find_trials(drawn_weights("segnet-lite", 80), "cpu")
-    [compiled] = [trial for trial in trials if trial.engine == FAST]
-    assert not compiled.problem
-    assert compiled.true
+@pytest.mark.parametrize(
+    ("model", "width"), [("segnet-lite", 80), ("resunet", None), ("resunet", 32)]
+)
+def test_other_networks_and_widths_have_a_compiled_form_too(model, width, cache):
+    canvas = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    fov = np.full((96, 96), 255, np.uint8)
+    scores = engine.open_score(drawn_weights(model, width), REFERENCE, 1)(canvas, fov)
+    weights = drawn_weights(model, width, float(np.median(scores)))  # both classes are found
+    trials = engine.find_trials(weights, "cpu")
+    chosen = engine.select(trials, "on", "auto")
+    assert chosen.engine == FAST
+    assert chosen.true
+    np.testing.assert_allclose(
+        engine.open_score(weights, FAST, 1)(canvas, fov), scores, rtol=0, atol=1e-5
+    )
+
+
+def test_a_resunet_that_does_not_fit_its_card_is_refused(cache):
+    loaded = checkpoint.load(drawn_weights("resunet", 8), "there/model")
+    loaded.state["last.weight"] = loaded.state["last.weight"][:, :4]
+    data = checkpoint.dump(loaded.state, loaded.card)
+    for chosen in (REFERENCE, FAST):
+        if chosen == REFERENCE or not kernels.missing():
+            with pytest.raises(UserError, match="does not fit together"):
+                engine.open_score(data, chosen, 1)

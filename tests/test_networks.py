@@ -23,7 +23,7 @@ from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
 from segpipe.models.loss import LOSSES, Loss, dice_loss
 from segpipe.models.network import Network, to_planes
-from segpipe.models.networks import MODELS, build_model, load_network
+from segpipe.models.networks import MODELS, build_model, folded, load_network
 from segpipe.models.resunet import ResUNet
 from segpipe.models.segnet import SegNet
 from segpipe.models.unet import UNet
@@ -565,3 +565,14 @@ def test_a_network_learns_two_crops_of_drive_by_heart(name, drive):
         optimizer.step()
         schedule.step()
     assert dice(network.eval(), images, labels) > 0.95
+
+
+@pytest.mark.parametrize(("name", "left"), [("resunet", 0), ("segnet", 0), ("wnet", 24)])
+def test_folded_networks_give_what_plain_ones_give(name, left):
+    """A W-Net keeps those that follow an activation, where nothing can be folded."""
+    network = trained(build_model(name, len(CLASSES), 8)).double()
+    x = torch.rand(1, 3, 64, 96, dtype=torch.double)
+    wanted = network(x).detach()
+    found = folded(network)
+    torch.testing.assert_close(found(x), wanted, rtol=1e-9, atol=1e-9)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in found.modules()) == left

@@ -27,7 +27,9 @@ FLAGS = (
     "-fPIC",
     "-std=c++17",
 )
-BUILD_S = 120.0  # seconds after which a compiler has hung; it takes two or three
+BUILD_S = (
+    600.0  # seconds after which a compiler has hung; it takes ten of a core, of a busy one more
+)
 
 
 def cache_folder() -> Path:

@@ -33,7 +33,7 @@ inline Wide wide(const float *from) {
 // What is used several times and would else be loaded as often: loads are what a core has fewest of.
 inline Wide in_register(Wide x) {
 #ifdef __AVX__
-  asm("" : "+x"(x));
+  asm("" : "+v"(x));
 #endif
   return x;
 }

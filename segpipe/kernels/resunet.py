@@ -105,9 +105,7 @@ def _block(state: State, name: str, channels: int) -> Iterator[Sums]:
     yield from _folded(state, f"{name}.layers", shape, at=3)
 
 
-def _folded(
-    state: State, name: str, shape: tuple[int, ...], at: int = 0
-) -> tuple[Sums, Sums]:
+def _folded(state: State, name: str, shape: tuple[int, ...], at: int = 0) -> tuple[Sums, Sums]:
     """A convolution [out, in, h, w] and the batch norm behind it -> [h, w, in, out] and [out]."""
     weight = _shaped(state, f"{name}.{at}.weight", shape)
     scale, shift, mean, variance = (

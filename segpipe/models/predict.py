@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
 from segpipe.models.network import autocast, to_planes
-from segpipe.models.networks import load_network
+from segpipe.models.networks import folded, load_network
 
 
 class Predictor:
@@ -57,7 +57,7 @@ class Scorer:
         self, weights: bytes, device: str, num_threads: int, precision: str = "fp32"
     ) -> None:
         torch.set_num_threads(num_threads)
-        network = load_network(checkpoint.load(weights, "--checkpoint"))
+        network = folded(load_network(checkpoint.load(weights, "--checkpoint")))
         self.predictor = Predictor(network, device, precision)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
