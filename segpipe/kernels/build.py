@@ -27,9 +27,7 @@ FLAGS = (
     "-fPIC",
     "-std=c++17",
 )
-BUILD_S = (
-    600.0  # seconds after which a compiler has hung; it takes ten of a core, of a busy one more
-)
+BUILD_S = 600.0  # after which a compiler has hung; it takes some ten seconds of a core
 
 
 def cache_folder() -> Path:
