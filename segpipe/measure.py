@@ -31,7 +31,7 @@ SMOOTHING_PX = 1.5  # sigma along a path: more than the stairs of pixels, less t
 REACH = 3  # sigmas of that smoothing
 PROFILE = 17  # samples across a vessel
 ALONG = 4  # points before and behind, from which its direction is taken
-EVERY = 2  # points of a path at which it is sampled: calibres change slowly
+EVERY = 4  # points of a path at which it is sampled: calibres change slowly
 CELL_PX = 2  # boxes are counted in cells of so many px
 BOXES = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # sides in cells: from a usual calibre to an eighth of 540
 FEWEST_ACROSS = 4  # boxes over the vessels' extent
@@ -170,20 +170,28 @@ def thin(vessel: Image8) -> Mask:
     around = (-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1)
     left = vessel.flatten()
     layers = _layers(vessel)  # a pixel cannot go before those between it and the background
-    pixels, num_kept = np.zeros(0, np.int64), 0
-    while layers or len(pixels) < num_kept:
-        num_kept = len(pixels)
-        for kept in _kept():
-            if layers:
-                pixels = np.append(pixels, layers.pop())
-                num_kept = len(pixels) + 1
-            bits = left.take(pixels + around[0])
-            for bit, step in enumerate(around[1:], 1):
-                bits |= left.take(pixels + step) << bit
-            stay = kept.take(bits)
-            left[pixels[~stay]] = 0
-            pixels = pixels[stay]
-    return left.view(np.bool_).reshape(vessel.shape)
+    touched = np.zeros(left.size, np.int32)  # the step in which something beside a pixel went
+    pixels, step = np.zeros(0, np.int64), FIRST_STEP
+    while True:
+        if layers:
+            touched[layers[-1]] = step
+            pixels = np.append(pixels, layers.pop())
+        # what stayed in a step of this kind stays until something beside it goes
+        open_ = pixels[touched.take(pixels) >= step - 2]
+        if not len(open_) and not layers:
+            return left.view(np.bool_).reshape(vessel.shape)
+        bits = left.take(open_ + around[0])
+        for bit, beside in enumerate(around[1:], 1):
+            bits |= left.take(open_ + beside) << bit
+        gone = open_[~_kept()[step % 2].take(bits)]
+        left[gone] = 0
+        for beside in around:
+            touched[gone + beside] = step
+        pixels = pixels[left.view(np.bool_).take(pixels)]
+        step += 1
+
+
+FIRST_STEP = 4  # even, and none of two before it is the 0 of pixels that nothing touched
 
 
 def _layers(vessel: Image8) -> list[Ints]:
@@ -340,8 +348,7 @@ def smooth(paths: Paths, sigma: float) -> Points:
     if not len(paths.points):
         return paths.points
     reach = math.ceil(REACH * sigma)
-    count = paths.last - paths.start + 1
-    padded = count + 2 * reach
+    padded = paths.last - paths.start + 1 + 2 * reach
     first, last = np.repeat(paths.start, padded), np.repeat(paths.last, padded)
     ring = np.repeat(paths.closed, padded)
     at = first + np.arange(len(first)) - np.repeat(np.cumsum(padded) - padded, padded) - reach
