@@ -200,8 +200,12 @@ def test_nothing_counted_has_no_figures():
 
 
 def quantised(size: int = 20_000):
-    """Scores in the middle of the histograms' bins, so that no rounding parts us and sklearn."""
+    """Scores in the middle of the histograms' bins, so that no rounding parts us and sklearn.
+
+    The highest score is no vessel's: both curves begin with a false alarm.
+    """
     score, truth = pixels("smooth", size=size)
+    truth[0, score.argmax()] = False
     return ((np.floor(score * BINS) + 0.5) / BINS).astype(np.float32), truth
 
 
