@@ -5,8 +5,10 @@ Run: pytest tests/test_fundus.py
 
 from pathlib import Path
 
+import apertures
 import numpy as np
 import pytest
+from apertures import CAMERAS
 from PIL import Image
 from scipy import ndimage
 
@@ -58,14 +60,23 @@ def test_a_black_image_is_rejected():
 
 
 def field_by_scipy(image: np.ndarray) -> np.ndarray | None:
-    """The search written plainly, with floats and scipy; None where there is no field."""
+    """The search written plainly up to the region that is mended, with floats and scipy.
+
+    None where there is no field. For photographs without a light frame.
+    """
     height, width = image.shape[:2]
     factor = max(1, -(-max(height, width) // fundus.SEARCH_PX))
     small = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
-    light = np.sqrt(np.asarray(small).max(axis=2).astype(np.float32))
+    assert fundus.light_frame(np.asarray(small)) is None
+    levels = np.asarray(small).max(axis=2).astype(np.float32)
+    light = np.sqrt(levels)
     frame = np.percentile(light, 1)
     if light.max() < fundus.BLACK:
         return None
+    if frame > fundus.BLACK:
+        side = max(2, round(fundus.CORNER * min(light.shape)))
+        corners = [part[:, end] for part in (light[:side], light[-side:]) for end in _ends(side)]
+        frame = sorted(np.sqrt(np.median(corner**2)) for corner in corners)[1]
     if frame > fundus.BLACK:
         return np.ones((height, width), bool)
     counts, edges = np.histogram(light, bins=64)
@@ -78,17 +89,23 @@ def field_by_scipy(image: np.ndarray) -> np.ndarray | None:
         )
         between.append(below * above * (means[0] - means[1]) ** 2)
     otsu = edges[1 + np.argmax(between)]
-    regions, num = ndimage.label(
-        ndimage.binary_opening(light > frame + (otsu - frame) / 2, iterations=fundus.OPENING_PX)
+    nearby = ndimage.maximum_filter(levels, 5, mode="nearest")
+    lit = (light > frame + (otsu - frame) / 2) & (
+        levels >= frame**2 + fundus.RIM_SHARE * (nearby - frame**2)
     )
+    regions, num = ndimage.label(ndimage.binary_opening(lit, iterations=fundus.OPENING_PX))
     if not num:
         return None
-    field = ndimage.binary_fill_holes(regions == 1 + np.argmax(np.bincount(regions.ravel())[1:]))
-    if field.mean() < fundus.SMALLEST_FIELD:
+    region = ndimage.binary_fill_holes(regions == 1 + np.argmax(np.bincount(regions.ravel())[1:]))
+    if region.mean() < fundus.SMALLEST_FIELD:
         return None
-    grey = Image.fromarray(field.astype(np.uint8) * 255)
-    size = field.shape[1] * factor, field.shape[0] * factor
+    grey = Image.fromarray(fundus.mended(region, light - np.float32(frame)))
+    size = region.shape[1] * factor, region.shape[0] * factor
     return np.asarray(grey.resize(size, Image.Resampling.BILINEAR))[:height, :width] > 127
+
+
+def _ends(side: int) -> tuple[slice, slice]:
+    return slice(0, side), slice(-side, None)
 
 
 def assert_found_as_by_scipy(image: np.ndarray, name: str) -> None:
@@ -97,7 +114,9 @@ def assert_found_as_by_scipy(image: np.ndarray, name: str) -> None:
     except RejectedImage:
         assert field_by_scipy(image) is None, name
     else:
-        np.testing.assert_array_equal(found, field_by_scipy(image), err_msg=name)
+        plain = field_by_scipy(image)
+        assert plain is not None, name
+        assert (found != plain).mean() < 1e-4, name  # soft pixels are rounded in another way
 
 
 def test_the_fields_of_drawn_photographs_are_those_of_the_plain_search():
@@ -134,7 +153,108 @@ def test_the_official_fields_of_drive_are_found(drive: Path):
         mask = path.parent.parent / "mask" / f"{path.stem}_mask.gif"
         official = np.asarray(Image.open(mask).convert("L")) > 127
         found = fundus.find_fov(np.asarray(Image.open(path)))
-        assert overlap(found, official) > 0.97, path.name
+        assert overlap(found, official) > 0.985, path.name
+
+
+def assert_found(name: str, shorter: int, longer: int, portrait: bool) -> None:
+    camera = CAMERAS[name]
+    drawn = apertures.draw(camera, shorter, longer, portrait)
+    found = fundus.find_fov(drawn.image)
+    assert overlap(found, drawn.fov) >= camera.least
+    if camera.least >= 0.98:
+        assert fundus.fov_diameter(found) == pytest.approx(drawn.diameter, rel=0.02)
+
+
+@pytest.mark.parametrize("portrait", [False, True])
+@pytest.mark.parametrize("name", CAMERAS)
+def test_the_field_of_every_camera_is_found(name, portrait):
+    assert_found(name, 480, 640, portrait)
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_the_field_of_every_camera_is_found_in_a_nearly_square_frame(name):
+    assert_found(name, 960, 999, False)
+
+
+@pytest.mark.parametrize(
+    "name", ["round", "round, cut on all sides inside the frame", "octagon", "white frame"]
+)
+def test_the_field_is_found_in_twelve_megapixels(name):
+    assert_found(name, 2848, 4288, False)
+
+
+@pytest.mark.parametrize(
+    "name", ["round, cut above and below inside the frame", "shadow on one side", "white frame"]
+)
+def test_a_reduced_photograph_has_the_field_of_the_whole(name):
+    image = apertures.draw(CAMERAS[name], 1400, 2001).image
+    whole = fundus.find_fov(image)
+    picture = Image.fromarray(image)
+    found = fundus.find_fov(picture.reduce(4), 4)
+    found = np.kron(found, np.ones((4, 4), bool))[:1400, :2001]
+    assert overlap(found, whole) > 0.985
+
+
+def test_a_circle_is_fitted_through_dents_bumps_and_cuts():
+    """To a fifth of a pixel, though 40 % of the rim is not on it."""
+    fov = disc((280, 300), 110, off=(3.3, -7.6))
+    fov[:70] = False
+    fov[150:190, :80] = False
+    fov[200:230, 200:250] = True
+    circle = fundus.fit_circle(fov)
+    assert circle is not None
+    wanted = 299 / 2 - 7.6, 279 / 2 + 3.3, 110
+    np.testing.assert_allclose((circle.x, circle.y, circle.radius), wanted, atol=0.2)
+
+
+@pytest.mark.parametrize("shape", ["square", "rounded", "octagon"])
+def test_no_circle_is_fitted_to_a_field_with_corners(shape):
+    camera = apertures.Camera(shape, 0.45)
+    assert fundus.fit_circle(apertures.draw(camera, 240, 300).fov) is None
+
+
+def test_no_circle_is_fitted_to_what_has_no_rim_or_a_straight_or_a_short_one():
+    whole = np.ones((200, 300), bool)
+    assert fundus.fit_circle(whole) is None
+    assert fundus.fit_circle(np.zeros((200, 300), bool)) is None
+    half = whole.copy()
+    half[:, 150:] = False
+    assert fundus.fit_circle(half) is None
+    half[::7, 150] = True
+    assert fundus.fit_circle(half) is None
+    assert fundus.fit_circle(disc((200, 300), 400, off=(330, 0))) is None
+
+
+@pytest.mark.parametrize("size", [(300, 400), (1000, 1333)])
+def test_the_diameter_of_a_field_cut_off_on_both_axes_is_its_circles(size):
+    radius = 0.58 * size[1]
+    fov = disc(size, radius)
+    assert fov[0, size[1] // 2]
+    assert fov[size[0] // 2, 0]
+    assert not fov[0, 0]
+    assert fundus.fov_diameter(fov) == pytest.approx(2 * radius, rel=0.005)
+    geometry = fundus.plan_fit(fov, DIAMETER)
+    wanted = DIAMETER / (2 * radius) * size[1]
+    assert geometry.scaled_width == pytest.approx(wanted, rel=0.01)
+
+
+def test_the_official_fields_of_drive_are_fitted_by_their_larger_extent(drive: Path):
+    """Networks were trained on canvases so fitted: box and scale of all 40, to the pixel."""
+    masks = sorted(drive.glob("*/mask/*_mask.gif"))
+    assert len(masks) == 40
+    for path in masks:
+        fov = np.asarray(Image.open(path).convert("L")) > 127
+        top, left, bottom, right = fundus.fov_box(fov)
+        extent = max(bottom - top, right - left)
+        assert fundus.fov_diameter(fov) == extent, path.name
+        for diameter in (512.0, DIAMETER, 608.0):
+            scale = 1.0 if abs(diameter / extent - 1) <= 0.02 else diameter / extent
+            margin = round(6 / scale)
+            top_, left_ = max(0, top - margin), max(0, left - margin)
+            box = min(584, bottom + margin) - top_, min(565, right + margin) - left_
+            scaled = round(box[0] * scale), round(box[1] * scale)
+            wanted = fundus.Geometry(584, 565, top_, left_, *box, *scaled)
+            assert fundus.plan_fit(fov, diameter) == wanted, path.name
 
 
 @pytest.mark.parametrize("size", [(500, 500), (584, 565), (700, 500), (1000, 1500), (4000, 3000)])
