@@ -1,5 +1,4 @@
-"""Write results/lecture/summary.md from its figures, and put what README.md quotes between its
-markers.
+"""Write results/lecture/summary.md; fill the blocks of README.md and docs/models.md.
 
     python benchmarks/readme.py
 """
@@ -11,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LECTURE = ROOT / "results" / "lecture"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "models.md")
 BLOCK = re.compile(r"(<!-- begin (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -46,5 +46,5 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     (LECTURE / "summary.md").write_text(lecture_summary())
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

@@ -4,7 +4,7 @@ In the order in which data flows:
 
     errors.py     the errors a user can meet, one line each
     storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
-    kernels/      inner loops in C++, built on first use: segnet-lite, masks
+    kernels/      inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/         numpy, pillow and OpenCV, never torch
         classes.py    what each pixel of a label or mask is
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
@@ -16,7 +16,7 @@ In the order in which data flows:
         synthetic.py  drawn fundus photographs with exact labels
     models/       torch, never ray
         network.py    what all networks share: pixels in, any size of image
-        segnet.py  unet.py  wnet.py   the networks
+        segnet.py  unet.py  wnet.py  resunet.py   the networks
         networks.py   their names, and a checkpoint -> its network
         loss.py       network and loss as the one module that is trained
         norm.py       batch norm over the rows of all ranks
@@ -28,6 +28,7 @@ In the order in which data flows:
     measure.py    mask -> vessel measurements; photograph -> quality hints
     inputs.py     which photographs a run takes: a folder, a prefix, a list
     archive.py    what a bulk run knows: manifest, parts, done-set, compaction
+    recipes.py    flags of trainings by name
     states.py     what a training goes on from, after every epoch
     records.py    history, steps and TensorBoard events of a training
     lease.py      one writer for each output
@@ -40,8 +41,8 @@ In the order in which data flows:
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive
     evaluation_report.py   figures, page and table of an evaluation
-    train.py  segment.py  evaluate.py  status.py  demo.py   one verb each: a frozen config and
-                  one function
+    train.py  segment.py  evaluate.py  shipped.py (models)  status.py  demo.py   one verb each: a
+                  frozen config and one function
     cli.py        `segpipe <verb>`
 """
 
