@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from segpipe import cli
+from segpipe.recipes import RECIPES
+from segpipe.train import TrainConfig
 
 
 @pytest.fixture
@@ -99,10 +101,29 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--patience", "2"], "needs --validation-images"),
         (["--validation-images", "4"], "4 training images, at least one must be left"),
         (["--precision", "fp16"], "choose fp32, bf16"),
+        (["--recipe", "resnet"], "--recipe resnet: choose from segnet-lite, resunet"),
+        (["--recipe"], "--recipe"),
+        (["--augmentation", "more"], "choose none, wnet, wide"),
+        (["--place", "here"], "choose photograph, field, whole"),
+        (["--loss", "dice"], "choose nll, nll+dice"),
+        (["--average", "1"], "--average 1.0: must be 0 or more, and below 1"),
+        (["--clip-norm", "-1"], "--clip-norm -1.0: must be 0 or more"),
+        (["--weight-decay", "nan"], "--weight-decay nan: must be 0 or more"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(refused, labelled, output, flags, wanted):
     assert wanted in refused("train", "--data", labelled, "--output", output, *flags)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("flag", ["--recipe {}", "--recipe={}"])
+def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
+    words = ["--data", "d", "--output", "o", *flag.format(name).split(), "--epochs", "7"]
+    found = cli._parse("train", TrainConfig, words)
+    found.check()
+    assert found == TrainConfig(
+        **{"data": "d", "output": "o"} | RECIPES[name] | {"recipe": name, "epochs": 7}
+    )
 
 
 @pytest.mark.parametrize(
