@@ -1,6 +1,6 @@
 """Write results/lecture/summary.md; fill the blocks of README.md and docs/models.md.
 
-    python benchmarks/readme.py
+python benchmarks/readme.py
 """
 
 import csv

@@ -71,7 +71,7 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(kind):
 
 
 def test_the_shipped_checkpoint_is_the_default():
-    assert checkpoint.read(None) == checkpoint.read("segnet-lite")
+    assert checkpoint.read(None) == checkpoint.read(checkpoint.DEFAULT)
     card = checkpoint.load(checkpoint.read(None), "default").card
     assert card.training_data.startswith("DRIVE")
 

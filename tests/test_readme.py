@@ -48,10 +48,12 @@ def test_a_make_target_of_the_readme_exists(command):
     assert done.returncode == 0, done.stderr
 
 
-def test_figures_in_the_readme_come_from_result_files():
+@pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
+def test_figures_in_a_page_come_from_result_files(page):
+    text = (ROOT / page).read_text()
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        assert import_module("readme").filled(README) == README
+        assert import_module("readme").filled(text) == text
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
 

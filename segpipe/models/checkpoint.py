@@ -26,7 +26,7 @@ from segpipe.models import weights
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
-DEFAULT = "segnet-lite"  # the shipped checkpoint that is used where none is named
+DEFAULT = "resunet"  # the shipped checkpoint that is used where none is named
 
 
 @dataclass(frozen=True)
