@@ -82,6 +82,11 @@ class TrainJob:
     device: str
     """cpu or cuda"""
 
+    @property
+    def held_back(self) -> tuple[Example, ...]:
+        """The training photographs that no crop is of; empty where none is held back."""
+        return self.training_split[len(self.plan.examples) :]
+
     def learning_rate(self, step: int) -> float:
         """Of one step, counted from the run's first (Loshchilov and Hutter, arXiv:1608.03983)."""
         rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
@@ -386,7 +391,7 @@ class Session:
         plan, network = self.job.plan, copy.deepcopy(self.told_network)
         counts = self._count_scores(network)
         threshold = metrics.best_threshold(counts)
-        if len(self.job.training_split) > len(plan.examples):
+        if self.job.held_back:
             slope, intercept = metrics.fit_calibration(counts)
             network.calibrate(slope, intercept)
             threshold = metrics.calibrated(threshold, slope, intercept)
@@ -408,8 +413,8 @@ class Session:
         """On the held-back photographs, without any on the training split, at working scale."""
         predictor = Predictor(network, str(self.device))
         counts = np.zeros((2, metrics.BINS), np.int64)
-        plan, split = self.job.plan, self.job.training_split
-        for example in (split[len(plan.examples) :] or split)[self.rank :: self.world_size]:
+        plan, chosen = self.job.plan, self.job.held_back or self.job.training_split
+        for example in chosen[self.rank :: self.world_size]:
             fitted = canvas(plan.store, example, plan.diameter)
             one = {name: array[None] for name, array in fitted.items()}
             self.shown = self.shown or one

@@ -285,15 +285,15 @@ class Group:
             mask = fundus.native_mask(values["score"], values["fov"], geometry, self.job.threshold)
             field = int(np.count_nonzero(mask != OUTSIDE))
             vessel = int(np.count_nonzero(mask == VESSEL))
-        with self.watch.time("encode"):
-            png = codecs.encode_mask(mask, int(values["orientation"]))
             inside = values["fov"] > 127
             expected = metrics.expected_dice(values["score"], inside, self.job.threshold)
+        with self.watch.time("encode"):
+            png = codecs.encode_mask(mask, int(values["orientation"]))
         key = archive.mask_key(filed_as(self.job.source, path))
         pictures = self._placed("mask", key, png)
         if self.job.probabilities:
             with self.watch.time("encode"):
-                grey = fundus.native_score(values["score"], values["fov"], geometry)
+                grey = fundus.native_score(values["score"], mask, geometry)
                 png = codecs.encode_grey(grey, int(values["orientation"]))
             key = archive.PROBABILITIES + key.removeprefix(archive.MASKS)
             pictures |= self._placed("probability", key, png)

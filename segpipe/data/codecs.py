@@ -403,19 +403,23 @@ def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
         (b"IEND", b""),
     ]
     if orientation != 1:
-        exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = orientation
-        chunks.insert(2, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+        exif = _exif(orientation).tobytes()
+        chunks.insert(2, (b"eXIf", exif.removeprefix(b"Exif\0\0")))
     return PNG_SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
 
 
 def encode_grey(image: Image8, orientation: int = 1) -> bytes:
     """image [H, W] uint8 -> greyscale PNG, with its photograph's EXIF orientation (1 to 8)."""
-    exif, file = Image.Exif(), io.BytesIO()
-    if orientation != 1:
-        exif[ExifTags.Base.Orientation] = orientation
-    Image.fromarray(image).save(file, "PNG", compress_level=1, exif=exif)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1, exif=_exif(orientation))
     return file.getvalue()
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    if orientation != 1:  # which is what a file without any means
+        exif[ExifTags.Base.Orientation] = orientation
+    return exif
 
 
 def _packed(mask: Image8) -> Image8:

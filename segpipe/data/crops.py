@@ -181,9 +181,9 @@ def crop(
         top, left = field_corner(seed, epoch, index, k, label, size)
     else:
         top, left = centre_corner(label, size)
-    if augmentation is None and place != "photograph":
-        return turn(image, label, top, left, size, UNCHANGED)
     if augmentation is None:
+        if place != "photograph":
+            return turn(image, label, top, left, size, UNCHANGED)
         window = np.s_[top : top + size, left : left + size]
         return image[window], label[window]
     change = draw_change(seed, epoch, index, k, augmentation)

@@ -524,17 +524,14 @@ def plain_native_mask(
     return mask
 
 
-def native_score(score: npt.NDArray[np.float32], fov: Image8, geometry: Geometry) -> Image8:
-    """score [S, S] float32 in [0, 1], fov [S, S] on the canvas -> [H, W] uint8, 255 for score 1.
+def native_score(score: npt.NDArray[np.float32], mask: Image8, geometry: Geometry) -> Image8:
+    """score [S, S] float32 in [0, 1] on the canvas -> [H, W] uint8, 255 for score 1.
 
-    0 outside the field of view, as native_mask has it.
+    0 outside the field of view, as in mask [H, W], its native_mask.
     """
-    g = geometry
-    inside = _restore_box(fov.astype(np.float32), g) > 127
-    levels = np.rint(255 * _restore_box(score, g).clip(0, 1)).astype(np.uint8)
-    native = np.zeros((g.height, g.width), np.uint8)
-    native[g.top : g.top + g.box_height, g.left : g.left + g.box_width] = levels * inside
-    return native
+    levels: Image8 = np.rint(255 * restore(score, geometry).clip(0, 1)).astype(np.uint8)
+    levels[mask == OUTSIDE] = 0
+    return levels
 
 
 def resize_image(image: Image8, height: int, width: int) -> Image8:
