@@ -1,9 +1,13 @@
-// Sixteen floats at once, for any CPU: GCC's and Clang's vector types become whatever it has.
+// As many floats at once as a register has: GCC's and Clang's vector types become whatever it is.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX512F__
 constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));

@@ -11,34 +11,22 @@
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int WIDE = 16, SUMS = 24; // floats in a register; sums that stay in registers
-#else
-constexpr int WIDE = 8, SUMS = 12;
-#endif
+constexpr int SUMS = LANES == 16 ? 24 : 12; // that stay in registers
 constexpr int LEVELS = 4;              // each half as large as the one before
 constexpr int WIDTHS[LEVELS] = {1, 2, 2, 2}; // channels, in widths
 constexpr int COLOURS = 12;            // of a cell of the first level: 2x2 pixels
 constexpr int PIXELS = 4;
 constexpr int TILE = 4;                // cells, side of what is computed together
 
-typedef float Wide __attribute__((vector_size(4 * WIDE)));
-
-inline Wide wide(const float *from) {
-  Wide lanes;
-  std::memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
-
 // What is used several times and would else be loaded as often: loads are what a core has fewest of.
-inline Wide in_register(Wide x) {
+inline Floats in_register(Floats x) {
 #ifdef __AVX__
   asm("" : "+v"(x));
 #endif
   return x;
 }
 
-inline Wide positive(const Wide &x) { return x > 0.0f ? x : Wide{}; }
+inline Floats positive(const Floats &x) { return x > 0.0f ? x : Floats{}; }
 
 constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
 
@@ -118,7 +106,7 @@ struct Plane {
   Floats64 floats;
 
   void shape(int new_side, int new_channels, int new_kept) {
-    side = new_side, channels = padded(new_channels, WIDE), kept = std::min(new_kept, side);
+    side = new_side, channels = padded(new_channels, LANES), kept = std::min(new_kept, side);
     length = size_t(padded(side, TILE) + 2) * channels;
     floats.assign(length * (kept + 1));
   }
@@ -144,14 +132,14 @@ struct Plane {
 
 // sum += the runs of `depth` floats at `from`, `stride` apart, times weights [depth][VECTORS].
 template <int VECTORS, int CELLS>
-inline void multiply(Wide (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
+inline void multiply(Floats (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
                      const float *weights) {
   for (int k = 0; k < depth; k++) {
     if constexpr (VECTORS <= CELLS) {
-      Wide weight[VECTORS];
+      Floats weight[VECTORS];
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++)
-        weight[v] = in_register(wide(weights + (k * VECTORS + v) * WIDE));
+        weight[v] = in_register(load(weights + (k * VECTORS + v) * LANES));
 #pragma GCC unroll 24
       for (int cell = 0; cell < CELLS; cell++) {
         const float value = from[cell * stride + k];
@@ -159,13 +147,13 @@ inline void multiply(Wide (&sum)[CELLS][VECTORS], const float *from, size_t stri
         for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
       }
     } else {
-      Wide value[CELLS];
+      Floats value[CELLS];
 #pragma GCC unroll 3
       for (int cell = 0; cell < CELLS; cell++)
-        value[cell] = from[cell * stride + k] - Wide{}; // in all lanes
+        value[cell] = from[cell * stride + k] - Floats{}; // in all lanes
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++) {
-        const Wide weight = in_register(wide(weights + (k * VECTORS + v) * WIDE));
+        const Floats weight = in_register(load(weights + (k * VECTORS + v) * LANES));
 #pragma GCC unroll 3
         for (int cell = 0; cell < CELLS; cell++) sum[cell][v] += weight * value[cell];
       }
@@ -190,13 +178,13 @@ struct Layer {
   // plain [rows][depth][outputs]
   void pack(const std::vector<double> &plain, const std::vector<double> &plain_bias, int new_rows,
             int new_stride) {
-    const int outputs = int(plain_bias.size()), all = padded(outputs, WIDE) / WIDE;
+    const int outputs = int(plain_bias.size()), all = padded(outputs, LANES) / LANES;
     rows = new_rows, stride = new_stride, depth = int(plain.size() / outputs) / rows;
     vectors = in_group(all), groups = all / vectors;
-    bias.assign(size_t(all) * WIDE);
+    bias.assign(size_t(all) * LANES);
     std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
-    weights.assign(size_t(all) * WIDE * rows * depth);
-    const int together = vectors * WIDE;
+    weights.assign(size_t(all) * LANES * rows * depth);
+    const int together = vectors * LANES;
     for (int out = 0; out < outputs; out++)
       for (int k = 0; k < rows * depth; k++)
         weights.data()[(size_t(out / together) * rows * depth + k) * together + out % together] =
@@ -228,18 +216,18 @@ private:
   template <int VECTORS, int CELLS>
   void run_cells(const std::array<const float *, 3> &from, int cell, int group, float *to,
                  int to_stride, Then then) const {
-    const int first = group * VECTORS * WIDE;
+    const int first = group * VECTORS * LANES;
     const float *of_group = weights.data() + size_t(first) * rows * depth;
-    Wide sum[CELLS][VECTORS];
+    Floats sum[CELLS][VECTORS];
     for (int c = 0; c < CELLS; c++)
-      for (int v = 0; v < VECTORS; v++) sum[c][v] = wide(bias.data() + first + v * WIDE);
+      for (int v = 0; v < VECTORS; v++) sum[c][v] = load(bias.data() + first + v * LANES);
     for (int row = 0; row < rows; row++)
       multiply(sum, from[row] + size_t(cell) * stride, stride, depth,
-               of_group + size_t(row) * depth * VECTORS * WIDE);
+               of_group + size_t(row) * depth * VECTORS * LANES);
     for (int c = 0; c < CELLS; c++)
       for (int v = 0; v < VECTORS; v++) {
-        float *at = to + size_t(cell + c) * to_stride + first + v * WIDE;
-        if (then == ADD) sum[c][v] += wide(at);
+        float *at = to + size_t(cell + c) * to_stride + first + v * LANES;
+        if (then == ADD) sum[c][v] += load(at);
         store(at, then == KEEP ? sum[c][v] : positive(sum[c][v]));
       }
   }
@@ -280,18 +268,18 @@ constexpr double KERNEL[PATCH][3] = {{1.0 / 4, 0, 0},
                                      {1.0 / 24, -1.0 / 12, 1.0 / 6},
                                      {0, 0, 1}};
 
-inline void to_spots(Wide (&x)[PATCH]) {
-  const Wide even = x[4] - x[2] * 4.0f, odd = x[3] - x[1] * 4.0f;
-  const Wide near = x[4] - x[2], far = (x[3] - x[1]) * 2.0f;
+inline void to_spots(Floats (&x)[PATCH]) {
+  const Floats even = x[4] - x[2] * 4.0f, odd = x[3] - x[1] * 4.0f;
+  const Floats near = x[4] - x[2], far = (x[3] - x[1]) * 2.0f;
   x[0] = x[4] - x[2] * 5.0f + x[0] * 4.0f;
   x[5] = x[5] - x[3] * 5.0f + x[1] * 4.0f;
   x[1] = even + odd, x[2] = even - odd;
   x[3] = near + far, x[4] = near - far;
 }
 
-inline void from_spots(const Wide (&x)[PATCH], Wide (&to)[TILE]) {
-  const Wide sum = x[1] + x[2], difference = x[1] - x[2];
-  const Wide far_sum = x[3] + x[4], far_difference = x[3] - x[4];
+inline void from_spots(const Floats (&x)[PATCH], Floats (&to)[TILE]) {
+  const Floats sum = x[1] + x[2], difference = x[1] - x[2];
+  const Floats far_sum = x[3] + x[4], far_difference = x[3] - x[4];
   to[0] = x[0] + sum + far_sum;
   to[1] = difference + far_difference * 2.0f;
   to[2] = sum + far_sum * 4.0f;
@@ -309,12 +297,12 @@ struct Convolution {
   Convolution(Reader &reader, int before, int after) : depth(before) {
     const std::vector<double> plain = reader.take(size_t(9) * before * after);
     const std::vector<double> plain_bias = reader.take(after);
-    const int all = padded(after, WIDE) / WIDE;
+    const int all = padded(after, LANES) / LANES;
     vectors = in_group(all), groups = all / vectors;
-    bias.assign(size_t(all) * WIDE);
+    bias.assign(size_t(all) * LANES);
     std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
-    weights.assign(size_t(all) * WIDE * SPOTS * depth);
-    const int together = vectors * WIDE;
+    weights.assign(size_t(all) * LANES * SPOTS * depth);
+    const int together = vectors * LANES;
     for (int spot = 0; spot < SPOTS; spot++)
       for (int k = 0; k < depth; k++)
         for (int out = 0; out < after; out++) {
@@ -347,11 +335,11 @@ private:
     const float *rows[PATCH];
     for (int i = 0; i < PATCH; i++)
       rows[i] = in.row(tile_row * TILE - 1 + i) + (first * TILE - 1) * channels;
-    Wide half[PATCH][STRIP * TILE + 2], x[PATCH];
-    for (int channel = 0; channel < channels; channel += WIDE) {
+    Floats half[PATCH][STRIP * TILE + 2], x[PATCH];
+    for (int channel = 0; channel < channels; channel += LANES) {
       for (int column = 0; column < count * TILE + 2; column++) {
 #pragma GCC unroll 6
-        for (int i = 0; i < PATCH; i++) x[i] = wide(rows[i] + column * channels + channel);
+        for (int i = 0; i < PATCH; i++) x[i] = load(rows[i] + column * channels + channel);
         to_spots(x);
 #pragma GCC unroll 6
         for (int i = 0; i < PATCH; i++) half[i][column] = x[i];
@@ -381,15 +369,15 @@ private:
     constexpr int TILES = SUMS / VECTORS; // divides STRIP: what is too much has room
     for (int spot = 0; spot < SPOTS; spot++) {
       const float *of_spot =
-          weights.data() + (size_t(group) * SPOTS + spot) * depth * VECTORS * WIDE;
+          weights.data() + (size_t(group) * SPOTS + spot) * depth * VECTORS * LANES;
       for (int tile = 0; tile < count; tile += TILES) {
-        Wide sum[TILES][VECTORS] = {};
+        Floats sum[TILES][VECTORS] = {};
         multiply(sum, spots + size_t(spot * STRIP + tile) * stride, stride, depth, of_spot);
-        float *to = sums + size_t(spot * STRIP + tile) * VECTORS * WIDE;
+        float *to = sums + size_t(spot * STRIP + tile) * VECTORS * LANES;
 #pragma GCC unroll 24
         for (int t = 0; t < TILES; t++)
 #pragma GCC unroll 4
-          for (int v = 0; v < VECTORS; v++) store(to + (t * VECTORS + v) * WIDE, sum[t][v]);
+          for (int v = 0; v < VECTORS; v++) store(to + (t * VECTORS + v) * LANES, sum[t][v]);
       }
     }
   }
@@ -403,14 +391,14 @@ private:
     for (int tile = 0; tile < count; tile++) {
       const int left = (first + tile) * TILE, columns = std::min(TILE, out.side - left);
       for (int v = 0; v < all; v++) {
-        const int channel = (group * all + v) * WIDE;
-        const float *from = sums + size_t(tile * all + v) * WIDE;
-        const Wide offset = wide(bias.data() + channel);
-        Wide half[TILE][PATCH], x[PATCH], y[TILE];
+        const int channel = (group * all + v) * LANES;
+        const float *from = sums + size_t(tile * all + v) * LANES;
+        const Floats offset = load(bias.data() + channel);
+        Floats half[TILE][PATCH], x[PATCH], y[TILE];
 #pragma GCC unroll 6
         for (int j = 0; j < PATCH; j++) {
 #pragma GCC unroll 6
-          for (int i = 0; i < PATCH; i++) x[i] = wide(from + (i * PATCH + j) * STRIP * all * WIDE);
+          for (int i = 0; i < PATCH; i++) x[i] = load(from + (i * PATCH + j) * STRIP * all * LANES);
           if (j == 1) x[1] += offset; // which all 16 cells hold once
           from_spots(x, y);
 #pragma GCC unroll 4
@@ -422,7 +410,7 @@ private:
 #pragma GCC unroll 4
           for (int j = 0; j < TILE; j++) {
             if (j == columns) break;
-            if (then == ADD) y[j] += wide(at + j * channels);
+            if (then == ADD) y[j] += load(at + j * channels);
             store(at + j * channels, then == KEEP ? y[j] : positive(y[j]));
           }
         }
@@ -441,7 +429,7 @@ struct Smaller { // 2x2, stride 2
   Layer layer;
 
   Smaller(Reader &reader, int before, int after) {
-    const int cell = padded(before, WIDE);
+    const int cell = padded(before, LANES);
     const std::vector<double> plain = reader.take(size_t(4) * before * after);
     layer.pack(filled(plain, 4, before, after, cell, after), reader.take(after), 2, 2 * cell);
   }
@@ -462,14 +450,14 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
   std::vector<Layer> layers; // of the upper and the lower row of each 2x2
 
   Larger(Reader &reader, int before, int after) : layers(2) {
-    const int cell = padded(after, WIDE);
+    const int cell = padded(after, LANES);
     const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
     const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell);
     const std::vector<double> bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell);
     const size_t half = all.size() / 2;
     for (int row = 0; row < 2; row++)
       layers[row].pack(std::vector<double>(&all[row * half], &all[row * half] + half), bias, 1,
-                       padded(before, WIDE));
+                       padded(before, LANES));
   }
 
   void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
@@ -501,9 +489,9 @@ struct Network {
     for (int l = 1; l < LEVELS; l++) larger.emplace_back(reader, width * WIDTHS[l], width * WIDTHS[l - 1]);
     for (int l = 1; l < LEVELS; l++) up.emplace_back(reader, width * WIDTHS[l - 1]);
     last.emplace_back(reader, width, PIXELS);
-    const size_t most = padded(std::max(2 * width, COLOURS), WIDE);
+    const size_t most = padded(std::max(2 * width, COLOURS), LANES);
     scratch.spots.assign(SPOTS * STRIP * most);
-    scratch.sums.assign(SPOTS * STRIP * 4 * WIDE);
+    scratch.sums.assign(SPOTS * STRIP * 4 * LANES);
   }
 
   void shape(int side) { // px of the canvas

@@ -1,7 +1,7 @@
 // segnet-lite: its score of a canvas, and its loss and gradients on a crop. Called through ctypes by
 // segnet_lite.py, which says what each argument is.
 //
-// Both walk over rows of 2x2 pooling windows, 16 channels in a vector. Images lie as rows of
+// Both walk over rows of 2x2 pooling windows, LANES channels in a vector. Images lie as rows of
 // interleaved pixels with one of padding around, so that the window that begins at pixel x of row y
 // sees pixels x - 1 to x + 2 of rows y - 1 to y + 2: a patch of 4x4, in which each of its four
 // positions has a 3x3 neighbourhood of 27 values.
@@ -20,8 +20,10 @@ constexpr int STEP = 6;        // floats from one window to the next
 constexpr int SPARE = STEP * PAIR; // floats behind a row, for a window too many
 constexpr int CLASSES = 3;
 constexpr int NOWHERE = 4; // the position of a maximum that ReLU cuts off
+constexpr int FOOTPRINT = 16;                // pixels of 4x4 that a kept maximum adds to
+constexpr int KERNEL_ROWS = LANES == 16 ? 3 : 1; // whose sums stay in registers together
 
-// 16 channels of a 3x3 convolution at the four positions of PAIR windows.
+// A vector of channels of a 3x3 convolution at the four positions of PAIR windows.
 struct Positions {
   Floats at[4][PAIR];
 
@@ -62,6 +64,8 @@ void to_floats(const uint8_t *__restrict from, int count, float *__restrict to) 
 
 } // namespace
 
+extern "C" int32_t segnet_lite_lanes() { return LANES; }
+
 extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const int32_t *spans,
                                    int32_t width, const float *encoder, const float *decoder,
                                    float bias, float *scores) {
@@ -98,26 +102,30 @@ extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const in
       for (int block = 0; block < width / LANES; block++) {
         const float *weights = encoder + block * (TAPS + 1) * LANES;
         Ints at_first;
-        for (int lane = 0; lane < LANES; lane++) at_first[lane] = (block * LANES + lane) * 4 * 16;
+        for (int lane = 0; lane < LANES; lane++) at_first[lane] = (block * LANES + lane) * 4 * FOOTPRINT;
         for (int j = 0; j < count; j += PAIR) { // of an odd count one window too many
           const Positions sum(in, STEP * (start + j), weights, load(weights + TAPS * LANES));
 #pragma GCC unroll 2
           for (int n = 0; n < PAIR; n++) {
             Ints at = at_first;
-            const Floats highest = sum.first_maximum(n, at, 16);
+            const Floats highest = sum.first_maximum(n, at, FOOTPRINT);
             store(&kept[j + n][block * LANES], larger(highest, Floats{}));
             store(&footprint[j + n][block * LANES], at);
           }
         }
       }
       for (int j = 0; j < count; j++) {
-        Floats sum[4] = {};
+        constexpr int PARTS = FOOTPRINT / LANES;
+        Floats sum[4][PARTS] = {};
         for (int c = 0; c < width; c += 4)
 #pragma GCC unroll 4
           for (int k = 0; k < 4; k++)
-            sum[k] += load(decoder + footprint[j][c + k]) * kept[j][c + k];
-        float window[16];
-        store(window, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+#pragma GCC unroll 2
+            for (int part = 0; part < PARTS; part++)
+              sum[k][part] += load(decoder + footprint[j][c + k] + part * LANES) * kept[j][c + k];
+        float window[FOOTPRINT];
+        for (int part = 0; part < PARTS; part++)
+          store(window + part * LANES, (sum[0][part] + sum[1][part]) + (sum[2][part] + sum[3][part]));
         for (int row = 0; row < 4; row++)
           for (int k = 0; k < 4; k++) out[row][2 * (start + j) + k] += window[row * 4 + k];
       }
@@ -135,7 +143,7 @@ extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const in
 
 namespace {
 
-// A row of windows: what each channel keeps, and at which of its positions. [blocks][windows][16]
+// A row of windows: what each channel keeps, and at which of its positions. [blocks][windows][LANES]
 struct Kept {
   std::vector<float> values;
   std::vector<int32_t> positions;
@@ -145,7 +153,7 @@ struct Kept {
 // logits += what the kept maxima of a row of windows add to the 4x4 patches around them.
 void scatter(const Kept &kept, int blocks, int room, int windows, const float *patches,
              float *const rows[4]) {
-  constexpr int PATCH = 16 * CLASSES, PARTS = PATCH / LANES;
+  constexpr int PATCH = FOOTPRINT * CLASSES, PARTS = PATCH / LANES;
   for (int j = 0; j < windows; j++) {
     Floats sum[2][PARTS] = {};
     for (int block = 0; block < blocks; block++) {
@@ -168,24 +176,27 @@ void scatter(const Kept &kept, int blocks, int room, int windows, const float *p
   }
 }
 
-// sums [27][16] += over a row of windows: a value times the 3x3x3 neighbourhood of its position.
+// sums [27][LANES] += over a row of windows: a value times the 3x3x3 neighbourhood of its position.
 void correlate(const float *values, const int32_t *positions, int windows,
                const float *const rows[4], double *sums) {
-  Floats sum[TAPS] = {};
-  for (int j = 0; j < windows; j++) {
-    const Floats value = load(values + j * LANES);
-    const Ints place = load(positions + j * LANES);
-    for (int position = 0; position < 4; position++) {
-      const Floats here = place == position ? value : Floats{};
-      const int left = STEP * j + 3 * (position & 1);
+  for (int first = 0; first < 3; first += KERNEL_ROWS) {
+    Floats sum[KERNEL_ROWS * 9] = {};
+    for (int j = 0; j < windows; j++) {
+      const Floats value = load(values + j * LANES);
+      const Ints place = load(positions + j * LANES);
+      for (int position = 0; position < 4; position++) {
+        const Floats here = place == position ? value : Floats{};
+        const int left = STEP * j + 3 * (position & 1);
 #pragma GCC unroll 3
-      for (int row = 0; row < 3; row++)
+        for (int row = 0; row < KERNEL_ROWS; row++)
 #pragma GCC unroll 9
-        for (int k = 0; k < 9; k++) sum[row * 9 + k] += here * rows[position / 2 + row][left + k];
+          for (int k = 0; k < 9; k++)
+            sum[row * 9 + k] += here * rows[position / 2 + first + row][left + k];
+      }
     }
+    for (int tap = 0; tap < KERNEL_ROWS * 9; tap++)
+      for (int lane = 0; lane < LANES; lane++) sums[(first * 9 + tap) * LANES + lane] += sum[tap][lane];
   }
-  for (int tap = 0; tap < TAPS; tap++)
-    for (int lane = 0; lane < LANES; lane++) sums[tap * LANES + lane] += sum[tap][lane];
 }
 
 // A row of logits without their bias -> their gradients, p(class) less 1 for the true one, in place,

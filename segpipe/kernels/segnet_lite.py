@@ -32,14 +32,14 @@ def fits(width: int) -> bool:
 
 
 def _encoder_table(weight: Plane, bias: Plane) -> Plane:
-    """weight [C, 3, 3, 3] for pixels in [0, 1], bias [C] -> [C/16, 27 + 1, 16] for uint8 pixels."""
+    """weight [C, 3, 3, 3] for pixels in [0, 1], bias [C] -> [C/L, 27 + 1, L] for uint8 pixels."""
     taps = (weight / np.float32(255)).transpose(2, 3, 1, 0).reshape(TAPS, -1)
     return _in_lanes(np.concatenate([taps, bias[None]]))
 
 
 def _in_lanes(rows: Plane) -> Plane:
-    """[N, C] -> [C/16, N, 16]"""
-    blocks = rows.reshape(len(rows), -1, WIDTH_STEP).transpose(1, 0, 2)
+    """[N, C] -> [C/L, N, L], L numbers in a vector of the loops"""
+    blocks = rows.reshape(len(rows), -1, library().segnet_lite_lanes()).transpose(1, 0, 2)
     return np.ascontiguousarray(blocks, np.float32)
 
 
@@ -185,7 +185,7 @@ def _differentiate(
         pointer(np.ascontiguousarray(label)),
         ctypes.c_int32(height),
         ctypes.c_int32(width),
-        ctypes.c_int32(len(encoder) * WIDTH_STEP),
+        ctypes.c_int32(encoder.shape[0] * encoder.shape[2]),
         *(pointer(array) for array in (*tables, of_encoder, of_decoder, of_bias)),
     )
     return loss, of_encoder, of_decoder, of_bias
