@@ -260,7 +260,7 @@ def test_a_network_without_a_compiled_form_runs_eagerly(model, width, problem, c
 
 @pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
 @pytest.mark.parametrize(
-    ("model", "width"), [("segnet-lite", 80), ("resunet", None), ("resunet", 32)]
+    ("model", "width"), [("segnet-lite", 80), ("resunet", None), ("resunet", 16)]
 )
 def test_other_networks_and_widths_have_a_compiled_form_too(model, width, cache):
     canvas = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)

@@ -79,7 +79,7 @@ def test_the_levels_are_the_networks():
 
 @pytest.mark.parametrize(
     ("width", "side"),
-    [(8, 16), (8, 32), (8, 112), (16, 48), (24, 96), (32, 64), (40, 32), (48, 32)],
+    [(8, 16), (8, 32), (8, 112), (16, 48), (24, 96), (40, 32), (64, 32)],
 )
 def test_the_scores_of_resunet_are_torchs(width, side):
     drawn, canvas = network(width), noise(side, side)
@@ -158,9 +158,9 @@ def test_scores_are_finite_for_any_logits():
     assert 0 <= found.min() < 1e-6 < 1 - 1e-6 < found.max() <= 1
 
 
-@pytest.mark.parametrize("width", [4, 12, 136])
+@pytest.mark.parametrize("width", [4, 12, 72])
 def test_a_width_that_the_loop_does_not_know_is_refused(width):
-    with pytest.raises(ValueError, match=f"{width} channels, wanted a multiple of 8, at most 128"):
+    with pytest.raises(ValueError, match=f"{width} channels, wanted a multiple of 8, at most 64"):
         kernels.ResUNetScores({"first.0.weight": np.zeros((width, 12, 3, 3))}, VESSEL, BACKGROUND)
 
 

@@ -57,13 +57,10 @@ AUGMENTATIONS = {
     "wnet": Augmentation(),
     "wide": Augmentation(
         degrees=(-180.0, 180.0),
-        scale=(0.8, 1.25),
-        brightness=(0.75, 1.25),
-        contrast=(0.75, 1.25),
-        saturation=(0.5, 1.5),
-        hue=(-0.02, 0.02),
-        gain=(0.85, 1.18),
-        gamma=(0.75, 1.33),
+        scale=(0.85, 1.2),
+        saturation=(0.7, 1.3),
+        gain=(0.9, 1.1),
+        gamma=(0.8, 1.25),
     ),
 }
 """By name. `wide` is for cameras that were not seen: any direction, more scales, other colours."""

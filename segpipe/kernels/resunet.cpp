@@ -12,11 +12,10 @@
 namespace {
 
 constexpr int SUMS = LANES == 16 ? 24 : 12; // that stay in registers
-constexpr int LEVELS = 4;              // each half as large as the one before
-constexpr int WIDTHS[LEVELS] = {1, 2, 2, 2}; // channels, in widths
-constexpr int COLOURS = 12;            // of a cell of the first level: 2x2 pixels
-constexpr int PIXELS = 4;
-constexpr int TILE = 4;                // cells, side of what is computed together
+constexpr int LEVELS = 5;                       // each half as large as the one before
+constexpr int WIDTHS[LEVELS] = {1, 3, 6, 6, 6}; // channels, in widths
+constexpr int COLOURS = 3;
+constexpr int TILE = 4; // cells, side of what is computed together
 
 // What is used several times and would else be loaded as often: loads are what a core has fewest of.
 inline Floats in_register(Floats x) {
@@ -488,20 +487,20 @@ struct Network {
     for (int l = 1; l < LEVELS; l++) smaller.emplace_back(reader, width * WIDTHS[l - 1], width * WIDTHS[l]);
     for (int l = 1; l < LEVELS; l++) larger.emplace_back(reader, width * WIDTHS[l], width * WIDTHS[l - 1]);
     for (int l = 1; l < LEVELS; l++) up.emplace_back(reader, width * WIDTHS[l - 1]);
-    last.emplace_back(reader, width, PIXELS);
-    const size_t most = padded(std::max(2 * width, COLOURS), LANES);
+    last.emplace_back(reader, width, 1);
+    const size_t most = padded(*std::max_element(WIDTHS, WIDTHS + LEVELS) * width, LANES);
     scratch.spots.assign(SPOTS * STRIP * most);
     scratch.sums.assign(SPOTS * STRIP * 4 * LANES);
   }
 
   void shape(int side) { // px of the canvas
-    if (colours.side == side / 2) return;
+    if (colours.side == side) return;
     constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
-    colours.shape(side / 2, COLOURS, RING);
-    logits.shape(side / 2, PIXELS, RING);
+    colours.shape(side, COLOURS, RING);
+    logits.shape(side, 1, RING);
     for (int l = 0; l < LEVELS; l++) {
-      planes[l].shape(side >> (l + 1), width * WIDTHS[l], side);
-      inner[l].shape(side >> (l + 1), width * WIDTHS[l], RING);
+      planes[l].shape(side >> l, width * WIDTHS[l], side);
+      inner[l].shape(side >> l, width * WIDTHS[l], RING);
     }
   }
 
@@ -524,7 +523,7 @@ struct Network {
     shape(side);
     std::memset(scores, 0, sizeof(float) * side * side);
     // What is needed, from the scores backwards.
-    const Spans scored = shrunk(grown(of_field(fov, side), reach), 2);
+    const Spans scored = grown(of_field(fov, side), reach);
     std::vector<Spans> wanted_up, wanted_down; // the blocks' results
     Spans wanted = grown(scored, 1);
     for (int l = 0; l < LEVELS - 1; l++) {
@@ -560,26 +559,23 @@ struct Network {
 
   void run_first(const uint8_t *canvas, int side, int tile_row, const Spans &span) {
     const int from = tile_row ? (tile_row + 1) * TILE : 0;
-    for (int y = from; y < std::min((tile_row + 2) * TILE, colours.side); y++) {
-      const uint8_t *upper = canvas + size_t(2 * y) * side * 3, *lower = upper + side * 3;
+    for (int y = from; y < std::min((tile_row + 2) * TILE, side); y++) {
+      const uint8_t *pixels = canvas + size_t(y) * side * COLOURS;
       float *to = colours.row(y);
-      for (int x = 0; x < colours.side; x++)
-        for (int k = 0; k < COLOURS / 2; k++) {
-          to[x * colours.channels + k] = upper[x * 6 + k];
-          to[x * colours.channels + COLOURS / 2 + k] = lower[x * 6 + k];
-        }
+      for (int x = 0; x < side; x++)
+        for (int k = 0; k < COLOURS; k++) to[x * colours.channels + k] = pixels[x * COLOURS + k];
     }
     first[0].run(colours, planes[0], tile_row, span, RECTIFY, scratch);
   }
 
   void run_last(int tile_row, const Spans &span, int side, float *scores) {
     last[0].run(planes[0], logits, tile_row, span, KEEP, scratch);
-    const int first = span.first[tile_row] * TILE * 2;
-    const int count = std::min(span.last[tile_row] * TILE * 2, side) - first;
-    for (int y = tile_row * TILE * 2; count > 0 && y < std::min((tile_row + 1) * TILE * 2, side); y++) {
-      const float *from = logits.row(y / 2) + y % 2 * 2;
+    const int first = span.first[tile_row] * TILE;
+    const int count = std::min(span.last[tile_row] * TILE, side) - first;
+    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, side); y++) {
+      const float *from = logits.row(y);
       float *to = scores + size_t(y) * side;
-      for (int x = first; x < first + count; x++) to[x] = from[x / 2 * logits.channels + x % 2];
+      for (int x = first; x < first + count; x++) to[x] = from[x * logits.channels];
       sigmoid(to + first, count);
     }
   }

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from segpipe.kernels.build import library, pointer
 from segpipe.kernels.segnet_lite import REACH_PX, Image8, Plane, Sums
 
-WIDTH_STEP, MOST_WIDTH = 8, 128  # channels of the first level
-LEVELS = (1, 2, 2, 2)  # as models.resunet.LEVELS, which this cannot import: it needs torch
-PIXELS, COLOURS = 4, 3  # of a block of the first level
+WIDTH_STEP, MOST_WIDTH = 8, 64  # channels of the first level
+LEVELS = (1, 3, 6, 6, 6)  # as models.resunet.LEVELS, which this cannot import: it needs torch
+COLOURS = 3
 STRIDE = 16  # px: canvas sides are multiples of it
 EPSILON = 1e-5  # torch.nn.BatchNorm2d's
 
@@ -23,7 +23,7 @@ State = Mapping[str, npt.NDArray[Any]]
 
 
 def fits(width: int) -> bool:
-    """Whether there is a compiled form of this width: a multiple of 8, at most 128."""
+    """Whether there is a compiled form of this width: a multiple of 8, at most 64."""
     return width % WIDTH_STEP == 0 and 0 < width <= MOST_WIDTH
 
 
@@ -75,10 +75,8 @@ class ResUNetScores:
 def _arrays(state: State, width: int, vessel: int, background: int) -> Iterator[Sums]:
     """Weights and bias of each layer in resunet.cpp's order: [row, column, in, out] and [out]."""
     channels = [width * times for times in LEVELS]
-    weight, bias = _folded(state, "first", (width, COLOURS * PIXELS, 3, 3))
-    # torch has a block's channels as [colour, row, column]; pixels lie as [row, column, colour]
-    by_colour = weight.reshape(3, 3, COLOURS, 2, 2, width)
-    yield by_colour.transpose(0, 1, 3, 4, 2, 5) / 255
+    weight, bias = _folded(state, "first", (width, COLOURS, 3, 3))
+    yield weight / 255
     yield bias
     for level, c in enumerate(channels):
         yield from _block(state, f"down.{level}", c)
@@ -91,12 +89,11 @@ def _arrays(state: State, width: int, vessel: int, background: int) -> Iterator[
         yield np.tile(_shaped(state, f"{name}.bias", shape[1:]), 2)  # of both columns
     for level in range(1, len(LEVELS)):
         yield from _block(state, f"up.{len(LEVELS) - 1 - level}", channels[level - 1])
-    num_classes = len(state["last.bias"]) // PIXELS
-    weight = _shaped(state, "last.weight", (num_classes * PIXELS, width, 3, 3))
-    of_classes = weight.reshape(num_classes, PIXELS, width, 3, 3)
-    yield (of_classes[vessel] - of_classes[background]).transpose(2, 3, 1, 0)
-    of_classes = _shaped(state, "last.bias", (num_classes * PIXELS,)).reshape(num_classes, PIXELS)
-    yield of_classes[vessel] - of_classes[background]
+    num_classes = len(state["last.bias"])
+    weight = _shaped(state, "last.weight", (num_classes, width, 3, 3))
+    yield (weight[vessel] - weight[background]).transpose(1, 2, 0)
+    bias = _shaped(state, "last.bias", (num_classes,))
+    yield bias[vessel] - bias[background]
 
 
 def _block(state: State, name: str, channels: int) -> Iterator[Sums]:

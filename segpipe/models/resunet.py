@@ -1,11 +1,9 @@
-"""A residual U-Net on blocks of 2x2 pixels: what it does costs a CPU a quarter of full size.
+"""A small residual U-Net: few channels where there are many pixels, more below.
 
 U-Net's two paths joined at every level (Ronneberger, Fischer and Brox, arXiv:1505.04597), of
 residual blocks (He, Zhang, Ren and Sun, arXiv:1512.03385), joined by sums as in LinkNet (Chaurasia
-and Culurciello, arXiv:1707.03718). The first layer sees the four pixels of a block as twelve
-channels, and the last gives the logits of all four: the sub-pixel convolution of Shi et al.,
-arXiv:1609.05158. No pixel is lost, and all layers between have enough channels for a CPU's vector
-units where a network at full size waits for its memory.
+and Culurciello, arXiv:1707.03718). As in the W-Net (Galdran et al., arXiv:2009.01907) eight
+channels do at full size; each level below has a quarter of the pixels.
 """
 
 from __future__ import annotations
@@ -18,20 +16,19 @@ from torch import Tensor, nn
 from segpipe.data.classes import CLASSES
 from segpipe.models.network import Network
 
-BLOCK = 2  # px, side of the blocks
-LEVELS = (1, 2, 2, 2)
+LEVELS = (1, 3, 6, 6, 6)
 """Channels of each level, half as large as the one before, in widths."""
 
 
 class ResUNet(Network):
     """Two residual blocks a level, one on each path; one on the lowest."""
 
-    STRIDE = BLOCK * 2 ** (len(LEVELS) - 1)
+    STRIDE = 2 ** (len(LEVELS) - 1)
 
-    def __init__(self, width: int = 24, num_classes: int = len(CLASSES)) -> None:
+    def __init__(self, width: int = 8, num_classes: int = len(CLASSES)) -> None:
         super().__init__()
         channels = [width * times for times in LEVELS]
-        self.first = _layer(3 * BLOCK**2, width)
+        self.first = _layer(3, width)
         self.down = nn.ModuleList(Residual(c) for c in channels)
         self.smaller = nn.ModuleList(
             _layer(before, after, side=2) for before, after in pairwise(channels)
@@ -41,21 +38,21 @@ class ResUNet(Network):
             for below, above in pairwise(channels[::-1])
         )
         self.up = nn.ModuleList(Residual(c) for c in channels[-2::-1])
-        self.last = nn.Conv2d(width, num_classes * BLOCK**2, 3, padding=1)
+        self.last = nn.Conv2d(width, num_classes, 3, padding=1)
 
     def last_layer(self) -> nn.Conv2d:
         return self.last
 
     def logits(self, x: Tensor) -> tuple[Tensor]:
         """x [N, 3, H, W], H and W multiples of 16 -> the logits [N, classes, H, W]."""
-        x = self.down[0](self.first(F.pixel_unshuffle(x, BLOCK)))
+        x = self.down[0](self.first(x))
         skips = []
         for smaller, block in zip(self.smaller, self.down[1:], strict=True):
             skips.append(x)
             x = block(smaller(x))
         for larger, block in zip(self.larger, self.up, strict=True):
             x = block(F.relu(larger(x) + skips.pop()))
-        return (F.pixel_shuffle(self.last(x), BLOCK),)
+        return (self.last(x),)
 
 
 class Residual(nn.Module):
