@@ -22,6 +22,7 @@ from segpipe.evaluation_report import Pictures, draw, spread, table
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
+from segpipe.models.engine import FLIPS
 from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
 from segpipe.stages import EvaluateJob, count, load_labelled
@@ -46,6 +47,8 @@ class EvaluateConfig:
     """Part of the set to measure on: test or training; of a set without parts all."""
     fov: str = "given"
     """Field of view: given by the set's masks where it has some, or found in each photograph."""
+    flips: int = 1
+    """Average the scores of the photograph and of its mirror images: 1 for none, or 4."""
     report_images: str = "on"
     """Names and pictures in the report: on, or off where they may identify patients."""
     workers: int | None = None
@@ -57,11 +60,18 @@ class EvaluateConfig:
         """Raise UserError for a flag that cannot be meant."""
         if not self.data:
             raise UserError("--data: no labelled set named")
-        choices = {"split": SPLITS, "fov": FIELDS, "report_images": ("on", "off")}
+        choices = {
+            "split": SPLITS,
+            "fov": FIELDS,
+            "flips": FLIPS,
+            "report_images": ("on", "off"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: choose from {', '.join(known)}")
+                raise UserError(
+                    f"--{flag} {getattr(self, name)}: choose from {', '.join(map(str, known))}"
+                )
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be 1 or more")
 
@@ -181,7 +191,7 @@ def _measured(
     listed = ray.data.from_items(rows, override_num_blocks=len(rows))
     stage = runtime.data_stage(len(rows))
     loaded = listed.map(partial(load_labelled, job=job), **stage)
-    scores = runtime.network_stage(loaded, Scorer, (weights,), device, workers)
+    scores = runtime.network_stage(loaded, Scorer, (weights, config.flips), device, workers)
     counted = scores.map(partial(count, job=job), **stage)
     progress, tallies = Progress("evaluate"), [Tally() for _ in sets]
     for done, row in enumerate(counted.iter_rows(), start=1):

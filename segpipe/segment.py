@@ -38,7 +38,8 @@ FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
 TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
-NEWER_FLAGS = {"--measure": "none", "--probabilities": False}  # as outputs without them were begun
+NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # as it was without
+OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
 ENGINE_FLAGS = ("compile", "precision")
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
 
@@ -66,6 +67,8 @@ class SegmentConfig:
     """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
     probabilities: bool = False
     """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
+    flips: int = 1
+    """Average the scores of the photograph and of its mirror images: 1 for none, or 4."""
     max_rejected: float = 0.05
     """Share of rejected inputs above which the exit code is 1."""
     max_megapixels: float = 200.0
@@ -101,11 +104,14 @@ class SegmentConfig:
             "report_images": ("on", "off"),
             "compile": engine.COMPILE,
             "precision": engine.PRECISION,
+            "flips": engine.FLIPS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: choose from {', '.join(known)}")
+                raise UserError(
+                    f"--{flag} {getattr(self, name)}: choose from {', '.join(map(str, known))}"
+                )
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
         if self.store_patience < 0:
@@ -178,6 +184,7 @@ def _open(config: SegmentConfig) -> Run:
         "--format": config.format,
         "--measure": config.measure,
         "--probabilities": config.probabilities,
+        "--flips": config.flips,
         "--max-megapixels": config.max_megapixels,
         "--include": list(config.include),
         "--exclude": list(config.exclude),
@@ -322,14 +329,18 @@ def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int)
         )
     tasks = runtime.data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    arguments = weights, chosen.precision, job.measure != "none"
+    arguments = weights, chosen.precision, job.flips, job.measure != "none"
     scores = runtime.network_stage(loaded, Scoring, arguments, device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
 
 
 def _job(run: Run) -> SegmentJob:
     card = run.checkpoint.card
-    of_masks = {flag: value for flag, value in run.settings.items() if flag not in NEWER_FLAGS}
+    of_masks = {
+        flag: value
+        for flag, value in run.settings.items()
+        if flag not in OF_ROWS and (flag, value) != ("--flips", 1)  # as it was without the flag
+    }
     settings = json.dumps(of_masks, sort_keys=True).encode()
     return SegmentJob(
         run.source,
@@ -343,6 +354,7 @@ def _job(run: Run) -> SegmentJob:
         run.config.max_megapixels,
         run.config.measure,
         run.config.probabilities,
+        run.config.flips,
     )
 
 

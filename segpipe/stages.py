@@ -30,7 +30,7 @@ from segpipe.decoder import Decoder
 from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
-from segpipe.models.engine import Engine, open_score
+from segpipe.models.engine import Engine, open_score, over_flips
 from segpipe.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
@@ -66,6 +66,8 @@ class SegmentJob:
     """Which columns are measured: none or full."""
     probabilities: bool = False
     """Whether scores are written beside masks."""
+    flips: int = 1
+    """Scores that are averaged, of engine.FLIPS."""
 
 
 class Segmenter:
@@ -77,7 +79,8 @@ class Segmenter:
         assert device == "cpu"
         _transfers().submit(_decoder(job.diameter, job.max_megapixels).start)  # takes 0.3 s
         keep_pages()
-        self.job, self.score = job, open_score(weights, engine, num_threads)
+        self.job = job
+        self.score = over_flips(open_score(weights, engine, num_threads), job.flips)
 
     def __call__(self, batch: Batch) -> Batch:
         """Groups of inputs -> the groups, committed."""
@@ -123,13 +126,19 @@ class Scoring:
     """Rows with a canvas -> the same with a score, in a process that holds the network."""
 
     def __init__(
-        self, weights: bytes, precision: str, keep_canvas: bool, device: str, num_threads: int
+        self,
+        weights: bytes,
+        precision: str,
+        flips: int,
+        keep_canvas: bool,
+        device: str,
+        num_threads: int,
     ) -> None:
         """`keep_canvas` where the rows are measured later, which takes 1 MB a row to hand on."""
         from segpipe.models.predict import Scorer  # torch: only where the network runs
 
         self.keep_canvas = keep_canvas
-        self.scorer = Scorer(weights, device, num_threads, precision)
+        self.scorer = Scorer(weights, flips, device, num_threads, precision)
 
     def __call__(self, batch: Batch) -> Batch:
         watch = Stopwatch()

@@ -130,6 +130,7 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     ("flags", "wanted"),
     [
         (["--fov", "mask"], "--fov mask: choose from given, found"),
+        (["--flips", "2"], "--flips 2: choose from 1, 4"),
         (["--split", "validation"], "--split validation: choose from training, test"),
         (["--report-images", "no"], "--report-images no: choose from on, off"),
     ],

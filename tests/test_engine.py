@@ -142,7 +142,19 @@ def test_the_compiled_form_keeps_the_masks_of_drive_and_their_truth(model, drive
     assert against_truth[0] == pytest.approx(told, abs=2e-4)
 
 
-def test_stages_apart_write_what_one_process_writes(photograph, tmp_path):
+def test_flips_average_the_scores_of_four_mirror_images():
+    """Each turned back: of a score that is the pixel times its place, one pixel after another."""
+    rng = np.random.default_rng(0)
+    canvas, fov = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), np.ones((6, 6), np.uint8)
+    places = np.arange(36, dtype=np.float32).reshape(6, 6)
+    found = engine.over_flips(lambda seen, _: seen[..., 1] * places, 4)(canvas, fov)
+    for y, x in np.ndindex(6, 6):
+        around = [places[a, b] for a in (y, 5 - y) for b in (x, 5 - x)]
+        assert found[y, x] == pytest.approx(canvas[y, x, 1] * np.mean(around))
+
+
+@pytest.mark.parametrize("flips", [1, 4])
+def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, flips):
     """The way over a GPU: load, score and store as three functions, against Segmenter."""
     for name in ("a", "b"):
         photograph.save(tmp_path / f"{name}.png")
@@ -154,12 +166,22 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path):
         manifest.write(output)
         batch = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0, 1, 2]])}
         job = stages.SegmentJob(
-            source, output, "segnet-lite", 540.0, 0.24, "sha", "settings", "both", 200.0, "full"
+            source,
+            output,
+            "segnet-lite",
+            540.0,
+            0.24,
+            "sha",
+            "settings",
+            "both",
+            200.0,
+            "full",
+            flips=flips,
         )
         if name == "apart":
             loaded = stages.load(batch, job)
             assert (loaded["seconds"][:2, :3].sum(axis=1) > 0).all()
-            done = stages.store(stages.Scoring(WEIGHTS, "fp32", True, "cpu", 1)(loaded), job)
+            done = stages.store(stages.Scoring(WEIGHTS, "fp32", flips, True, "cpu", 1)(loaded), job)
         else:
             done = stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)(batch)
         assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)

@@ -36,6 +36,9 @@ LEAST_DICE = 0.995
 NUM_DRAWN = 3  # photographs drawn for a trial
 RUNS, RUNS_S = 3, 1.0  # runs of each, the quickest counts; seconds after which one is enough
 
+FLIPS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((),), 4: ((), (0,), (1,), (0, 1))}
+"""Axes along which a canvas is mirrored, by how many scores are averaged."""
+
 Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> score [S, S] float32, right where fov is not 0"""
 
@@ -120,6 +123,20 @@ def open_score(weights: bytes, engine: Engine, num_threads: int) -> Score:
             raise OSError(f"{engine.name}: {problem}")
         return _compiled(loaded)
     return _eager(loaded, engine.precision, "cpu", num_threads)
+
+
+def over_flips(score: Score, flips: int) -> Score:
+    """The mean of the scores of a canvas and of its mirror images, `flips` of FLIPS in all."""
+    if flips == 1:
+        return score
+
+    def mean(canvas: npt.NDArray[np.uint8], fov: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        total = np.zeros(fov.shape, np.float32)
+        for axes in FLIPS[flips]:
+            total += np.flip(score(np.flip(canvas, axes), np.flip(fov, axes)), axes)
+        return total / np.float32(flips)
+
+    return mean
 
 
 def _eager(

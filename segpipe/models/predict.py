@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
+from segpipe.models.engine import FLIPS
 from segpipe.models.network import autocast, to_planes
 from segpipe.models.networks import folded, load_network
 
@@ -54,18 +55,27 @@ class Scorer:
     """A checkpoint's network in a process of its own, on batches of rows."""
 
     def __init__(
-        self, weights: bytes, device: str, num_threads: int, precision: str = "fp32"
+        self,
+        weights: bytes,
+        flips: int,
+        device: str,
+        num_threads: int,
+        precision: str = "fp32",
     ) -> None:
         torch.set_num_threads(num_threads)
         network = folded(load_network(checkpoint.load(weights, "--checkpoint")))
-        self.predictor = Predictor(network, device, precision)
+        self.predictor, self.flips = Predictor(network, device, precision), FLIPS[flips]
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """canvas [N, S, S, 3] uint8 becomes score [N, S, S] float32, 0 where error is not empty."""
         canvases = batch.pop("canvas")
         score = np.zeros(canvases.shape[:3], np.float32)
         readable = batch["error"] == ""
-        score[readable] = self.predictor.scores(canvases[readable])
+        for along in self.flips:
+            axes = tuple(axis + 1 for axis in along)
+            found = self.predictor.scores(np.flip(canvases[readable], axes))
+            score[readable] += np.flip(found, axes)
+        score /= np.float32(len(self.flips))
         return batch | {"score": score}
 
 
