@@ -89,17 +89,17 @@ def confusion_of(predicted: npt.NDArray[np.bool_], vessel: npt.NDArray[np.bool_]
     return Confusion(tp, fp, int(vessel.sum()) - tp, int((~vessel).sum()) - fp)
 
 
-def expected_dice(
+def uncertainty(
     score: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], threshold: float
 ) -> float:
-    """The vessel Dice that a mask has if each score in [0, 1] is the probability of a vessel.
+    """The share of the vessel pixels that are none, if each score in [0, 1] is their probability.
 
-    score, inside [H, W] -> 2 E(tp) / E(2 tp + fp + fn), the expectations apart from each other; NaN
-    where nothing is or could be vessel. Nobody's drawing is needed, right scores are.
+    score, inside [H, W] -> 1 - the mean score of what reaches the threshold; 1 where nothing does.
+    Nobody's drawing is needed, right scores are.
     """
     prob = score[inside]
-    vessel = prob >= np.float32(threshold)
-    return _ratio(2 * float(prob[vessel].sum()), int(vessel.sum()) + float(prob.sum()))
+    vessel = prob[prob >= np.float32(threshold)]
+    return 1 - float(vessel.mean(dtype=np.float64)) if len(vessel) else 1.0
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

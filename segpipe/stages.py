@@ -295,7 +295,7 @@ class Group:
             field = int(np.count_nonzero(mask != OUTSIDE))
             vessel = int(np.count_nonzero(mask == VESSEL))
             inside = values["fov"] > 127
-            expected = metrics.expected_dice(values["score"], inside, self.job.threshold)
+            uncertainty = metrics.uncertainty(values["score"], inside, self.job.threshold)
         with self.watch.time("encode"):
             png = codecs.encode_mask(mask, int(values["orientation"]))
         key = archive.mask_key(filed_as(self.job.source, path))
@@ -316,7 +316,7 @@ class Group:
                 "width": mask.shape[1],
                 "fov_fraction": field / mask.size,
                 "vessel_density": vessel / max(field, 1),
-                "uncertainty": 1 - expected,
+                "uncertainty": uncertainty,
             }
         )
 
@@ -424,6 +424,6 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         "counts": metrics.count_scores(native, truth, inside),
         "second": list(asdict(drawn).values()),
         "field_iou": math.nan if overlap is None else overlap,
-        "uncertainty": 1 - metrics.expected_dice(native, inside, job.threshold),
+        "uncertainty": metrics.uncertainty(native, inside, job.threshold),
         "mask_png": codecs.encode_mask(predicted),
     }

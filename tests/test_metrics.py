@@ -54,17 +54,17 @@ def test_a_calibration_is_sklearns_logistic_regression(slope, intercept):
     )
 
 
-def test_of_right_scores_the_expected_dice_is_the_mean_dice():
+def test_of_right_scores_the_uncertainty_is_the_mean_share_of_false_vessels():
     """Of a thousand truths drawn from the scores, each pixel by itself."""
     rng = np.random.default_rng(5)
     score = rng.beta(0.3, 1.2, (40, 50)).astype(np.float32)
     inside = rng.random(score.shape) < 0.7
     found = score[inside] >= np.float32(0.375)
-    dice = [
-        metrics.confusion_of(found, rng.random(found.size) < score[inside]).dice
-        for _ in range(1000)
+    drawn = [
+        metrics.confusion_of(found, rng.random(found.size) < score[inside]) for _ in range(1000)
     ]
-    assert metrics.expected_dice(score, inside, 0.375) == pytest.approx(np.mean(dice), abs=0.003)
+    false = np.mean([one.fp / (one.fp + one.tp) for one in drawn])
+    assert metrics.uncertainty(score, inside, 0.375) == pytest.approx(false, abs=0.003)
 
 
 def test_the_rank_correlation_is_pearsons_of_the_ranks():
@@ -75,9 +75,9 @@ def test_the_rank_correlation_is_pearsons_of_the_ranks():
         assert math.isnan(metrics.rank_correlation(few, few))
 
 
-def test_nothing_that_could_be_vessel_has_no_expected_dice():
+def test_nothing_that_is_vessel_is_wholly_uncertain():
     nothing = np.zeros((4, 4), np.float32)
-    assert math.isnan(metrics.expected_dice(nothing, nothing == 0, 0.5))
+    assert metrics.uncertainty(nothing, nothing == 0, 0.5) == 1
 
 
 def test_without_one_of_the_classes_nothing_is_calibrated():
