@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
@@ -60,7 +60,7 @@ class TrainJob:
     plan: CropPlan
     output: Store
     training_split: tuple[Example, ...]
-    """The examples of the crops and the held-back ones: the threshold is chosen on them."""
+    """The examples of the crops, then the held-back ones: the threshold is chosen on all."""
     model: str
     width: int | None
     loss: str
@@ -387,19 +387,20 @@ class Session:
         output.put(MODEL, best)
 
     def _checkpoint(self, epoch: int) -> bytes:
-        """Calibrated where photographs are held back: what was learned by heart says too much."""
+        """Calibrated where photographs are held back: what was learned by heart says too much.
+
+        The threshold is chosen on the whole training split: a few photographs are too few for it.
+        """
         plan, network = self.job.plan, copy.deepcopy(self.told_network)
-        counts = self._count_scores(network)
-        threshold = metrics.best_threshold(counts)
         if self.job.held_back:
-            slope, intercept = metrics.fit_calibration(counts)
-            network.calibrate(slope, intercept)
-            threshold = metrics.calibrated(threshold, slope, intercept)
+            counts = self._count_scores(network, self.job.held_back)
+            network.calibrate(*metrics.fit_calibration(counts))
+        counts = self._count_scores(network, self.job.training_split)
         card = Card(
             model=self.job.model,
             width=self.job.width,
             diameter=plan.diameter,
-            threshold=threshold,
+            threshold=metrics.best_threshold(counts),
             # the set's name and not its place: a checkpoint travels
             training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
             f"{epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
@@ -409,12 +410,12 @@ class Session:
         state = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
         return checkpoint.dump(state, card)
 
-    def _count_scores(self, network: Network) -> metrics.Counts:
-        """On the held-back photographs, without any on the training split, at working scale."""
+    def _count_scores(self, network: Network, examples: Sequence[Example]) -> metrics.Counts:
+        """On these photographs, at working scale."""
         predictor = Predictor(network, str(self.device))
         counts = np.zeros((2, metrics.BINS), np.int64)
-        plan, chosen = self.job.plan, self.job.held_back or self.job.training_split
-        for example in chosen[self.rank :: self.world_size]:
+        plan = self.job.plan
+        for example in examples[self.rank :: self.world_size]:
             fitted = canvas(plan.store, example, plan.diameter)
             one = {name: array[None] for name, array in fitted.items()}
             self.shown = self.shown or one

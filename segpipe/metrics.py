@@ -187,13 +187,6 @@ def fit_calibration(counts: Counts) -> tuple[float, float]:
     return float(found.x[0]), float(found.x[1])
 
 
-def calibrated(score: float, slope: float, intercept: float) -> float:
-    """A score in [0, 1) after its logit was multiplied by `slope` and raised by `intercept`."""
-    if not 0 < score < 1:
-        return score
-    return 1 / (1 + math.exp(-slope * math.log(score / (1 - score)) - intercept))
-
-
 def summary(counts: Counts, threshold: float) -> dict[str, float]:
     """All figures of one image or of many added together."""
     return {
