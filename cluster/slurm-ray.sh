@@ -18,8 +18,8 @@ head -c 32 /dev/urandom | base64 > "$private/auth_token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$private/auth_token"
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600  # seconds; nodes begin at different times
 
-# RAY_ADDRESS is for the command alone: with it `ray start` would join what it has to start.
-# symmetric-run ends with 0 where Ray does not start, so the command leaves a sign that it began.
+# symmetric-run does not tell its command where Ray is, and without RAY_ADDRESS segpipe starts one of
+# its own. It ends with 0 where Ray did not start, so the command leaves a sign that it began.
 # shellcheck disable=SC2016
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
     ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \

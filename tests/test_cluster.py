@@ -19,6 +19,7 @@ import pytest
 import ray
 import torch
 import yaml
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 from ray.scripts.scripts import start as ray_start
@@ -51,6 +52,35 @@ def ids(*names: str) -> list[str]:
 
 
 # Every file
+
+
+class OnceOnly(yaml.SafeLoader):
+    """Refuses a key that is given twice, as kubectl does; PyYAML takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{node.start_mark}: a key twice among {keys}")
+        return super().construct_mapping(node, deep)
+
+
+def documents() -> list:
+    """YAML and JSON of the folder, also in its pages."""
+    found = [(name, text) for name, text in TEXTS.items() if name.endswith((".yaml", ".json"))]
+    for name, text in TEXTS.items():
+        blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+        found += [(f"{name} block", block) for block in blocks]
+    return [pytest.param(text, id=name) for name, text in found]
+
+
+@pytest.mark.parametrize("text", documents())
+def test_a_file_parses_and_has_no_key_twice(text):
+    assert isinstance(yaml.load(text, OnceOnly), dict)
+
+
+def test_a_key_twice_is_refused():
+    with pytest.raises(ValueError, match="twice"):
+        yaml.load("a: 1\nb: {c: 1, c: 2}\n", OnceOnly)
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "README.md"])
@@ -280,6 +310,18 @@ def test_a_number_where_ray_start_wants_text_is_refused():
     assert problems("RayJob", manifest)
 
 
+def test_kubectl_is_told_the_kinds_and_names_of_the_manifests():
+    """KubeRay names the submitter's job after the RayJob, the head's service after the cluster."""
+    there = {f"{m['kind'].lower()} {m['metadata']['name']}" for m in MANIFESTS.values()}
+    there |= {f"job/{MANIFESTS[name]['metadata']['name']}" for name in JOBS}
+    there.add(f"service/{MANIFESTS['kuberay-cluster.yaml']['metadata']['name']}-head-svc")
+    told = re.findall(
+        r"kubectl (?:get|delete|logs --follow|port-forward) ((?:ray\w+|podmonitor) \S+|\w+/[\w-]+)",
+        re.sub(r"[`;]", " ", " ".join(TEXTS.values())),
+    )
+    assert set(told) == there
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_has_deadlines_and_retries_and_takes_its_cluster_away(name):
     spec = MANIFESTS[name]["spec"]
@@ -400,7 +442,6 @@ STUBS = {
         printf '%s\\0' "$@" > srun.words
         stat -c %a "$(dirname "$RAY_AUTH_TOKEN_PATH")" > token.mode
         cp "$RAY_AUTH_TOKEN_PATH" token; echo "$RAY_AUTH_MODE" > token.way
-        echo "${RAY_ADDRESS-none}" > address.outside
         [ -z "$FAILS" ] || exit 0
         while [ "$1" != -- ]; do shift; done; shift; exec "$@"
         """,
@@ -486,9 +527,7 @@ def test_a_batch_script_starts_ray_on_all_nodes_and_our_command_on_one(
     config = parsed(verb, ours[2:])
     assert (getattr(config, first), config.output) == ("/shared/in put", "s3://bucket/out")
     assert config.device == "cpu"  # what is given last holds
-    # Only the command joins by RAY_ADDRESS: `ray start` must not.
     assert (checkout / "address").read_text() == "10.0.0.7:6379\n"
-    assert (checkout / "address.outside").read_text() == "none\n"
 
 
 def test_a_training_on_slurm_has_a_worker_for_each_gpu(checkout):
@@ -644,8 +683,6 @@ def test_the_panels_of_the_dashboard_lie_beside_each_other():
 
 
 def test_prometheus_reads_the_list_that_ray_keeps():
-    from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
-
     (job,) = yaml.safe_load(TEXTS["prometheus.yaml"])["scrape_configs"]
     (files,) = job["file_sd_configs"]
     assert Path(files["files"][0]).name == PROMETHEUS_SERVICE_DISCOVERY_FILE
