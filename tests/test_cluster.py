@@ -20,6 +20,9 @@ import ray
 import torch
 import yaml
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr as autoscaling,
+)
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 from ray.scripts.scripts import start as ray_start
@@ -360,11 +363,20 @@ def workers(job: str) -> dict[str, dict]:
     return {group["groupName"]: group for group in found}
 
 
-def cores(group: dict) -> int:
-    """CPUs that Ray counts on all pods of a group."""
-    (container,) = group["template"]["spec"]["containers"]
-    one = group["rayStartParams"].get("num-cpus") or container["resources"]["limits"]["cpu"]
-    return int(one) * group["replicas"]
+def counted(spec: dict) -> dict[str, dict[str, int]]:
+    """What Ray's autoscaler takes a pod of each group to have."""
+    kinds = autoscaling({"metadata": {"name": "some", "namespace": "some"}, "spec": spec})
+    return {name: kind["resources"] for name, kind in kinds["available_node_types"].items()}
+
+
+@pytest.mark.parametrize(("name", "spec"), clusters(), ids=CLUSTERS)
+def test_rays_autoscaler_counts_no_core_on_the_head_and_one_gpu_on_a_gpu_pod(name, spec):
+    found = counted(spec)
+    assert found.pop("headgroup")["CPU"] == 0
+    assert {group: kind.get("GPU", 0) for group, kind in found.items()} == {
+        group: int(group == "gpu") for group in found
+    }
+    assert all(kind["CPU"] >= 1 for kind in found.values())
 
 
 def test_a_training_has_as_many_gpus_from_start_to_end_as_it_has_workers():
@@ -386,9 +398,10 @@ def test_segmentation_decodes_on_cpu_pods_and_scales_its_gpus(monkeypatch):
     assert 1 <= gpu["minReplicas"] < gpu["maxReplicas"]
     assert cpu["minReplicas"] == cpu["maxReplicas"]
     # The network books the one core of a GPU pod, so that no data stage is placed beside it.
-    assert gpu["rayStartParams"]["num-cpus"] == "1"
-    num_cpus = {"CPU": float(cores(cpu) + cores(gpu))}
-    monkeypatch.setattr(ray, "cluster_resources", lambda: num_cpus)
+    pods = counted(spec["rayClusterSpec"])
+    cores = sum(pods[group["groupName"]]["CPU"] * group["replicas"] for group in (cpu, gpu))
+    assert pods["gpu"]["CPU"] == 1
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cores)})
     assert runtime.cpus_per_worker(config.workers) == 1
 
 
