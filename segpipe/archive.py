@@ -62,7 +62,6 @@ ROW = pa.schema(
         ("probability_png", pa.binary()),  # as mask_png
         ("fov_fraction", pa.float32()),  # field of view / image
         ("vessel_density", pa.float32()),  # vessel / field of view
-        ("uncertainty", pa.float32()),  # share of the vessel pixels that are none, by the scores
         # from here to readable_fraction null without --measure full; see segpipe.measure
         ("measure_note", pa.string()),  # why something below is NaN
         ("field_diameter_px", pa.float32()),

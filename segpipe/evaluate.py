@@ -161,7 +161,6 @@ class Tally:
     def add(self, row: Mapping[str, Any], threshold: float) -> None:
         """A row of stages.count."""
         figures: dict[str, Any] = metrics.summary(row["counts"], threshold)
-        figures["uncertainty"] = row["uncertainty"]
         if sum(row["second"]):
             figures["second_observer"] = Confusion(*map(int, row["second"])).summary()
         if not math.isnan(row["field_iou"]):
@@ -215,9 +214,6 @@ def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
     if tally.second_observer is not None:
         result["second_observer"] = tally.second_observer.summary()
     result["calibration"] = metrics.reliability(tally.counts).summary()
-    result["uncertainty_correlation"] = metrics.rank_correlation(
-        [image["uncertainty"] for image in images], [1 - image["dice"] for image in images]
-    )
     result["field_of_view"] = data.field_of_view
     if overlaps := [image["field_iou"] for image in images if "field_iou" in image]:
         result["field_iou"] = float(np.mean(overlaps))

@@ -8,7 +8,6 @@ bin's edge counts exactly what `score >= threshold` counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,29 +86,6 @@ def confusion_of(predicted: npt.NDArray[np.bool_], vessel: npt.NDArray[np.bool_]
     """Two bool arrays of one shape, the prediction and the truth -> pixels by both."""
     tp, fp = int((predicted & vessel).sum()), int((predicted & ~vessel).sum())
     return Confusion(tp, fp, int(vessel.sum()) - tp, int((~vessel).sum()) - fp)
-
-
-def uncertainty(
-    score: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], threshold: float
-) -> float:
-    """The share of the vessel pixels that are none, if each score in [0, 1] is their probability.
-
-    score, inside [H, W] -> 1 - the mean score of what reaches the threshold; 1 where nothing does.
-    Nobody's drawing is needed, right scores are.
-    """
-    prob = score[inside]
-    vessel = prob[prob >= np.float32(threshold)]
-    return 1 - float(vessel.mean(dtype=np.float64)) if len(vessel) else 1.0
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's; NaN where one of them is constant, has NaN, or both have less than 3 figures."""
-    from scipy.stats import spearmanr  # takes a second, and no worker needs it
-
-    pair = np.array([first, second], float)
-    if pair.shape[1] < 3 or np.isnan(pair).any() or not np.ptp(pair, axis=1).all():
-        return math.nan
-    return float(spearmanr(*pair).statistic)
 
 
 def _descending(counts: Counts) -> tuple[Numbers, Numbers]:

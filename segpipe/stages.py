@@ -294,8 +294,6 @@ class Group:
             mask = fundus.native_mask(values["score"], values["fov"], geometry, self.job.threshold)
             field = int(np.count_nonzero(mask != OUTSIDE))
             vessel = int(np.count_nonzero(mask == VESSEL))
-            inside = values["fov"] > 127
-            uncertainty = metrics.uncertainty(values["score"], inside, self.job.threshold)
         with self.watch.time("encode"):
             png = codecs.encode_mask(mask, int(values["orientation"]))
         key = archive.mask_key(filed_as(self.job.source, path))
@@ -316,7 +314,6 @@ class Group:
                 "width": mask.shape[1],
                 "fov_fraction": field / mask.size,
                 "vessel_density": vessel / max(field, 1),
-                "uncertainty": uncertainty,
             }
         )
 
@@ -402,8 +399,8 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     """A scored example -> what evaluation keeps of it.
 
     counts [2, BINS] of the score in the field, the second observer's confusion `second` [4] (zeros
-    without one), the fields' overlap `field_iou` (NaN where the set gives none), the `uncertainty`
-    that segment tells, and the prediction as `mask_png`, which is a hundredth of its pixels' size.
+    without one), the fields' overlap `field_iou` (NaN where the set gives none), and the prediction
+    as `mask_png`, which is a hundredth of its pixels' size.
     """
     score, error = row.pop("score"), row.pop("error")
     kept = {"set": row["set"], "name": row["name"], "error": error}
@@ -424,6 +421,5 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         "counts": metrics.count_scores(native, truth, inside),
         "second": list(asdict(drawn).values()),
         "field_iou": math.nan if overlap is None else overlap,
-        "uncertainty": metrics.uncertainty(native, inside, job.threshold),
         "mask_png": codecs.encode_mask(predicted),
     }

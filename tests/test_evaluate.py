@@ -127,7 +127,6 @@ def row(name: str, *second: int, field_iou: float = math.nan) -> dict:
         "counts": counts,
         "second": second or (0, 0, 0, 0),
         "field_iou": field_iou,
-        "uncertainty": 0.2,
         "mask_png": b"",
     }
 

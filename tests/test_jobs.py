@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 from verbs import rows_of, run
 
-from segpipe import decoder, measure
+from segpipe import measure
 from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
-from segpipe.models import checkpoint, networks
-from segpipe.models.predict import Predictor
+from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
 TRAIN = ["--epochs", "2", "--workers", "2", "--crops-per-image", "10"]
@@ -158,19 +157,6 @@ def test_a_probability_has_its_masks_size_and_makes_the_same_mask(segmented, tra
         assert not levels[mask == 0].any()
         clear = (mask != 0) & (np.abs(levels / 255 - card.threshold) > 0.5 / 255)
         np.testing.assert_array_equal((mask == 1)[clear], (levels / 255 > card.threshold)[clear])
-
-
-def test_uncertainty_is_what_the_scores_on_the_canvas_say(segmented, mixed, trained):
-    """False vessels expected among those that are drawn, from the network's own scores."""
-    loaded = checkpoint.load((trained / "model.safetensors").read_bytes(), "trained")
-    network = Predictor(networks.load_network(loaded))
-    for row in rows_of(segmented):
-        if row["status"] == "ok":
-            data = (mixed / row["path"]).read_bytes()
-            fitted = decoder.fit(data, loaded.card.diameter, 200.0)
-            prob = network.scores(fitted.canvas[None])[0][fitted.fov > 127].astype(float)
-            false = (1 - prob[prob >= loaded.card.threshold]).mean()
-            assert row["uncertainty"] == pytest.approx(false, abs=1e-3)
 
 
 def test_a_mask_does_not_depend_on_its_neighbours(segmented, mixed, trained, tmp_path, ray_cluster):

@@ -51,32 +51,6 @@ def test_a_calibration_is_sklearns_logistic_regression(slope, intercept):
     assert found == pytest.approx((slope, intercept), abs=0.08)
 
 
-def test_of_right_scores_the_uncertainty_is_the_mean_share_of_false_vessels():
-    """Of a thousand truths drawn from the scores, each pixel by itself."""
-    rng = np.random.default_rng(5)
-    score = rng.beta(0.3, 1.2, (40, 50)).astype(np.float32)
-    inside = rng.random(score.shape) < 0.7
-    found = score[inside] >= np.float32(0.375)
-    drawn = [
-        metrics.confusion_of(found, rng.random(found.size) < score[inside]) for _ in range(1000)
-    ]
-    false = np.mean([one.fp / (one.fp + one.tp) for one in drawn])
-    assert metrics.uncertainty(score, inside, 0.375) == pytest.approx(false, abs=0.003)
-
-
-def test_the_rank_correlation_is_pearsons_of_the_ranks():
-    first, second = [0.1, 0.4, 0.2, 0.9], [3.0, 10.0, 30.0, 20.0]
-    wanted = np.corrcoef([1, 3, 2, 4], [1, 2, 4, 3])[0, 1]
-    assert metrics.rank_correlation(first, second) == pytest.approx(wanted)
-    for few in ([0.1, 0.2], [0.1, math.nan, 0.3], [0.5, 0.5, 0.5]):
-        assert math.isnan(metrics.rank_correlation(few, few))
-
-
-def test_nothing_that_is_vessel_is_wholly_uncertain():
-    nothing = np.zeros((4, 4), np.float32)
-    assert metrics.uncertainty(nothing, nothing == 0, 0.5) == 1
-
-
 def test_without_one_of_the_classes_nothing_is_calibrated():
     score, truth = pixels("smooth")
     assert metrics.fit_calibration(counted(score, truth & False)) == (1.0, 0.0)
