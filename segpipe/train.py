@@ -74,7 +74,8 @@ class TrainConfig:
     place: str = "photograph"
     """Where crops lie: in the photograph, around a pixel of its field, or the whole field."""
     augmentation: str = "none"
-    """Random changes of crops: none, wnet (as for the W-Net), or wide (for other cameras)."""
+    """Random changes of crops: none, wnet (as for the W-Net), wide (for other cameras), or
+    wider (for those with fewer pixels too)."""
     loss: str = "nll"
     """nll (negative log-likelihood), or nll+dice (and 1 - soft Dice of the vessels)."""
     lr: float = 1e-3

@@ -25,6 +25,7 @@ from segpipe.data.crops import (
     crop,
     crop_corner,
     draw_change,
+    soften,
     tint,
     turn,
 )
@@ -382,16 +383,36 @@ def test_gains_and_gamma_are_numpys_power_of_each_channel():
     assert (tint(image, change)[0, 0] == 0).all()
 
 
+@pytest.mark.parametrize("detail", [0.125, 0.25, 0.5])  # elsewhere Pillow weighs edges otherwise
+def test_less_detail_is_pillows_reduction_and_enlargement(photograph, detail):
+    image = photograph[0][:SIZE, :SIZE]
+    small = Image.fromarray(image).resize((round(SIZE * detail),) * 2, Image.Resampling.BOX)
+    wanted = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BILINEAR), int)
+    difference = soften(image, detail) - wanted
+    assert np.abs(difference).max() <= 2  # both round twice
+    assert np.abs(wanted - image).mean() > 2 * np.abs(difference).mean()
+
+
+def test_less_detail_changes_the_photograph_and_not_the_label(photograph):
+    soft = replace(STILL, detail=(0.4, 0.4))
+    image, label = crop(*photograph, 3, 1, 2, 0, SIZE, soft)
+    wanted_image, wanted_label = window(photograph, 2, 0)
+    np.testing.assert_array_equal(image, soften(wanted_image, 0.4))
+    np.testing.assert_array_equal(label, wanted_label)
+    for detail in (1.0, 1.6):
+        assert soften(wanted_image, detail) is wanted_image
+
+
 def test_new_numbers_leave_the_old_ones_alone():
-    wide = replace(Augmentation(), gain=(0.5, 2.0), gamma=(0.5, 2.0))
+    wide = replace(Augmentation(), gain=(0.5, 2.0), gamma=(0.5, 2.0), detail=(0.3, 0.9))
     old, new = (draw_change(1, 2, 3, 4, ranges) for ranges in (Augmentation(), wide))
-    assert replace(new, gains=old.gains, gamma=old.gamma) == old
-    assert len({*new.gains, new.gamma}) == 4
+    assert replace(new, gains=old.gains, gamma=old.gamma, detail=old.detail) == old
+    assert len({*new.gains, new.gamma, new.detail}) == 5
     assert old.gains == (1, 1, 1)
     assert old.gamma == 1
 
 
-@pytest.mark.parametrize("name", ["wnet", "wide"])
+@pytest.mark.parametrize("name", ["wnet", "wide", "wider"])
 def test_no_augmentation_lights_the_frame(name):
     black = np.zeros((8, 8, 3), np.uint8)
     for k in range(50):

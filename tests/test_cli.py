@@ -103,7 +103,7 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--precision", "fp16"], "choose fp32, bf16"),
         (["--recipe", "resnet"], "--recipe resnet: choose from segnet-lite, resunet"),
         (["--recipe"], "--recipe"),
-        (["--augmentation", "more"], "choose none, wnet, wide"),
+        (["--augmentation", "more"], "choose none, wnet, wide, wider"),
         (["--place", "here"], "choose photograph, field, whole"),
         (["--loss", "dice"], "choose nll, nll+dice"),
         (["--average", "1"], "--average 1.0: must be 0 or more, and below 1"),

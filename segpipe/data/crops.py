@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -50,20 +50,26 @@ class Augmentation:
     """Factor of each channel by itself: a camera's white balance."""
     gamma: Range = (1.0, 1.0)
     """Exponent of the levels, on a scale from 0 to 1."""
+    detail: Range = (1.0, 1.0)
+    """Size of the photograph, of the crop's: a crop is reduced to it and enlarged again. Above 1
+    it is left as it is."""
 
 
+WIDE = Augmentation(
+    degrees=(-180.0, 180.0),
+    scale=(0.85, 1.2),
+    saturation=(0.7, 1.3),
+    gain=(0.9, 1.1),
+    gamma=(0.8, 1.25),
+)
 AUGMENTATIONS = {
     "none": None,
     "wnet": Augmentation(),
-    "wide": Augmentation(
-        degrees=(-180.0, 180.0),
-        scale=(0.85, 1.2),
-        saturation=(0.7, 1.3),
-        gain=(0.9, 1.1),
-        gamma=(0.8, 1.25),
-    ),
+    "wide": WIDE,
+    "wider": replace(WIDE, detail=(0.4, 1.6)),
 }
-"""By name. `wide` is for cameras that were not seen: any direction, more scales, other colours."""
+"""By name. `wide` is for cameras that were not seen: any direction, more scales, other colours;
+`wider` for those with fewer pixels too: every other crop has less detail."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Change:
     hue: float
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
     gamma: float = 1.0
+    detail: float = 1.0
 
 
 UNCHANGED = Change(False, False, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
@@ -129,6 +136,7 @@ def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation)
             rng.uniform(*ranges.gain),
         ),
         gamma=rng.uniform(*ranges.gamma),
+        detail=rng.uniform(*ranges.detail),
     )
 
 
@@ -167,7 +175,8 @@ def crop(
 
     -> image [size, size, 3] uint8, label [size, size] uint8. `place` is one of PLACES. Without
     augmentation those inside the photograph are views of the window at crop_corner. With it the
-    window's content is mirrored, turned and scaled about the window's centre, then tinted; what
+    window's content is mirrored, turned and scaled about the window's centre, then softened and
+    tinted; what
     comes from beyond the photograph is black and OUTSIDE. Bit-identical in every process on
     processors of one kind: others may round a bilinear weight otherwise. Raises ValueError for a
     size that does not fit.
@@ -185,7 +194,7 @@ def crop(
         return image[window], label[window]
     change = draw_change(seed, epoch, index, k, augmentation)
     turned, turned_label = turn(image, label, top, left, size, change)
-    return tint(turned, change), turned_label
+    return tint(soften(turned, change.detail), change), turned_label
 
 
 def turn(
@@ -223,6 +232,16 @@ def turn(
         )
     )
     return np.asarray(turned, np.uint8), np.asarray(turned_label, np.uint8)
+
+
+def soften(image: Image8, detail: float) -> Image8:
+    """image [S, S, 3] uint8 as if photographed at `detail` of its size; as it is from 1 on."""
+    if detail >= 1:
+        return image
+    side = max(1, round(len(image) * detail))
+    reduced = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    back = (image.shape[1], image.shape[0])
+    return np.asarray(cv2.resize(reduced, back, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def tint(image: Image8, change: Change) -> Image8:
