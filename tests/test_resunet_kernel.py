@@ -166,6 +166,6 @@ def test_a_width_that_the_loop_does_not_know_is_refused(width):
 
 def test_weights_of_another_shape_are_refused():
     state = {name: tensor.numpy() for name, tensor in ResUNet(8).state_dict().items()}
-    state["up.1.layers.3.weight"] = state["up.1.layers.3.weight"][:, :4]
-    with pytest.raises(ValueError, match=r"up\.1\.layers\.3\.weight: \(16, 4, 3, 3\), wanted"):
+    state["up.3.layers.3.weight"] = state["up.3.layers.3.weight"][:, :4]
+    with pytest.raises(ValueError, match=r"up\.3\.layers\.3\.weight: \(8, 4, 3, 3\), wanted"):
         kernels.ResUNetScores(state, VESSEL, BACKGROUND)
