@@ -9,10 +9,10 @@ on the four photographs held back. Writes results/ablations.md of the rows that 
 
 from __future__ import annotations
 
-import csv
 import sys
+from pathlib import Path
 
-from common import ROOT, drive, facts, run, write
+from common import ROOT, drive, facts, history_of, minutes_of, run, write
 
 from segpipe import metrics
 from segpipe.data.classes import OUTSIDE, VESSEL
@@ -23,8 +23,8 @@ from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
 from segpipe.stream import canvas
 
-FLAGS = "--recipe resunet --validation-images 4"
 HELD_BACK = 4
+FLAGS = f"--recipe resunet --validation-images {HELD_BACK}"
 SHORT = "--epochs 8"  # of 120 steps
 ROWS = {
     "the recipe": SHORT,
@@ -42,6 +42,10 @@ ROWS = {
     "rate 1e-3": f"{SHORT} --lr 1e-3",
     "twice the width": f"{SHORT} --width 16",
 }
+
+
+def folder(name: str) -> Path:
+    return ROOT / "runs" / "ablations" / name.replace(" ", "-")
 
 
 def judged(weights: bytes) -> dict[str, float]:
@@ -63,8 +67,7 @@ def main() -> None:
         raise SystemExit(f"{', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
     for name in sys.argv[1:] or ROWS:
         words = f"{FLAGS} {ROWS[name]}".split()
-        output = ROOT / "runs" / "ablations" / name.replace(" ", "-")
-        run(["-m", "jobs.train", *words, "--data", drive(), "--output", output])
+        run(["-m", "jobs.train", *words, "--data", drive(), "--output", folder(name)])
     lines = [
         *facts("python benchmarks/ablations.py"),
         "Four photographs of DRIVE's training split, held back: loss a pixel, AUC, AP and Dice of",
@@ -74,17 +77,15 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for name, changed in ROWS.items():
-        output = ROOT / "runs" / "ablations" / name.replace(" ", "-")
+        output = folder(name)
         if not (output / "model.safetensors").exists():
             continue
-        with (output / "history.csv").open() as file:
-            history = list(csv.DictReader(file))
-        minutes = sum(float(row["seconds"]) for row in history) / 60
+        history = history_of(output)
         loss = min(float(row["val_loss"]) for row in history)
         found = judged((output / "model.safetensors").read_bytes())
         lines.append(
             f"| {name}: `{changed}` | {loss:.4f} | {found['auc']:.4f} | "
-            f"{found['average_precision']:.4f} | {found['dice']:.4f} | {minutes:.1f} |"
+            f"{found['average_precision']:.4f} | {found['dice']:.4f} | {minutes_of(history):.1f} |"
         )
     write("ablations.md", lines)
 

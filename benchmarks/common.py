@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -82,6 +83,17 @@ def facts(command: str) -> list[str]:
         f"- command: {command}",
         "",
     ]
+
+
+def history_of(trained: Path) -> list[dict[str, str]]:
+    """The rows of a training's history.csv."""
+    with (trained / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def minutes_of(history: list[dict[str, str]]) -> float:
+    """What its epochs took, measuring apart."""
+    return sum(float(row["seconds"]) for row in history) / 60
 
 
 def write(name: str, lines: list[str]) -> None:

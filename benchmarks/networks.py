@@ -11,7 +11,6 @@ measured one's weights into the package. Writes results/networks.md.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -19,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, drive, facts, run, write
+from common import ROOT, drive, facts, history_of, minutes_of, run, write
 
 from segpipe.models import checkpoint, engine
 
@@ -50,8 +49,7 @@ def add(name: str, trained: Path, command: str) -> None:
         run([*words, "--checkpoint", weights, *found])
         shutil.copy(output / "metrics.json", folder / f"{data}.json")
     shutil.copy(trained / "history.csv", folder / "history.csv")
-    with (folder / "history.csv").open() as file:
-        minutes = sum(float(row["seconds"]) for row in csv.DictReader(file)) / 60
+    minutes = minutes_of(history_of(trained))
     data = weights.read_bytes()
     loaded = checkpoint.load(data, name)
     state = loaded.state.items()

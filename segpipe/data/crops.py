@@ -176,10 +176,9 @@ def crop(
     -> image [size, size, 3] uint8, label [size, size] uint8. `place` is one of PLACES. Without
     augmentation those inside the photograph are views of the window at crop_corner. With it the
     window's content is mirrored, turned and scaled about the window's centre, then softened and
-    tinted; what
-    comes from beyond the photograph is black and OUTSIDE. Bit-identical in every process on
-    processors of one kind: others may round a bilinear weight otherwise. Raises ValueError for a
-    size that does not fit.
+    tinted; what comes from beyond the photograph is black and OUTSIDE. Bit-identical in every
+    process on processors of one kind: others may round a bilinear weight otherwise. Raises
+    ValueError for a size that does not fit.
     """
     if place == "photograph":
         top, left = crop_corner(seed, epoch, index, k, label.shape[0], label.shape[1], size)

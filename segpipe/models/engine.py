@@ -125,16 +125,22 @@ def open_score(weights: bytes, engine: Engine, num_threads: int) -> Score:
     return _eager(loaded, engine.precision, "cpu", num_threads)
 
 
-def over_flips(score: Score, flips: int) -> Score:
-    """The mean of the scores of a canvas and of its mirror images, `flips` of FLIPS in all."""
+def over_flips(
+    score: Callable[..., npt.NDArray[np.float32]], flips: int, rows: int = 0
+) -> Callable[..., npt.NDArray[np.float32]]:
+    """The mean of the scores of images and of their mirror images, `flips` of FLIPS in all.
+
+    `rows` is the axis of their rows: 0 of one canvas and its field, 1 of a batch of canvases.
+    """
     if flips == 1:
         return score
 
-    def mean(canvas: npt.NDArray[np.uint8], fov: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        total = np.zeros(fov.shape, np.float32)
-        for axes in FLIPS[flips]:
-            total += np.flip(score(np.flip(canvas, axes), np.flip(fov, axes)), axes)
-        return total / np.float32(flips)
+    def mean(*images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        total: Any = 0
+        for along in FLIPS[flips]:
+            axes = tuple(rows + axis for axis in along)
+            total = total + np.flip(score(*(np.flip(image, axes) for image in images)), axes)
+        return np.asarray(total / np.float32(flips), np.float32)
 
     return mean
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
-from segpipe.models.engine import FLIPS
+from segpipe.models.engine import over_flips
 from segpipe.models.network import autocast, to_planes
 from segpipe.models.networks import folded, load_network
 
@@ -64,18 +64,14 @@ class Scorer:
     ) -> None:
         torch.set_num_threads(num_threads)
         network = folded(load_network(checkpoint.load(weights, "--checkpoint")))
-        self.predictor, self.flips = Predictor(network, device, precision), FLIPS[flips]
+        self.scores = over_flips(Predictor(network, device, precision).scores, flips, rows=1)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """canvas [N, S, S, 3] uint8 becomes score [N, S, S] float32, 0 where error is not empty."""
         canvases = batch.pop("canvas")
         score = np.zeros(canvases.shape[:3], np.float32)
         readable = batch["error"] == ""
-        for along in self.flips:
-            axes = tuple(axis + 1 for axis in along)
-            found = self.predictor.scores(np.flip(canvases[readable], axes))
-            score[readable] += np.flip(found, axes)
-        score /= np.float32(len(self.flips))
+        score[readable] = self.scores(canvases[readable])
         return batch | {"score": score}
 
 
