@@ -209,22 +209,31 @@ def scaling_curve(points: Sequence[Point], title: str, item: str, worker: str) -
 
     Both axes are logarithmic: what scales ideally is a straight line.
     """
-    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
     workers = [point.workers for point in points]
     first = points[0].rate.median / points[0].workers
     ideal = [first * number for number in workers]
     axes.plot(workers, ideal, color=QUIET, linestyle="--", label="ideal: as the first point")
     names = dict.fromkeys(name for point in points for name in point.ceilings)
-    for number, name in enumerate(names):
+    thin: dict[str, Any] = {"linewidth": 0.9, "marker": "."}
+    for name in names:
         some = [(p.workers, p.ceilings[name]) for p in points if name in p.ceilings]
-        style: dict[str, Any] = {"color": f"C{number}", "linewidth": 0.9, "marker": "."}
-        axes.plot(*zip(*some, strict=True), label=f"{name} alone", **style)
+        axes.plot(*zip(*some, strict=True), label=f"{name} alone", **thin)
+    if row := [(p.workers, p.in_a_row) for p in points if p.in_a_row]:
+        label = "parts in a row on each core"
+        axes.plot(*zip(*row, strict=True), label=label, color="black", **thin)
     median = np.asarray([point.rate.median for point in points])
     below = median - [point.rate.least for point in points]
     above = [point.rate.most for point in points] - median
-    label = "whole job, median of the repeats, least to most"
-    style = {"color": OURS, "marker": "o", "linewidth": 2, "capsize": 4, "zorder": 3}
+    label = "whole job: median, least and most of the repeats"
+    style: dict[str, Any] = {
+        "color": OURS,
+        "marker": "o",
+        "linewidth": 2,
+        "capsize": 4,
+        "zorder": 3,
+    }
     axes.errorbar(workers, median, yerr=[below, above], label=label, **style)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -234,7 +243,7 @@ def scaling_curve(points: Sequence[Point], title: str, item: str, worker: str) -
     axes.set_yticks(ticks, [scaling.figures(tick) for tick in ticks])
     axes.set(title=title, xlabel=worker, ylabel=f"{item}s/s")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     return _png(figure)
 
 

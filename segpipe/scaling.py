@@ -54,12 +54,10 @@ class Point:
     bottleneck: str | None
     startup_s: float
     end_s: float
-
-    def in_a_row(self) -> float | None:
-        """Items a second if each core did one part after the other and nothing else."""
-        if len(self.ceilings) < 2:
-            return None
-        return 1 / sum(1 / rate for rate in self.ceilings.values())
+    in_a_row: float | None
+    """Items a second if each core did one part after the other and nothing else. None where a GPU
+    does one beside the cores', or where parts are missing.
+    """
 
 
 def points(rows: Sequence[Row]) -> list[Point]:
@@ -75,6 +73,9 @@ def points(rows: Sequence[Row]) -> list[Point]:
             part: statistics.median(row["rate"] for row in here if row["part"] == part)
             for part in parts
         }
+        job = jobs[0]
+        whole = len(PARTS[job["job"]]) > 1 and job["device"] != "cuda"
+        whole = whole and set(ceilings) == set(PARTS[job["job"]])
         stalls = [row["stall"] for row in jobs if row["stall"] is not None]
         found.append(
             Point(
@@ -85,9 +86,14 @@ def points(rows: Sequence[Row]) -> list[Point]:
                 statistics.mode(row["bottleneck"] for row in jobs),
                 statistics.median(row["startup_s"] for row in jobs),
                 statistics.median(row["end_s"] for row in jobs),
+                _in_a_row(ceilings) if whole else None,
             )
         )
     return found
+
+
+def _in_a_row(rates: dict[str, float]) -> float:
+    return 1 / sum(1 / rate for rate in rates.values())
 
 
 def efficiency(point: Point, first: Point) -> float:
@@ -98,16 +104,17 @@ def efficiency(point: Point, first: Point) -> float:
     return point.rate.median / first.rate.median * first.workers / point.workers
 
 
-def steady_rate(finished: npt.NDArray[np.float64], workers: int) -> float | None:
-    """Items a second from when each worker could have finished one to the end; None for too few.
+def steady_rate(finished: npt.NDArray[np.float64], at_once: int) -> float | None:
+    """Items a second after the first `at_once` were finished; None where there are no more.
 
-    `finished` holds each item's time in seconds. Counted from the first item on, the others that
-    were nearly done by then would come as a gift that grows with the workers.
+    `finished` holds each item's time in seconds, in any order. Those that are worked on at once are
+    left out: counted from the first item on, the others that were nearly done by then would come
+    as a gift that grows with the workers.
     """
     times = np.sort(finished)
-    if len(times) <= workers or times[-1] <= times[workers - 1]:
+    if len(times) <= at_once or times[-1] <= times[at_once - 1]:
         return None
-    return float((len(times) - workers) / (times[-1] - times[workers - 1]))
+    return float((len(times) - at_once) / (times[-1] - times[at_once - 1]))
 
 
 def steady(steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -126,8 +133,7 @@ def table(rows: Sequence[Row], facts: Sequence[str]) -> str:
     found, (first, *_) = points(rows), rows
     job, mode = first["job"], first["mode"]
     parts = [part for part in PARTS[job] if any(part in point.ceilings for point in found)]
-    on_cpus = first["device"] != "cuda"
-    in_a_row = len(parts) > 1 and on_cpus
+    in_a_row = any(point.in_a_row for point in found)
     heads = ["workers", f"{ITEM[job]}s/s", "efficiency"]
     heads += [f"{part} alone" for part in parts] + ["parts in a row"] * in_a_row
     heads += ["stall", "bottleneck", "start-up, s", "end, s"]
@@ -136,7 +142,7 @@ def table(rows: Sequence[Row], facts: Sequence[str]) -> str:
         cells = [str(point.workers), point.rate.told()]
         cells.append(f"{efficiency(point, found[0]):.2f}")
         ceilings: list[float | None] = [point.ceilings.get(part) for part in parts]
-        for ceiling in ceilings + [point.in_a_row()] * in_a_row:
+        for ceiling in ceilings + [point.in_a_row] * in_a_row:
             cells.append(_beside(point.rate.median, ceiling))
         cells.append(DASH if point.stall is None else f"{point.stall:.1%}")
         cells += [point.bottleneck or DASH, f"{point.startup_s:.1f}", f"{point.end_s:.1f}"]
