@@ -414,7 +414,8 @@ def scaled(output: Path, *flags: object) -> tuple[list[dict], dict[str, str]]:
             for pid in family(job.process.pid)[1:]:
                 # read in this order: a process that just began is pinned before it has its name
                 command = command_of(pid)
-                if "segpipe" in command or "ray" in command:
+                mine = command.startswith("git ")  # the experiment's own, for the commit
+                if ("segpipe" in command or "ray" in command) and not mine:
                     seen[command] = allowed(pid) or seen.get(command, "")
             return not job.runs()
 
