@@ -52,6 +52,12 @@ class Key(NamedTuple):
     def of(cls, row: Row) -> Key:
         return cls(row["repeat"], row["workers"], row["part"])
 
+    @property
+    def told(self) -> str:
+        workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        when = f"repeat {self.repeat}" if self.repeat else "to warm up"
+        return f"{self.part} with {workers}, {when}"
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -150,10 +156,7 @@ def _run(experiment: Experiment, key: Key, words: Sequence[object], env: dict[st
     command = [sys.executable, *map(str, words)]
     ended = pinned.run(command, experiment.cores_of(key.workers), env)
     if ended.code:
-        raise Unfinished(
-            f"{key.part} with {key.workers} workers, repeat {key.repeat}: exit code {ended.code}: "
-            f"{ended.last_word}"
-        )
+        raise Unfinished(f"{key.told}: exit code {ended.code}: {ended.last_word}")
     return ended
 
 
@@ -350,8 +353,10 @@ def _versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
     """Of the code that runs, "-dirty" where it was changed since; None without a repository."""
-    here = Path(__file__).parent
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps within another project's repository
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -129,7 +129,7 @@ class ScaleConfig:
             "--ceiling-seconds": self.ceiling_seconds,
             "photographs": images,
             "machine": measurement.machine(),
-            "RAY_ADDRESS": "RAY_ADDRESS" in os.environ,
+            "RAY_ADDRESS": _on_cluster(),
         }
 
     def wanted(self, parts: Sequence[str]) -> list[Key]:
@@ -181,7 +181,7 @@ def _open(config: ScaleConfig) -> Experiment:
             f"--workers {most}: more than the {flags['batch_size']} crops of a batch, lower it or "
             "raise --batch-size"
         )
-    cluster = "RAY_ADDRESS" in os.environ
+    cluster = _on_cluster()
     gpus = [] if cluster or config.device == "cpu" else _gpus()
     if config.device == "gpu" and not gpus and not cluster:
         raise UserError("--device gpu: this machine has no GPU, use --device cpu or auto")
@@ -203,6 +203,10 @@ def _open(config: ScaleConfig) -> Experiment:
         images=images,
         image_bytes=image_bytes,
     )
+
+
+def _on_cluster() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _cluster_device(config: ScaleConfig) -> str:
@@ -257,10 +261,8 @@ def _measure_all(
     measurement.measure(experiment, Key(0, smallest, JOB), rows)
     for number, key in enumerate(todo):
         held.check()
-        workers = f"{key.workers} worker{'s' * (key.workers > 1)}"
-        text = f"{number + 1}/{len(todo)}, {key.part} with {workers}, repeat {key.repeat}"
-        left = _time_left(todo[number:], rows)
-        progress.show(f"{text}{_last(rows)}, {left}", always=True)
+        text = f"{number + 1}/{len(todo)}, {key.told}{_last(rows)}"
+        progress.show(f"{text}, {_time_left(todo[number:], rows)}", always=True)
         rows.append(measurement.measure(experiment, key, rows))
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         experiment.output.put(RESULTS, lines.encode())

@@ -499,12 +499,12 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
 
 @pytest.mark.cluster
 def test_a_measurement_that_fails_is_told_by_its_own_last_line(labelled, tmp_path):
-    """A training set that loses a label after the flags were looked at: here, from the start."""
+    """A training set that lacks a label."""
     broken = tmp_path / "set"
     subprocess.run(["cp", "-r", labelled, broken], check=True)
     (broken / "training/1st_manual/03_manual1.gif").unlink()
     words = ["-m", "segpipe", "scale", "--job", "train", "--data", broken, *TINY]
     done = finish(*words, "--output", tmp_path / "out")
     assert done.returncode == 1
-    assert "job with 1 workers, repeat 0: exit code 2: segpipe train: " in done.stderr
+    assert "job with 1 worker, to warm up: exit code 2: segpipe train: " in done.stderr
     assert "03_manual1.gif" in done.stderr.splitlines()[-1]
