@@ -256,7 +256,8 @@ def _measure_all(
     """Measure in this order; each line is stored before the next measurement begins."""
     progress = Progress("scale")
     smallest = min(key.workers for key in todo)
-    progress.show(f"warming up, {len(todo)} measurements to do", always=True)
+    plural = "s" * (len(todo) > 1)
+    progress.show(f"warming up, {len(todo)} measurement{plural} to do", always=True)
     # fills caches, builds kernels, chooses the engine; in no line
     measurement.measure(experiment, Key(0, smallest, JOB), rows)
     for number, key in enumerate(todo):

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from processes import command_of, family, finish, running, wait_until
+from processes import command_of, family, finish, ray_nodes, running, token, wait_until
 from verbs import run
 
 from segpipe import measurement, pinned, plots, scale, scaling
@@ -495,6 +495,19 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
     assert [member for member in members if member.is_running()] == []
     assert sleepers(str(tmp_path)) == []
     assert not (tmp_path / "out" / "_segpipe" / "run").exists()
+
+
+@pytest.mark.cluster
+def test_on_a_cluster_nothing_is_pinned_and_the_table_says_so(archive, tmp_path):
+    words = ["-m", "segpipe", "scale", "--job", "segment", "--input", archive, *TINY]
+    env = token()
+    with ray_nodes([2], env) as cluster:
+        joined = env | {"RAY_ADDRESS": cluster.address}
+        done = finish(*words, "--output", tmp_path / "out", env=joined)
+    assert done.returncode == 0, done.stderr
+    (job,) = lines_of(str(tmp_path / "out"))
+    assert (job["part"], job["device"], job["cores"], job["cpu_s"]) == ("job", "cpu", None, None)
+    assert "RAY_ADDRESS. Nothing is pinned" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.cluster
