@@ -5,6 +5,7 @@ Run: pytest tests/test_scale.py, and with -m cluster what takes longer.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -405,7 +406,7 @@ def allowed(pid: int) -> str:
     return text.partition("Cpus_allowed_list:")[2].split("\n")[0].strip()
 
 
-def scaled(output: Path, *flags: object) -> tuple[list[dict], dict[str, str]]:
+def scaled(output: Path | str, *flags: object) -> tuple[list[dict], dict[str, str]]:
     """Lines of a real experiment, and the cores of all processes that its measurements had."""
     seen: dict[str, str] = {}
     with running("-m", "jobs.scale", "--output", output, *TINY, *flags) as job:
@@ -468,17 +469,24 @@ def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_real_experiment_goes_on_with_what_is_missing(archive, tmp_path):
-    output = tmp_path / "out"
-    flags = ["--job", "segment", "--input", archive, "--ceiling-seconds", 0.2]
+def test_a_real_experiment_goes_on_with_what_is_missing(archive, s3, request):
+    """From a bucket into a bucket, where the parts that fetch and write are measured too."""
+    photographs = s3.folder / request.node.name / "photographs"
+    shutil.copytree(archive, photographs)
+    place = f"{s3.uri}/{request.node.name}"
+    output = open_store(f"{place}/out")
+    flags = ["--job", "segment", "--input", f"{place}/photographs", "--ceiling-seconds", 0.2]
     flags += ["--checkpoint", "segnet-lite"]
-    before, _ = scaled(output, *flags)
-    text = (output / "results.jsonl").read_text().splitlines(keepends=True)
-    (output / "results.jsonl").write_text("".join(text[:-1]))
-    after, _ = scaled(output, *flags)
+    before, _ = scaled(output.uri(), *flags)
+    assert [line["part"] for line in before] == ["job", *scaling.PARTS["segment"]]
+    lines = output.get("results.jsonl").splitlines(keepends=True)
+    output.put("results.jsonl", b"".join(lines[:-1]))
+    after, _ = scaled(output.uri(), *flags)
     assert after[:-1] == before[:-1]
     assert after[-1]["part"] == "write"
     assert after[-1]["time"] > before[-1]["time"]
+    left = {entry.key for entry in output.list()}
+    assert left == {"results.jsonl", "scaling.png", "table.md", "_segpipe/settings.json"}
 
 
 @pytest.mark.cluster
