@@ -469,6 +469,7 @@ def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_a_real_experiment_goes_on_with_what_is_missing(archive, s3, request):
     """From a bucket into a bucket, where the parts that fetch and write are measured too."""
     photographs = s3.folder / request.node.name / "photographs"
