@@ -61,16 +61,22 @@ class Ended:
 
 def own_cores() -> list[int]:
     """The cores that this process may use, one of each physical core first."""
-    first: list[tuple[int, str]] = []
-    second: list[tuple[int, str]] = []
-    for core in sorted(os.sched_getaffinity(0)):
-        try:
-            siblings = Path(SIBLINGS.format(core)).read_text()
-        except OSError:  # a machine that does not tell
-            siblings = str(core)
-        seen = siblings in {told for _, told in first}
-        (second if seen else first).append((core, siblings))
-    return [core for core, _ in first + second]
+    cores = sorted(os.sched_getaffinity(0))
+    first = {_siblings(core): core for core in reversed(cores)}
+    return [*sorted(first.values()), *sorted(set(cores) - set(first.values()))]
+
+
+def num_physical(cores: Sequence[int]) -> int:
+    """How many physical cores these are: two hyperthreads are one."""
+    return len({_siblings(core) for core in cores})
+
+
+def _siblings(core: int) -> str:
+    """The hyperthreads of its physical core, as the kernel writes them."""
+    try:
+        return Path(SIBLINGS.format(core)).read_text().strip()
+    except OSError:  # a machine that does not tell
+        return str(core)
 
 
 def run(words: Sequence[str], cores: Sequence[int] | None, env: Mapping[str, str]) -> Ended:

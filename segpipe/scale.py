@@ -1,9 +1,11 @@
 """Scale: the same job with more and more workers, each time on as many cores, beside its ceilings.
 
-results.jsonl            a line a finished measurement; docs/scaling.md names the fields
-table.md, scaling.png    what they add up to
-_segpipe/settings.json   what they were made with
-_segpipe/run/            what the measurement at hand writes; gone afterwards
+    results.jsonl            a line a finished measurement; docs/scaling.md names the fields
+    table.md, scaling.png    what they add up to
+    _segpipe/settings.json   what they were made with
+    _segpipe/run/            what the measurement at hand writes; gone afterwards
+
+This process measures nothing itself: it starts others, one after another.
 """
 
 from __future__ import annotations
@@ -318,7 +320,7 @@ def _facts(config: ScaleConfig, experiment: Experiment, rows: Sequence[Row]) -> 
         lines.append("- cluster: the one at RAY_ADDRESS. Nothing is pinned, and no part is alone.")
     else:
         cores = {n: experiment.cores_of(n) or [] for n in sorted(config.workers)}
-        told = "; ".join(f"{n}: {' '.join(map(str, of_n))}" for n, of_n in cores.items())
+        told = "; ".join(f"{n}: {_named(of_n)}" for n, of_n in cores.items())
         lines.append(f"- all processes of a point are pinned to its cores (workers: cores): {told}")
     for_each = "a worker" if config.mode == "weak" else "a point"
     if config.job == "segment":
@@ -336,6 +338,13 @@ def _facts(config: ScaleConfig, experiment: Experiment, rows: Sequence[Row]) -> 
             f"{flags['crops_per_image']} an image and epoch {for_each}, {flags['epochs']} epochs"
         )
     return lines
+
+
+def _named(cores: Sequence[int]) -> str:
+    """Cores by number; hyperthreads are told, as two of them are not two cores."""
+    physical = pinned.num_physical(cores)
+    shared = f" (of {physical} physical)" if physical < len(cores) else ""
+    return " ".join(map(str, cores)) + shared
 
 
 def _command(config: ScaleConfig) -> str:

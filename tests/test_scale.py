@@ -377,6 +377,7 @@ def test_cores_are_taken_one_of_each_physical_core_first(tmp_path, monkeypatch):
     monkeypatch.setattr(pinned, "SIBLINGS", str(tmp_path / "{}"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert pinned.own_cores() == [0, 2, 1, 3]
+    assert [pinned.num_physical(cores) for cores in ([0, 2], [0, 1], [0, 2, 1])] == [2, 1, 2]
 
 
 RAYS_CORES = """
