@@ -5,38 +5,36 @@
 The plain loop as a user runs it and under the allocator of segpipe's eager engines, the pipeline of
 Ray Data's documentation, and segpipe: first over as many images (in parentheses below), last over
 four times as many, as it takes seconds where they take minutes. Then the machine's ceiling: cores
-divided by the CPU seconds per image of decode, model, encode and write, each alone (ceiling.py), by
-one process and by a process on each core at once; and the truth of the masks. Needs DRIVE below
-SEGPIPE_DATA and the loops in SEGPIPE_BASELINES. A quarter of an hour on 2 cores. Writes
-results/segmentation.md. Rates are steady ones; seconds are of whole processes.
+divided by the seconds per image of fetch, decode, model and write, each alone (segpipe.ceilings),
+on one core and on all at once; and the truth of the masks. Needs DRIVE below SEGPIPE_DATA and the
+loops in SEGPIPE_BASELINES. A quarter of an hour on 2 cores. Writes results/segmentation.md. Rates
+are steady ones; seconds are of whole processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from common import drive, facts, last_json, loops, many_images, run, write
 
-from segpipe import metrics, runtime
+from segpipe import metrics, pinned, runtime
 from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, engine
+from segpipe.scaling import PARTS as PARTS_OF
 from segpipe.storage import open_store
 
 MODEL = "segnet-lite"  # what the plain loops run
 MORE = 4  # times as many images for segpipe's steady rate
-ROUNDS = 20  # of ceiling.py over DRIVE's 40 photographs
-PARTS = ("decode", "model", "encode", "write")
+ALONE_S = 20  # seconds for which each part is repeated
+PARTS = PARTS_OF["segment"]
 
 
 class Speed(NamedTuple):
@@ -63,12 +61,15 @@ def by_ray_documentation(images: Path, output: Path) -> Speed:
     return Speed(last_json(printed)["steady_images_per_second"], seconds)
 
 
-def parts_alone(at_once: int) -> dict[str, float]:
-    """CPU ms per image of each part, mean of so many processes at once."""
-    words = [Path(__file__).with_name("ceiling.py"), "--rounds", ROUNDS]
-    with ThreadPoolExecutor(at_once) as pool:
-        found = [last_json(done) for _, done in pool.map(lambda _: run(words), range(at_once))]
-    return {part: statistics.mean(one[part] for one in found) for part in PARTS}
+def parts_alone(images: Path, output: Path, cores: list[int]) -> dict[str, float]:
+    """Milliseconds of a core per image of each part, by a process on each of these at once."""
+    chosen = engine.select(engine.find_trials(checkpoint.read(MODEL), "cpu"), "auto", "auto")
+    words = ["--input", images, "--output", output, "--checkpoint", MODEL, "--seconds", ALONE_S]
+    words += ["--engine", chosen.compile, chosen.precision, "--cores", *cores]
+    rates = {
+        part: last_json(run(["-m", "segpipe.ceilings", part, *words])[1])["rate"] for part in PARTS
+    }
+    return {part: 1000 * len(cores) / rate for part, rate in rates.items()}
 
 
 def truth(model: str, compiled: engine.Engine) -> tuple[float, list[float]]:
@@ -102,7 +103,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=1000)
     count = parser.parse_args().images
-    cores = os.cpu_count() or 1
+    cores = pinned.own_cores()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         images = many_images(work / "images", count)
@@ -112,6 +113,10 @@ def main() -> None:
         same = by_plain_loop(images, work / "same", runtime.model_env()["env_vars"])
         documentation = by_ray_documentation(images, work / "documentation")
         ours, summary = by_segpipe(many, work / "ours")
+        alone = {
+            name: parts_alone(images, work / "alone", taken)
+            for name, taken in (("one core", cores[:1]), ("all cores at once", cores))
+        }
     rows = {
         "plain loop, as a user runs it (glibc)": loop,
         "plain loop, jemalloc with huge pages that keeps its pages": same,
@@ -139,14 +144,15 @@ def main() -> None:
         f"Stages of the last run, ms on the clock of a worker per image: {told}. Bottleneck: "
         f"{summary['bottleneck']}.",
         "",
-        "| CPU ms per image, each part alone | " + " | ".join(PARTS) + " | sum | ceiling, images/s "
+        "| ms of a core per image, each part alone | "
+        + " | ".join(PARTS)
+        + " | sum | ceiling, images/s "
         "| segpipe's share |",
         "|---|" + "---|" * (len(PARTS) + 3),
     ]
-    for name, at_once in (("one process", 1), ("a process on each core at once", cores)):
-        parts = parts_alone(at_once)
+    for name, parts in alone.items():
         total = sum(parts.values())
-        ceiling = cores * 1000 / total
+        ceiling = len(cores) * 1000 / total
         figures = " | ".join(f"{parts[part]:.2f}" for part in PARTS)
         lines.append(
             f"| {name} | {figures} | {total:.2f} | {ceiling:.0f} | {ours.rate / ceiling:.2f} |"

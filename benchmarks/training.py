@@ -4,8 +4,9 @@
 
 The lecture's loop in plain PyTorch as a user runs it and under the allocator of segpipe's workers;
 segpipe on 2 workers, in fp32 and in bf16; the same step under bare torchrun with its crops in
-memory (bare_ddp.py). Then the losses of segpipe's first 100 steps against a plain loop of torch's
-own layers over the same crops from the same weights; and where each network's step spends its time.
+memory (segpipe.bare_ddp). Then the losses of segpipe's first 100 steps against a plain loop of
+torch's own layers over the same crops from the same weights; and where each network's step spends
+its time.
 Needs DRIVE below SEGPIPE_DATA and lecture_train.py in SEGPIPE_BASELINES. Twenty minutes on 2
 cores. Writes results/training.md. Rates are steady ones; seconds are of whole processes.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ROOT, drive, facts, last_json, loops, run, write
+from common import drive, facts, last_json, loops, run, write
 from torch import nn
 
 from segpipe import runtime
@@ -105,12 +106,12 @@ def plain(env: dict[str, str]) -> tuple[float, float]:
 
 
 def peer(env: dict[str, str], model: str, *flags: object) -> float:
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", 2, ROOT / "benchmarks/bare_ddp.py"]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "-m", "segpipe.bare_ddp"]
     _, printed = run(
         [*words, drive(), "--model", model, "--steps", PEER_STEPS[model], *flags],
         env | {"OMP_NUM_THREADS": "1"},
     )
-    return float(last_json(printed)["crops_per_second"])
+    return float(last_json(printed)["rate"])
 
 
 def crops(diameter: float) -> Cropper:

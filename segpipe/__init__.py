@@ -37,12 +37,17 @@ In the order in which data flows:
     runtime.py    starting or joining Ray, what every worker is told, progress
     stream.py     the crop stream that feeds Ray Train
     ddp.py        one worker of a training
+    bare_ddp.py   its step under bare torchrun
     stages.py     what Ray Data does to a photograph before and after the network
+    ceilings.py   each part of segmenting alone, on pinned cores
+    pinned.py     a command on some cores, and what it used
+    measurement.py   one measurement of a scaling experiment
+    scaling.py    measurements -> efficiencies and a table
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive
     evaluation_report.py   figures, page and table of an evaluation
-    train.py  segment.py  evaluate.py  shipped.py (models)  status.py  demo.py   one verb each: a
-                  frozen config and one function
+    train.py  segment.py  evaluate.py  scale.py  shipped.py (models)  status.py  demo.py   one verb
+                  each: a frozen config and one function
     cli.py        `segpipe <verb>`
 """
 

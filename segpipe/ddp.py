@@ -97,14 +97,8 @@ class TrainJob:
 
     def compiled_problem(self) -> str:
         """Why the network's compiled loop cannot be used here, or ''."""
-        if self.plan.crop_size % 2:
-            return "the compiled loop wants crops of an even side"
-        if self.loss != "nll":
-            return "the compiled loop has no other loss than nll"
-        problem = engine.compiled_problem(self.model, self.width, self.precision, self.device)
-        if not problem and self.model != CompiledLoss.MODEL:
-            return f"the compiled form of {self.model} does not train"
-        return problem
+        kind = self.model, self.width, self.precision, self.device
+        return engine.training_problem(*kind, self.plan.crop_size, self.loss)
 
 
 def finished(state: State, epochs: int, patience: int | None) -> bool:
@@ -190,7 +184,8 @@ class Session:
         plan = self.job.plan
         self.loss.train()
         losses = torch.zeros(plan.steps_per_epoch, device=self.device)
-        clock = np.zeros((plan.steps_per_epoch, 2))  # seconds: waiting for data, in the step
+        # seconds: waiting for data, in the step, and since 1970 at its end
+        clock = np.zeros((plan.steps_per_epoch, 3))
         checked = 0
         start = last = time.perf_counter()
         for step in range(plan.steps_per_epoch):
@@ -201,7 +196,7 @@ class Session:
                 self._check(self._sum(losses[checked : step + 1]), checked)
                 checked = step + 1
             now = time.perf_counter()
-            clock[step] = came - last, now - came
+            clock[step] = came - last, now - came, time.time()
             last = now
             self._tell(step + 1, now - start, losses[step] / len(batch["slot"]))
         seconds = last - start
@@ -212,8 +207,11 @@ class Session:
                 "learning_rate": f"{self._rate(step):.9g}",
                 "wait_s": f"{wait:.6f}",
                 "step_s": f"{work:.6f}",
+                "ended": f"{ended:.6f}",
             }
-            for step, (loss, (wait, work)) in enumerate(zip(losses.tolist(), clock, strict=True))
+            for step, (loss, (wait, work, ended)) in enumerate(
+                zip(losses.tolist(), clock, strict=True)
+            )
         ]
         rate = plan.steps_per_epoch * plan.batch_size / seconds
         loss = float(losses.mean())

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from segpipe import metrics
+from segpipe import metrics, scaling
 from segpipe.data.classes import CLASSES
 from segpipe.metrics import Confusion, Counts
+from segpipe.scaling import Point
 
 FALSE_ALARM, MISSED = (230, 60, 40), (60, 120, 255)  # RGB
 OURS, SECOND, QUIET = "#1f6f8b", "#c4512d", "#777777"  # network, second observer, references
@@ -201,3 +202,53 @@ def reliability(counts: Counts, threshold: float) -> bytes:
         axes.grid(alpha=0.3)
     above.legend(loc="lower right")
     return _png(figure)
+
+
+def scaling_curve(points: Sequence[Point], title: str, item: str, worker: str) -> bytes:
+    """The rate of each point, with its repeats as error bars, and what its ceilings allow.
+
+    Both axes are logarithmic: what scales ideally is a straight line.
+    """
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.subplots()
+    workers = [point.workers for point in points]
+    first = points[0].rate.median / points[0].workers
+    ideal = [first * number for number in workers]
+    axes.plot(workers, ideal, color=QUIET, linestyle="--", label="ideal: as the first point")
+    names = dict.fromkeys(name for point in points for name in point.ceilings)
+    thin: dict[str, Any] = {"linewidth": 0.9, "marker": "."}
+    for name in names:
+        some = [(p.workers, p.ceilings[name]) for p in points if name in p.ceilings]
+        axes.plot(*zip(*some, strict=True), label=f"{name} alone", **thin)
+    if row := [(p.workers, p.in_a_row) for p in points if p.in_a_row]:
+        label = "parts in a row on each core"
+        axes.plot(*zip(*row, strict=True), label=label, color="black", **thin)
+    median = np.asarray([point.rate.median for point in points])
+    below = median - [point.rate.least for point in points]
+    above = [point.rate.most for point in points] - median
+    label = "whole job: median, least and most of the repeats"
+    style: dict[str, Any] = {
+        "color": OURS,
+        "marker": "o",
+        "linewidth": 2,
+        "capsize": 4,
+        "zorder": 3,
+    }
+    axes.errorbar(workers, median, yerr=[below, above], label=label, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(workers, [str(number) for number in workers])
+    axes.minorticks_off()
+    ticks = _ticks(axes.get_ylim())
+    axes.set_yticks(ticks, [scaling.figures(tick) for tick in ticks])
+    axes.set(title=title, xlabel=worker, ylabel=f"{item}s/s")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    return _png(figure)
+
+
+def _ticks(limits: tuple[float, float]) -> list[float]:
+    """1, 2 and 5 of each decade between the limits."""
+    decades = range(math.floor(math.log10(limits[0])), math.ceil(math.log10(limits[1])) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return [tick for tick in ticks if limits[0] <= tick <= limits[1]]

@@ -1,7 +1,7 @@
 """What a training tells of itself, besides its weights.
 
     history.csv                                a row an epoch
-    _segpipe/steps/epoch-00003.csv             a row a step: loss, learning rate, seconds
+    _segpipe/steps/epoch-00003.csv             a row a step: loss, learning rate, seconds, end
     tensorboard/events.out.tfevents.00003      the same for `tensorboard --logdir OUTPUT`
 
 Each is written whole, under a name that follows from the epoch, so an epoch that is trained again

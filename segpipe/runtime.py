@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
@@ -54,7 +55,11 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # and so need no second telling
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
     address = os.environ.get("RAY_ADDRESS", "local")
-    own: dict[str, Any] = {"include_dashboard": False, "_system_config": OWN_CLUSTER}
+    own: dict[str, Any] = {
+        "include_dashboard": False,
+        "num_cpus": own_cores(),
+        "_system_config": OWN_CLUSTER,
+    }
     terminate = signal.getsignal(signal.SIGTERM)
     with _silent_stderr():
         ray.init(
@@ -258,7 +263,16 @@ def model_workers(device: str, wanted: int | None) -> int:
 
 def worker_threads(num_workers: int) -> int:
     """Threads for each of `num_workers` model workers on this node."""
-    return max(1, (os.cpu_count() or 1) // num_workers)
+    return max(1, own_cores() // num_workers)
+
+
+def own_cores() -> int:
+    """Cores that this process may use.
+
+    Fewer than the machine's where taskset, Slurm or a container's quota says so.
+    """
+    quota = int(get_num_cpus(override_docker_cpu_warning=True))  # Ray knows no affinity
+    return max(1, min(len(os.sched_getaffinity(0)), quota))
 
 
 def own_error(error: BaseException | None) -> Exception | None:

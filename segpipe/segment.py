@@ -41,6 +41,7 @@ FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # as it was without
 OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
 ENGINE_FLAGS = ("compile", "precision")
+COURSE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
 
 
@@ -212,7 +213,7 @@ def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> di
     output.sweep()
     manifest.write(output)
     todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
-    course = dict.fromkeys(("images_per_second", "stages", "bottleneck", "engine"))
+    course = dict.fromkeys(COURSE)
     if todo.num_rows:
         with runtime.ray_session():
             course = _segment_all(run, todo, held, listing_s)
@@ -299,6 +300,8 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     return {
         "images_per_second": rate.value,
         **times.summary(),
+        "work_started": round(times.first, 3),
+        "work_finished": round(times.last, 3),
         "engine": {"name": chosen.engine.name, "considered": [one.as_dict() for one in known]},
     }
 

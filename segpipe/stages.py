@@ -86,7 +86,7 @@ class Segmenter:
         """Groups of inputs -> the groups, committed."""
         group = Group(self.job)
         for entry, data in _fetched(self.job, batch, group.watch):
-            values = _load_one(entry, data, self.job, group.watch)
+            values = load_one(entry, data, self.job, group.watch)
             if "canvas" in values:
                 with group.watch.time("model"):
                     values["score"] = self.score(values["canvas"], values["fov"])
@@ -116,8 +116,8 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
         "fov": np.zeros((side, side), np.uint8),
     }
     watch = Stopwatch()
-    fetched = _fetched(job, batch, watch)
-    rows = [unread | _load_one(entry, data, job, watch) for entry, data in fetched]
+    found = _fetched(job, batch, watch)
+    rows = [unread | load_one(entry, data, job, watch) for entry, data in found]
     loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return loaded | {"seconds": np.tile(watch.as_array() / len(rows), (len(rows), 1))}
 
@@ -161,12 +161,19 @@ def store(batch: Batch, job: SegmentJob) -> Batch:
 def _fetched(
     job: SegmentJob, batch: Batch, watch: Stopwatch
 ) -> Iterator[tuple[Entry, bytes | RejectedImage | OpenInput]]:
-    """Each input of these groups with its bytes; some are fetched ahead, but never many bytes."""
+    """Each input of these groups with its bytes."""
     entries = (
         entry
         for page, rows in zip(batch["page"], batch["rows"], strict=True)
         for entry in archive.group_entries(job.output, str(page), rows)
     )
+    return fetched(job.source, entries, watch)
+
+
+def fetched(
+    source: Source, entries: Iterator[Entry], watch: Stopwatch
+) -> Iterator[tuple[Entry, bytes | RejectedImage | OpenInput]]:
+    """Each of these inputs with its bytes; some are fetched ahead, but never many bytes."""
     waiting: deque[tuple[Entry, Future[bytes | RejectedImage | OpenInput]]] = deque()
     ahead_bytes = 0
     while True:
@@ -174,7 +181,7 @@ def _fetched(
             entry = next(entries, None)
             if entry is None:
                 break
-            waiting.append((entry, _transfers().submit(_fetch, job.source, entry)))
+            waiting.append((entry, _transfers().submit(_fetch, source, entry)))
             ahead_bytes += entry.bytes
         if not waiting:
             return
@@ -216,7 +223,7 @@ class OpenInput:
     reason: str
 
 
-def _load_one(
+def load_one(
     entry: Entry, data: bytes | RejectedImage | OpenInput, job: SegmentJob, watch: Stopwatch
 ) -> dict[str, Any]:
     """What store needs to know of an input; with canvas, fov and geometry where it was read."""

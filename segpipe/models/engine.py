@@ -55,6 +55,7 @@ class Engine:
         return f"{'compiled' if self.compile == 'on' else 'eager'} {self.precision}"
 
 
+TRAINED_COMPILED = "segnet-lite"  # has a compiled loop that finds gradients
 REFERENCE = Engine("off", "fp32")
 ENGINES = (REFERENCE, Engine("off", "bf16"), Engine("on", "fp32"), Engine("on", "bf16"))
 COMPILE = ("auto", "on", "off")
@@ -204,6 +205,20 @@ def compiled_problem(model: str, width: int | None, precision: str, device: str)
     if width is not None and not COMPILED_FORMS[model].fits(width):
         return f"no compiled form of {model} with {width} channels"
     return kernels.missing()
+
+
+def training_problem(
+    model: str, width: int | None, precision: str, device: str, crop_size: int, loss: str
+) -> str:
+    """Why a training cannot use the network's compiled loop here, or ''."""
+    if crop_size % 2:
+        return "the compiled loop wants crops of an even side"
+    if loss != "nll":
+        return "the compiled loop has no other loss than nll"
+    problem = compiled_problem(model, width, precision, device)
+    if not problem and model != TRAINED_COMPILED:
+        return f"the compiled form of {model} does not train"
+    return problem
 
 
 def _compiled_problem(loaded: Checkpoint, precision: str, device: str) -> str:

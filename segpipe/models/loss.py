@@ -61,8 +61,6 @@ class CompiledLoss(nn.Module):
     The same sums as `Loss` in float32, in another order.
     """
 
-    MODEL = "segnet-lite"
-
     def __init__(self, network: Network, num_threads: int) -> None:
         super().__init__()
         assert isinstance(network, SegNetLite)
