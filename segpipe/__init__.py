@@ -38,11 +38,14 @@ In the order in which data flows:
     stream.py     the crop stream that feeds Ray Train
     ddp.py        one worker of a training
     stages.py     what Ray Data does to a photograph before and after the network
+    costs.py      what a bulk run costs: measured seconds and bytes, and their fit
+    forecast.py   costs -> hours, rate, bottleneck, memory, in closed form
+    simulation.py the course of a bulk run, event by event: queues, deaths, retries
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive
     evaluation_report.py   figures, page and table of an evaluation
-    train.py  segment.py  evaluate.py  shipped.py (models)  status.py  demo.py   one verb each: a
-                  frozen config and one function
+    train.py  segment.py  evaluate.py  plan.py  shipped.py (models)  status.py  demo.py   one verb
+                  each: a frozen config and one function
     cli.py        `segpipe <verb>`
 """
 

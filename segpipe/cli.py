@@ -21,6 +21,7 @@ VERBS = {
     "train": ("segpipe.train", "TrainConfig", "train a network on a labelled set"),
     "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
     "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),
+    "plan": ("segpipe.plan", "PlanConfig", "tell how long an archive takes on a cluster"),
     "models": ("segpipe.shipped", "ModelsConfig", "list the checkpoints that segpipe ships"),
     "status": ("segpipe.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
