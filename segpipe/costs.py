@@ -121,6 +121,7 @@ def decoded_megapixels(megapixels: float, diameter_px: float) -> float:
 
 # ---- the fit
 
+MACHINE = {"cores": " cores", "cpu": "", "gpu": ""}  # of a row's machine, with units
 STAGE_COSTS = {  # what the seconds of a stage go with
     "fetch": ("photograph_s", "megabyte_s"),
     "decode": ("photograph_s", "megabyte_s", "decoded_s", "megapixel_s"),
@@ -145,13 +146,13 @@ def fit(
 
     Raises UserError where no row will do, or the rows are of several networks.
     """
-    rows = [row for row in rows if row["job"] == "segment"]
+    rows = [row for row in rows if row["job"] == "segment" and row.get("device") != "cuda"]
     rows = [row for row in rows if checkpoint is None or row.get("checkpoint") == checkpoint]
     jobs = [row for row in rows if row["part"] == "job" and row.get("stages") and row["items"]]
     single = [row for row in jobs if row["workers"] == 1]
     if not single:
         wanted = f" with --checkpoint {checkpoint}" if checkpoint else ""
-        raise UserError(f"--measured: no run of segment at 1 worker{wanted} among its rows")
+        raise UserError(f"--measured: no run of segment on 1 core{wanted} among its rows")
     ways = {(row.get("checkpoint"), row.get("engine")) for row in single}
     if len(ways) > 1:
         told = ", ".join(sorted(f"{one} ({engine})" for one, engine in ways))
@@ -176,8 +177,8 @@ def _has(row: Row) -> bool:
 
 def _told(rows: Sequence[Row]) -> str:
     """Where these rows come from, in a few words."""
-    machine = next((row["machine"] for row in rows if row.get("machine")), None)
-    name = machine if isinstance(machine, str) else ", ".join(map(str, (machine or {}).values()))
+    machine: Mapping[str, Any] = next((row["machine"] for row in rows if row.get("machine")), {})
+    name = ", ".join(f"{machine[key]}{unit}" for key, unit in MACHINE.items() if machine.get(key))
     day = max((str(row["time"])[:10] for row in rows if row.get("time")), default="")
     runs = f"{len(rows)} run{'s' if len(rows) > 1 else ''} at 1 worker"
     return "measured: " + ", ".join(filter(None, (runs, name, day)))

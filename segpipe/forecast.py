@@ -229,7 +229,8 @@ def index_s(setting: Setting, done: int) -> float:
 
 def _read_s(setting: Setting, parts: int) -> float:
     """FETCHES at once, then each is parsed."""
-    return parts * (setting.costs.part_s + setting.answer_s() / FETCHES)
+    own_s = setting.costs.part_s + setting.costs.request_s * setting.s3
+    return parts * (own_s + setting.answer_s() / FETCHES)
 
 
 def end_s(setting: Setting) -> float:

@@ -12,9 +12,11 @@ from segpipe.costs import Measured
 from segpipe.errors import UserError
 from segpipe.forecast import Forecast, Setting, forecast
 from segpipe.models import checkpoint
+from segpipe.simulation import Chance, Course, simulate
 from segpipe.storage import read_uri
 
 STORES = ("s3", "local")
+COURSES = 5  # that are simulated, to show what chance does
 JPEG_BYTES = 100_000  # of a megapixel: a fundus photograph of quality 90, half of it dark
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html: "at least 3,500
 # PUT/COPY/POST/DELETE or 5,500 GET/HEAD requests per second per partitioned prefix", "small object
@@ -71,6 +73,12 @@ class PlanConfig:
     """Of 1,000 PUTs or LISTs."""
     get_price: float = GET_PRICE
     """Of 1,000 GETs."""
+    node_hours: float | None = None
+    """Mean hours until a node dies. With it, courses of the run are simulated, deaths and all."""
+    spread: float = 0.3
+    """Of a photograph's seconds in the simulation: standard deviation over mean."""
+    seed: int = 0
+    """Of the simulation: the same one gives the same courses."""
     output: str | None = None
     """File for all figures as JSON, beside the table."""
 
@@ -83,7 +91,7 @@ class PlanConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{_flag(name)} {value}: must be above 0")
-        for name in ("gpus_per_node", "price", "put_price", "get_price"):
+        for name in ("gpus_per_node", "price", "put_price", "get_price", "spread", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{_flag(name)} {value}: must be 0 or more")
@@ -100,6 +108,7 @@ POSITIVE = (
     "gets",
     "puts",
     "node_gbit",
+    "node_hours",
 )
 
 
@@ -112,12 +121,16 @@ def plan(config: PlanConfig) -> None:
     config.check()
     diameter_px = _diameter(config.checkpoint)
     measured = _measured(config, diameter_px)
-    setting = _setting(config, measured, diameter_px)
+    setting = setting_of(config, measured, diameter_px)
     found = forecast(setting)
+    courses = _courses(config, setting)
     if config.output is not None:
         with open(config.output, "w") as file:
-            json.dump(as_dict(config, measured, setting, found), file, indent=1)
-    print("\n".join(told(config, measured, setting, found)))
+            json.dump(as_dict(config, measured, found, courses), file, indent=1)
+    lines = told(config, measured, setting, found)
+    if courses:
+        lines += ["", *_table([("simulated", ""), *_simulated(courses)])]
+    print("\n".join(lines))
 
 
 def _diameter(name: str | None) -> float:
@@ -138,7 +151,7 @@ def _measured(config: PlanConfig, diameter_px: float) -> Measured:
     return costs.fit(rows, start, diameter_px, config.checkpoint)
 
 
-def _setting(config: PlanConfig, measured: Measured, diameter_px: float) -> Setting:
+def setting_of(config: PlanConfig, measured: Measured, diameter_px: float) -> Setting:
     return Setting(
         config.images,
         config.mean_bytes,
@@ -157,6 +170,15 @@ def _setting(config: PlanConfig, measured: Measured, diameter_px: float) -> Sett
         config.puts,
         config.node_gbit * 1e9 / 8,
     )
+
+
+def _courses(config: PlanConfig, setting: Setting) -> list[Course]:
+    if config.node_hours is None:
+        return []
+    chances = [
+        Chance(config.seed + number, config.spread, config.node_hours) for number in range(COURSES)
+    ]
+    return [simulate(setting, chance) for chance in chances]
 
 
 # ---- for people
@@ -247,6 +269,24 @@ def _forecast(config: PlanConfig, setting: Setting, found: Forecast) -> list[tup
     return rows
 
 
+def _simulated(courses: list[Course]) -> list[tuple[str, str]]:
+    """The middle course by length, and the shortest and longest where they say more."""
+    ordered = sorted(courses, key=lambda course: course.seconds)
+    middle = ordered[len(ordered) // 2]
+    rows = [
+        (
+            "all of it",
+            f"{duration(middle.seconds)} ({duration(ordered[0].seconds)} to "
+            f"{duration(ordered[-1].seconds)} of {len(courses)} courses)",
+        ),
+        *((f"  {name}", duration(seconds)) for name, seconds in middle.phases.items() if seconds),
+        ("nodes that died", str(middle.deaths)),
+        ("  and took the driver along", str(middle.restarts)),
+        ("photographs begun again", f"{middle.again:,}"),
+    ]
+    return rows + [(f"{name} busy", f"{share:.0%}") for name, share in middle.busy.items()]
+
+
 def prices(config: PlanConfig, found: Forecast) -> dict[str, float]:
     """Of nodes, where their price is given, and of the store's requests."""
     requests = found.gets * config.get_price / 1000 + found.puts * config.put_price / 1000
@@ -268,7 +308,7 @@ def gib(num_bytes: float) -> str:
 
 
 def as_dict(
-    config: PlanConfig, measured: Measured, setting: Setting, found: Forecast
+    config: PlanConfig, measured: Measured, found: Forecast, courses: list[Course]
 ) -> Mapping[str, Any]:
     """All figures, SI units, for machines."""
     return {
@@ -277,4 +317,5 @@ def as_dict(
         "sources": measured.sources,
         "forecast": asdict(found) | {"seconds": found.seconds},
         "prices": prices(config, found),
+        "courses": [asdict(course) | {"seconds": course.seconds} for course in courses],
     }

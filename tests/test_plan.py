@@ -80,7 +80,7 @@ def test_a_run_on_s3_takes_what_a_hand_computes():
     group_s = page_reads * page_s + (0.1 + 1 / 50) + 64 * 0.088 + 2 * 0.1 + 0.020
     assert found.phases["work"] == pytest.approx(100 * group_s)
     assert found.phases["list"] == pytest.approx(64 * 0.1 + 16 * page_s + 0.64)
-    reading = 2 * 1000 * (0.001 + 0.1 / 16)
+    reading = 2 * 1000 * (0.002 + 0.1 / 16)
     assert found.phases["end"] == pytest.approx(0.1 + reading + 1.28 + 1)
     assert found.gets == pytest.approx(64_000 + 1000 * page_reads + 2 * 1000)
     assert found.puts == pytest.approx(64_000 + 1000 + 16 + 64 + 1)
@@ -252,7 +252,7 @@ def measured_row(items, image_bytes, megapixels, true: Costs, **others):
         "batch_size": 64,
         "checkpoint": "resunet",
         "engine": "compiled fp32",
-        "machine": "1 core, a pocket calculator",
+        "machine": {"cpu": "an abacus", "cores": 8},
         "time": "2026-11-26T18:00:00Z",
     } | others
 
@@ -271,7 +271,7 @@ def test_a_fit_finds_the_costs_that_made_the_rows():
     random.Random(0).shuffle(rows)
     found = costs.fit(rows, START, DIAMETER_PX)
     assert asdict(found.costs) == pytest.approx(asdict(true), rel=0.02)
-    assert "4 runs at 1 worker, 1 core, a pocket calculator, 2026-11-26" in found.sources["model_s"]
+    assert "4 runs at 1 worker, 8 cores, an abacus, 2026-11-26" in found.sources["model_s"]
     assert found.sources["row_s"] == "reference"
 
 
@@ -324,6 +324,14 @@ def test_the_command_tells_costs_sources_and_a_forecast(results, tmp_path, capsy
     assert told["forecast"]["gets"] > 10_000_000
 
 
+def test_deaths_are_simulated_where_nodes_have_a_lifetime(tmp_path, capsys):
+    words = ["plan", "--images", "1000000", "--nodes", "4", "--node-hours", "3"]
+    assert run(*words, "--output", tmp_path / "plan.json") == 0
+    assert "nodes that died" in capsys.readouterr().out
+    courses = json.loads((tmp_path / "plan.json").read_text())["courses"]
+    assert [course["done"] for course in courses] == [1_000_000] * 5
+
+
 def test_without_measurements_the_package_has_its_own(capsys):
     assert run("plan", "--images", "1000", "--store", "local") == 0
     assert "worker: the network" in capsys.readouterr().out
@@ -358,7 +366,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(words, told, capsys):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda row: [row | {"workers": 2}], "no run of segment at 1 worker"),
+        (lambda row: [row | {"workers": 2}], "no run of segment on 1 core"),
         (lambda row: [row, row | {"checkpoint": "segnet-lite"}], "choose one by --checkpoint"),
         (lambda row: [row | {"image_megapixels": None}], "lacks image_megapixels"),
     ],
