@@ -4,15 +4,19 @@
 
 Everything is computed from the costs that the package ships (segpipe/reference.json) and from what
 is assumed of the store (the defaults of `segpipe plan`); nothing is measured here. Ten minutes on 2
-cores, most of it simulated courses. Writes results/scales.md, which docs/planning.md shows.
+cores, most of it simulated courses. Writes results/scales.md and docs/planning.png, which
+docs/planning.md shows.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
-from common import facts, write
+from common import ROOT, facts, write
+from matplotlib.figure import Figure
 
 from segpipe import costs
 from segpipe.forecast import LIST_KEYS, Setting, forecast, index_s
@@ -163,6 +167,29 @@ def remedies() -> list[str]:
     return lines
 
 
+def draw(path: Path) -> None:
+    """Left: what each part could do, and the simulated rate. Right: where the hours go."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    many = [round(2 ** (power / 4)) for power in range(4, 37)]
+    found = [forecast(setting(10**8, nodes)) for nodes in many]
+    for name in found[0].limits:
+        left.loglog(many, [one.limits.get(name, math.nan) for one in found], "--", label=name)
+    some = many[::4]
+    courses = [simulate(setting(10**7, nodes), Chance(spread=0.3)) for nodes in some]
+    rates = [10**7 / course.phases["work"] for course in courses]
+    left.loglog(some, rates, "ko", label="simulated")
+    left.set(xlabel=f"nodes of {CORES} cores", ylabel="images/s", title="what sets the rate")
+    phases = {phase: [one.phases[phase] / 3600 for one in found] for phase in found[0].phases}
+    right.stackplot(many, list(phases.values()), labels=list(phases))
+    right.set(xscale="log", xlabel=f"nodes of {CORES} cores", ylabel="hours", ylim=(0, 60))
+    right.set(title="100 million photographs: where the hours go", xlim=(many[0], many[-1]))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+
+
 def main() -> None:
     config = PlanConfig(1)
     assumed = (
@@ -178,6 +205,7 @@ def main() -> None:
     for block in blocks:
         lines += [*block, ""]
     write("scales.md", lines[:-1])
+    draw(ROOT / "docs" / "planning.png")
 
 
 if __name__ == "__main__":
