@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from segpipe import costs
@@ -125,8 +126,11 @@ def plan(config: PlanConfig) -> None:
     found = forecast(setting)
     courses = _courses(config, setting)
     if config.output is not None:
-        with open(config.output, "w") as file:
-            json.dump(as_dict(config, measured, found, courses), file, indent=1)
+        text = json.dumps(as_dict(config, measured, found, courses), indent=1)
+        try:
+            Path(config.output).write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"--output {config.output}: {error.strerror}, wanted a file") from error
     lines = told(config, measured, setting, found)
     if courses:
         lines += ["", *_table([("simulated", ""), *_simulated(courses)])]

@@ -353,6 +353,8 @@ def test_every_cost_of_the_reference_has_a_source():
         (["--images", "5", "--store", "tape"], "choose from s3, local"),
         (["--images", "5", "--price", "-1"], "--price -1.0"),
         (["--images", "5", "--measured", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--images", "5", "--output", "/nowhere/plan.json"], "--output /nowhere/plan.json: No"),
+        (["--images", "5", "--node-hours", "0"], "--node-hours 0.0: must be above 0"),
         (["--images", "5", "--checkpoint", "other"], "choose from resunet, segnet-lite"),
     ],
 )
