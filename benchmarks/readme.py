@@ -1,4 +1,4 @@
-"""Write results/lecture/summary.md; fill the blocks of README.md and docs/models.md.
+"""Write results/lecture/summary.md; fill the blocks of README.md and of pages in docs/.
 
 python benchmarks/readme.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LECTURE = ROOT / "results" / "lecture"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "models.md")
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/models.md", "docs/planning.md"))
 BLOCK = re.compile(r"(<!-- begin (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -43,10 +43,13 @@ In the order in which data flows:
     pinned.py     a command on some cores, and what it used
     measurement.py   one measurement of a scaling experiment
     scaling.py    measurements -> efficiencies and a table
+    costs.py      what a bulk run costs: measured seconds and bytes, and their fit
+    forecast.py   costs -> hours, rate, bottleneck, memory, in closed form
+    simulation.py the course of a bulk run, event by event: queues, deaths, retries
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive
     evaluation_report.py   figures, page and table of an evaluation
-    train.py  segment.py  evaluate.py  scale.py  shipped.py (models)  status.py  demo.py   one verb
+    train.py  segment.py  evaluate.py  scale.py  plan.py  shipped.py (models)  status.py  demo.py   one verb
                   each: a frozen config and one function
     cli.py        `segpipe <verb>`
 """

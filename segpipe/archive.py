@@ -44,6 +44,8 @@ PAGE_ROWS = 4096  # inputs in a page of the manifest
 RESULT_BYTES = 128 << 20  # of a file of results, where the archive allows: 64 to 256 MiB is usual
 ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
 FETCHES = 16  # parts that are read at once
+TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
+FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 SCHEMA_VERSION = "1"  # of the rows; it changes when a column changes its meaning or goes
 
 ROW = pa.schema(
@@ -384,6 +386,12 @@ def plan_todo(manifest: Manifest, parts: Parts, retry_rejected: bool = False) ->
 
 def _ids(page: pa.Table) -> Ids:
     return np.array(page["id"].to_pylist(), "S16")
+
+
+def group_rows(num_rows: int, workers: int, batch_size: int) -> int:
+    """Inputs in a group: as many as --batch-size says, fewer where that left workers without."""
+    shares = -(-num_rows // (TURNS * workers)), -(-num_rows // workers)
+    return min(batch_size, max(FEWEST, shares[0]), shares[1])
 
 
 # ---- the end

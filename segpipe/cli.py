@@ -22,6 +22,7 @@ VERBS = {
     "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
     "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),
     "scale": ("segpipe.scale", "ScaleConfig", "measure what more workers buy"),
+    "plan": ("segpipe.plan", "PlanConfig", "tell how long an archive takes on a cluster"),
     "models": ("segpipe.shipped", "ModelsConfig", "list the checkpoints that segpipe ships"),
     "status": ("segpipe.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),

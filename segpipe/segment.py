@@ -36,8 +36,6 @@ from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
-TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
-FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # as it was without
 OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
 ENGINE_FLAGS = ("compile", "precision")
@@ -276,8 +274,7 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     archive.write_json(run.output, archive.SETTINGS, settings)
     run.output.delete(archive.SUMMARY)  # it is not finished any more
     workers = runtime.model_workers(device, run.config.workers)
-    shares = -(-todo.num_rows // (TURNS * workers)), -(-todo.num_rows // workers)
-    groups = Groups(todo, min(run.config.batch_size, max(FEWEST, shares[0]), shares[1]))
+    groups = Groups(todo, archive.group_rows(todo.num_rows, workers, run.config.batch_size))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), runtime.Gauges()
     done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)

@@ -48,7 +48,7 @@ def test_a_make_target_of_the_readme_exists(command):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/models.md", "docs/planning.md"])
 def test_figures_in_a_page_come_from_result_files(page):
     text = (ROOT / page).read_text()
     sys.path.insert(0, str(ROOT / "benchmarks"))

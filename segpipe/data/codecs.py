@@ -181,10 +181,15 @@ def _reduce_jpeg(picture: ImageFile.ImageFile, enough: float) -> int:
 
     The shorter side keeps `enough` px. Returns what the picture will be reduced by.
     """
-    reduction = next((r for r in (8, 4, 2) if min(picture.size) >= enough * r), 1)
+    reduction = jpeg_reduction(min(picture.size), enough)
     if reduction > 1:
         picture.draft(picture.mode, (picture.width // reduction, picture.height // reduction))
     return reduction
+
+
+def jpeg_reduction(shorter_px: float, enough: float) -> int:
+    """By what a JPEG is reduced so that its shorter side keeps `enough` px: 8, 4, 2 or 1."""
+    return next((r for r in (8, 4, 2) if shorter_px >= enough * r), 1)
 
 
 def _read_netpbm(data: bytes, kind: str, max_megapixels: float) -> Photograph:

@@ -1,0 +1,325 @@
+"""Plan: how long an archive takes on a cluster, what it costs, and what stops it first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segpipe import costs
+from segpipe.costs import Measured
+from segpipe.errors import UserError
+from segpipe.forecast import Forecast, Setting, forecast
+from segpipe.models import checkpoint
+from segpipe.simulation import Chance, Course, simulate
+from segpipe.storage import read_uri
+
+STORES = ("s3", "local")
+COURSES = 5  # that are simulated, to show what chance does
+JPEG_BYTES = 100_000  # of a megapixel: a fundus photograph of quality 90, half of it dark
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html: "at least 3,500
+# PUT/COPY/POST/DELETE or 5,500 GET/HEAD requests per second per partitioned prefix", "small object
+# latencies (and first-byte-out latencies for larger objects) of roughly 100-200 milliseconds"
+GETS_S, PUTS_S, REQUEST_MS = 5500.0, 3500.0, 100.0
+# .../optimizing-performance-design-patterns.html: a request for each 85-90 MB/s that are wanted
+CONNECTION_MB_S = 85.0
+# https://aws.amazon.com/s3/pricing/, S3 Standard in us-east-1, for 1,000 requests
+PUT_PRICE, GET_PRICE = 0.005, 0.0004
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Tell how many hours an archive takes on a cluster, at what rate, memory and price.
+
+    Costs are those of the machine on which segpipe was measured, or of your own with --measured.
+    """
+
+    images: int
+    """Photographs in the archive."""
+    mean_bytes: float = 400_000
+    """Mean size of their files, in bytes."""
+    megapixels: float | None = None
+    """Mean size of the photographs, in millions of pixels; without, 1 for each 100,000 bytes."""
+    nodes: int = 1
+    """Nodes that work; the driver runs on one of them."""
+    cores_per_node: int = 16
+    """Cores of a node, a worker on each."""
+    gpus_per_node: int = 0
+    """GPUs of a node. With any, networks run there, and cores read and write."""
+    gpu_ms: float = 5.0
+    """Milliseconds of a GPU for a photograph."""
+    price: float | None = None
+    """Of a node for an hour, in the currency of --put-price."""
+    measured: tuple[str, ...] = ()
+    """results.jsonl of `segpipe scale --job segment`, from the machine that is to be used."""
+    checkpoint: str | None = None
+    """Which network: a name as `segpipe models` lists it, or as the measured runs had it."""
+    batch_size: int = 64
+    """Photographs in a group, as --batch-size of `segpipe segment`."""
+    store: str = "s3"
+    """Where input and output lie: s3, or local for disks that answer at once."""
+    request_ms: float = REQUEST_MS
+    """Milliseconds until the store answers a request with its first byte."""
+    connection_mb: float = CONNECTION_MB_S
+    """MB a second over one connection to the store."""
+    gets: float = GETS_S
+    """GETs that the store answers a second."""
+    puts: float = PUTS_S
+    """PUTs that the store answers a second."""
+    node_gbit: float = 10.0
+    """Gbit a second from the store into a node."""
+    put_price: float = PUT_PRICE
+    """Of 1,000 PUTs or LISTs."""
+    get_price: float = GET_PRICE
+    """Of 1,000 GETs."""
+    node_hours: float | None = None
+    """Mean hours until a node dies. With it, courses of the run are simulated, deaths and all."""
+    spread: float = 0.3
+    """Of a photograph's seconds in the simulation: standard deviation over mean."""
+    seed: int = 0
+    """Of the simulation: the same one gives the same courses."""
+    output: str | None = None
+    """File for all figures as JSON, beside the table."""
+
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        for name in ("images", "nodes", "cores_per_node", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 1 or more")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{_flag(name)} {value}: must be above 0")
+        for name in ("gpus_per_node", "price", "put_price", "get_price", "spread", "seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"{_flag(name)} {value}: must be 0 or more")
+        if self.store not in STORES:
+            raise UserError(f"--store {self.store}: choose from {', '.join(STORES)}")
+
+
+POSITIVE = (
+    "mean_bytes",
+    "megapixels",
+    "gpu_ms",
+    "request_ms",
+    "connection_mb",
+    "gets",
+    "puts",
+    "node_gbit",
+    "node_hours",
+)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def plan(config: PlanConfig) -> None:
+    """Print costs and forecast. Raises UserError for what the user must change."""
+    config.check()
+    diameter_px = _diameter(config.checkpoint)
+    measured = _measured(config, diameter_px)
+    setting = setting_of(config, measured, diameter_px)
+    found = forecast(setting)
+    courses = _courses(config, setting)
+    if config.output is not None:
+        text = json.dumps(as_dict(config, measured, found, courses), indent=1)
+        try:
+            Path(config.output).write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"--output {config.output}: {error.strerror}, wanted a file") from error
+    lines = told(config, measured, setting, found)
+    if courses:
+        lines += ["", *_table([("simulated", ""), *_simulated(courses)])]
+    print("\n".join(lines))
+
+
+def _diameter(name: str | None) -> float:
+    """Working diameter of a shipped network; the default's for others, which scale alike."""
+    known = name if name in checkpoint.shipped() else checkpoint.DEFAULT
+    return checkpoint.load(checkpoint.read(known), str(known)).card.diameter
+
+
+def _measured(config: PlanConfig, diameter_px: float) -> Measured:
+    if not config.measured:
+        return costs.reference(config.checkpoint)
+    start = costs.reference()
+    rows = [
+        row
+        for name in config.measured
+        for row in costs.read_rows(read_uri(name).decode(errors="replace"), name)
+    ]
+    return costs.fit(rows, start, diameter_px, config.checkpoint)
+
+
+def setting_of(config: PlanConfig, measured: Measured, diameter_px: float) -> Setting:
+    return Setting(
+        config.images,
+        config.mean_bytes,
+        config.megapixels or config.mean_bytes / JPEG_BYTES,
+        config.nodes,
+        config.cores_per_node,
+        measured.costs,
+        diameter_px,
+        config.batch_size,
+        config.gpus_per_node,
+        config.gpu_ms / 1000,
+        config.store == "s3",
+        config.request_ms / 1000,
+        config.connection_mb * 1e6,
+        config.gets,
+        config.puts,
+        config.node_gbit * 1e9 / 8,
+    )
+
+
+def _courses(config: PlanConfig, setting: Setting) -> list[Course]:
+    if config.node_hours is None:
+        return []
+    chances = [
+        Chance(config.seed + number, config.spread, config.node_hours) for number in range(COURSES)
+    ]
+    return [simulate(setting, chance) for chance in chances]
+
+
+# ---- for people
+
+
+def told(config: PlanConfig, measured: Measured, setting: Setting, found: Forecast) -> list[str]:
+    lines = [
+        f"{config.images:,} photographs of {config.mean_bytes / 1e6:.3g} MB and "
+        f"{setting.megapixels:.3g} megapixels on {config.nodes} nodes of {config.cores_per_node} "
+        f"cores, {setting.group} in a group",
+        "",
+        *_table([("cost", "", "for each", "from"), *_costs(measured)]),
+        "",
+        *_table([("assumed", "", "flag"), *_assumed(config, setting)]),
+        "",
+        *_table([("forecast", ""), *_forecast(config, setting, found)]),
+    ]
+    return lines
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _costs(measured: Measured) -> list[tuple[str, str, str, str]]:
+    values = asdict(measured.costs)
+    return [
+        (what, _amount(name, values[name]), per, measured.sources[name])
+        for name, per, what in costs.described()
+    ]
+
+
+def _amount(name: str, value: float) -> str:
+    if name.endswith("_s"):
+        return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+    unit = {"mib": " MiB", "bytes": " bytes"}.get(name.rpartition("_")[2], "")
+    return f"{value:.4g}{unit}"
+
+
+def _assumed(config: PlanConfig, setting: Setting) -> list[tuple[str, str, str]]:
+    """What nobody measured for this plan: a flag's default or what the user gave."""
+    rows = []
+    if config.megapixels is None:
+        rows.append(("size of a photograph", f"{setting.megapixels:.3g} MP", "--megapixels"))
+    if config.gpus_per_node:
+        rows.append(("a GPU's time for a photograph", f"{config.gpu_ms:g} ms", "--gpu-ms"))
+    if config.store == "s3":
+        rows += [
+            ("until the store's first byte", f"{config.request_ms:g} ms", "--request-ms"),
+            ("over one connection", f"{config.connection_mb:g} MB/s", "--connection-mb"),
+            ("GETs at the store", f"{config.gets:,g} /s", "--gets"),
+            ("PUTs at the store", f"{config.puts:,g} /s", "--puts"),
+            ("network of a node", f"{config.node_gbit:g} Gbit/s", "--node-gbit"),
+            ("1,000 PUTs or LISTs", f"{config.put_price:g}", "--put-price"),
+            ("1,000 GETs", f"{config.get_price:g}", "--get-price"),
+        ]
+    return rows or [("nothing", "", "")]
+
+
+def _forecast(config: PlanConfig, setting: Setting, found: Forecast) -> list[tuple[str, str]]:
+    (first, rate), *others = found.limits.items()
+    rows = [
+        ("images/s", f"{found.rate:,.1f}"),
+        ("all of it", duration(found.seconds)),
+        *((f"  {name}", duration(seconds)) for name, seconds in found.phases.items()),
+        ("bottleneck", f"{first}, {rate:,.0f} images/s"),
+    ]
+    if others:
+        name, next_rate = others[0]
+        rows.append(("the next one", f"{name}, {next_rate:,.0f} images/s"))
+    rows += [
+        ("workers wait for the store", f"{found.waiting:.0%} of their time"),
+        ("memory of the driver", gib(found.driver_bytes)),
+        ("  and Ray's object store there", gib(found.object_store_bytes)),
+        ("memory of a node's workers", gib(found.node_bytes)),
+    ]
+    work_s = found.phases["work"]
+    if setting.s3:
+        rows += [
+            ("GETs a second of work", f"{setting.gets / work_s:,.0f}"),
+            ("PUTs a second of work", f"{setting.puts / work_s:,.0f}"),
+        ]
+    rows += [(f"price of {name}", f"{value:,.2f}") for name, value in prices(config, found).items()]
+    return rows
+
+
+def _simulated(courses: list[Course]) -> list[tuple[str, str]]:
+    """The middle course by length, and the shortest and longest where they say more."""
+    ordered = sorted(courses, key=lambda course: course.seconds)
+    middle = ordered[len(ordered) // 2]
+    rows = [
+        (
+            "all of it",
+            f"{duration(middle.seconds)} ({duration(ordered[0].seconds)} to "
+            f"{duration(ordered[-1].seconds)} of {len(courses)} courses)",
+        ),
+        *((f"  {name}", duration(seconds)) for name, seconds in middle.phases.items() if seconds),
+        ("nodes that died", str(middle.deaths)),
+        ("  and took the driver along", str(middle.restarts)),
+        ("photographs begun again", f"{middle.again:,}"),
+    ]
+    return rows + [(f"{name} busy", f"{share:.0%}") for name, share in middle.busy.items()]
+
+
+def prices(config: PlanConfig, found: Forecast) -> dict[str, float]:
+    """Of nodes, where their price is given, and of the store's requests."""
+    requests = found.gets * config.get_price / 1000 + found.puts * config.put_price / 1000
+    of_store = {"requests": requests} if config.store == "s3" else {}
+    if config.price is None:
+        return of_store
+    return {"nodes": config.nodes * found.seconds / 3600 * config.price} | of_store
+
+
+def duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.3g} GiB"
+
+
+def as_dict(
+    config: PlanConfig, measured: Measured, found: Forecast, courses: list[Course]
+) -> Mapping[str, Any]:
+    """All figures, SI units, for machines."""
+    return {
+        "flags": asdict(config),
+        "costs": asdict(measured.costs),
+        "sources": measured.sources,
+        "forecast": asdict(found) | {"seconds": found.seconds},
+        "prices": prices(config, found),
+        "courses": [asdict(course) | {"seconds": course.seconds} for course in courses],
+    }
