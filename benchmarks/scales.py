@@ -200,6 +200,8 @@ def main() -> None:
         f"deaths are simulated a node dies after {NODE_HOURS:,g} h on average and is replaced in "
         f"{Chance().replace_s / 60:g} minutes."
     )
+    sources = sorted(set(costs.reference().sources.values()))
+    assumed += f" Costs: {'; '.join(sources)}."
     blocks = [[assumed], sizes(), rates(), deaths(), remedies()]
     lines = facts("python benchmarks/scales.py")
     for block in blocks:

@@ -82,7 +82,12 @@ class Setting:
             + costs.megapixel_s * self.megapixels
             + (0 if self.gpus else costs.model_s)
         )
-        return costs.crowd * (own + 2 * costs.request_s * self.s3)
+        return self.crowd * (own + 2 * costs.request_s * self.s3)
+
+    @property
+    def crowd(self) -> float:
+        """How many times as slow cores are, which share caches and memory with busy ones."""
+        return self.costs.crowd if self.cores > 1 else 1.0
 
     def answer_s(self, num_bytes: float = 0.0) -> float:
         """Seconds until one request with so many bytes is through."""
@@ -112,7 +117,7 @@ class Setting:
     @cached_property
     def after_s(self) -> float:
         """Of a group, after its last canvas: the last mask is put, then the part."""
-        return 2 * self.answer_s() + self.costs.crowd * self.costs.group_s
+        return 2 * self.answer_s() + self.crowd * self.costs.group_s
 
     @cached_property
     def each_s(self) -> float:
@@ -179,7 +184,7 @@ def forecast(setting: Setting) -> Forecast:
         "work": work_s,
         "end": end_s(setting),
     }
-    busy = setting.group * setting.photograph_s + costs.crowd * costs.group_s
+    busy = setting.group * setting.photograph_s + setting.crowd * costs.group_s
     parts_read = 2 * setting.groups
     lists = setting.s3 * (-(-images // LIST_KEYS) + -(-setting.groups // LIST_KEYS))
     return Forecast(

@@ -133,6 +133,12 @@ def test_large_jpegs_are_decoded_at_a_part_of_their_size():
     assert costs.decoded_megapixels(12.0, DIAMETER_PX) == 3.0
 
 
+def test_cores_slow_each_other_only_where_there_are_several():
+    slow = replace(LOCAL, costs=replace(ROUND, crowd=1.5))
+    assert slow.photograph_s == pytest.approx(1.5 * 0.086)
+    assert replace(slow, cores=1).photograph_s == pytest.approx(0.086)
+
+
 @pytest.mark.parametrize("setting", [LOCAL, S3], ids=["local", "s3"])
 def test_more_nodes_are_never_slower(setting):
     # of an archive that fills its groups: where more workers get smaller ones, a store's answers
