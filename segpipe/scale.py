@@ -159,6 +159,7 @@ def scale(config: ScaleConfig) -> None:
         return
     output.check_writable()
     with lease.hold(output) as held:
+        output.sweep()
         archive.write_json(output, archive.SETTINGS, settings)
         if todo:
             try:
