@@ -2,7 +2,7 @@
 
     python benchmarks/driver.py [--inputs 200000]
 
-Prints one JSON object of `segpipe.costs.Costs`' names: seconds of one core, and bytes of memory.
+Prints one JSON object of the names of `segpipe.planning.costs.Costs`: seconds of one core, bytes.
 Keys come from a loopback server that makes up pages of 1,000 keys. Parts of 16 and of 64 rows, as
 full as a run's, are indexed, compacted and reported from a local disk: parts and rows are told
 apart by the two. Pages and groups pass through Ray Data to an actor that does nothing. A request

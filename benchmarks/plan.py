@@ -7,7 +7,8 @@ one pinned core and on two. Costs are fitted from three sizes at one core; two c
 size, an archive five times as large and a tiny one are predicted, rate and whole seconds, and stand
 beside what their runs gave. With --rows nothing is measured: rows of an earlier run are fitted
 anew. --reference writes the costs, and what benchmarks/driver.py measures, to
-segpipe/reference.json. Fifteen minutes on 2 cores. Writes results/plan.md and results/plan.jsonl.
+segpipe/planning/reference.json. Fifteen minutes on 2 cores. Writes results/plan.md and
+results/plan.jsonl.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from typing import Any
 from common import ROOT, facts, last_json, run, write
 from large import enlarged
 
-from segpipe import costs
-from segpipe.costs import Costs, Measured
-from segpipe.forecast import Setting, forecast
 from segpipe.models import checkpoint
-from segpipe.simulation import simulate
+from segpipe.planning import costs
+from segpipe.planning.costs import Costs, Measured
+from segpipe.planning.forecast import Setting, forecast
+from segpipe.planning.simulation import simulate
 
 QUICK, USUAL = "segnet-lite", "resunet"  # the first shows the framework, the second is the default
 SIZES = {"0.3 MP": (565, 584), "4.2 MP": (2048, 2048), "12 MP": (4288, 2848), "6 MP": (3008, 2000)}
@@ -150,7 +151,9 @@ def write_reference(rows: Sequence[dict[str, Any]], driver: dict[str, float], da
     start = costs.reference().changed(told, **{name: driver[name] for name in DRIVER})
     found = {name: _whole(rows, start, name) for name in (QUICK, USUAL)}
     models = {name: found[name].costs.model_s for name in (USUAL, QUICK)}
-    (ROOT / "segpipe" / "reference.json").write_text(costs.as_json(found[QUICK], models))
+    (ROOT / "segpipe" / "planning" / "reference.json").write_text(
+        costs.as_json(found[QUICK], models)
+    )
 
 
 def _whole(rows: Sequence[dict[str, Any]], start: Measured, network: str) -> Measured:

@@ -2,7 +2,7 @@
 
     python benchmarks/scales.py
 
-Everything is computed from the costs that the package ships (segpipe/reference.json) and from what
+Everything is computed from the costs that the package ships (segpipe/planning/reference.json) and from what
 is assumed of the store (the defaults of `segpipe plan`); nothing is measured here. Ten minutes on 2
 cores, most of it simulated courses. Writes results/scales.md and docs/planning.png, which
 docs/planning.md shows.
@@ -18,12 +18,12 @@ from pathlib import Path
 from common import ROOT, facts, write
 from matplotlib.figure import Figure
 
-from segpipe import costs
-from segpipe.forecast import LIST_KEYS, Setting, forecast, index_s
 from segpipe.inputs import ASKED_AT_ONCE
 from segpipe.models import checkpoint
 from segpipe.plan import PlanConfig, duration, gib, prices, setting_of
-from segpipe.simulation import Chance, simulate
+from segpipe.planning import costs
+from segpipe.planning.forecast import LIST_KEYS, Setting, forecast, index_s
+from segpipe.planning.simulation import Chance, simulate
 
 SCALES = {"10 million": 10**7, "100 million": 10**8, "1 billion": 10**9}
 NODES, CORES = (8, 64, 256), 16

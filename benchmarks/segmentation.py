@@ -5,7 +5,7 @@
 The plain loop as a user runs it and under the allocator of segpipe's eager engines, the pipeline of
 Ray Data's documentation, and segpipe: first over as many images (in parentheses below), last over
 four times as many, as it takes seconds where they take minutes. Then the machine's ceiling: cores
-divided by the seconds per image of fetch, decode, model and write, each alone (segpipe.ceilings),
+divided by the seconds per image of fetch, decode, model and write, each alone (segpipe.scaling.ceilings),
 on one core and on all at once; and the truth of the masks. Needs DRIVE below SEGPIPE_DATA and the
 loops in SEGPIPE_BASELINES. A quarter of an hour on 2 cores. Writes results/segmentation.md. Rates
 are steady ones; seconds are of whole processes.
@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from common import drive, facts, last_json, loops, many_images, run, write
 
-from segpipe import metrics, pinned, runtime
+from segpipe import metrics, runtime
 from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, engine
-from segpipe.scaling import PARTS as PARTS_OF
+from segpipe.scaling import pinned
+from segpipe.scaling.findings import PARTS as PARTS_OF
 from segpipe.storage import open_store
 
 MODEL = "segnet-lite"  # what the plain loops run
@@ -67,7 +68,8 @@ def parts_alone(images: Path, output: Path, cores: list[int]) -> dict[str, float
     words = ["--input", images, "--output", output, "--checkpoint", MODEL, "--seconds", ALONE_S]
     words += ["--engine", chosen.compile, chosen.precision, "--cores", *cores]
     rates = {
-        part: last_json(run(["-m", "segpipe.ceilings", part, *words])[1])["rate"] for part in PARTS
+        part: last_json(run(["-m", "segpipe.scaling.ceilings", part, *words])[1])["rate"]
+        for part in PARTS
     }
     return {part: 1000 * len(cores) / rate for part, rate in rates.items()}
 

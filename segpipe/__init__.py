@@ -37,20 +37,14 @@ In the order in which data flows:
     runtime.py    starting or joining Ray, what every worker is told, progress
     stream.py     the crop stream that feeds Ray Train
     ddp.py        one worker of a training
-    bare_ddp.py   its step under bare torchrun
     stages.py     what Ray Data does to a photograph before and after the network
-    ceilings.py   each part of segmenting alone, on pinned cores
-    pinned.py     a command on some cores, and what it used
-    measurement.py   one measurement of a scaling experiment
-    scaling.py    measurements -> efficiencies and a table
-    costs.py      what a bulk run costs: measured seconds and bytes, and their fit
-    forecast.py   costs -> hours, rate, bottleneck, memory, in closed form
-    simulation.py the course of a bulk run, event by event: queues, deaths, retries
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive
     evaluation_report.py   figures, page and table of an evaluation
-    train.py  segment.py  evaluate.py  scale.py  plan.py  shipped.py (models)  status.py  demo.py   one verb
-                  each: a frozen config and one function
+    scaling/      a job on more and more cores, beside its ceilings: measurements -> table, plot
+    planning/     measured costs -> forecast and simulation of a run on a larger cluster
+    train.py  segment.py  evaluate.py  scale.py  plan.py  shipped.py (models)  status.py  demo.py
+                  one verb each: a frozen config and one function
     cli.py        `segpipe <verb>`
 """
 

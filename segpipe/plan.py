@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segpipe import costs
-from segpipe.costs import Measured
 from segpipe.errors import UserError
-from segpipe.forecast import Forecast, Setting, forecast
 from segpipe.models import checkpoint
-from segpipe.simulation import Chance, Course, simulate
+from segpipe.planning import costs
+from segpipe.planning.costs import Measured
+from segpipe.planning.forecast import Forecast, Setting, forecast
+from segpipe.planning.simulation import Chance, Course, simulate
 from segpipe.storage import read_uri
 
 STORES = ("s3", "local")

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from segpipe import metrics, scaling
+from segpipe import metrics
 from segpipe.data.classes import CLASSES
 from segpipe.metrics import Confusion, Counts
-from segpipe.scaling import Point
 
 FALSE_ALARM, MISSED = (230, 60, 40), (60, 120, 255)  # RGB
 OURS, SECOND, QUIET = "#1f6f8b", "#c4512d", "#777777"  # network, second observer, references
@@ -25,7 +24,8 @@ LONGEST_NAME = 28  # characters
 HISTOGRAM_BINS = 64  # of the score
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # a file's name may have any letter, the font has not
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
@@ -46,7 +46,7 @@ def loss_curves(history: list[dict[str, float]]) -> bytes:
     axes.set(xlabel="epoch", ylabel="mean negative log-likelihood per pixel", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return to_png(figure)
 
 
 def class_probabilities(
@@ -63,7 +63,7 @@ def class_probabilities(
             axes.imshow(values, cmap="gray", vmin=0, vmax=highest)
             axes.set_title(heading)
             axes.set_axis_off()
-    return _png(figure)
+    return to_png(figure)
 
 
 def errors(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -88,7 +88,7 @@ def comparison(shown: Sequence[tuple[str, Any, Any, Any]]) -> bytes:
             axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
             axes.set_title(name, parse_math=False)
             axes.set_axis_off()
-    return _png(figure)
+    return to_png(figure)
 
 
 def roc_and_precision_recall(counts: Counts, threshold: float, second: Confusion | None) -> bytes:
@@ -116,7 +116,7 @@ def roc_and_precision_recall(counts: Counts, threshold: float, second: Confusion
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.grid(alpha=0.3)
         axes.legend(loc=place)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _points(left: Any, right: Any, at: Confusion, marker: str, colour: str, label: str) -> None:
@@ -172,7 +172,7 @@ def dice_of_images(
     axes.set_ylim(max(-0.01, np.floor(10 * lowest - 0.5) / 10), 1)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _short(name: str) -> str:
@@ -201,54 +201,4 @@ def reliability(counts: Counts, threshold: float) -> bytes:
         axes.axvline(threshold, color=SECOND, linewidth=1, label=f"threshold {threshold:.3f}")
         axes.grid(alpha=0.3)
     above.legend(loc="lower right")
-    return _png(figure)
-
-
-def scaling_curve(points: Sequence[Point], title: str, item: str, worker: str) -> bytes:
-    """The rate of each point, with its repeats as error bars, and what its ceilings allow.
-
-    Both axes are logarithmic: what scales ideally is a straight line.
-    """
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axes = figure.subplots()
-    workers = [point.workers for point in points]
-    first = points[0].rate.median / points[0].workers
-    ideal = [first * number for number in workers]
-    axes.plot(workers, ideal, color=QUIET, linestyle="--", label="ideal: as the first point")
-    names = dict.fromkeys(name for point in points for name in point.ceilings)
-    thin: dict[str, Any] = {"linewidth": 0.9, "marker": "."}
-    for name in names:
-        some = [(p.workers, p.ceilings[name]) for p in points if name in p.ceilings]
-        axes.plot(*zip(*some, strict=True), label=f"{name} alone", **thin)
-    if row := [(p.workers, p.in_a_row) for p in points if p.in_a_row]:
-        label = "parts in a row on each core"
-        axes.plot(*zip(*row, strict=True), label=label, color="black", **thin)
-    median = np.asarray([point.rate.median for point in points])
-    below = median - [point.rate.least for point in points]
-    above = [point.rate.most for point in points] - median
-    label = "whole job: median, least and most of the repeats"
-    style: dict[str, Any] = {
-        "color": OURS,
-        "marker": "o",
-        "linewidth": 2,
-        "capsize": 4,
-        "zorder": 3,
-    }
-    axes.errorbar(workers, median, yerr=[below, above], label=label, **style)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(workers, [str(number) for number in workers])
-    axes.minorticks_off()
-    ticks = _ticks(axes.get_ylim())
-    axes.set_yticks(ticks, [scaling.figures(tick) for tick in ticks])
-    axes.set(title=title, xlabel=worker, ylabel=f"{item}s/s")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    return _png(figure)
-
-
-def _ticks(limits: tuple[float, float]) -> list[float]:
-    """1, 2 and 5 of each decade between the limits."""
-    decades = range(math.floor(math.log10(limits[0])), math.ceil(math.log10(limits[1])) + 1)
-    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    return [tick for tick in ticks if limits[0] <= tick <= limits[1]]
+    return to_png(figure)

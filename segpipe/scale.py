@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segpipe import archive, lease, measurement, pinned, plots, runtime, scaling
+from segpipe import archive, lease, runtime
 from segpipe.errors import UserError
 from segpipe.inputs import Inputs, inside, open_source
-from segpipe.measurement import Experiment, Key, flag
 from segpipe.recipes import RECIPES
 from segpipe.runtime import Progress
-from segpipe.scaling import JOB, Row
+from segpipe.scaling import figure, findings, measurement, pinned
+from segpipe.scaling.findings import JOB, Row
+from segpipe.scaling.measurement import Experiment, Key, flag
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
@@ -276,7 +277,7 @@ def _last(rows: Sequence[Row]) -> str:
     """The last rate, for people."""
     if not rows:
         return ""
-    rate, item = scaling.figures(rows[-1]["rate"]), scaling.ITEM[rows[-1]["job"]]
+    rate, item = findings.figures(rows[-1]["rate"]), findings.ITEM[rows[-1]["job"]]
     return f", last {rate} {item}s/s"
 
 
@@ -294,12 +295,12 @@ def _time_left(todo: Sequence[Key], rows: Sequence[Row]) -> str:
 
 def _write_results(config: ScaleConfig, experiment: Experiment, rows: Sequence[Row]) -> None:
     output, job = experiment.output, next(row for row in rows if row["part"] == JOB)
-    output.put(TABLE, scaling.table(rows, _facts(config, experiment, rows)).encode())
+    output.put(TABLE, findings.table(rows, _facts(config, experiment, rows)).encode())
     network = f"{job['model']}, {job['engine']}, {experiment.gpu or job['machine']['cpu']}"
     title = f"{config.mode.capitalize()} scaling of {config.job}: {network}"
     each = "" if experiment.on_cluster else f", each with its {'GPU' if experiment.gpu else 'core'}"
-    item = scaling.ITEM[config.job]
-    output.put(FIGURE, plots.scaling_curve(scaling.points(rows), title, item, f"workers{each}"))
+    item = findings.ITEM[config.job]
+    output.put(FIGURE, figure.curve(findings.points(rows), title, item, f"workers{each}"))
 
 
 def _facts(config: ScaleConfig, experiment: Experiment, rows: Sequence[Row]) -> list[str]:

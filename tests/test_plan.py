@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 from verbs import run
 
-from segpipe import costs
-from segpipe.costs import Costs, Measured
 from segpipe.errors import UserError
-from segpipe.forecast import Setting, forecast, index_s
-from segpipe.simulation import Chance, simulate
+from segpipe.planning import costs
+from segpipe.planning.costs import Costs, Measured
+from segpipe.planning.forecast import Setting, forecast, index_s
+from segpipe.planning.simulation import Chance, simulate
 
 DIAMETER_PX = 540.0
 ROUND = Costs(  # round numbers, for hands

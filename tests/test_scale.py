@@ -18,10 +18,11 @@ from PIL import Image
 from processes import command_of, family, finish, ray_nodes, running, token, wait_until
 from verbs import run
 
-from segpipe import measurement, pinned, plots, scale, scaling
+from segpipe import scale
 from segpipe.recipes import RECIPES
 from segpipe.scale import ScaleConfig
-from segpipe.scaling import Spread
+from segpipe.scaling import figure, findings, measurement, pinned
+from segpipe.scaling.findings import Spread
 from segpipe.segment import SegmentConfig
 from segpipe.storage import open_store
 from segpipe.train import TrainConfig
@@ -165,20 +166,20 @@ ROWS = [
 
 def test_efficiency_is_the_rate_of_a_worker_as_a_share_of_that_at_the_first_point():
     """Medians 10 with one and 15 with two: 15 / (2 * 10); from 2 to 4 workers the same way."""
-    one, two = scaling.points(ROWS)
+    one, two = findings.points(ROWS)
     assert one.rate == Spread(10.0, 8.0, 12.0)
     assert two.rate == Spread(15.0, 14.0, 16.0)
-    assert scaling.efficiency(two, one) == 0.75
-    two, four = scaling.points([row(2, 15.0), row(4, 27.0)])
-    assert scaling.efficiency(four, two) == pytest.approx(0.9)
+    assert findings.efficiency(two, one) == 0.75
+    two, four = findings.points([row(2, 15.0), row(4, 27.0)])
+    assert findings.efficiency(four, two) == pytest.approx(0.9)
 
 
 def test_parts_in_a_row_take_the_sum_of_their_seconds():
     """1 + 25 + 50 + 10 ms an image; on a GPU they do not come in a row."""
-    one, two = scaling.points(ROWS)
+    one, two = findings.points(ROWS)
     assert one.in_a_row == pytest.approx(1 / 0.086)
     assert two.in_a_row == pytest.approx(2 / 0.086)
-    on_gpu = scaling.points([line | {"device": "cuda"} for line in ROWS])
+    on_gpu = findings.points([line | {"device": "cuda"} for line in ROWS])
     assert [point.in_a_row for point in on_gpu] == [None, None]
 
 
@@ -186,12 +187,12 @@ def test_the_steady_rate_gives_no_gift_to_many_workers():
     """n workers, an image a second each, all in step: n images a second, however many they are."""
     for workers in (1, 2, 8):
         finished = np.repeat(np.arange(10.0, 15.0), workers)
-        assert scaling.steady_rate(finished[::-1], workers) == workers
-    assert scaling.steady_rate(np.array([1.0, 2.0]), 2) is None
+        assert findings.steady_rate(finished[::-1], workers) == workers
+    assert findings.steady_rate(np.array([1.0, 2.0]), 2) is None
 
 
 def test_the_table_has_a_line_a_point_with_shares_of_the_ceilings():
-    lines = scaling.table(ROWS, ["- fact"]).splitlines()
+    lines = findings.table(ROWS, ["- fact"]).splitlines()
     assert lines[0] == "- fact"
     assert lines[2] == (
         "| workers | images/s | efficiency | fetch alone | decode alone | model alone | "
@@ -205,7 +206,7 @@ def test_the_table_has_a_line_a_point_with_shares_of_the_ceilings():
 
 
 def test_a_table_without_ceilings_has_no_columns_for_them():
-    lines = scaling.table([row(1, 10.0)], []).splitlines()
+    lines = findings.table([row(1, 10.0)], []).splitlines()
     assert (
         lines[1]
         == "| workers | images/s | efficiency | stall | bottleneck | start-up, s | end, s |"
@@ -216,7 +217,7 @@ def test_a_table_without_ceilings_has_no_columns_for_them():
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1]], ids=["points", "a point"])
 def test_the_figure_is_drawn(rows, tmp_path):
     (tmp_path / "x.png").write_bytes(
-        plots.scaling_curve(scaling.points(rows), "title", "image", "workers")
+        figure.curve(findings.points(rows), "title", "image", "workers")
     )
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.width > 400
@@ -364,7 +365,7 @@ def test_what_a_command_leaves_behind_is_ended(tmp_path, monkeypatch):
 def test_a_command_ends_with_the_process_that_measures_it(tmp_path):
     """Even where that is killed, and so cannot end it."""
     mark = {"TEST_MARK": str(tmp_path)}
-    words = f"from segpipe import pinned; pinned.run(['sleep', '1000'], None, {mark!r})"
+    words = f"from segpipe.scaling import pinned; pinned.run(['sleep', '1000'], None, {mark!r})"
     with running("-c", words) as job:
         wait_until(lambda: sleepers(str(tmp_path)), "command")
         job.process.kill()
@@ -441,7 +442,7 @@ def archive(labelled: Path, tmp_path_factory) -> Path:
 def test_segmentation_is_measured_beside_its_ceilings_with_everything_pinned(archive, tmp_path):
     flags = ["--job", "segment", "--input", archive, "--checkpoint", "segnet-lite"]
     lines, cores = scaled(tmp_path / "out", *flags, "--ceiling-seconds", 0.2)
-    assert [line["part"] for line in lines] == ["job", *scaling.PARTS["segment"]]
+    assert [line["part"] for line in lines] == ["job", *findings.PARTS["segment"]]
     core = str(pinned.own_cores()[0])
     assert any("raylet" in command for command in cores)
     assert any("segpipe.decoder" in command for command in cores)
@@ -483,7 +484,7 @@ def test_a_real_experiment_goes_on_with_what_is_missing(archive, s3, request):
     flags = ["--job", "segment", "--input", f"{place}/photographs", "--ceiling-seconds", 0.2]
     flags += ["--checkpoint", "segnet-lite"]
     before, _ = scaled(output.uri(), *flags)
-    assert [line["part"] for line in before] == ["job", *scaling.PARTS["segment"]]
+    assert [line["part"] for line in before] == ["job", *findings.PARTS["segment"]]
     lines = output.get("results.jsonl").splitlines(keepends=True)
     output.put("results.jsonl", b"".join(lines[:-1]))
     after, _ = scaled(output.uri(), *flags)

@@ -2,7 +2,7 @@
 
 A run is four phases, one after the other: the driver lists and writes the manifest; it starts Ray
 and hands over; workers take groups; the driver compacts. Within the work the slowest of a few
-things sets the rate. What waits for what, deaths and spread are `segpipe.simulation`'s.
+things sets the rate. What waits for what, deaths and spread are `segpipe.planning.simulation`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from segpipe.archive import FETCHES, PAGE_ROWS, group_rows
-from segpipe.costs import Costs, decoded_megapixels
+from segpipe.planning.costs import Costs, decoded_megapixels
 from segpipe.stages import TRANSFERS
 
 LIST_KEYS = 1000  # in a page of a listing, of S3 and those that are like it

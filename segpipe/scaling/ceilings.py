@@ -1,6 +1,6 @@
 """One part of segmenting alone, in a process on each core: what the job's rate is measured against.
 
-    python -m segpipe.ceilings PART ...    (segpipe scale starts it)
+    python -m segpipe.scaling.ceilings PART ...    (segpipe scale starts it)
 
     fetch     bytes from the real input, as many at once as a worker fetches
     decode    bytes in memory -> canvas, field of view and geometry, in a decoder's process

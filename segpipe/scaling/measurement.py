@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segpipe import archive, pinned, records, runtime, scaling
+from segpipe import archive, records, runtime
 from segpipe.errors import Unfinished, UserError
 from segpipe.models import checkpoint, engine
-from segpipe.pinned import Ended
 from segpipe.recipes import RECIPES
-from segpipe.scaling import JOB, Row
+from segpipe.scaling import findings, pinned
+from segpipe.scaling.findings import JOB, Row
+from segpipe.scaling.pinned import Ended
 from segpipe.stopwatch import IDLE
 from segpipe.storage import Store, open_store
 from segpipe.storage.local import LocalStore
@@ -90,7 +91,7 @@ class Experiment:
     @property
     def parts(self) -> tuple[str, ...]:
         """What is measured at each point. On a cluster nothing here could measure the parts."""
-        alone = scaling.PARTS[self.job] if self.ceiling_s and not self.on_cluster else ()
+        alone = findings.PARTS[self.job] if self.ceiling_s and not self.on_cluster else ()
         return (JOB, *alone)
 
     def cores_of(self, workers: int) -> list[int] | None:
@@ -176,7 +177,7 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     finished, megapixels = _of_rows(store)
     # on a GPU photographs come in groups, on a core one by one
     at_once = experiment.flags["batch_size"] if experiment.device == "cuda" else 1
-    rate = scaling.steady_rate(finished, key.workers * at_once)
+    rate = findings.steady_rate(finished, key.workers * at_once)
     if rate is None:
         raise UserError(f"--limit {images}: too few photographs for a steady rate, raise it")
     stages = summary["stages"]
@@ -212,7 +213,7 @@ def _ceiling(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     """One part of segment alone, by the engine that the job used."""
     kind, precision = job["engine"].split()
     cores = experiment.cores_of(key.workers) or []
-    words: list[object] = ["-m", "segpipe.ceilings", key.part]
+    words: list[object] = ["-m", "segpipe.scaling.ceilings", key.part]
     words += ["--input", experiment.flags["input"], "--output", _run_store(experiment).uri()]
     words += ["--seconds", experiment.ceiling_s, "--cores", *cores]
     words += ["--engine", "on" if kind == "compiled" else "off", precision]
@@ -240,8 +241,8 @@ def _train(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     ended = _run(experiment, key, words, {})
     settings = archive.read_json(store, archive.SETTINGS) or {}
     steps = _steps(store)
-    wait, work = scaling.steady(steps[:, :2]).sum(axis=0)
-    items = len(scaling.steady(steps)) * flags["batch_size"]
+    wait, work = findings.steady(steps[:, :2]).sum(axis=0)
+    items = len(findings.steady(steps)) * flags["batch_size"]
     first_wait, first_work, first_ended = steps[0]
     precision = settings["--precision"]
     kind = flags["model"], settings["--width"], precision, experiment.device
@@ -282,9 +283,15 @@ def _bare(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     flags = _of_training(experiment, key.workers)
     recipe = RECIPES[experiment.flags["recipe"]] if experiment.flags["recipe"] else {}
     flags |= {name: recipe[name] for name in OF_STEP if name in recipe}
-    steps = round(job["items"] / flags["batch_size"] / (1 - scaling.WARM_SHARE))
+    steps = round(job["items"] / flags["batch_size"] / (1 - findings.WARM_SHARE))
     words: list[object] = ["-m", "torch.distributed.run", "--standalone"]
-    words += ["--nproc-per-node", key.workers, "-m", "segpipe.bare_ddp", experiment.flags["data"]]
+    words += [
+        "--nproc-per-node",
+        key.workers,
+        "-m",
+        "segpipe.scaling.bare_ddp",
+        experiment.flags["data"],
+    ]
     words += ["--steps", steps, "--device", experiment.device, *_as_words(flags)]
     env = runtime.model_env().get("env_vars", {}) | {"OMP_NUM_THREADS": "1"}
     ended = _run(experiment, key, words, env)

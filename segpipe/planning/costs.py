@@ -77,7 +77,7 @@ class Measured:
 
 def reference(checkpoint: str | None = None) -> Measured:
     """The costs that the package ships, with this shipped checkpoint's network."""
-    data = json.loads((resources.files("segpipe") / REFERENCE).read_text())
+    data = json.loads((resources.files("segpipe.planning") / REFERENCE).read_text())
     models = data["model_s"]
     name = checkpoint or next(iter(models))
     if name not in models:

@@ -24,7 +24,7 @@ import numpy as np
 import simpy
 
 from segpipe.archive import PAGE_ROWS
-from segpipe.forecast import Setting, end_s, index_s, list_s
+from segpipe.planning.forecast import Setting, end_s, index_s, list_s
 from segpipe.stages import TRANSFERS
 
 NUM_LUMPS = 5_000  # entities into which the groups of an archive are gathered, about

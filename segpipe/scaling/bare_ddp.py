@@ -1,6 +1,6 @@
 """segpipe's training step under bare torchrun: DDP over crops that lie in memory, nothing else.
 
-    torchrun --nproc-per-node 2 -m segpipe.bare_ddp DRIVE [--steps 600] [--compile off] ...
+    torchrun --nproc-per-node 2 -m segpipe.scaling.bare_ddp DRIVE [--steps 600] [--compile off] ...
 
 What remains of its rate in a whole training is what Ray Train, Ray Data and the decoding of
 photographs cost. `segpipe scale` and benchmarks/training.py start it. Rank 0 prints one JSON line.
@@ -22,7 +22,6 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segpipe import scaling
 from segpipe.data import fundus
 from segpipe.data.classes import CLASSES
 from segpipe.data.datasets import load_example
@@ -30,6 +29,7 @@ from segpipe.data.layouts import Example, open_labelled
 from segpipe.models import engine, networks, norm
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import channels_last
+from segpipe.scaling import findings
 from segpipe.storage import Store, open_store
 from segpipe.stream import Batch, Cropper, CropPlan
 
@@ -99,7 +99,7 @@ def main(config: BareConfig) -> None:
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
     )
-    warm = int(config.steps * scaling.WARM_SHARE)
+    warm = int(config.steps * findings.WARM_SHARE)
     for step in range(config.steps):
         if step == warm:
             _wait_for_all(on_gpu)
