@@ -151,9 +151,8 @@ def write_reference(rows: Sequence[dict[str, Any]], driver: dict[str, float], da
     start = costs.reference().changed(told, **{name: driver[name] for name in DRIVER})
     found = {name: _whole(rows, start, name) for name in (QUICK, USUAL)}
     models = {name: found[name].costs.model_s for name in (USUAL, QUICK)}
-    (ROOT / "segpipe" / "planning" / "reference.json").write_text(
-        costs.as_json(found[QUICK], models)
-    )
+    shipped = ROOT / "segpipe" / "planning" / costs.REFERENCE
+    shipped.write_text(costs.as_json(found[QUICK], models))
 
 
 def _whole(rows: Sequence[dict[str, Any]], start: Measured, network: str) -> Measured:

@@ -5,7 +5,7 @@
 The plain loop as a user runs it and under the allocator of segpipe's eager engines, the pipeline of
 Ray Data's documentation, and segpipe: first over as many images (in parentheses below), last over
 four times as many, as it takes seconds where they take minutes. Then the machine's ceiling: cores
-divided by the seconds per image of fetch, decode, model and write, each alone (segpipe.scaling.ceilings),
+divided by the seconds per image of fetch, decode, model and write, each alone (ceilings.py),
 on one core and on all at once; and the truth of the masks. Needs DRIVE below SEGPIPE_DATA and the
 loops in SEGPIPE_BASELINES. A quarter of an hour on 2 cores. Writes results/segmentation.md. Rates
 are steady ones; seconds are of whole processes.

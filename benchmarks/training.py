@@ -4,7 +4,7 @@
 
 The lecture's loop in plain PyTorch as a user runs it and under the allocator of segpipe's workers;
 segpipe on 2 workers, in fp32 and in bf16; the same step under bare torchrun with its crops in
-memory (segpipe.scaling.bare_ddp). Then the losses of segpipe's first 100 steps against a plain loop of
+memory (bare_ddp.py). Then the losses of segpipe's first 100 steps against a plain loop of
 torch's own layers over the same crops from the same weights; and where each network's step spends
 its time.
 Needs DRIVE below SEGPIPE_DATA and lecture_train.py in SEGPIPE_BASELINES. Twenty minutes on 2
