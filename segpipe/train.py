@@ -252,7 +252,9 @@ def train(config: TrainConfig) -> None:
 def _resources(config: TrainConfig, device: str) -> dict[str, float]:
     """Of one worker."""
     cpus = (
-        runtime.elastic_cpus() if config.elastic else runtime.cpus_per_worker(config.most_workers)
+        runtime.elastic_cpus()
+        if config.elastic
+        else runtime.cpus_per_worker(config.most_workers, device)
     )
     return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 

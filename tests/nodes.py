@@ -1,7 +1,7 @@
 """Ray nodes as on machines of their own: each with its network, processes, host name and /tmp.
 
 Linux namespaces (unshare, ip) give them these, where this process may make some; else the nodes
-are processes on loopback, which `Cluster.separate` tells.
+are processes on loopback, which `Machines.separate` tells.
 """
 
 import json
@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlencode
 
-from processes import free_port, kill_tree, wait_until
+from processes import family, free_port, kill_tree, wait_until
 
 BIN = Path(sys.executable).parent
 START_S = 300.0  # a deadline: a node takes five seconds, on a machine that others use as well more
@@ -37,6 +37,8 @@ class Node:
     host: str
     """Its address."""
     process: subprocess.Popen[bytes]
+    id: str = ""
+    """As Ray names it, once it has joined."""
 
     def kill(self) -> None:
         """All its processes at once, as a machine that loses its power."""
@@ -45,7 +47,7 @@ class Node:
 
 
 @dataclass
-class Cluster:
+class Machines:
     """A head that only runs drivers, and the nodes that were added."""
 
     separate: bool
@@ -55,44 +57,39 @@ class Cluster:
     env: dict[str, str]
     """Of all nodes: the token, and the keys to the store that are theirs."""
     folder: Path
+    port: int
+    dashboard_port: int
     nodes: list[Node] = field(default_factory=list)
-    ports: dict[str, int] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
         """HOST:PORT that nodes join."""
-        return f"{self.nodes[0].host}:{self.ports['port']}"
+        return f"{self.nodes[0].host}:{self.port}"
 
     @property
     def dashboard(self) -> str:
         """The address that jobs are sent to."""
-        return f"http://{self.nodes[0].host}:{self.ports['dashboard-port']}"
+        return f"http://{self.nodes[0].host}:{self.dashboard_port}"
 
     def add(self, *flags: str) -> Node:
         """Start a node with these flags of `ray start`; it has joined when this returns."""
         name, words = f"node{len(self.nodes)}", [str(BIN / "ray"), "start", "--block", *flags]
-        own = self.folder / name
+        own, host = self.folder / name, self.gateway
         (own / "tmp").mkdir(parents=True)
-        if self.separate:
-            host = f"{self.gateway.rpartition('.')[0]}.{10 + len(self.nodes)}"
-            (own / "hosts").write_text(f"127.0.0.1 localhost\n{host} {name}\n")
-            space = _network(name, host)
-            start = ["nsenter", f"--net=/run/netns/{space}", *SEPARATE, "sh", "-c", FIRST_PROCESS]
-            words = [*start, str(own), name, *words]
-        else:
-            host = self.gateway
-            words += ["--dashboard-agent-listen-port=0"]
-        words += [f"--node-ip-address={host}", "--object-store-memory=150000000"]
         if not self.nodes:
-            self.ports = {
-                name: usual if self.separate else free_port()
-                for name, usual in (("port", 6379), ("dashboard-port", 8265))
-            }
-            words += [f"--{name}={port}" for name, port in self.ports.items()]
-            words += ["--head", f"--dashboard-host={host}", "--disable-usage-stats"]
+            words += ["--head", "--disable-usage-stats", f"--port={self.port}"]
+            words += [f"--dashboard-port={self.dashboard_port}"]
             words += [] if self.separate else [f"--temp-dir={own / 'tmp'}"]
         else:
             words += [f"--address={self.head}"]
+        if self.separate:
+            host = f"{self.gateway.rpartition('.')[0]}.{10 + len(self.nodes)}"
+            (own / "hosts").write_text(f"127.0.0.1 localhost\n{host} {name}\n")
+            inside = ["nsenter", f"--net=/run/netns/{_network(name, host)}", *SEPARATE]
+            words = [*inside, "sh", "-c", FIRST_PROCESS, str(own), name, *words]
+        else:
+            words += ["--dashboard-agent-listen-port=0"]
+        words += [f"--node-ip-address={host}", "--object-store-memory=150000000"]
         home = {"HOME": "/tmp" if self.separate else str(own)}
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -100,25 +97,36 @@ class Cluster:
             )
         node = Node(name, host, process)
         self.nodes.append(node)
-        alive = sum(node.process.poll() is None for node in self.nodes)
 
         def joined() -> bool:
             assert process.poll() is None, Path(log.name).read_text()
-            return len(self.state("nodes", state="ALIVE")) >= alive
+            there = {found["node_id"] for found in self.state("nodes", state="ALIVE")}
+            node.id = next(iter(there - {known.id for known in self.nodes}), "")
+            return bool(node.id)
 
         wait_until(joined, name, START_S)
         return node
 
-    def run(self, *words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-        """A command of a user, who has the token, to its end."""
+    def living(self) -> list[Node]:
+        """The nodes that were not killed, the head first."""
+        return [node for node in self.nodes if node.process.poll() is None]
+
+    def on_head(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command on the head, with a node's environment changed by `env`, to its end."""
+        first = self.nodes[0].process.pid  # nsenter has become unshare, whose child is the node
+        inside = ["nsenter", "--all", f"--target={family(first)[1]}"] if self.separate else []
         return subprocess.run(
-            [str(word) for word in words],
+            [*inside, *words],
             check=False,
             capture_output=True,
             text=True,
             timeout=START_S,
-            env=self.user() | (env or {}),
+            env=self.env | env,
         )
+
+    def unpacked(self, package: str) -> list[Path]:
+        """Where nodes keep a job's files: each for itself, on loopback once for all."""
+        return list(self.folder.glob(f"node*/tmp/**/working_dir_files/{package}"))
 
     def user(self) -> dict[str, str]:
         """The environment of one who sends jobs: the token and nothing of the nodes' own."""
@@ -145,14 +153,15 @@ class Cluster:
 
 
 @contextmanager
-def ray_machines(env: dict[str, str]) -> Iterator[Cluster]:
+def ray_machines(env: dict[str, str]) -> Iterator[Machines]:
     """A network without nodes; what is added to it is gone at the end, whatever happened."""
     folder = Path(tempfile.mkdtemp(prefix="segpipe-"))
     separate = may_separate()
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL") if name in os.environ}
     kept |= {"HOME": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}"}
     gateway = f"10.213.{os.getpid() % 250}.1" if separate else "127.0.0.1"
-    cluster = Cluster(separate, gateway, kept | env, folder)
+    ports = (6379, 8265) if separate else (free_port(), free_port())
+    cluster = Machines(separate, gateway, kept | env, folder, *ports)
     try:
         if separate:
             _ip("link", "add", _bridge(), "type", "bridge")
@@ -162,8 +171,8 @@ def ray_machines(env: dict[str, str]) -> Iterator[Cluster]:
     finally:
         for node in cluster.nodes:
             node.kill()
-            if separate:
-                _ip("netns", "delete", f"{_bridge()}{node.name}")
+        for space in Path("/run/netns").glob(f"{_bridge()}*"):
+            _ip("netns", "delete", space.name)
         if separate:
             _ip("link", "delete", _bridge())
         shutil.rmtree(folder, ignore_errors=True)
