@@ -361,7 +361,7 @@ def losses(output: Store) -> list[float]:
     return [float(row["loss"]) for file in files for row in csv.DictReader(io.StringIO(file))]
 
 
-STAGES = ("OnCard).submit", "known_trials", "(load)", "(store)")
+STAGES = ("known_trials", "MapBatches(load)", "MapBatches(store)")
 
 
 def test_networks_run_where_the_gpus_are_and_photographs_are_read_elsewhere(
@@ -376,12 +376,17 @@ def test_networks_run_where_the_gpus_are_and_photographs_are_read_elsewhere(
         code, text = user.runs(command.replace("-m jobs.segment", "pretended.py"))
         assert code == 0, text
         sent.assert_whole()
-        tasks = listed(cluster, "tasks", re.search(JOB, text)[1])
-        ran = {name: {one["node_id"] for one in tasks if name in one["name"]} for name in STAGES}
+        name = re.search(JOB, text)[1]
+
+        def ran(stage: str) -> set[str]:
+            return {t["node_id"] for t in listed(cluster, "tasks", name) if t["name"] == stage}
+
+        # Processes tell Ray of their tasks some time after.
+        wait_until(lambda: all(map(ran, STAGES)), "word of every stage")
         others = {other.id for other in cluster.living()[1:]} - {node.id}
-        assert ran["OnCard).submit"] == ran["known_trials"] == {node.id}
-        assert ran["(load)"] <= others
-        assert ran["(store)"] & others  # the last may run where the network has just ended
+        assert nodes_of(cluster, name, "OnCard") == ran("known_trials") == {node.id}
+        assert ran("MapBatches(load)") <= others
+        assert ran("MapBatches(store)") & others  # the last may be where the network has ended
     finally:
         node.kill()
 
