@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
-from ray.util.annotations import RayDeprecationWarning
 from ray.util.metrics import Counter, Gauge
 
 from segpipe.errors import Unfinished, UserError
@@ -160,10 +158,31 @@ def _cluster(resource: str) -> float:
     return have.get(resource, 0.0)
 
 
-def cpus_per_worker(num_workers: int) -> float:
-    """Share of a core to book for each model worker, so that two data stages fit beside them."""
-    free = _cluster("CPU") * (1 - 2 * DATA_CPUS)
-    return max(0.01, min(1.0, int(100 * free / num_workers) / 100))
+def _nodes() -> list[dict[str, float]]:
+    """What each node has."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def cpus_per_worker(num_workers: int, device: str) -> float:
+    """Share of a core to book for each model worker, so that two data stages fit beside them.
+
+    A worker is on one node, and with a GPU on a node that has one: where so many would not find
+    room it is less, unless nothing helps but more nodes.
+    """
+    nodes, on_gpus = _nodes(), device == "cuda"
+    free = sum(node.get("CPU", 0) for node in nodes) * (1 - 2 * DATA_CPUS)
+    most = max(1, min(100, int(100 * free / num_workers)))  # hundredths of a core
+
+    def room(share: int) -> int:
+        return sum(
+            int(min(100 * node.get("CPU", 0) // share, node["GPU"] if on_gpus else num_workers))
+            for node in nodes
+            if not on_gpus or "GPU" in node
+        )
+
+    found = next((share for share in range(most, 0, -1) if room(share) >= num_workers), most)
+    return found / 100
 
 
 def elastic_cpus() -> float:
@@ -172,8 +191,7 @@ def elastic_cpus() -> float:
     It divides a node's cores by this and rounds down: a worker a core, and of every node of n cores
     n/(n + 1) of one is left for data stages.
     """
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest: float = max(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"])
+    largest = max(node.get("CPU", 0) for node in _nodes())
     return int(100 * largest / (largest + 1) + 1) / 100
 
 
@@ -241,18 +259,18 @@ def network_stage(
     A `light` stage runs no torch: it takes a process that Ray has started already.
     """
     options: dict[str, Any] = {} if light else {"runtime_env": model_env()}
-    with warnings.catch_warnings():  # Ray has no other way yet to bound its retries
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return dataset.map_batches(
-            stage,
-            fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
-            batch_size=None,
-            compute=ActorPoolStrategy(size=num_workers),
-            num_cpus=cpus_per_worker(num_workers),
-            num_gpus=1 if device == "cuda" else 0,
-            max_task_retries=TASK_RETRIES,
-            **options,
-        )
+    # Ray Data's way for whole blocks on GPUs: map_batches wants a number of rows with those, and
+    # would cut and join groups by it. Nor has that another way yet to bound retries.
+    return dataset.map_batches_internal(
+        stage,
+        fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
+        batch_size=None,
+        compute=ActorPoolStrategy(size=num_workers),
+        num_cpus=cpus_per_worker(num_workers, device),
+        num_gpus=1 if device == "cuda" else 0,
+        max_task_retries=TASK_RETRIES,
+        **options,
+    )
 
 
 def model_workers(device: str, wanted: int | None) -> int:

@@ -252,7 +252,9 @@ def train(config: TrainConfig) -> None:
 def _resources(config: TrainConfig, device: str) -> dict[str, float]:
     """Of one worker."""
     cpus = (
-        runtime.elastic_cpus() if config.elastic else runtime.cpus_per_worker(config.most_workers)
+        runtime.elastic_cpus()
+        if config.elastic
+        else runtime.cpus_per_worker(config.most_workers, device)
     )
     return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 
@@ -303,6 +305,7 @@ def _fit(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(num_cpus=0)(Board)
     board = actor.options(scheduling_strategy=here).remote()
+    # Of Ray Train's controller alone: nodes share no disk, and states are in the store.
     scratch = tempfile.mkdtemp(prefix="segpipe-train-")
     datasets: dict[str, Any] = {
         stream.CROPS: ray.data.from_items([0])  # TrainingData puts the stream in its place

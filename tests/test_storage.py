@@ -272,6 +272,7 @@ def test_wrong_credentials_are_told_in_one_line(s3, monkeypatch, tmp_path, fresh
     assert "\n" not in said
     assert "test-secret" not in said
     assert "wrong-word" not in said
+    assert (f"credentials on {socket.gethostname()}," in said) == (change == "none")
 
 
 def test_an_unknown_bucket_is_told_when_written_too(s3):

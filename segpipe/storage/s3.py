@@ -7,6 +7,7 @@ told at once.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -201,8 +202,9 @@ class S3Store:
         try:
             yield
         except (NoCredentialsError, PartialCredentialsError) as error:
-            raise UserError(
-                f"{self.uri()}: no S3 credentials, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise UserError(  # every node of a cluster has its own
+                f"{self.uri()}: no S3 credentials on {socket.gethostname()}, set AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY there"
             ) from error
         except ParamValidationError as error:
             raise UserError(f"{self.uri(key)}: {' '.join(str(error).split())}") from error
