@@ -3,6 +3,7 @@
 In the order in which data flows:
 
     errors.py     the errors a user can meet, one line each
+    flags.py      what all verbs' flags have in common
     storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
     kernels/      inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/         numpy, pillow and OpenCV, never torch

@@ -19,6 +19,7 @@ from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.errors import UserError
 from segpipe.evaluation_report import Pictures, draw, spread, table
+from segpipe.flags import check_at_least, check_choices
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
@@ -60,20 +61,11 @@ class EvaluateConfig:
         """Raise UserError for a flag that cannot be meant."""
         if not self.data:
             raise UserError("--data: no labelled set named")
-        choices = {
-            "split": SPLITS,
-            "fov": FIELDS,
-            "flips": FLIPS,
-            "report_images": ("on", "off"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                flag = name.replace("_", "-")
-                raise UserError(
-                    f"--{flag} {getattr(self, name)}: choose from {', '.join(map(str, known))}"
-                )
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers {self.workers}: must be 1 or more")
+        check_choices(
+            self,
+            {"split": SPLITS, "fov": FIELDS, "flips": FLIPS, "report_images": ("on", "off")},
+        )
+        check_at_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)

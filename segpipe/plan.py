@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import UserError
+from segpipe.flags import check_above_0, check_at_least, check_choices
 from segpipe.models import checkpoint
 from segpipe.planning import costs
 from segpipe.planning.costs import Measured
@@ -85,19 +86,11 @@ class PlanConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        for name in ("images", "nodes", "cores_per_node", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 1 or more")
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{_flag(name)} {value}: must be above 0")
-        for name in ("gpus_per_node", "price", "put_price", "get_price", "spread", "seed"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"{_flag(name)} {value}: must be 0 or more")
-        if self.store not in STORES:
-            raise UserError(f"--store {self.store}: choose from {', '.join(STORES)}")
+        check_at_least(self, 1, "images", "nodes", "cores_per_node", "batch_size")
+        check_at_least(self, 0, "gpus_per_node", "price", "put_price", "get_price")
+        check_at_least(self, 0, "spread", "seed")
+        check_above_0(self, *POSITIVE)
+        check_choices(self, {"store": STORES})
 
 
 POSITIVE = (
@@ -111,10 +104,6 @@ POSITIVE = (
     "node_gbit",
     "node_hours",
 )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def plan(config: PlanConfig) -> None:

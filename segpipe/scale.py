@@ -21,12 +21,13 @@ from typing import Any
 
 from segpipe import archive, lease, runtime
 from segpipe.errors import UserError
+from segpipe.flags import check_at_least, check_choices, flag
 from segpipe.inputs import Inputs, inside, open_source
 from segpipe.recipes import RECIPES
 from segpipe.runtime import Progress
 from segpipe.scaling import figure, findings, measurement, pinned
 from segpipe.scaling.findings import JOB, Row
-from segpipe.scaling.measurement import Experiment, Key, flag
+from segpipe.scaling.measurement import Experiment, Key
 from segpipe.storage import PATIENCE_S, Source, Store, open_store
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
@@ -91,26 +92,17 @@ class ScaleConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        for name, choices in {
-            "job": tuple(OF_JOB),
-            "mode": MODES,
-            "device": ("auto", "cpu", "gpu"),
-        }.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"--{name} {getattr(self, name)}: choose {', '.join(choices)}")
+        check_choices(self, {"job": OF_JOB, "mode": MODES, "device": ("auto", "cpu", "gpu")})
         if not self.workers or min(self.workers) < 1:
             told = " ".join(map(str, self.workers))
             raise UserError(f"--workers {told}: wanted one number or more, each 1 or more")
         if len(set(self.workers)) < len(self.workers):
             raise UserError(f"--workers {' '.join(map(str, self.workers))}: a number comes twice")
-        for name in ("repeats", "limit", "epochs", "crops_per_image", "crop_size", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{flag(name)} {value}: must be 1 or more")
-        if not 0 <= self.ceiling_seconds < float("inf"):
-            raise UserError(f"--ceiling-seconds {self.ceiling_seconds}: must be 0 or more")
-        if self.recipe is not None and self.recipe not in RECIPES:
-            raise UserError(f"--recipe {self.recipe}: choose from {', '.join(RECIPES)}")
+        counts = ("repeats", "limit", "epochs", "crops_per_image", "crop_size", "batch_size")
+        check_at_least(self, 1, *counts)
+        check_at_least(self, 0, "ceiling_seconds")
+        if self.recipe is not None:
+            check_choices(self, {"recipe": RECIPES})
         needed, other = ("input", "train") if self.job == "segment" else ("data", "segment")
         if getattr(self, needed) is None:
             raise UserError(f"--job {self.job}: needs {flag(needed)}")

@@ -24,6 +24,7 @@ from ray.data.datasource import Datasource, ReadTask
 from segpipe import archive, lease, report, runtime
 from segpipe.archive import Manifest, Todo
 from segpipe.errors import Unfinished, UserError
+from segpipe.flags import check_above_0, check_at_least, check_choices
 from segpipe.inputs import Inputs, inside, open_source
 from segpipe.lease import Lease
 from segpipe.models import checkpoint, engine
@@ -93,10 +94,9 @@ class SegmentConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        for flag in ("workers", "batch_size", "limit"):
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise UserError(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+        check_at_least(self, 1, "workers", "batch_size", "limit")
+        check_at_least(self, 0, "store_patience")
+        check_above_0(self, "max_megapixels")
         choices = {
             "format": FORMATS,
             "measure": MEASURES,
@@ -105,18 +105,9 @@ class SegmentConfig:
             "precision": engine.PRECISION,
             "flips": engine.FLIPS,
         }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                flag = name.replace("_", "-")
-                raise UserError(
-                    f"--{flag} {getattr(self, name)}: choose from {', '.join(map(str, known))}"
-                )
+        check_choices(self, choices)
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
-        if self.store_patience < 0:
-            raise UserError(f"--store-patience {self.store_patience}: must be 0 or more")
-        if self.max_megapixels <= 0:
-            raise UserError(f"--max-megapixels {self.max_megapixels}: must be above 0")
 
 
 @dataclass(frozen=True)

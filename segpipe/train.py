@@ -23,6 +23,7 @@ from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
+from segpipe.flags import check_above_0, check_at_least, check_choices, flag
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
@@ -121,27 +122,14 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        positive = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
-        for name in (*positive, "cycle_epochs", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{_flag(name)} {value}: must be 1 or more")
-        for name in (
-            "validation_images",
-            "resource_wait",
-            "warmup_steps",
-            "weight_decay",
-            "clip_norm",
-        ):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
+        counts = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
+        check_at_least(self, 1, *counts, "cycle_epochs", "patience")
+        check_at_least(self, 0, "validation_images", "resource_wait", "warmup_steps")
+        check_at_least(self, 0, "weight_decay", "clip_norm")
         if not 0 <= self.average < 1:
             raise UserError(f"--average {self.average}: must be 0 or more, and below 1")
-        if not 0 < self.lr < float("inf"):
-            raise UserError(f"--lr {self.lr}: must be above 0")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"--{name} {getattr(self, name)}: choose {', '.join(choices)}")
+        check_above_0(self, "lr")
+        check_choices(self, CHOICES)
         if self.cycle_epochs is not None and self.schedule != "cosine":
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
@@ -178,11 +166,7 @@ class TrainConfig:
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
         kept = asdict(self) | {"data": data.uri()}
-        return {_flag(name): value for name, value in kept.items() if name not in may_change}
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+        return {flag(name): value for name, value in kept.items() if name not in may_change}
 
 
 def train(config: TrainConfig) -> None:

@@ -42,7 +42,7 @@ def images(labelled: Path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (["--job", "evaluate"], "--job evaluate: choose segment, train"),
+        (["--job", "evaluate"], "--job evaluate: choose from segment, train"),
         (["--job", "segment"], "--job segment: needs --input"),
         (["--job", "train"], "--job train: needs --data"),
         (["--job", "segment", "--input", "x", "--epochs", "3"], "--epochs 3: is a flag of --job"),
@@ -52,7 +52,7 @@ def images(labelled: Path) -> Path:
         ),
         (
             ["--job", "segment", "--input", "x", "--mode", "both"],
-            "--mode both: choose strong, weak",
+            "--mode both: choose from strong, weak",
         ),
         (["--job", "segment", "--input", "x", "--workers", "0"], "--workers 0: wanted"),
         (["--job", "segment", "--input", "x", "--workers"], "--workers"),

@@ -27,6 +27,7 @@ import numpy as np
 
 from segpipe import archive, records, runtime
 from segpipe.errors import Unfinished, UserError
+from segpipe.flags import flag
 from segpipe.models import checkpoint, engine
 from segpipe.recipes import RECIPES
 from segpipe.scaling import findings, pinned
@@ -323,11 +324,6 @@ def _device_flag(experiment: Experiment) -> str:
 def _given(experiment: Experiment, name: str) -> list[object]:
     value = experiment.flags[name]
     return [] if value is None else [flag(name), value]
-
-
-def flag(name: str) -> str:
-    """Of a config's field."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _as_words(flags: dict[str, Any]) -> list[object]:

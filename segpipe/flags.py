@@ -1,0 +1,38 @@
+"""What flags of all verbs have in common: their names, and the lines that refuse a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from segpipe.errors import UserError
+
+
+def flag(name: str) -> str:
+    """Of a config's field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_choices(config: Any, choices: Mapping[str, Iterable[object]]) -> None:
+    """Raise UserError where a field is none of its choices."""
+    for name, known in choices.items():
+        known = tuple(known)
+        if getattr(config, name) not in known:
+            told = ", ".join(map(str, known))
+            raise UserError(f"{flag(name)} {getattr(config, name)}: choose from {told}")
+
+
+def check_at_least(config: Any, least: int, *names: str) -> None:
+    """Raise UserError where one of these fields is less or NaN; None will do."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise UserError(f"{flag(name)} {value}: must be {least} or more")
+
+
+def check_above_0(config: Any, *names: str) -> None:
+    """Raise UserError where one of these fields is 0, less, infinite or NaN; None will do."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{flag(name)} {value}: must be above 0")
