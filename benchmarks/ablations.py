@@ -30,6 +30,7 @@ ROWS = {
     "the recipe": SHORT,
     "no augmentation": f"{SHORT} --augmentation none",
     "wnet": f"{SHORT} --model wnet --width 8 --lr 1e-2",
+    "no softer crops": f"{SHORT} --augmentation wide",
     "augmentation of the W-Net": f"{SHORT} --augmentation wnet",
     "whole fields": "--epochs 2 --place whole --crop-size 512 --batch-size 1",
     "segnet": f"{SHORT} --model segnet --width 8",

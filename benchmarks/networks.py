@@ -25,6 +25,7 @@ from segpipe.models import checkpoint, engine
 FOLDER = ROOT / "results" / "networks"
 WEIGHTS = ROOT / "segpipe" / "models" / "weights"
 SETS = {"DRIVE": "DRIVE test", "STARE": "STARE"}
+FLIPS = {"1": "", "4": "-flips-4"}  # averaged, and how the file's name ends
 FIGURES = {
     "auc": "AUC",
     "average_precision": "AP",
@@ -45,9 +46,11 @@ def add(name: str, trained: Path, command: str) -> None:
     for data in SETS:
         output = ROOT / "runs" / "networks" / name / data
         found = [] if data == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
-        words = ["-m", "jobs.evaluate", "--data", drive().parent / data, "--output", output]
-        run([*words, "--checkpoint", weights, *found])
-        shutil.copy(output / "metrics.json", folder / f"{data}.json")
+        for flips, kept in FLIPS.items():
+            words = ["-m", "jobs.evaluate", "--data", drive().parent / data, *found]
+            words += ["--output", output / flips, "--flips", flips, "--checkpoint", weights]
+            run(words)
+            shutil.copy(output / flips / "metrics.json", folder / f"{data}{kept}.json")
     shutil.copy(trained / "history.csv", folder / "history.csv")
     minutes = minutes_of(history_of(trained))
     data = weights.read_bytes()
@@ -91,8 +94,8 @@ def ship(name: str) -> None:
     (WEIGHTS / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def _pooled(name: str, data: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / name / f"{data}.json").read_text())["pooled"]
+def _pooled(name: str, data: str, kept: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / name / f"{data}{kept}.json").read_text())["pooled"]
     return found
 
 
@@ -109,8 +112,11 @@ def table() -> None:
             "|---|---|" + "---|" * len(FIGURES),
         ]
         for name in names:
-            figures = " | ".join(f"{_pooled(name, data)[key]:.4f}" for key in FIGURES)
-            lines.append(f"| {name} | {rows[name]['parameters']:,} | {figures} |")
+            for flips, kept in FLIPS.items():
+                found = _pooled(name, data, kept)
+                figures = " | ".join(f"{found[key]:.4f}" for key in FIGURES)
+                told = name if flips == "1" else f"{name}, `--flips {flips}`"
+                lines.append(f"| {told} | {rows[name]['parameters']:,} | {figures} |")
         second = json.loads((FOLDER / names[0] / f"{data}.json").read_text())["second_observer"]
         figures = " | ".join(f"{second[key]:.4f}" if key in second else "–" for key in FIGURES)
         lines += [f"| second human observer | – | {figures} |", ""]
