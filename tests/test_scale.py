@@ -461,6 +461,7 @@ def test_segmentation_is_measured_beside_its_ceilings_with_everything_pinned(arc
 TRAINING = ["--epochs", 2, "--crops-per-image", 5, "--crop-size", 64, "--batch-size", 4]
 
 
+@pytest.mark.cluster  # two minutes
 @pytest.mark.timeout(600)
 def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
     flags = ["--job", "train", "--data", labelled, "--mode", "weak", *TRAINING]
