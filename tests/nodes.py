@@ -25,7 +25,8 @@ START_S = 300.0  # a deadline: a node takes five seconds, on a machine that othe
 # The shell stays: as a node's first process it collects those that lose their parents.
 FIRST_PROCESS = """
 mount --bind "$0/hosts" /etc/hosts && mount --bind /dev/null /etc/resolv.conf &&
-mount --bind "$0/tmp" /tmp && hostname "$1" && shift && "$@" &
+for kept in $2; do mkdir -p "$0$kept" && mount --bind "$kept" "$0$kept"; done &&
+mount --rbind "$0/tmp" /tmp && hostname "$1" && shift 2 && "$@" &
 wait
 """
 SEPARATE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -86,14 +87,20 @@ class Machines:
             host = f"{self.gateway.rpartition('.')[0]}.{10 + len(self.nodes)}"
             (own / "hosts").write_text(f"127.0.0.1 localhost\n{host} {name}\n")
             inside = ["nsenter", f"--net=/run/netns/{_network(name, host)}", *SEPARATE]
-            words = [*inside, "sh", "-c", FIRST_PROCESS, str(own), name, *words]
+            kept = sys.prefix if sys.prefix.startswith("/tmp/") else ""  # else its /tmp hides it
+            words = [*inside, "sh", "-c", FIRST_PROCESS, str(own), name, kept, *words]
         else:
             words += ["--dashboard-agent-listen-port=0"]
         words += [f"--node-ip-address={host}", "--object-store-memory=150000000"]
         home = {"HOME": "/tmp" if self.separate else str(own)}
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                words, start_new_session=True, stdout=log, stderr=log, env=self.env | home
+                words,
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+                env=self.env | home,
+                cwd="/",  # the present folder may lie in /tmp
             )
         node = Node(name, host, process)
         self.nodes.append(node)
