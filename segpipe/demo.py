@@ -14,6 +14,7 @@ from segpipe import runtime
 from segpipe.data import synthetic
 from segpipe.errors import UserError
 from segpipe.evaluate import EvaluateConfig, evaluate
+from segpipe.flags import check_at_least
 from segpipe.runtime import Progress
 from segpipe.segment import SegmentConfig, segment
 from segpipe.train import TrainConfig, train
@@ -43,8 +44,7 @@ class DemoConfig:
         """Raise UserError for a flag that cannot be meant."""
         if "://" in self.output:
             raise UserError(f"--output {self.output}: the demo draws into a local folder")
-        if self.photographs < 1:
-            raise UserError(f"--photographs {self.photographs}: must be 1 or more")
+        check_at_least(self, 1, "photographs")
 
 
 def demo(config: DemoConfig) -> int:

@@ -55,7 +55,7 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {
         "include_dashboard": False,
-        "num_cpus": own_cores(),
+        "num_cpus": num_own_cores(),
         "_system_config": OWN_CLUSTER,
     }
     terminate = signal.getsignal(signal.SIGTERM)
@@ -281,10 +281,10 @@ def model_workers(device: str, wanted: int | None) -> int:
 
 def worker_threads(num_workers: int) -> int:
     """Threads for each of `num_workers` model workers on this node."""
-    return max(1, own_cores() // num_workers)
+    return max(1, num_own_cores() // num_workers)
 
 
-def own_cores() -> int:
+def num_own_cores() -> int:
     """Cores that this process may use.
 
     Fewer than the machine's where taskset, Slurm or a container's quota says so.

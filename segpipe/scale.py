@@ -181,7 +181,7 @@ def _open(config: ScaleConfig) -> Experiment:
     gpus = [] if cluster or config.device == "cpu" else _gpus()
     if config.device == "gpu" and not gpus and not cluster:
         raise UserError("--device gpu: this machine has no GPU, use --device cpu or auto")
-    cores = [] if cluster else pinned.own_cores()[: runtime.own_cores()]
+    cores = [] if cluster else pinned.own_cores()[: runtime.num_own_cores()]
     have, kind = (len(gpus), "GPUs") if gpus else (len(cores), "cores")
     if most > have and not cluster:
         raise UserError(f"--workers {most}: this process may use {have} {kind}, lower it")

@@ -61,7 +61,7 @@ class TrainConfig:
     model: str = "segnet-lite"
     """Network to train: segnet-lite, segnet, unet, wnet or resunet."""
     width: int | None = None
-    """Channels of the network's first layer; by default 64, of wnet 8, of resunet 24."""
+    """Channels of the network's first layer; by default 64, of wnet and resunet 8."""
     epochs: int = 100
     """Passes over the crops. A finished run goes on when this is raised."""
     workers: str = "1"
