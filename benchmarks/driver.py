@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,12 +23,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import ROOT
 from listing import Pages, rss_mib
 
 from segpipe import archive, report, runtime
@@ -38,6 +37,9 @@ from segpipe.inputs import Inputs
 from segpipe.segment import Groups
 from segpipe.stages import TRANSFERS
 from segpipe.storage import Store, open_store
+
+sys.path.insert(0, str(ROOT / "tests"))
+from processes import s3_server
 
 PART_ROWS = 16, 64
 FEW_PAGES, MANY_PAGES = 20, 1000  # more groups than are handed over without read tasks
@@ -125,29 +127,6 @@ def _groups(pages: int) -> Iterator[Any]:
     return iter(stage.iter_batches(batch_size=None))
 
 
-@contextmanager
-def rclone(folder: str) -> Iterator[dict[str, str]]:
-    """A real S3 server over a folder -> the environment of its clients."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    words = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", address]
-    words += ["--vfs-cache-mode", "off", folder]
-    env = {"AWS_ENDPOINT_URL": f"http://{address}", "AWS_REGION": "us-east-1"}
-    env |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
-    keys = os.environ | {"RCLONE_AUTH_KEY": '"key,word"'}
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=keys) as server:
-        try:
-            while True:
-                with socket.socket() as asked:
-                    if not asked.connect_ex(("127.0.0.1", int(address.split(":")[1]))):
-                        break
-                time.sleep(0.05)
-            yield env
-        finally:
-            server.kill()
-
-
 def request_cpu(store: Store) -> float:
     """This process's CPU seconds for a request, of GETs and PUTs in equal parts."""
     store.put("in", bytes(GET_BYTES))
@@ -161,9 +140,7 @@ def request_cpu(store: Store) -> float:
 
 def requests() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "bucket").mkdir()
-        with rclone(folder) as env:
-            os.environ |= env
+        with s3_server(Path(folder)):
             far = request_cpu(open_store("s3://bucket/far"))
         shutil.rmtree(Path(folder) / "bucket")
         near = request_cpu(open_store(f"{folder}/near"))

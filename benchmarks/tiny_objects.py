@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from common import facts, write
-from driver import rclone
+from driver import s3_server
 from usage import Usage, measure
 
 from segpipe import archive
@@ -54,9 +53,8 @@ def main() -> None:
         f"| {count:,} objects on `rclone serve s3` | seconds | objects/s | peak, MiB |",
         "|---|---|---|---|",
     ]
-    with tempfile.TemporaryDirectory() as folder, rclone(folder) as env:
-        os.environ |= env
-        bucket = Path(folder) / "bucket"
+    with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as server:
+        bucket = server.folder
         objects(bucket / "in", count)
         start = time.monotonic()
         manifest = archive.list_inputs(Inputs(open_store("s3://bucket/in")))
@@ -74,10 +72,10 @@ def main() -> None:
 
         told("whole run: all fetched, all rejected")
         told("the same command again")
-        parts = sorted((bucket / "out" / archive.PARTS).iterdir())
-        for part in parts[::2]:
-            part.unlink()
-        (bucket / "out" / archive.SUMMARY).unlink()
+        output = open_store("s3://bucket/out")  # not its folder: the server remembers listings
+        for entry in list(output.list(archive.PARTS))[::2]:
+            output.delete(entry.key)
+        output.delete(archive.SUMMARY)
         told("half of the parts deleted: the rest indexed, half done")
     write("tiny-objects.md", lines)
 
