@@ -241,16 +241,19 @@ def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, 
     folder.mkdir()
     photograph.save(folder / "a.png")
     masks, engines = [], []
-    for name, env in (("with", {}), ("without", {"CXX": "no-such-compiler"})):
-        output = tmp_path / name
-        env = {"SEGPIPE_CACHE": str(tmp_path / f"cache-{name}")} | env
-        ended = finish("-m", "jobs.segment", "--input", folder, "--output", output, env=env)
+    for compiler, flags, env in (
+        ("with", ["--compile", "on"], {}),
+        ("without", [], {"CXX": "no-such-compiler"}),
+    ):
+        output = tmp_path / compiler
+        env = {"SEGPIPE_CACHE": str(tmp_path / f"cache-{compiler}")} | env
+        words = ["--input", folder, "--output", output, "--precision", "fp32", *flags]
+        ended = finish("-m", "jobs.segment", *words, env=env)
         assert ended.returncode == 0, ended.stderr
         summary = json.loads((output / "summary.json").read_text())
         engines.append(summary["engine"])
         masks.append(codecs.decode_image((output / "masks" / "a.png.png").read_bytes()) == 255)
-    assert engines[0]["name"] == "compiled fp32"
-    assert engines[1]["name"] == "eager fp32"
+    assert [found["name"] for found in engines] == ["compiled fp32", "eager fp32"]
     told = {one["name"]: one["problem"] for one in engines[1]["considered"]}
     assert "no-such-compiler" in told["compiled fp32"]
     dice = engine.vessel_dice([masks[0]], [masks[1]])

@@ -5,6 +5,8 @@ Run: pytest tests/test_scale.py, and with -m cluster what takes longer.
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -28,6 +30,7 @@ from segpipe.storage import open_store
 from segpipe.train import TrainConfig
 
 CORES = sorted(os.sched_getaffinity(0))
+PAGE = Path(__file__).resolve().parent.parent / "docs/scaling.md"
 
 
 @pytest.fixture
@@ -409,10 +412,17 @@ def allowed(pid: int) -> str:
     return text.partition("Cpus_allowed_list:")[2].split("\n")[0].strip()
 
 
+def flags_of_the_page(job: str, given: dict[str, Path | str]) -> list[object]:
+    """Those of the command in docs/scaling.md; what the page calls by a name is given by name."""
+    (command,) = re.findall(rf"^segpipe scale (--job {job} .*)$", PAGE.read_text(), re.MULTILINE)
+    words = [given.get(word, word) for word in shlex.split(command)]
+    return words[: words.index("--output")]
+
+
 def scaled(output: Path | str, *flags: object) -> tuple[list[dict], dict[str, str]]:
     """Lines of a real experiment, and the cores of all processes that its measurements had."""
     seen: dict[str, str] = {}
-    with running("-m", "jobs.scale", "--output", output, *TINY, *flags) as job:
+    with running("-m", "jobs.scale", "--output", output, *flags, *TINY) as job:
 
         def ended() -> bool:
             for pid in family(job.process.pid)[1:]:
@@ -464,8 +474,8 @@ TRAINING = ["--epochs", 2, "--crops-per-image", 5, "--crop-size", 64, "--batch-s
 @pytest.mark.cluster  # two minutes
 @pytest.mark.timeout(600)
 def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
-    flags = ["--job", "train", "--data", labelled, "--mode", "weak", *TRAINING]
-    (job, bare), cores = scaled(tmp_path / "out", *flags)
+    flags = flags_of_the_page("train", {"DRIVE": labelled})
+    (job, bare), cores = scaled(tmp_path / "out", *flags, "--mode", "weak", *TRAINING)
     assert set(cores.values()) == {str(pinned.own_cores()[0])}, cores
     assert (job["part"], bare["part"]) == ("job", "bare")
     assert job["items"] == 9 * 4  # steps: 4 photographs, 5 crops, 4 a step, 2 epochs; one is warm
@@ -482,8 +492,8 @@ def test_a_real_experiment_goes_on_with_what_is_missing(archive, s3, request):
     shutil.copytree(archive, photographs)
     place = f"{s3.uri}/{request.node.name}"
     output = open_store(f"{place}/out")
-    flags = ["--job", "segment", "--input", f"{place}/photographs", "--ceiling-seconds", 0.2]
-    flags += ["--checkpoint", "segnet-lite"]
+    flags = flags_of_the_page("segment", {"ARCHIVE": f"{place}/photographs"})
+    flags += ["--limit", 7, "--ceiling-seconds", 0.2, "--checkpoint", "segnet-lite"]
     before, _ = scaled(output.uri(), *flags)
     assert [line["part"] for line in before] == ["job", *findings.PARTS["segment"]]
     lines = output.get("results.jsonl").splitlines(keepends=True)

@@ -76,18 +76,31 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     At least float32.
     """
     channels, precise = x.shape[1], torch.promote_types(x.dtype, torch.float32)
-    num = x.numel() // channels
-    mean = x.sum(dim=(0, 2, 3), dtype=precise) / num
-    squares = (x - mean[:, None, None]).square_().sum(dim=(0, 2, 3))
+    num, rows = x.numel() // channels, _rows(x)
+    mean = rows.sum(dim=0, dtype=precise).view(-1, channels).sum(dim=0) / num
+    squares = (rows - mean.repeat(x.shape[3])).square_().sum(dim=0).view(-1, channels).sum(dim=0)
     own = torch.cat([mean.double(), squares.double(), mean.new_tensor([num], dtype=torch.double)])
-    of_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(of_ranks, own)
-    table = torch.stack(of_ranks)  # [ranks, 2 C + 1]
+    table = _of_all_ranks(own)  # [ranks, 2 C + 1]
     means, all_squares, nums = table[:, :channels], table[:, channels:-1], table[:, -1:]
     count = nums.sum()
     joint = (nums * means).sum(dim=0) / count
     variance = (all_squares + nums * (means - joint).square()).sum(dim=0) / count
     return joint.to(precise), variance.to(precise), float(count)
+
+
+def _of_all_ranks(own: Tensor) -> Tensor:
+    """A tensor of each rank's, stacked. By gloo a third of the time that a small all_reduce takes."""
+    of_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_ranks, own)
+    return torch.stack(of_ranks)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x [N, C, H, W] -> [N H, W C], x itself where its channels lie last.
+
+    What differs by channel goes over long rows so, and not over C numbers at a time.
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[3] * x.shape[1])
 
 
 class Normalise(torch.autograd.Function):
@@ -122,10 +135,11 @@ class Normalise(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradients[0], x, weight, mean, variance, None, None, False, eps, [True, True, True]
         )
-        sums = torch.stack([of_weight, of_bias])
-        dist.all_reduce(sums)
-        along, together = sums / count
+        along, together = _of_all_ranks(torch.stack([of_weight, of_bias])).sum(dim=0) / count
         scale = (variance + eps).rsqrt()
         slope = weight * scale.square() * along
-        of_x -= x * slope[:, None, None] + (weight * scale * together - slope * mean)[:, None, None]
+        rows, width = _rows(of_x), x.shape[3]
+        rows.addcmul_(_rows(x), slope.repeat(width), value=-1)
+        rows -= (weight * scale * together - slope * mean).repeat(width)
+        of_x = rows.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
         return of_x, of_weight, of_bias, None, None, None, None

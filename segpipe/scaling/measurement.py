@@ -356,7 +356,7 @@ def _versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
     """Of the code that runs, "-dirty" where it was changed since; None without a repository."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # installed, perhaps within another project's repository
         return None
     words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
