@@ -31,6 +31,7 @@ In the order in which data flows:
     archive.py    what a bulk run knows: manifest, parts, done-set, compaction
     recipes.py    flags of trainings by name
     states.py     what a training goes on from, after every epoch
+    board.py      what a training's workers tell its driver
     records.py    history, steps and TensorBoard events of a training
     lease.py      one writer for each output
     stopwatch.py  seconds by stage, and the bottleneck

@@ -19,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe import archive, ddp, runtime, states, stream
+from segpipe.board import Board
 from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
@@ -329,27 +330,6 @@ def _fit(
         failure: Exception | None = ray.get(board.failure.remote())
         if failure:
             raise failure
-
-
-class Board:
-    """Where rank 0 says how far it is, any rank why it gave up, and the driver reads both."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self.error: Exception | None = None
-
-    def post(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-
-    def take(self) -> list[dict[str, Any]]:
-        lines, self.lines = self.lines, []
-        return lines
-
-    def fail(self, error: Exception) -> None:
-        self.error = self.error or error
-
-    def failure(self) -> Exception | None:
-        return self.error
 
 
 def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
