@@ -84,8 +84,6 @@ def measured_rows(repeats: int) -> list[dict[str, Any]]:
 
 def fitted(rows: Sequence[dict[str, Any]], start: Measured, network: str) -> Measured:
     some = [row for row in rows if CASES[row["case"]].fitted and row["workers"] == 1]
-    # how cores slow each other, and what a worker adds to memory, no single core can tell
-    some += [row for row in rows if row["part"] == "model" and row["workers"] > 1]
     return costs.fit(some, start, _diameter(network), network)
 
 

@@ -86,4 +86,3 @@ def test_an_archive_is_screened_as_the_page_tells(labelled, photograph, tmp_path
     good = [row["path"] for row in rows if (row["readable_fraction"] or 0) >= 0.9]
     assert good
     assert pq.read_table(runs / "good.parquet")["path"].to_pylist() == good
-

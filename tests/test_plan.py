@@ -298,11 +298,14 @@ def test_a_fit_takes_the_steady_rate_for_the_sum_of_the_stages():
     assert twice.model_s == pytest.approx(2 * once.model_s)
 
 
-def test_a_fit_reads_from_the_ceilings_how_cores_slow_each_other():
-    rows = [measured_row(*SIZES[1], ROUND)]
-    for workers, rate in ((1, 10.0), (2, 19.0), (4, 32.0)):
-        rows.append(rows[0] | {"part": "model", "workers": workers, "rate": rate, "stages": None})
-    assert costs.fit(rows, START, DIAMETER_PX).costs.crowd == pytest.approx(10 / 8)
+def test_a_fit_reads_from_jobs_how_cores_slow_each_other():
+    alone = measured_row(*SIZES[1], ROUND)
+    rows = [alone]
+    for workers, slower in ((2, 1.1), (4, 1.25)):
+        stages = alone["stages"] | {"model": slower * alone["stages"]["model"]}
+        rows.append(alone | {"workers": workers, "stages": stages})
+    rows.append(alone | {"part": "model", "workers": 4, "rate": 1.0, "stages": None})
+    assert costs.fit(rows, START, DIAMETER_PX).costs.crowd == pytest.approx(1.25)
 
 
 # ---- the command

@@ -168,7 +168,7 @@ def fit(
         found = found.changed(source, end_s=max(0.0, statistics.median(left)))
     found = _of_driver(single, found, source)
     found = _of_memory(jobs, found)
-    return _of_crowd(rows, found)
+    return _of_crowd(jobs, found)
 
 
 def _has(row: Row) -> bool:
@@ -281,17 +281,21 @@ def _of_memory(jobs: list[Row], found: Measured) -> Measured:
     return found.changed(_told(told), driver_mib=max(1.0, rest))
 
 
-def _of_crowd(rows: list[Row], found: Measured) -> Measured:
-    """How much longer a canvas takes when all cores work, from the ceilings of the network."""
-    rates: dict[int, list[float]] = {}
-    for row in rows:
-        if row["part"] == "model" and row["rate"]:
-            rates.setdefault(row["workers"], []).append(row["rate"] / row["workers"])
-    if len(rates) < 2 or 1 not in rates:
+def _of_crowd(jobs: list[Row], found: Measured) -> Measured:
+    """How much longer a canvas takes when all cores work.
+
+    From whole jobs: the network alone slows more, since on a single core the job shares that core
+    with Ray and the driver (results/LOG.md).
+    """
+    seconds: dict[int, list[float]] = {}
+    for row in jobs:
+        if row["stages"].get("model"):
+            seconds.setdefault(row["workers"], []).append(row["stages"]["model"] / row["items"])
+    if len(seconds) < 2 or 1 not in seconds:
         return found
-    most = max(rates)
-    slower = statistics.median(rates[1]) / statistics.median(rates[most])
-    return found.changed(f"measured: network alone, 1 and {most} cores", crowd=max(1.0, slower))
+    most = max(seconds)
+    slower = statistics.median(seconds[most]) / statistics.median(seconds[1])
+    return found.changed(f"measured: jobs on 1 and {most} cores", crowd=max(1.0, slower))
 
 
 def as_json(measured: Measured, models: Mapping[str, float]) -> str:
