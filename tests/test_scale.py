@@ -448,26 +448,6 @@ def archive(labelled: Path, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
-def test_segmentation_is_measured_beside_its_ceilings_with_everything_pinned(archive, tmp_path):
-    flags = ["--job", "segment", "--input", archive, "--checkpoint", "segnet-lite"]
-    lines, cores = scaled(tmp_path / "out", *flags, "--ceiling-seconds", 0.2)
-    assert [line["part"] for line in lines] == ["job", *findings.PARTS["segment"]]
-    core = str(pinned.own_cores()[0])
-    assert any("raylet" in command for command in cores)
-    assert any("segpipe.decoder" in command for command in cores)
-    assert set(cores.values()) == {core}, cores
-    job, *parts = lines
-    assert {tuple(line["cores"]) for line in lines} == {(int(core),)}
-    assert job["items"] == 7
-    assert job["image_megapixels"] == pytest.approx(565 * 584 / 1e6)
-    assert 0 < job["startup_s"] < job["seconds"] - job["end_s"] < job["seconds"]
-    assert job["stall"] == job["stages"]["waiting for work"] / sum(job["stages"].values())
-    assert all(part["items"] > 0 for part in parts)
-    assert not (tmp_path / "out" / "_segpipe" / "run").exists()
-    assert (tmp_path / "out" / "table.md").read_text().count("| 1 | ") == 1
-
-
 TRAINING = ["--epochs", 2, "--crops-per-image", 5, "--crop-size", 64, "--batch-size", 4]
 
 
@@ -486,7 +466,9 @@ def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
 
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
-def test_a_real_experiment_goes_on_with_what_is_missing(archive, s3, request):
+def test_segmentation_is_measured_beside_its_ceilings_pinned_and_goes_on_with_what_is_missing(
+    archive, s3, request
+):
     """From a bucket into a bucket, where the parts that fetch and write are measured too."""
     photographs = s3.folder / request.node.name / "photographs"
     shutil.copytree(archive, photographs)
@@ -494,8 +476,20 @@ def test_a_real_experiment_goes_on_with_what_is_missing(archive, s3, request):
     output = open_store(f"{place}/out")
     flags = flags_of_the_page("segment", {"ARCHIVE": f"{place}/photographs"})
     flags += ["--limit", 7, "--ceiling-seconds", 0.2, "--checkpoint", "segnet-lite"]
-    before, _ = scaled(output.uri(), *flags)
+    before, cores = scaled(output.uri(), *flags)
     assert [line["part"] for line in before] == ["job", *findings.PARTS["segment"]]
+    core = str(pinned.own_cores()[0])
+    assert any("raylet" in command for command in cores)
+    assert any("segpipe.decoder" in command for command in cores)
+    assert set(cores.values()) == {core}, cores
+    job, *parts = before
+    assert {tuple(line["cores"]) for line in before} == {(int(core),)}
+    assert job["items"] == 7
+    assert job["image_megapixels"] == pytest.approx(565 * 584 / 1e6)
+    assert 0 < job["startup_s"] < job["seconds"] - job["end_s"] < job["seconds"]
+    assert job["stall"] == job["stages"]["waiting for work"] / sum(job["stages"].values())
+    assert all(part["items"] > 0 for part in parts)
+    assert output.get("table.md").decode().count("| 1 | ") == 1
     lines = output.get("results.jsonl").splitlines(keepends=True)
     output.put("results.jsonl", b"".join(lines[:-1]))
     after, _ = scaled(output.uri(), *flags)
