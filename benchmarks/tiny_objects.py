@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from common import facts, write
-from driver import s3_server
+from common import ROOT, facts, write
 from usage import Usage, measure
 
 from segpipe import archive
 from segpipe.inputs import Inputs
 from segpipe.storage import open_store
+
+sys.path.insert(0, str(ROOT / "tests"))
+from processes import s3_server
 
 FOLDER = 1000  # objects that share a prefix
 

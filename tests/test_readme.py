@@ -11,19 +11,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import tyro
+from verbs import commands_of, parse
 
-from segpipe import cli
 from segpipe.data import layouts
 from segpipe.storage import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = commands_of(README)
 
 
 def test_the_readme_has_the_commands_of_every_verb():
@@ -34,11 +29,7 @@ def test_the_readme_has_the_commands_of_every_verb():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(".venv/bin/segpipe")])
 def test_a_command_of_the_readme_parses(command):
-    _, verb, *flags = shlex.split(command, comments=True)
-    module, name, _ = cli.VERBS[verb]
-    config = tyro.cli(getattr(import_module(module), name), args=flags)
-    if hasattr(config, "check"):
-        config.check()
+    parse(command)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])

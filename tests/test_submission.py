@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from nodes import Machines, ray_machines
 from processes import Bucket, Job, kill_tree, s3_server, wait_until
-from verbs import masks, rows, run
+from verbs import commands_of, masks, rows, run
 
 from segpipe import archive, lease
 from segpipe.storage import Entry, Store, open_store
@@ -29,11 +29,7 @@ from segpipe.storage import Entry, Store, open_store
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/clusters.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.replace("\\\n", " ").splitlines()
-]
+COMMANDS = commands_of(PAGE)
 SUBMIT_S = 600.0  # a deadline
 
 

@@ -1,13 +1,32 @@
 """Verbs run in this process, and what they wrote."""
 
 import io
+import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import tyro
 
 from segpipe import cli
 from segpipe.storage import Store, open_store
+
+
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's shell blocks, continued ones as one."""
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+def parse(command: str) -> None:
+    """Have `segpipe VERB FLAGS` read by the verb's own parser. Raises what that raises."""
+    _, verb, *flags = shlex.split(command, comments=True)
+    module, name, _ = cli.VERBS[verb]
+    config = tyro.cli(getattr(import_module(module), name), args=flags)
+    if hasattr(config, "check"):
+        config.check()
 
 
 def run(*words: object) -> int:

@@ -153,7 +153,7 @@ def fit(
     if not single:
         wanted = f" with --checkpoint {checkpoint}" if checkpoint else ""
         raise UserError(f"--measured: no run of segment on 1 core{wanted} among its rows")
-    ways = {(row.get("checkpoint"), row.get("engine")) for row in single}
+    ways = set(map(_way, single))
     if len(ways) > 1:
         told = ", ".join(sorted(f"{one} ({engine})" for one, engine in ways))
         raise UserError(f"--measured: rows of {told}, choose one by --checkpoint")
@@ -168,7 +168,12 @@ def fit(
         found = found.changed(source, end_s=max(0.0, statistics.median(left)))
     found = _of_driver(single, found, source)
     found = _of_memory(jobs, found)
-    return _of_crowd(jobs, found)
+    return _of_crowd([row for row in jobs if _way(row) in ways], found)
+
+
+def _way(row: Row) -> tuple[str | None, str | None]:
+    """The network of a measurement, and how it ran."""
+    return row.get("checkpoint"), row.get("engine")
 
 
 def _has(row: Row) -> bool:
