@@ -25,7 +25,7 @@ from segpipe.models import checkpoint, engine
 FOLDER = ROOT / "results" / "networks"
 WEIGHTS = ROOT / "segpipe" / "models" / "weights"
 SETS = {"DRIVE": "DRIVE test", "STARE": "STARE"}
-FLIPS = {"1": "", "4": "-flips-4"}  # averaged, and how the file's name ends
+FLIPS = {1: "", 4: "-flips-4"}  # averaged, and how the file's name ends
 FIGURES = {
     "auc": "AUC",
     "average_precision": "AP",
@@ -48,9 +48,9 @@ def add(name: str, trained: Path, command: str) -> None:
         found = [] if data == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
         for flips, kept in FLIPS.items():
             words = ["-m", "jobs.evaluate", "--data", drive().parent / data, *found]
-            words += ["--output", output / flips, "--flips", flips, "--checkpoint", weights]
+            words += ["--output", output / str(flips), "--flips", flips, "--checkpoint", weights]
             run(words)
-            shutil.copy(output / flips / "metrics.json", folder / f"{data}{kept}.json")
+            shutil.copy(output / str(flips) / "metrics.json", folder / f"{data}{kept}.json")
     shutil.copy(trained / "history.csv", folder / "history.csv")
     minutes = minutes_of(history_of(trained))
     data = weights.read_bytes()
@@ -64,6 +64,7 @@ def add(name: str, trained: Path, command: str) -> None:
         "weights": str(weights),
         "parameters": sum(array.size for array in learned),
         "training_minutes": round(minutes, 1),
+        "flips": loaded.card.flips,
         "engine": chosen.engine.name,
         "ms_per_canvas": chosen.ms,
         "eager_ms_per_canvas": trials[0].ms,
@@ -79,14 +80,16 @@ def ship(name: str) -> None:
     data = (ROOT / told["weights"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == told["sha256"]
     (WEIGHTS / f"{name}.safetensors").write_bytes(data)
+    flips = FLIPS[told["flips"]]
     about = {
         "sha256": told["sha256"],
         "parameters": told["parameters"],
         "accuracy": {
-            title: {key: round(_pooled(name, data_set)[key], 4) for key in FIGURES}
+            title: {key: round(_pooled(name, data_set, flips)[key], 4) for key in FIGURES}
             for data_set, title in SETS.items()
         },
-        "speed": f"{told['ms_per_canvas']:.0f} ms a photograph on one core ({told['engine']}; "
+        "speed": f"{told['flips'] * told['ms_per_canvas']:.0f} ms a photograph on one core ("
+        f"{told['engine']}; "
         + ", ".join(line.partition(": ")[2] for line in told["facts"] if "machine" in line)
         + ")",
         "terms": TERMS,
@@ -112,10 +115,11 @@ def table() -> None:
             "|---|---|" + "---|" * len(FIGURES),
         ]
         for name in names:
-            for flips, kept in FLIPS.items():
-                found = _pooled(name, data, kept)
+            usual = rows[name]["flips"]
+            for flips in sorted(FLIPS, key=lambda flips: flips != usual):
+                found = _pooled(name, data, FLIPS[flips])
                 figures = " | ".join(f"{found[key]:.4f}" for key in FIGURES)
-                told = name if flips == "1" else f"{name}, `--flips {flips}`"
+                told = name if flips == usual else f"{name}, `--flips {flips}`"
                 lines.append(f"| {told} | {rows[name]['parameters']:,} | {figures} |")
         second = json.loads((FOLDER / names[0] / f"{data}.json").read_text())["second_observer"]
         figures = " | ".join(f"{second[key]:.4f}" if key in second else "–" for key in FIGURES)

@@ -111,7 +111,14 @@ def table(rows: Sequence[dict[str, Any]], known: dict[str, Measured]) -> list[st
 def _line(case: Case, workers: int, real: list[dict[str, Any]], known: Measured) -> str:
     size = real[0]["image_bytes"], real[0]["image_megapixels"]
     setting = Setting(
-        case.images, *size, 1, workers, known.costs, _diameter(case.network), s3=False
+        case.images,
+        *size,
+        1,
+        workers,
+        known.costs,
+        _diameter(case.network),
+        s3=False,
+        flips=real[0].get("flips") or 1,
     )
     found = forecast(setting)
     rate, seconds = min(found.limits.values()), found.seconds
@@ -203,7 +210,7 @@ def _costs(quick: Costs, usual: Costs) -> list[str]:
         if name in costs.OF_STAGES:
             value = 1000 * getattr(quick, name)
             lines.append(f"| {what} ({QUICK}) | {per} | {value:.3g} |")
-    return [*lines, f"| worker: the network ({USUAL}) | photograph | {1000 * usual.model_s:.3g} |"]
+    return [*lines, f"| worker: the network ({USUAL}) | canvas | {1000 * usual.model_s:.3g} |"]
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def truth(model: str, compiled: engine.Engine) -> tuple[float, list[float]]:
     """Vessel Dice of an engine against eager fp32, and both against DRIVE test's first observer."""
     weights = checkpoint.read(model)
     card = checkpoint.load(weights, model).card
-    scores = [engine.open_score(weights, one, 2) for one in (engine.REFERENCE, compiled)]
+    engines = (engine.REFERENCE, compiled)
+    scores = [engine.open_score(weights, one, 2, card.flips) for one in engines]
     masks: list[list[np.ndarray]] = [[], []]
     drawn, store = [], open_store(str(drive()))
     for example in open_labelled(store).test:

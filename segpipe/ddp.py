@@ -30,6 +30,7 @@ from segpipe.data.layouts import Example
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
+from segpipe.models.flips import over_flips
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
@@ -71,6 +72,8 @@ class TrainJob:
     clip_norm: float
     average: float
     """Decay of the weights' average over the steps; 0: there is none."""
+    flips: int
+    """Mirror images over which scores are averaged before the threshold is chosen."""
     cycle_epochs: int | None
     """Epochs of a cosine's fall to 0 before it starts again; None: the rate is constant."""
     patience: int | None
@@ -391,9 +394,9 @@ class Session:
         """
         plan, network = self.job.plan, copy.deepcopy(self.told_network)
         if self.job.held_back:
-            counts = self._count_scores(network, self.job.held_back)
+            counts = self._count_scores(network, self.job.held_back, flips=1)
             network.calibrate(*metrics.fit_calibration(counts))
-        counts = self._count_scores(network, self.job.training_split)
+        counts = self._count_scores(network, self.job.training_split, self.job.flips)
         card = Card(
             model=self.job.model,
             width=self.job.width,
@@ -404,20 +407,23 @@ class Session:
             f"{epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
             classes=CLASSES,
             version=__version__,
+            flips=self.job.flips,
         )
         state = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
         return checkpoint.dump(state, card)
 
-    def _count_scores(self, network: Network, examples: Sequence[Example]) -> metrics.Counts:
+    def _count_scores(
+        self, network: Network, examples: Sequence[Example], flips: int
+    ) -> metrics.Counts:
         """On these photographs, at working scale."""
-        predictor = Predictor(network, str(self.device))
+        scores = over_flips(Predictor(network, str(self.device)).scores, flips, rows=1)
         counts = np.zeros((2, metrics.BINS), np.int64)
         plan = self.job.plan
         for example in examples[self.rank :: self.world_size]:
             fitted = canvas(plan.store, example, plan.diameter)
             one = {name: array[None] for name, array in fitted.items()}
             self.shown = self.shown or one
-            score, label = predictor.scores(one["image"]), one["label"]
+            score, label = scores(one["image"]), one["label"]
             counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
         summed = self._sum(torch.from_numpy(counts).to(self.device))
         return summed.cpu().numpy()

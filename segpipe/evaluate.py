@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from segpipe.flags import check_at_least, check_choices
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
-from segpipe.models.engine import FLIPS
+from segpipe.models.flips import FLIPS
 from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
 from segpipe.stages import EvaluateJob, count, load_labelled
@@ -48,8 +48,9 @@ class EvaluateConfig:
     """Part of the set to measure on: test or training; of a set without parts all."""
     fov: str = "given"
     """Field of view: given by the set's masks where it has some, or found in each photograph."""
-    flips: int = 1
-    """Average the scores of the photograph and of its mirror images: 1 for none, or 4."""
+    flips: int | None = None
+    """Average the scores of the photograph and of its mirror images: 1 for none, or 4; without, as
+    the checkpoint was made for."""
     report_images: str = "on"
     """Names and pictures in the report: on, or off where they may identify patients."""
     workers: int | None = None
@@ -89,15 +90,12 @@ def evaluate(config: EvaluateConfig) -> None:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
     engine.check_fits(loaded)
+    card = replace(loaded.card, flips=config.flips or loaded.card.flips)
     sets = _open_sets(stores, config)
-    job = EvaluateJob(
-        tuple(stores), loaded.card.diameter, loaded.card.threshold, config.fov == "found"
-    )
+    job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
     with runtime.ray_session():
-        tallies = _measured(config, sets, job, weights)
-    results = [
-        summarise(data, tally, loaded.card) for data, tally in zip(sets, tallies, strict=True)
-    ]
+        tallies = _measured(config, sets, job, (weights, card.flips))
+    results = [summarise(data, tally, card) for data, tally in zip(sets, tallies, strict=True)]
     for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
         files = files_of_set(job, index, data, tally, result, config.report_images == "on")
         folder = data.name if len(sets) > 1 else ""
@@ -112,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> None:
         print(f"evaluate: wrote {output.uri('metrics.json')}, report.html and comparison.png")
         return
     rows = [table_row(data, result) for data, result in zip(sets, results, strict=True)]
-    output.put("table.json", as_json({"checkpoint": asdict(loaded.card), "sets": rows}))
+    output.put("table.json", as_json({"checkpoint": asdict(card), "sets": rows}))
     output.put("table.md", f"{table(rows)}\n".encode())
     print(table(rows))
     print(f"evaluate: wrote {output.uri('table.md')}, table.json and a folder for each set")
@@ -169,9 +167,12 @@ class Tally:
 
 
 def _measured(
-    config: EvaluateConfig, sets: Sequence[LabelledData], job: EvaluateJob, weights: bytes
+    config: EvaluateConfig,
+    sets: Sequence[LabelledData],
+    job: EvaluateJob,
+    scorer: tuple[bytes, int],
 ) -> list[Tally]:
-    """One tally a set; the photographs of all sets go through the same networks."""
+    """One tally a set; the photographs of all sets go through the same Scorers, of `scorer`."""
     rows = [
         {"set": index} | example.as_row()
         for index, data in enumerate(sets)
@@ -182,7 +183,7 @@ def _measured(
     listed = ray.data.from_items(rows, override_num_blocks=len(rows))
     stage = runtime.data_stage(len(rows))
     loaded = listed.map(partial(load_labelled, job=job), **stage)
-    scores = runtime.network_stage(loaded, Scorer, (weights, config.flips), device, workers)
+    scores = runtime.network_stage(loaded, Scorer, scorer, device, workers)
     counted = scores.map(partial(count, job=job), **stage)
     progress, tallies = Progress("evaluate"), [Tally() for _ in sets]
     for done, row in enumerate(counted.iter_rows(), start=1):

@@ -14,10 +14,10 @@ def flag(name: str) -> str:
 
 
 def check_choices(config: Any, choices: Mapping[str, Iterable[object]]) -> None:
-    """Raise UserError where a field is none of its choices."""
+    """Raise UserError where a field is none of its choices; None will do."""
     for name, known in choices.items():
         known = tuple(known)
-        if getattr(config, name) not in known:
+        if getattr(config, name) not in (None, *known):
             told = ", ".join(map(str, known))
             raise UserError(f"{flag(name)} {getattr(config, name)}: choose from {told}")
 

@@ -11,6 +11,8 @@ from typing import Any
 from segpipe.errors import UserError
 from segpipe.flags import check_above_0, check_at_least, check_choices
 from segpipe.models import checkpoint
+from segpipe.models.checkpoint import Card
+from segpipe.models.flips import FLIPS
 from segpipe.planning import costs
 from segpipe.planning.costs import Measured
 from segpipe.planning.forecast import Forecast, Setting, forecast
@@ -57,6 +59,8 @@ class PlanConfig:
     """results.jsonl of `segpipe scale --job segment`, from the machine that is to be used."""
     checkpoint: str | None = None
     """Which network: a name as `segpipe models` lists it, or as the measured runs had it."""
+    flips: int | None = None
+    """Mirror images whose scores are averaged, as --flips of `segpipe segment`."""
     batch_size: int = 64
     """Photographs in a group, as --batch-size of `segpipe segment`."""
     store: str = "s3"
@@ -90,7 +94,7 @@ class PlanConfig:
         check_at_least(self, 0, "gpus_per_node", "price", "put_price", "get_price")
         check_at_least(self, 0, "spread", "seed")
         check_above_0(self, *POSITIVE)
-        check_choices(self, {"store": STORES})
+        check_choices(self, {"store": STORES, "flips": FLIPS})
 
 
 POSITIVE = (
@@ -109,9 +113,9 @@ POSITIVE = (
 def plan(config: PlanConfig) -> None:
     """Print costs and forecast. Raises UserError for what the user must change."""
     config.check()
-    diameter_px = _diameter(config.checkpoint)
-    measured = _measured(config, diameter_px)
-    setting = setting_of(config, measured, diameter_px)
+    card = _card(config.checkpoint)
+    measured = _measured(config, card.diameter)
+    setting = setting_of(config, measured, card)
     found = forecast(setting)
     courses = _courses(config, setting)
     if config.output is not None:
@@ -126,10 +130,10 @@ def plan(config: PlanConfig) -> None:
     print("\n".join(lines))
 
 
-def _diameter(name: str | None) -> float:
-    """Working diameter of a shipped network; the default's for others, which scale alike."""
+def _card(name: str | None) -> Card:
+    """Of a shipped checkpoint; the default's for others, whose photographs are scaled alike."""
     known = name if name in checkpoint.shipped() else checkpoint.DEFAULT
-    return checkpoint.load(checkpoint.read(known), str(known)).card.diameter
+    return checkpoint.load(checkpoint.read(known), str(known)).card
 
 
 def _measured(config: PlanConfig, diameter_px: float) -> Measured:
@@ -144,7 +148,7 @@ def _measured(config: PlanConfig, diameter_px: float) -> Measured:
     return costs.fit(rows, start, diameter_px, config.checkpoint)
 
 
-def setting_of(config: PlanConfig, measured: Measured, diameter_px: float) -> Setting:
+def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
     return Setting(
         config.images,
         config.mean_bytes,
@@ -152,7 +156,7 @@ def setting_of(config: PlanConfig, measured: Measured, diameter_px: float) -> Se
         config.nodes,
         config.cores_per_node,
         measured.costs,
-        diameter_px,
+        card.diameter,
         config.batch_size,
         config.gpus_per_node,
         config.gpu_ms / 1000,
@@ -162,6 +166,7 @@ def setting_of(config: PlanConfig, measured: Measured, diameter_px: float) -> Se
         config.gets,
         config.puts,
         config.node_gbit * 1e9 / 8,
+        config.flips or card.flips,
     )
 
 
@@ -220,6 +225,8 @@ def _assumed(config: PlanConfig, setting: Setting) -> list[tuple[str, str, str]]
     rows = []
     if config.megapixels is None:
         rows.append(("size of a photograph", f"{setting.megapixels:.3g} MP", "--megapixels"))
+    if not config.gpus_per_node:
+        rows.append(("canvases of a photograph", f"{setting.flips}", "--flips"))
     if config.gpus_per_node:
         rows.append(("a GPU's time for a photograph", f"{config.gpu_ms:g} ms", "--gpu-ms"))
     if config.store == "s3":

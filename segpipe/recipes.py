@@ -24,5 +24,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-4,
         "clip_norm": 0.3,
         "average": 0.998,
+        "flips": 4,
     },
 }

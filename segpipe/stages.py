@@ -30,7 +30,7 @@ from segpipe.decoder import Decoder
 from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
-from segpipe.models.engine import Engine, open_score, over_flips
+from segpipe.models.engine import Engine, open_score
 from segpipe.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
@@ -67,7 +67,7 @@ class SegmentJob:
     probabilities: bool = False
     """Whether scores are written beside masks."""
     flips: int = 1
-    """Scores that are averaged, of engine.FLIPS."""
+    """Scores that are averaged, of FLIPS."""
 
 
 class Segmenter:
@@ -80,7 +80,7 @@ class Segmenter:
         _transfers().submit(_decoder(job.diameter, job.max_megapixels).start)  # takes 0.3 s
         keep_pages()
         self.job = job
-        self.score = over_flips(open_score(weights, engine, num_threads), job.flips)
+        self.score = open_score(weights, engine, num_threads, job.flips)
 
     def __call__(self, batch: Batch) -> Batch:
         """Groups of inputs -> the groups, committed."""

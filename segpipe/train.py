@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
 from segpipe.flags import check_above_0, check_at_least, check_choices, flag
+from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
@@ -35,11 +36,12 @@ from segpipe.storage import Store, open_store, preflight
 
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
-CHOICES = {
+CHOICES: dict[str, Iterable[object]] = {
     "model": tuple(MODELS),
     "place": PLACES,
     "augmentation": tuple(AUGMENTATIONS),
     "loss": LOSSES,
+    "flips": FLIPS,
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
@@ -96,6 +98,9 @@ class TrainConfig:
     """Epochs after which the cosine starts again; the whole run without."""
     validation_images: int = 0
     """Training images, the last by name, that are held back to choose the best epoch by."""
+    flips: int = 1
+    """Mirror images over which the threshold is chosen, and over which segment and evaluate average
+    with this checkpoint where they are not told otherwise: 1 for none, or 4."""
     patience: int | None = None
     """Stop after this many epochs without a lower loss on the held-back images."""
     seed: int = 0
@@ -217,6 +222,7 @@ def train(config: TrainConfig) -> None:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
             average=config.average,
+            flips=config.flips,
             cycle_epochs=(config.cycle_epochs or config.epochs)
             if config.schedule == "cosine"
             else None,

@@ -120,7 +120,13 @@ def test_a_header_whose_metadata_is_null_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", "half"), ("threshold", float("nan")), ("diameter", -540.0), ("diameter", "x")],
+    [
+        ("threshold", "half"),
+        ("threshold", float("nan")),
+        ("diameter", -540.0),
+        ("diameter", "x"),
+        ("flips", 3),
+    ],
 )
 def test_a_card_with_a_figure_that_cannot_be_is_refused(name, value):
     header, data = parts()

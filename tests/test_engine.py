@@ -22,6 +22,7 @@ from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
+from segpipe.models.flips import over_flips
 from segpipe.storage import open_store
 
 EAGER = Trial("off", "fp32", 50.0, 1.0, "")
@@ -115,7 +116,7 @@ def test_the_compiled_form_keeps_the_masks_of_drive_and_their_truth(model, drive
     """Vessel Dice at least 0.995 against eager fp32, Dice against the observer as it is told."""
     weights = checkpoint.read(model)
     card = checkpoint.load(weights, model).card
-    scores = {name: engine.open_score(weights, name, 2) for name in (REFERENCE, FAST)}
+    scores = {name: engine.open_score(weights, name, 2, card.flips) for name in (REFERENCE, FAST)}
     masks: dict[Engine, list[np.ndarray]] = {name: [] for name in scores}
     truth, store = [], open_store(str(drive))
     for example in open_labelled(store).test:
@@ -147,7 +148,7 @@ def test_flips_average_the_scores_of_four_mirror_images():
     rng = np.random.default_rng(0)
     canvas, fov = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), np.ones((6, 6), np.uint8)
     places = np.arange(36, dtype=np.float32).reshape(6, 6)
-    found = engine.over_flips(lambda seen, _: seen[..., 1] * places, 4)(canvas, fov)
+    found = over_flips(lambda seen, _: seen[..., 1] * places, 4)(canvas, fov)
     for y, x in np.ndindex(6, 6):
         around = [places[a, b] for a in (y, 5 - y) for b in (x, 5 - x)]
         assert found[y, x] == pytest.approx(canvas[y, x, 1] * np.mean(around))
@@ -290,14 +291,14 @@ def test_a_network_without_a_compiled_form_runs_eagerly(model, width, problem, c
 def test_other_networks_and_widths_have_a_compiled_form_too(model, width, cache):
     canvas = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     fov = np.full((96, 96), 255, np.uint8)
-    scores = engine.open_score(drawn_weights(model, width), REFERENCE, 1)(canvas, fov)
+    scores = engine.open_score(drawn_weights(model, width), REFERENCE, 1, 1)(canvas, fov)
     weights = drawn_weights(model, width, float(np.median(scores)))  # both classes are found
     trials = engine.find_trials(weights, "cpu")
     chosen = engine.select(trials, "on", "auto")
     assert chosen.engine == FAST
     assert chosen.true
     np.testing.assert_allclose(
-        engine.open_score(weights, FAST, 1)(canvas, fov), scores, rtol=0, atol=1e-5
+        engine.open_score(weights, FAST, 1, 1)(canvas, fov), scores, rtol=0, atol=1e-5
     )
 
 
@@ -308,4 +309,4 @@ def test_a_resunet_that_does_not_fit_its_card_is_refused(cache):
     for chosen in (REFERENCE, FAST):
         if chosen == REFERENCE or not kernels.missing():
             with pytest.raises(UserError, match="does not fit together"):
-                engine.open_score(data, chosen, 1)
+                engine.open_score(data, chosen, 1, 1)

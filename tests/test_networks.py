@@ -3,6 +3,7 @@
 Run: pytest tests/test_networks.py
 """
 
+import copy
 import json
 import resource
 from pathlib import Path
@@ -21,9 +22,10 @@ from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
+from segpipe.models.fused import folded, fused
 from segpipe.models.loss import LOSSES, Loss, dice_loss
-from segpipe.models.network import Network, to_planes
-from segpipe.models.networks import MODELS, build_model, folded, load_network
+from segpipe.models.network import Network, autocast, to_planes
+from segpipe.models.networks import MODELS, build_model, load_network
 from segpipe.models.resunet import ResUNet
 from segpipe.models.segnet import SegNet
 from segpipe.models.unet import UNet
@@ -571,3 +573,35 @@ def test_folded_networks_give_what_plain_ones_give(name, left):
     found = folded(network)
     torch.testing.assert_close(found(x), wanted, rtol=1e-9, atol=1e-9)
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in found.modules()) == left
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+@pytest.mark.parametrize(
+    ("name", "precision"),  # in bf16 SegNet's pooling chooses other pixels, fused or not
+    [
+        ("resunet", "fp32"),
+        ("unet", "fp32"),
+        ("segnet", "fp32"),
+        ("resunet", "bf16"),
+        ("unet", "bf16"),
+    ],
+)
+def test_fused_networks_give_what_plain_ones_give(name, precision):
+    """All of their convolutions are fused but the last, which nothing follows."""
+    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("no bfloat16 on this CPU")
+    network = trained(build_model(name, len(CLASSES), 8)).eval()
+    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    wanted = network(x).detach()
+    found = fused(copy.deepcopy(network), "cpu", precision)
+    with torch.inference_mode(), autocast(torch.device("cpu"), precision):
+        logits = found(x).float()
+    near = {"fp32": 1e-4, "bf16": 0.05}[precision] * float(wanted.std())
+    assert float((logits - wanted).square().mean().sqrt()) < near
+    assert sum(isinstance(layer, nn.Conv2d) for layer in found.modules()) == 1
+
+
+def test_networks_for_other_devices_are_not_fused():
+    network = build_model("resunet", len(CLASSES), 8).eval()
+    wanted = [type(layer) for layer in folded(copy.deepcopy(network)).modules()]
+    assert [type(layer) for layer in fused(network, "cuda", "fp32").modules()] == wanted

@@ -308,6 +308,16 @@ def test_a_fit_reads_from_jobs_how_cores_slow_each_other():
     assert costs.fit(rows, START, DIAMETER_PX).costs.crowd == pytest.approx(1.25)
 
 
+def test_a_photograph_takes_the_network_once_for_each_flip():
+    """A fit divides by the flips of its rows, a forecast multiplies by its own."""
+    true = replace(ROUND, model_s=4 * ROUND.model_s)
+    four = costs.fit([measured_row(*SIZES[1], true, flips=4)], START, DIAMETER_PX).costs
+    one = costs.fit([measured_row(*SIZES[1], ROUND)], START, DIAMETER_PX).costs
+    assert four.model_s == pytest.approx(one.model_s)
+    longer = replace(LOCAL, flips=4).photograph_s - LOCAL.photograph_s
+    assert longer == pytest.approx(3 * LOCAL.crowd * ROUND.model_s)
+
+
 # ---- the command
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from segpipe.data.classes import CLASSES
 from segpipe.errors import UserError
 from segpipe.models import weights
+from segpipe.models.flips import FLIPS
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
@@ -47,6 +48,9 @@ class Card:
     """Version of segpipe that wrote it."""
     width: int | None = None
     """Channels of the network's first layer; None, also in older files: the network's default."""
+    flips: int = 1
+    """Of FLIPS: over how many mirror images the threshold was chosen, and scores are averaged
+    where nothing else is asked for; 1, also in older files: none."""
 
     def check(self) -> None:
         """Raise ValueError for a figure that cannot be, or classes in another order than ours."""
@@ -54,6 +58,8 @@ class Card:
             raise ValueError(f"threshold {self.threshold}, diameter {self.diameter}")
         if self.width is not None and not (isinstance(self.width, int) and self.width > 0):
             raise ValueError(f"width {self.width}")
+        if self.flips not in FLIPS:
+            raise ValueError(f"flips {self.flips}")
         if self.classes != CLASSES:
             raise ValueError(f"classes {self.classes}, wanted {CLASSES}")
 
@@ -126,7 +132,7 @@ def load(data: bytes, source: str) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise UserError(f"{source}: safetensors, but not a segpipe checkpoint ({FORMAT})")
     try:
-        values = {"width": None} | json.loads(metadata["card"])
+        values = {"width": None, "flips": 1} | json.loads(metadata["card"])
         card = Card(**{f.name: values[f.name] for f in fields(Card)})
         card = replace(card, classes=tuple(card.classes))
         card.check()

@@ -1,6 +1,7 @@
 """How a checkpoint's network is run: the quickest of several engines that keeps its masks true.
 
-    eager fp32      layer after layer in torch, batch norms folded away: what always works
+    eager fp32      layer after layer in torch, what follows a convolution done with it: works
+                    everywhere
     eager bf16      the same with convolutions in bfloat16
     compiled fp32   the network's own loop in C++ (segpipe.kernels), where there is one
 
@@ -31,13 +32,11 @@ from segpipe.kernels import resunet, segnet_lite
 from segpipe.kernels.resunet import State
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Checkpoint
+from segpipe.models.flips import over_flips
 
 LEAST_DICE = 0.995
 NUM_DRAWN = 3  # photographs drawn for a trial
 RUNS, RUNS_S = 3, 1.0  # runs of each, the quickest counts; seconds after which one is enough
-
-FLIPS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((),), 4: ((), (0,), (1,), (0, 1))}
-"""Axes along which a canvas is mirrored, by how many scores are averaged."""
 
 Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> score [S, S] float32, right where fov is not 0"""
@@ -113,8 +112,8 @@ def select(trials: list[Trial], compile: str, precision: str) -> Trial:
 # ---- running
 
 
-def open_score(weights: bytes, engine: Engine, num_threads: int) -> Score:
-    """A checkpoint's network on the CPU, one canvas at a time.
+def open_score(weights: bytes, engine: Engine, num_threads: int, flips: int) -> Score:
+    """A checkpoint's network on the CPU, one canvas at a time, averaged over `flips` of FLIPS.
 
     Raises UserError for weights that do not fit, OSError where the engine does not run here.
     """
@@ -122,28 +121,8 @@ def open_score(weights: bytes, engine: Engine, num_threads: int) -> Score:
     if engine.compile == "on":
         if problem := _compiled_problem(loaded, engine.precision, "cpu"):
             raise OSError(f"{engine.name}: {problem}")
-        return _compiled(loaded)
-    return _eager(loaded, engine.precision, "cpu", num_threads)
-
-
-def over_flips(
-    score: Callable[..., npt.NDArray[np.float32]], flips: int, rows: int = 0
-) -> Callable[..., npt.NDArray[np.float32]]:
-    """The mean of the scores of images and of their mirror images, `flips` of FLIPS in all.
-
-    `rows` is the axis of their rows: 0 of one canvas and its field, 1 of a batch of canvases.
-    """
-    if flips == 1:
-        return score
-
-    def mean(*images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        total: Any = 0
-        for along in FLIPS[flips]:
-            axes = tuple(rows + axis for axis in along)
-            total = total + np.flip(score(*(np.flip(image, axes) for image in images)), axes)
-        return np.asarray(total / np.float32(flips), np.float32)
-
-    return mean
+        return over_flips(_compiled(loaded), flips)
+    return over_flips(_eager(loaded, engine.precision, "cpu", num_threads), flips)
 
 
 def _eager(
@@ -152,12 +131,15 @@ def _eager(
     """`plain`: with nothing folded, as it was trained."""
     import torch
 
-    from segpipe.models.networks import folded, load_network
+    from segpipe.models.fused import fused
+    from segpipe.models.networks import load_network
     from segpipe.models.predict import Predictor
 
     torch.set_num_threads(num_threads)
     network = load_network(loaded)
-    predictor = Predictor(network if plain else folded(network), device, precision)
+    predictor = Predictor(
+        network if plain else fused(network, device, precision), device, precision
+    )
     return lambda canvas, fov: predictor.scores(canvas[None])[0]
 
 

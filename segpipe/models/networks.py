@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segpipe.errors import UserError
 from segpipe.models.checkpoint import Checkpoint
@@ -52,18 +48,3 @@ def load_network(checkpoint: Checkpoint) -> Network:
     except (ValueError, TypeError, RuntimeError, UserError) as error:
         raise checkpoint.misfit() from error
     return network.float().eval()
-
-
-def folded(network: Network) -> Network:
-    """The network, in evaluation mode, with each batch norm in the convolution just before it.
-
-    In place, and the same function up to rounding; resunet takes an eighth less time so. It is no
-    longer the network that its checkpoint names: for scoring alone.
-    """
-    for layers in network.modules():
-        if not isinstance(layers, nn.Sequential):
-            continue
-        for at, (layer, norm) in enumerate(pairwise(layers)):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                layers[at], layers[at + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
-    return network

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
-from segpipe.models.engine import over_flips
+from segpipe.models.flips import over_flips
+from segpipe.models.fused import fused
 from segpipe.models.network import autocast, to_planes
-from segpipe.models.networks import folded, load_network
+from segpipe.models.networks import load_network
 
 
 class Predictor:
@@ -63,8 +64,9 @@ class Scorer:
         precision: str = "fp32",
     ) -> None:
         torch.set_num_threads(num_threads)
-        network = folded(load_network(checkpoint.load(weights, "--checkpoint")))
-        self.scores = over_flips(Predictor(network, device, precision).scores, flips, rows=1)
+        network = load_network(checkpoint.load(weights, "--checkpoint"))
+        predictor = Predictor(fused(network, device, precision), device, precision)
+        self.scores = over_flips(predictor.scores, flips, rows=1)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """canvas [N, S, S, 3] uint8 becomes score [N, S, S] float32, 0 where error is not empty."""

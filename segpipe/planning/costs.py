@@ -48,7 +48,7 @@ class Costs:
     megabyte_s: float = _cost("MB of file", "worker: entropy decoding, hand-over")
     decoded_s: float = _cost("decoded MP", "worker: pixels that JPEG's own reduction leaves")
     megapixel_s: float = _cost("megapixel", "worker: JPEG's blocks, the mask and its PNG")
-    model_s: float = _cost("photograph", "worker: the network")
+    model_s: float = _cost("canvas", "worker: the network, once for each of --flips")
     group_s: float = _cost("group", "worker: writes its part, waits for the next group")
     request_s: float = _cost("request", "worker: CPU of a GET or PUT, S3 less a local file")
     crowd: float = _cost("", "worker: times as slow when all cores work")
@@ -176,6 +176,11 @@ def _way(row: Row) -> tuple[str | None, str | None]:
     return row.get("checkpoint"), row.get("engine")
 
 
+def _flips(row: Row) -> int:
+    """Canvases that the network scored for each photograph."""
+    return row.get("flips") or 1
+
+
 def _has(row: Row) -> bool:
     return row.get("startup_s") is not None
 
@@ -237,7 +242,7 @@ def _amounts(row: Row, diameter_px: float) -> dict[str, float]:
         "megabyte_s": items * row["image_bytes"] / 1e6,
         "decoded_s": items * decoded_megapixels(pixels, diameter_px),
         "megapixel_s": items * pixels,
-        "model_s": items,
+        "model_s": items * _flips(row),
         "group_s": _groups(row),
     }
 
@@ -295,7 +300,8 @@ def _of_crowd(jobs: list[Row], found: Measured) -> Measured:
     seconds: dict[int, list[float]] = {}
     for row in jobs:
         if row["stages"].get("model"):
-            seconds.setdefault(row["workers"], []).append(row["stages"]["model"] / row["items"])
+            canvas_s = row["stages"]["model"] / row["items"] / _flips(row)
+            seconds.setdefault(row["workers"], []).append(canvas_s)
     if len(seconds) < 2 or 1 not in seconds:
         return found
     most = max(seconds)

@@ -51,6 +51,8 @@ class Setting:
     puts_s: float = 1e12
     node_bytes_s: float = 1e12
     """From the store into a node."""
+    flips: int = 1
+    """Canvases of a photograph that the network scores."""
 
     @cached_property
     def workers(self) -> int:
@@ -80,7 +82,7 @@ class Setting:
             + costs.megabyte_s * self.image_bytes / 1e6
             + costs.decoded_s * decoded
             + costs.megapixel_s * self.megapixels
-            + (0 if self.gpus else costs.model_s)
+            + (0 if self.gpus else costs.model_s * self.flips)
         )
         return self.crowd * (own + 2 * costs.request_s * self.s3)
 

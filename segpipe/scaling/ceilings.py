@@ -67,6 +67,8 @@ class Part:
     """As segment's."""
     engine: tuple[str, str] = ("off", "fp32")
     """--compile and --precision that the job settled on."""
+    flips: int = 1
+    """As segment's."""
     gpus: tuple[str, ...] = ()
     """A process for each of these in the place of the cores, where the network runs on GPUs."""
 
@@ -192,7 +194,7 @@ def _model(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     if part.gpus:
         from segpipe.models.predict import Scorer  # torch
 
-        scorer = Scorer(weights, 1, "cuda", 1, part.engine[1])
+        scorer = Scorer(weights, part.flips, "cuda", 1, part.engine[1])
         canvases = np.stack([row["canvas"] for row in islice(cycle(rows), ON_GPU)])
 
         def step() -> int:
@@ -200,7 +202,7 @@ def _model(part: Part, number: int, entries: Sequence[Entry]) -> Step:
             return len(canvases)
 
         return step
-    score = engine.open_score(weights, Engine(*part.engine), num_threads=1)
+    score = engine.open_score(weights, Engine(*part.engine), 1, part.flips)
     canvases_in_turn = cycle(rows)
 
     def step_on_cpu() -> int:
@@ -213,7 +215,8 @@ def _model(part: Part, number: int, entries: Sequence[Entry]) -> Step:
 
 def _write(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     job = _job(part)
-    score = engine.open_score(checkpoint.read(part.checkpoint), Engine(*part.engine), 1)
+    weights = checkpoint.read(part.checkpoint)
+    score = engine.open_score(weights, Engine(*part.engine), num_threads=1, flips=1)
     loaded = _loaded(part, job, entries)[:WRITTEN]
     rows = cycle([row | {"score": score(row["canvas"], row["fov"])} for row in loaded])
     folders = (f"{number}/{at}" for at in count())  # never a mask over another one

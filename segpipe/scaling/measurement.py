@@ -141,6 +141,7 @@ def measure(experiment: Experiment, key: Key, before: Sequence[Row]) -> Row:
         "batch_size": None,
         "checkpoint": None,
         "engine": None,
+        "flips": None,
         "model": None,
         "precision": None,
         "device": experiment.device,
@@ -194,6 +195,7 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
         "batch_size": experiment.flags["batch_size"],
         "checkpoint": experiment.flags["checkpoint"] or checkpoint.DEFAULT,
         "engine": summary["engine"]["name"],
+        "flips": settings["--flips"],
         "model": summary["model"]["model"],
         "precision": settings["--precision"],
     }
@@ -218,6 +220,7 @@ def _ceiling(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     words += ["--input", experiment.flags["input"], "--output", _run_store(experiment).uri()]
     words += ["--seconds", experiment.ceiling_s, "--cores", *cores]
     words += ["--engine", "on" if kind == "compiled" else "off", precision]
+    words += ["--flips", job.get("flips") or 1]
     words += ["--limit", experiment.images * experiment.times(key.workers)]
     words += _given(experiment, "checkpoint")
     gpus = experiment.gpus_of(key.workers)
@@ -226,8 +229,8 @@ def _ceiling(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     # as in the processes that run the job's network
     env = {} if gpus or kind == "compiled" else runtime.model_env().get("env_vars", {})
     ended = _run(experiment, key, words, env)
-    same = ("image_megapixels", "batch_size", "checkpoint", "engine", "model", "precision")
-    return ended, {name: job[name] for name in same} | _last_json(ended.stdout)
+    same = ("image_megapixels", "batch_size", "checkpoint", "engine", "flips", "model", "precision")
+    return ended, {name: job.get(name) for name in same} | _last_json(ended.stdout)
 
 
 # ---- train
