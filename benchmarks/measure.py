@@ -23,9 +23,7 @@ from PIL import Image
 
 from segpipe import decoder, measure, stages
 from segpipe.data.classes import classes_of
-from segpipe.models import checkpoint
-from segpipe.models.networks import load_network
-from segpipe.models.predict import Predictor
+from segpipe.models import checkpoint, engine
 
 REPEATS = 5
 NAMES = ("vessel_density", "length_density", "calibre_mean", "calibre_std", "fractal_dimension")
@@ -88,15 +86,16 @@ def main() -> None:
     cv2.setNumThreads(1)
     stages.keep_pages()  # as the process that measures does
     images = sorted(drive().glob("training/images/*.tif"))
-    loaded = checkpoint.load(checkpoint.read(None), checkpoint.DEFAULT)
-    card, network = loaded.card, Predictor(load_network(loaded))
+    weights = checkpoint.read(None)
+    card = checkpoint.load(weights, checkpoint.DEFAULT).card
+    score_of = engine.open_score(weights, engine.REFERENCE, 1, card.flips)
     masks: dict[float, list[Image8]] = {zoom: [] for zoom in SIZES}
     found: dict[float, Rows] = {zoom: [] for zoom in SIZES}
     fits = []
     for zoom in SIZES:
         for image in images:
             fitted = fitted_at(image, zoom, card.diameter)
-            score = network.scores(fitted.canvas[None])[0]
+            score = score_of(fitted.canvas, fitted.fov)
             mask = classes_of(score >= np.float32(card.threshold), fitted.fov > 127)
             scale = fitted.geometry.box_height / fitted.geometry.scaled_height
             masks[zoom].append(mask)

@@ -264,7 +264,7 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
         ).read_bytes()
         hits += (found & truth & field).sum()
         drawn += (found & field).sum() + (truth & field).sum()
-    assert result["pooled"]["dice"] == pytest.approx(2 * hits / drawn, abs=2e-3)
+    assert result["pooled"]["dice"] == pytest.approx(2 * hits / drawn, abs=5e-3)
     assert 0 < result["second_observer"]["dice"] < 1
     assert (out / "comparison.png").stat().st_size > 10_000
 

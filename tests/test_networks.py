@@ -576,29 +576,33 @@ def test_folded_networks_give_what_plain_ones_give(name, left):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize(
-    ("name", "precision"),  # in bf16 SegNet's pooling chooses other pixels, fused or not
+    ("name", "width", "left", "precision"),
     [
-        ("resunet", "fp32"),
-        ("unet", "fp32"),
-        ("segnet", "fp32"),
-        ("resunet", "bf16"),
-        ("unet", "bf16"),
+        ("resunet", 8, 1, "fp32"),
+        ("unet", 8, 1, "fp32"),
+        ("segnet", 8, 1, "fp32"),  # in bf16 its pooling chooses other pixels, fused or not
+        ("resunet", 8, 1, "bf16"),
+        ("resunet", 1, 3, "bf16"),
+        ("unet", 8, 1, "bf16"),
     ],
 )
-def test_fused_networks_give_what_plain_ones_give(name, precision):
-    """All of their convolutions are fused but the last, which nothing follows."""
+def test_fused_networks_give_what_plain_ones_give(name, width, left, precision, order):
+    """All of their convolutions are fused but the last, which nothing follows, and those of one
+    channel behind which another is added.
+    """
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("no bfloat16 on this CPU")
-    network = trained(build_model(name, len(CLASSES), 8)).eval()
-    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    network = trained(build_model(name, len(CLASSES), width)).eval()
+    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=order)
     wanted = network(x).detach()
     found = fused(copy.deepcopy(network), "cpu", precision)
     with torch.inference_mode(), autocast(torch.device("cpu"), precision):
         logits = found(x).float()
     near = {"fp32": 1e-4, "bf16": 0.05}[precision] * float(wanted.std())
     assert float((logits - wanted).square().mean().sqrt()) < near
-    assert sum(isinstance(layer, nn.Conv2d) for layer in found.modules()) == 1
+    assert sum(isinstance(layer, nn.Conv2d) for layer in found.modules()) == left
 
 
 def test_networks_for_other_devices_are_not_fused():

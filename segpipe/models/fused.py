@@ -44,7 +44,7 @@ def fused(network: Network, device: str, precision: str) -> Network:
         return network
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Residual):
+            if isinstance(child, Residual) and child.channels > 1:  # one knows no order of memory
                 setattr(parent, name, _FusedResidual(child, PRECISIONS[precision]))
             elif isinstance(child, nn.Sequential):
                 _fuse_relu(child, PRECISIONS[precision])
@@ -79,7 +79,8 @@ class _Convolution(nn.Module):
         assert isinstance(layer, nn.Conv2d)
         assert layer.padding_mode == "zeros"
         assert not isinstance(layer.padding, str)
-        self.weight = layer.weight.detach().to(dtype)
+        # whatever the input's order: without this one torch would not fuse, and has no sum in bf16
+        self.weight = layer.weight.detach().to(dtype, memory_format=torch.channels_last)
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self.shape = layer.padding, layer.stride, layer.dilation, layer.groups
 

@@ -60,6 +60,7 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.layers = nn.Sequential(
             *_layer(channels, channels),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
