@@ -101,7 +101,7 @@ def _silent(output: Store, holder: dict[str, Any]) -> bool:
     end = time.monotonic() + SILENCE_S
     while not here and time.monotonic() < end:
         print(
-            f"segment: waiting whether {describe(holder)} still writes to {output.uri()}",
+            f"waiting whether {describe(holder)} still writes to {output.uri()}",
             file=sys.stderr,
             flush=True,
         )

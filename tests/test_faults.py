@@ -22,7 +22,7 @@ from segpipe import archive
 from segpipe.storage import Store, open_store
 
 pytestmark = pytest.mark.cluster
-SEGMENT = ["-m", "jobs.segment", "--batch-size", 4, "--max-rejected", 1]
+SEGMENT = ["-m", "jobs.segment", "--batch-size", 4, "--max-rejected", 1, "--flips", 1]
 NUM_IMAGES = 60
 STRANGE = ["with space.jpg", "ä/ö.jpg", "a#b?c%20d&e+f.jpg", ".dot/x.jpg", "k.png", "k.png2/x.jpg"]
 VERY_STRANGE = ["a//b.jpg", "/lead.jpg", "c/../d.jpg", f"{'l' * 300}.jpg", "k", "k.png/x.jpg"]

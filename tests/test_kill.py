@@ -36,7 +36,7 @@ from segpipe.storage import open_store
 pytestmark = pytest.mark.cluster
 VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # in turn
 DEADLY = ("driver", "raylet")  # without its own node's raylet Ray ends the driver
-SEGMENT = ["-m", "jobs.segment", "--batch-size", 2]
+SEGMENT = ["-m", "jobs.segment", "--batch-size", 2, "--flips", 1]
 COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
 
