@@ -51,7 +51,7 @@ class ResUNet(Network):
             skips.append(x)
             x = block(smaller(x))
         for larger, block in zip(self.larger, self.up, strict=True):
-            x = block(F.relu(larger(x) + skips.pop()))
+            x = block(F.relu(larger(x).add_(skips.pop()), inplace=True))
         return (self.last(x),)
 
 
