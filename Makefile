@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/segpipe demo --output runs/demo
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster and not gpu'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not cluster and not gpu'
 
 test-cluster: setup
 	$(BIN)/pytest -m cluster
