@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import nn
 
 from segpipe import kernels
 from segpipe.data import fundus
+from segpipe.kernels.build import pointer
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.segnet import SegNetLite
 
@@ -311,3 +313,14 @@ def test_the_compiled_loss_steps_as_the_plain_one():
             assert all(p.grad.stride() == p.stride() for p in network.parameters())
         for mine, theirs in zip(*found, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_what_a_pointer_points_to_lives_as_long_as_it():
+    """Of a mirror image a copy is handed over that nobody else holds."""
+    copied = np.ascontiguousarray(np.arange(6.0)[::-1])
+    alive = weakref.ref(copied)
+    found = pointer(copied)
+    del copied
+    assert alive() is not None
+    del found
+    assert alive() is None

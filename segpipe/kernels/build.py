@@ -105,5 +105,6 @@ def _built(path: Path) -> Path:
 
 
 def pointer(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
+    """To its numbers, which live as long as the pointer, of a copy made on the way too."""
     assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
+    return array.ctypes.data_as(ctypes.c_void_p)
