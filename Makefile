@@ -1,6 +1,7 @@
 # make setup | demo | test | test-cluster | gpu | check | bench
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder # files at once
 
 .PHONY: setup demo test test-cluster gpu check bench clean
 
@@ -16,10 +17,10 @@ demo: setup
 	$(BIN)/segpipe demo --output runs/demo
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not cluster and not gpu'
+	$(TWO) -m 'not cluster and not gpu'
 
 test-cluster: setup
-	$(BIN)/pytest -m cluster
+	$(TWO) -m cluster
 
 gpu: setup
 	$(BIN)/pytest -m gpu

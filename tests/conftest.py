@@ -21,7 +21,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 
 
-LONG = ("test_jobs.py", "test_train.py", "test_bulk.py")  # minutes each
+LONG = ("test_jobs.py", "test_kill.py", "test_train.py", "test_bulk.py")  # minutes each
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
