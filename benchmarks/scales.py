@@ -35,7 +35,7 @@ COURSES = 5
 def setting(images: int, nodes: int) -> Setting:
     config = PlanConfig(images, nodes=nodes, cores_per_node=CORES)
     card = checkpoint.load(checkpoint.read(None), "").card
-    return setting_of(config, costs.reference(), card.diameter)
+    return setting_of(config, costs.reference(), card)
 
 
 def sizes() -> list[str]:
