@@ -60,7 +60,8 @@ class PlanConfig:
     checkpoint: str | None = None
     """Which network: a name as `segpipe models` lists it, or as the measured runs had it."""
     flips: int | None = None
-    """Mirror images whose scores are averaged, as --flips of `segpipe segment`."""
+    """Mirror images whose scores are averaged, as --flips of `segpipe segment`; without, as in the
+    measured runs, or as the checkpoint was made for."""
     batch_size: int = 64
     """Photographs in a group, as --batch-size of `segpipe segment`."""
     store: str = "s3"
@@ -166,7 +167,7 @@ def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
         config.gets,
         config.puts,
         config.node_gbit * 1e9 / 8,
-        config.flips or card.flips,
+        config.flips or measured.flips or card.flips,
     )
 
 

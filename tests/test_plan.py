@@ -12,6 +12,8 @@ import pytest
 from verbs import run
 
 from segpipe.errors import UserError
+from segpipe.models.checkpoint import Card
+from segpipe.plan import PlanConfig, setting_of
 from segpipe.planning import costs
 from segpipe.planning.costs import Costs, Measured
 from segpipe.planning.forecast import Setting, forecast, index_s
@@ -308,12 +310,21 @@ def test_a_fit_reads_from_jobs_how_cores_slow_each_other():
     assert costs.fit(rows, START, DIAMETER_PX).costs.crowd == pytest.approx(1.25)
 
 
+def told_flips(true: Costs, flips: int) -> int:
+    """What a plan takes from rows."""
+    found = costs.fit([measured_row(*SIZES[1], true, flips=flips)], START, DIAMETER_PX)
+    card = Card("net", 540.0, 0.5, "drawn", ("outside", "vessel", "background"), "0", flips=4)
+    return setting_of(PlanConfig(1000), found, card).flips
+
+
 def test_a_photograph_takes_the_network_once_for_each_flip():
     """A fit divides by the flips of its rows, a forecast multiplies by its own."""
     true = replace(ROUND, model_s=4 * ROUND.model_s)
     four = costs.fit([measured_row(*SIZES[1], true, flips=4)], START, DIAMETER_PX).costs
     one = costs.fit([measured_row(*SIZES[1], ROUND)], START, DIAMETER_PX).costs
     assert four.model_s == pytest.approx(one.model_s)
+    assert told_flips(true, 4) == 4
+    assert told_flips(ROUND, 1) == 1  # not the default checkpoint's
     longer = replace(LOCAL, flips=4).photograph_s - LOCAL.photograph_s
     assert longer == pytest.approx(3 * LOCAL.crowd * ROUND.model_s)
 

@@ -70,9 +70,12 @@ class Measured:
 
     costs: Costs
     sources: dict[str, str]
+    flips: int | None = None
+    """Canvases of a photograph that the network scored in the measured runs; None: not known."""
 
     def changed(self, source: str, **values: float) -> Measured:
-        return Measured(replace(self.costs, **values), self.sources | dict.fromkeys(values, source))
+        sources = self.sources | dict.fromkeys(values, source)
+        return replace(self, costs=replace(self.costs, **values), sources=sources)
 
 
 def reference(checkpoint: str | None = None) -> Measured:
@@ -159,6 +162,7 @@ def fit(
         raise UserError(f"--measured: rows of {told}, choose one by --checkpoint")
     source = _told(single)
     found = start.changed(source, **_of_stages(single, start.costs, diameter_px))
+    found = replace(found, flips=_flips(single[-1]))
     ends = [row for row in single if row.get("end_s") is not None]
     starts = [row["startup_s"] - row["items"] * found.costs.key_s for row in single if _has(row)]
     if starts:
