@@ -118,7 +118,7 @@ def _line(case: Case, workers: int, real: list[dict[str, Any]], known: Measured)
         known.costs,
         _diameter(case.network),
         s3=False,
-        flips=real[0].get("flips") or 1,
+        flips=costs.flips_of(real[0]),
     )
     found = forecast(setting)
     rate, seconds = min(found.limits.values()), found.seconds

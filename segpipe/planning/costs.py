@@ -162,7 +162,7 @@ def fit(
         raise UserError(f"--measured: rows of {told}, choose one by --checkpoint")
     source = _told(single)
     found = start.changed(source, **_of_stages(single, start.costs, diameter_px))
-    found = replace(found, flips=_flips(single[-1]))
+    found = replace(found, flips=flips_of(single[-1]))
     ends = [row for row in single if row.get("end_s") is not None]
     starts = [row["startup_s"] - row["items"] * found.costs.key_s for row in single if _has(row)]
     if starts:
@@ -180,7 +180,7 @@ def _way(row: Row) -> tuple[str | None, str | None]:
     return row.get("checkpoint"), row.get("engine")
 
 
-def _flips(row: Row) -> int:
+def flips_of(row: Row) -> int:
     """Canvases that the network scored for each photograph."""
     return row.get("flips") or 1
 
@@ -246,7 +246,7 @@ def _amounts(row: Row, diameter_px: float) -> dict[str, float]:
         "megabyte_s": items * row["image_bytes"] / 1e6,
         "decoded_s": items * decoded_megapixels(pixels, diameter_px),
         "megapixel_s": items * pixels,
-        "model_s": items * _flips(row),
+        "model_s": items * flips_of(row),
         "group_s": _groups(row),
     }
 
@@ -304,7 +304,7 @@ def _of_crowd(jobs: list[Row], found: Measured) -> Measured:
     seconds: dict[int, list[float]] = {}
     for row in jobs:
         if row["stages"].get("model"):
-            canvas_s = row["stages"]["model"] / row["items"] / _flips(row)
+            canvas_s = row["stages"]["model"] / row["items"] / flips_of(row)
             seconds.setdefault(row["workers"], []).append(canvas_s)
     if len(seconds) < 2 or 1 not in seconds:
         return found
