@@ -60,11 +60,12 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if flags is None else flags)
     debug = DEBUG in words
     module, config_name, _ = VERBS[verb]
-    signal.signal(signal.SIGTERM, _terminate)
+    terminate = _Terminate()
+    signal.signal(signal.SIGTERM, terminate)
     try:
         code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
-    except KeyboardInterrupt as stop:
-        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+    except KeyboardInterrupt:
+        code = 128 + (signal.SIGTERM if terminate.called else signal.SIGINT)
         print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
     except (UserError, Unfinished) as error:
         if debug:
@@ -100,12 +101,17 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
         raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a run as Ctrl-C does, with its own exit code."""
+class _Terminate:
+    """Handler of SIGTERM: ends a run as Ctrl-C does.
 
+    It is remembered here, because Ray's core passes on a plain KeyboardInterrupt of any.
+    """
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+    called = False
+
+    def __call__(self, *_: object) -> None:
+        self.called = True
+        raise KeyboardInterrupt
 
 
 def _one_line(error: BaseException) -> str:

@@ -58,20 +58,28 @@ def ray_session() -> Iterator[None]:
         "num_cpus": num_own_cores(),
         "_system_config": OWN_CLUSTER,
     }
-    terminate = signal.getsignal(signal.SIGTERM)
-    with _silent_stderr():
+    with _silent_stderr(), handler_kept(signal.SIGTERM):  # Ray's own ends with another exit code
         ray.init(
             address=address,
             logging_level=logging.ERROR,
             log_to_driver=False,
             **(own if address == "local" else {}),
         )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray has set its own, with another exit code
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def handler_kept(number: signal.Signals) -> Iterator[None]:
+    """Afterwards the signal has the handler that it had before, whoever set another."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # no other may set one
+            signal.signal(number, before)
 
 
 @contextmanager

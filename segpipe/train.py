@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -328,7 +329,10 @@ def _fit(
     watcher = threading.Thread(target=_watch, args=(board, stop, job), daemon=True)
     watcher.start()
     try:
-        trainer.fit()
+        with runtime.handler_kept(signal.SIGINT):
+            trainer.fit()
+    except SystemExit as stopped:  # by Ray Train's own handler of Ctrl-C, which ends the workers
+        raise KeyboardInterrupt from stopped
     finally:
         stop.set()
         watcher.join(timeout=10)

@@ -78,6 +78,18 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
     assert all((wanted[name] == found[name]).all() for name in wanted)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_says_so_in_one_line(number, code, labelled, tmp_path):
+    with running(*TRAIN, "--data", labelled, "--output", tmp_path) as job:
+        wait_until(lambda: states.finished_epochs(open_store(str(tmp_path))) == 1, "epoch")
+        job.process.send_signal(number)
+        assert job.wait() == code
+        lines = job.told().splitlines()
+    assert [line for line in lines if not line.startswith("train: ")] == [
+        "segpipe train: stopped, the same command goes on"
+    ]
+
+
 def losses(output: Path) -> list[float]:
     """Of the epochs that are told so far."""
     history = output / "history.csv"

@@ -4,6 +4,7 @@ Run: pytest tests/test_train.py
 """
 
 import csv
+import signal
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -241,6 +242,10 @@ def test_the_threshold_is_the_best_of_the_whole_training_split(chosen, labelled)
     others = np.quantile(score[truth], np.linspace(0, 1, 101))
     dice = [f1_score(truth, score >= np.float32(t)) for t in (loaded.card.threshold, *others)]
     assert dice[0] >= max(dice[1:]) - 1e-6
+
+
+def test_ctrl_c_is_again_what_it_was_before_the_training(chosen):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_run_that_patience_ended_is_finished(chosen, labelled, capsys):
