@@ -12,13 +12,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 from common import ROOT, drive, facts, history_of, minutes_of, run, write
 
 from segpipe import metrics
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint
-from segpipe.models.fused import folded
+from segpipe.models.fused import fused
 from segpipe.models.networks import load_network
 from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
@@ -53,13 +54,13 @@ def folder(name: str) -> Path:
 def judged(weights: bytes) -> dict[str, float]:
     """Figures of the held-back photographs at working scale; the threshold is the best on them."""
     loaded = checkpoint.load(weights, "model.safetensors")
-    predictor = Predictor(folded(load_network(loaded)))
+    predictor = Predictor(fused(load_network(loaded), "cpu", "fp32"))
     store = open_store(str(drive()))
-    counts = 0
+    counts = np.zeros((2, metrics.BINS), np.int64)
     for example in open_labelled(store).training[-HELD_BACK:]:
         fitted = canvas(store, example, loaded.card.diameter)
         score, label = predictor.scores(fitted["image"][None])[0], fitted["label"]
-        counts = counts + metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
+        counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
     return metrics.summary(counts, metrics.best_threshold(counts))
 
 

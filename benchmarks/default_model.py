@@ -33,8 +33,8 @@ def main() -> None:
         work = Path(folder)
         few = many_images(work / "few", LOOP_IMAGES)
         for flips in (1, 4):
-            words = [loop, few, work / f"loop-{flips}", "--flips", flips]
-            told = last_json(run(words)[1])
+            loop_words = [loop, few, work / f"loop-{flips}", "--flips", flips]
+            told = last_json(run(loop_words)[1])
             rows.append((f"plain W-Net, {flips} flip{'s' * (flips > 1)}", told))
         images = many_images(work / "images", count)
         words = ["-m", "jobs.segment", "--input", str(images), "--output", str(work / "ours")]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,7 +77,8 @@ def plain_training(name: str, device: torch.device) -> Callable[[], None]:
     def step() -> None:
         x = (images.permute(0, 3, 1, 2).float() / 255).to(device)
         truth = labels.long().to(device)
-        loss = sum(F.cross_entropy(output, truth) for output in network.outputs(x))
+        losses = [F.cross_entropy(output, truth) for output in network.outputs(x)]
+        loss: Any = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -19,8 +19,10 @@ import numpy as np
 from common import drive, facts, many_images, run, write
 from PIL import Image
 
-STAGES = ("list", "fetch", "decode", "field", "resize", "handover", "model", "mask", "encode")
-STAGES += ("write", "commit", "waiting for work")
+STAGES = (
+    *("list", "fetch", "decode", "field", "resize", "handover", "model", "mask", "encode"),
+    *("write", "commit", "waiting for work"),
+)
 KINDS = {"2,048x2,048 px JPEG": (2048, 2048), "4,288x2,848 px JPEG": (4288, 2848)}
 
 

@@ -12,6 +12,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from segpipe.data.classes import classes_of
 from segpipe.models import checkpoint, engine
 
 REPEATS = 5
-NAMES = ("vessel_density", "length_density", "calibre_mean", "calibre_std", "fractal_dimension")
-NAMES += ("tortuosity", "num_branch_points", "num_components")
+NAMES = (
+    *("vessel_density", "length_density", "calibre_mean", "calibre_std", "fractal_dimension"),
+    *("tortuosity", "num_branch_points", "num_components"),
+)
 SIZES = (0.5, 1.0, 2.0)
 
 Image8 = npt.NDArray[np.uint8]
@@ -104,13 +107,9 @@ def main() -> None:
                 fits.append(fitted)
     labels = [label_of(image) for image in images]
     times = {
-        "vessels, first observer's labels": [
-            cpu_ms(lambda x=x: measure.measure(x)) for x in labels
-        ],
-        f"vessels, masks of {card.model}": [
-            cpu_ms(lambda x=x: measure.measure(x)) for x in masks[1]
-        ],
-        "quality hints": [cpu_ms(lambda x=x: measure.quality(x.canvas, x.fov)) for x in fits],
+        "vessels, first observer's labels": [cpu_ms(partial(measure.measure, x)) for x in labels],
+        f"vessels, masks of {card.model}": [cpu_ms(partial(measure.measure, x)) for x in masks[1]],
+        "quality hints": [cpu_ms(partial(measure.quality, x.canvas, x.fov)) for x in fits],
     }
     lines = [
         *facts("python benchmarks/measure.py"),

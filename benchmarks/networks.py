@@ -43,14 +43,14 @@ def add(name: str, trained: Path, command: str) -> None:
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = trained / "model.safetensors"
-    for data in SETS:
-        output = ROOT / "runs" / "networks" / name / data
-        found = [] if data == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
+    for data_set in SETS:
+        output = ROOT / "runs" / "networks" / name / data_set
+        found = [] if data_set == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
         for flips, kept in FLIPS.items():
-            words = ["-m", "jobs.evaluate", "--data", drive().parent / data, *found]
+            words = ["-m", "jobs.evaluate", "--data", drive().parent / data_set, *found]
             words += ["--output", output / str(flips), "--flips", flips, "--checkpoint", weights]
             run(words)
-            shutil.copy(output / str(flips) / "metrics.json", folder / f"{data}{kept}.json")
+            shutil.copy(output / str(flips) / "metrics.json", folder / f"{data_set}{kept}.json")
     shutil.copy(trained / "history.csv", folder / "history.csv")
     minutes = minutes_of(history_of(trained))
     data = weights.read_bytes()

@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ def batch_of(cropper: Cropper, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 def plain_losses(cropper: Cropper) -> list[float]:
     """Conv, pool, unpool, conv by torch's own layers, from segpipe's weights, over its crops."""
     torch.manual_seed(0)
-    network = networks.build_model("segnet-lite", len(CLASSES))
+    network: Any = networks.build_model("segnet-lite", len(CLASSES))
     pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []
@@ -136,7 +137,7 @@ def plain_losses(cropper: Cropper) -> list[float]:
         images, labels = batch_of(cropper, step)
         x = images.permute(0, 3, 1, 2).float() / 255
         logits = network.decoder(unpool(*pool(F.relu(network.encoder(x)))))
-        loss = F.nll_loss(F.log_softmax(logits, dim=1), labels.long())
+        loss: Any = F.nll_loss(F.log_softmax(logits, dim=1), labels.long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -54,7 +54,7 @@ def measure(words: list[str], memory: bool = False) -> Usage:
         raise SystemExit(f"{' '.join(words)} failed")
     total: Counter[str] = Counter()
     for kind, seconds in used.values():
-        total[kind] += seconds
+        total[kind] += seconds  # type: ignore[assignment]  # typed for whole
     processes = Counter(kind for kind, _ in used.values())
     return Usage(time.monotonic() - start, total, peak / 2**20, processes)
 

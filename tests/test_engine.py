@@ -93,6 +93,21 @@ def test_trials_are_kept_and_a_damaged_record_is_made_anew(cache):
     assert [trial.vessel_dice for trial in again] == [trial.vessel_dice for trial in first]
 
 
+def test_an_engine_that_fails_in_its_trial_is_one_that_does_not_run_here(cache, monkeypatch):
+    usual = engine._eager
+
+    def without_bf16(loaded, precision, *others, **named):
+        return fails if precision == "bf16" else usual(loaded, precision, *others, **named)
+
+    def fails(*_):
+        raise RuntimeError("no bf16 here\nand where")
+
+    monkeypatch.setattr(engine, "_eager", without_bf16)
+    trials = engine.find_trials(WEIGHTS, "cpu")
+    assert Trial("off", "bf16", None, None, "no bf16 here") in trials
+    assert not engine.select(trials, "auto", "auto").problem
+
+
 def test_what_was_found_without_a_compiler_does_not_hold_with_one(cache, monkeypatch):
     tried = []
     monkeypatch.setattr(engine, "_try_all", lambda *_: tried.append(1) or [EAGER])

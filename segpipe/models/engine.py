@@ -264,7 +264,13 @@ def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
             trials.append(Trial(*words, None, None, problem))
             continue
         score = _compiled(loaded) if compiled else _eager(loaded, engine.precision, device, 1)
-        seconds, vessels = _run(score, drawn, loaded.card.threshold)
+        try:
+            seconds, vessels = _run(score, drawn, loaded.card.threshold)
+        except RuntimeError as error:  # torch's, for what it cannot do on this CPU
+            if engine == REFERENCE:
+                raise
+            trials.append(Trial(*words, None, None, str(error).partition("\n")[0]))
+            continue
         trials.append(Trial(*words, round(1000 * seconds, 2), vessel_dice(vessels, wanted), ""))
     return trials
 
