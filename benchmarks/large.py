@@ -27,12 +27,16 @@ KINDS = {"2,048x2,048 px JPEG": (2048, 2048), "4,288x2,848 px JPEG": (4288, 2848
 
 
 def enlarged(folder: Path, count: int, width: int, height: int) -> Path:
-    folder.mkdir()
+    """The folder of so many photographs, drawn where it is not there."""
+    if folder.exists():
+        return folder
+    begun = folder.with_suffix(".begun")
+    begun.mkdir(parents=True, exist_ok=True)
     originals = sorted(drive().glob("*/images/*.tif"))
     for number in range(count):
         data = _enlarge(originals[number % len(originals)], width, height, number)
-        data.save(folder / f"{number:05d}.jpg", quality=90)
-    return folder
+        data.save(begun / f"{number:05d}.jpg", quality=90)
+    return begun.rename(folder)
 
 
 def _enlarge(original: Path, width: int, height: int, seed: int) -> Image.Image:

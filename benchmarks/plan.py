@@ -68,18 +68,22 @@ def measured_rows(repeats: int) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        most = {size: max(c.images for c in CASES if c.size == size) for size in SIZES}
-        for size, (width, height) in SIZES.items():
-            enlarged(work / size.replace(" ", ""), most[size], width, height)
         for number, case in enumerate(CASES):
             words = ["-m", "segpipe", "scale", "--job", "segment", "--repeats", repeats]
             words += ["--workers", *case.workers, "--limit", case.images]
-            words += ["--input", work / case.size.replace(" ", "")]
+            words += ["--input", photographs(case.size)]
             words += ["--output", work / f"case{number}", "--checkpoint", case.network]
             run([*words, "--ceiling-seconds", case.ceiling_s])
             text = (work / f"case{number}" / "results.jsonl").read_text()
             rows += [json.loads(line) | {"case": number} for line in text.splitlines()]
     return rows
+
+
+def photographs(size: str) -> Path:
+    """As many as the largest case wants; they are drawn once and kept."""
+    count = max(case.images for case in CASES if case.size == size)
+    folder = ROOT / "runs" / "plan" / f"{size.replace(' ', '')}-{count}"
+    return enlarged(folder, count, *SIZES[size])
 
 
 def fitted(rows: Sequence[dict[str, Any]], start: Measured, network: str) -> Measured:
