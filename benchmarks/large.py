@@ -30,7 +30,7 @@ def enlarged(folder: Path, count: int, width: int, height: int) -> Path:
     """The folder of so many photographs, drawn where it is not there."""
     if folder.exists():
         return folder
-    begun = folder.with_suffix(".begun")
+    begun = folder.with_name(folder.name + ".begun")
     begun.mkdir(parents=True, exist_ok=True)
     originals = sorted(drive().glob("*/images/*.tif"))
     for number in range(count):

@@ -263,8 +263,8 @@ def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
         if problem:
             trials.append(Trial(*words, None, None, problem))
             continue
-        score = _compiled(loaded) if compiled else _eager(loaded, engine.precision, device, 1)
         try:
+            score = _compiled(loaded) if compiled else _eager(loaded, engine.precision, device, 1)
             seconds, vessels = _run(score, drawn, loaded.card.threshold)
         except RuntimeError as error:  # torch's, for what it cannot do on this CPU
             if engine == REFERENCE:
