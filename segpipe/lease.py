@@ -2,7 +2,7 @@
 
 A lease whose process is gone from this machine, or that was silent for two minutes, is taken over.
 Two that take it over at once both find out at their next heartbeat who holds it; what the other
-wrote until then are the same masks under the same names.
+wrote until then are the same masks, or states of a training, under the same names.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import tyro
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, ddp, runtime, states, stream
+from segpipe import archive, ddp, lease, runtime, states, stream
 from segpipe.board import Board
 from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
@@ -198,7 +198,6 @@ def train(config: TrainConfig) -> None:
     ):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
-    output.sweep()
     labelled = open_labelled(data)
     training, test = list(labelled.examples("training")), list(labelled.test)
     if config.validation_images >= len(training):
@@ -206,7 +205,8 @@ def train(config: TrainConfig) -> None:
             f"--validation-images {config.validation_images}: {data.uri()} has "
             f"{len(training)} training images, at least one must be left"
         )
-    with runtime.ray_session():
+    with lease.hold(output), runtime.ray_session():
+        output.sweep()
         device = runtime.choose_device(config.device)
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from verbs import run
 
-from segpipe import states, stream
+from segpipe import lease, states, stream
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
 from segpipe.ddp import Average, TrainJob
@@ -246,6 +246,18 @@ def test_the_threshold_is_the_best_of_the_whole_training_split(chosen, labelled)
 
 def test_ctrl_c_is_again_what_it_was_before_the_training(chosen):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_training_into_one_output_is_refused(train, tmp_path, capfd):
+    output = open_store(str(tmp_path / "shared"))
+    with lease.hold(output):
+        train("shared", "--epochs", 1, code=2)
+        assert [entry.key for entry in output.list()] == [lease.LEASE]
+    assert "is writing there" in capfd.readouterr().err
+
+
+def test_a_training_gives_its_output_free(chosen):
+    assert not (chosen / lease.LEASE).exists()
 
 
 def test_a_run_that_patience_ended_is_finished(chosen, labelled, capsys):
