@@ -1,14 +1,15 @@
 """`segpipe plan` held against reality: fitted at one worker, asked about what was not fitted.
 
-    python benchmarks/plan.py [--repeats 2] [--rows results/plan.jsonl] [--reference]
+    python benchmarks/plan.py [--rounds 2] [--rows results/plan.jsonl] [--reference]
 
 `segpipe scale` measures DRIVE's photographs as JPEGs (quality 90, seeded noise) in four sizes, on
 one pinned core and on two. Costs are fitted from three sizes at one core; two cores, the fourth
 size, an archive five times as large and a tiny one are predicted, rate and whole seconds, and stand
-beside what their runs gave. With --rows nothing is measured: rows of an earlier run are fitted
-anew. --reference writes the costs, and what benchmarks/driver.py measures, to
-segpipe/planning/reference.json. Fifteen minutes on 2 cores. Writes results/plan.md and
-results/plan.jsonl.
+beside what their runs gave. A round is a run of each, 25 minutes on 2 cores: where a machine's
+speed drifts, rounds of several hours tell more than runs one after the other. --rows counts those
+of earlier rounds too, and with --rounds 0 they are only fitted anew. --reference writes the costs,
+and what benchmarks/driver.py measures, to segpipe/planning/reference.json. Writes results/plan.md
+and results/plan.jsonl.
 """
 
 from __future__ import annotations
@@ -63,19 +64,22 @@ CASES = (
 )
 
 
-def measured_rows(repeats: int) -> list[dict[str, Any]]:
-    """What `segpipe scale` says of all cases; each row with its case's number."""
+def measured_rows(number_of_round: int) -> list[dict[str, Any]]:
+    """What `segpipe scale` says of all cases; each row with its case's number, and its round's as
+    its repeat.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for number, case in enumerate(CASES):
-            words = ["-m", "segpipe", "scale", "--job", "segment", "--repeats", repeats]
+            words = ["-m", "segpipe", "scale", "--job", "segment", "--repeats", 1]
             words += ["--workers", *case.workers, "--limit", case.images]
             words += ["--input", photographs(case.size)]
             words += ["--output", work / f"case{number}", "--checkpoint", case.network]
             run([*words, "--ceiling-seconds", case.ceiling_s])
             text = (work / f"case{number}" / "results.jsonl").read_text()
-            rows += [json.loads(line) | {"case": number} for line in text.splitlines()]
+            told = {"case": number, "repeat": number_of_round}
+            rows += [json.loads(line) | told for line in text.splitlines()]
     return rows
 
 
@@ -177,20 +181,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--reference", action="store_true")
     asked = parser.parse_args()
-    if asked.rows:
-        rows = [json.loads(line) for line in asked.rows.read_text().splitlines()]
-    else:
-        rows = measured_rows(asked.repeats)
-        lines = [json.dumps(row) for row in rows]
-        (ROOT / "results" / "plan.jsonl").write_text("\n".join(lines) + "\n")
+    kept = ROOT / "results" / "plan.jsonl"
+    rows = [json.loads(line) for line in asked.rows.read_text().splitlines()] if asked.rows else []
+    for _ in range(asked.rounds):
+        rows += measured_rows(max((row["repeat"] for row in rows), default=0) + 1)
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = costs.reference(QUICK)  # as it was before: it holds nothing of these rows
     if asked.reference:
         driver = last_json(run([ROOT / "benchmarks" / "driver.py"])[1])
-        write_reference(rows, driver, rows[0]["time"][:10])
+        write_reference(rows, driver, rows[-1]["time"][:10])
     quick = fitted(rows, start, QUICK)
     usual = fitted(rows, quick, USUAL)  # which had one size: only what its network takes is taken
     known = {
@@ -198,8 +201,9 @@ def main() -> None:
         USUAL: quick.changed(usual.sources["model_s"], model_s=usual.costs.model_s),
     }
     told = [
-        *facts(f"python benchmarks/plan.py --repeats {max(row['repeat'] for row in rows)}"),
-        "Fitted at one core; everything else is predicted. Real figures: median (least to most).",
+        *facts(f"python benchmarks/plan.py --rounds {max(row['repeat'] for row in rows)}"),
+        "Fitted at one core; everything else is predicted. Real figures: median (least to most) of "
+        "the rounds.",
         "",
         *table(rows, known),
         "",
