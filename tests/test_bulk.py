@@ -16,6 +16,8 @@ from verbs import rows_of, run
 
 from segpipe import archive, segment
 
+ONE = ["--workers", 1]  # enough for a few photographs
+
 
 def by_path(output: Path) -> dict[str, dict]:
     rows = rows_of(output)
@@ -27,9 +29,7 @@ def summary_of(output: Path) -> dict:
     return json.loads((output / "summary.json").read_text())
 
 
-@pytest.fixture
-def folder(photograph, tmp_path) -> Path:
-    root = tmp_path / "in"
+def fill(root: Path, photograph: Image.Image) -> Path:
     root.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         photograph.save(root / name)
@@ -37,10 +37,15 @@ def folder(photograph, tmp_path) -> Path:
     return root
 
 
+@pytest.fixture
+def folder(photograph, tmp_path) -> Path:
+    return fill(tmp_path / "in", photograph)
+
+
 def test_a_run_does_what_is_new_or_changed_and_counts_what_has_gone(
     folder, photograph, tmp_path, ray_cluster, capfd
 ):
-    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
+    words = ["segment", *ONE, "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
     assert run(*words) == 0
     first = by_path(tmp_path / "out")
     (folder / "a.png").unlink()
@@ -62,7 +67,8 @@ def test_a_run_does_what_is_new_or_changed_and_counts_what_has_gone(
 
 def test_rejected_inputs_are_done_again_when_asked_for(folder, photograph, tmp_path, ray_cluster):
     """The file is mended in place and keeps size and time, as after a store's own repair."""
-    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 0.1]
+    words = ["segment", *ONE, "--input", folder, "--output", tmp_path / "out"]
+    words += ["--max-rejected", 0.1]
     broken = folder / "broken.png"
     buffer = io.BytesIO()
     photograph.save(buffer, "PNG")
@@ -81,7 +87,7 @@ def test_rejected_inputs_are_done_again_when_asked_for(folder, photograph, tmp_p
 
 
 def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_path, ray_cluster):
-    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
+    words = ["segment", *ONE, "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
     assert run(*words) == 0
     first = by_path(tmp_path / "out")["broken.png"]
     assert run(*words, "--retry-rejected") == 0
@@ -106,8 +112,8 @@ def test_groups_come_to_the_network_one_by_one_handed_over_or_read(few, ray_clus
 
 def test_a_list_is_segmented_under_its_own_names(folder, tmp_path, ray_cluster):
     (tmp_path / "list.csv").write_text("path\nin/a.png\nin/missing.png\nin/a.png\nin/notes.txt\n")
-    words = ["--input", tmp_path / "list.csv", "--output", tmp_path / "out", "--max-rejected", 1]
-    assert run("segment", *words) == 0
+    words = ["segment", *ONE, "--input", tmp_path / "list.csv", "--output", tmp_path / "out"]
+    assert run(*words, "--max-rejected", 1) == 0
     rows = by_path(tmp_path / "out")
     assert set(rows) == {f"{folder}/a.png", f"{folder}/missing.png"}
     assert rows[f"{folder}/missing.png"]["error"] == "not found"
@@ -155,7 +161,7 @@ def test_one_photograph_in_many_forms_gets_one_mask(photograph, tmp_path, ray_cl
 
 
 def test_a_report_without_images_names_no_key_either(folder, tmp_path, ray_cluster):
-    words = ["segment", "--input", folder, "--max-rejected", 1, "--exclude", "[bc].png"]
+    words = ["segment", *ONE, "--input", folder, "--max-rejected", 1, "--exclude", "[bc].png"]
     for setting in ("on", "off"):
         output = tmp_path / setting
         assert run(*words, "--output", output, "--report-images", setting) == 0
@@ -163,6 +169,17 @@ def test_a_report_without_images_names_no_key_either(folder, tmp_path, ray_clust
         assert ("broken.png" in page) == (setting == "on")
         assert ("data:image/jpeg" in page) == (setting == "on")
         assert "1 masks, 1 rejected" in page
+
+
+@pytest.fixture(scope="module")
+def begun(labelled, tmp_path_factory, ray_cluster) -> list[object]:
+    """The words of a run that stopped after one photograph; its output is their last."""
+    root = tmp_path_factory.mktemp("begun")
+    with Image.open(labelled / "test/images/01_test.tif") as photograph:
+        fill(root / "in", photograph)
+    words = ["segment", *ONE, "--input", root / "in", "--max-rejected", 1, "--output", root / "out"]
+    assert run(*words, "--limit", 1) == 0
+    return words
 
 
 @pytest.mark.parametrize(
@@ -175,19 +192,16 @@ def test_a_report_without_images_names_no_key_either(folder, tmp_path, ray_clust
         (["--measure", "full"], "--measure full"),
     ],
 )
-def test_what_would_change_the_result_is_refused(
-    folder, tmp_path, ray_cluster, capfd, flags, named
-):
-    words = ["segment", "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
-    assert run(*words, "--limit", 1) == 0
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
+def test_what_would_change_the_result_is_refused(begun, capfd, flags, named):
+    output = begun[-1]
+    before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
     capfd.readouterr()
-    assert run(*words, *flags) == 2
+    assert run(*begun, *flags) == 2
     told = capfd.readouterr().err.splitlines()
     assert len(told) == 1
     assert named in told[0]
     assert "choose another --output" in told[0]
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
 
 
 def test_status_of_what_is_no_output_is_told(tmp_path, capfd):

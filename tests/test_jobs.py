@@ -6,7 +6,6 @@ Run: pytest tests/test_jobs.py
 import csv
 import io
 import json
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -21,10 +20,11 @@ from segpipe.data.codecs import decode_image
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
-TRAIN = ["--epochs", "2", "--workers", "2", "--crops-per-image", "10"]
+TRAIN = ["--epochs", "2", "--crops-per-image", "10"]
 TRAIN += ["--crop-size", "96", "--batch-size", "10"]
 HISTORY = "epoch,train_loss,test_loss,test_accuracy,vessel_dice,seconds,crops_per_second"
 WRITTEN = ["--format", "both", "--probabilities"]
+ONE = ["--workers", 1]  # enough for a few photographs
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +87,6 @@ def test_a_changed_setting_is_refused_on_resume(trained, labelled, capfd):
     line = capfd.readouterr().err.strip()
     assert "--seed 5" in line
     assert "choose another --output" in line
-
-
-def test_more_epochs_go_on_where_the_run_stopped(trained, labelled, tmp_path, ray_cluster):
-    """Two epochs and then one more give the weights of three in one go."""
-    outputs = []
-    shutil.copytree(trained, tmp_path / "twice")
-    for name in ("once", "twice"):
-        output = tmp_path / name
-        assert run("train", "--data", labelled, "--output", output, *TRAIN, "--epochs", 3) == 0
-        outputs.append(checkpoint.load((output / "model.safetensors").read_bytes(), name).state)
-        epochs = [row["epoch"] for row in csv.DictReader((output / "history.csv").open())]
-        assert epochs == ["1", "2", "3"]
-    for name, weights in outputs[0].items():
-        assert (weights == outputs[1][name]).all(), name
 
 
 def test_every_input_ends_as_a_mask_or_a_rejection(segmented, mixed):
@@ -166,7 +152,7 @@ def test_a_mask_does_not_depend_on_its_neighbours(segmented, mixed, trained, tmp
     alone.mkdir()
     (alone / "x.jpg").write_bytes((mixed / row["path"]).read_bytes())
     flags = ["--checkpoint", trained / "model.safetensors", "--batch-size", 1]
-    assert run("segment", "--input", alone, "--output", tmp_path / "out", *flags) == 0
+    assert run("segment", *ONE, "--input", alone, "--output", tmp_path / "out", *flags) == 0
     assert (tmp_path / "out/masks/x.jpg.png").read_bytes() == row["mask_png"]
 
 
@@ -182,7 +168,7 @@ def test_a_finished_archive_is_not_segmented_again(segmented, mixed, trained, ca
 def test_rows_are_measured_where_it_was_asked_for(segmented, mixed, trained, tmp_path, ray_cluster):
     """The same masks; in px of photographs from 500 to over 2,000 px wide, and null without."""
     flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
-    words = ["segment", "--input", mixed, "--output", tmp_path, *flags, *WRITTEN]
+    words = ["segment", *ONE, "--input", mixed, "--output", tmp_path, *flags, *WRITTEN]
     assert run(*words, "--measure", "full") == 0
     plain = {row["path"]: row for row in rows_of(segmented)}
     kinds = (measure.Measurements, measure.Quality)
@@ -264,14 +250,14 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     weights.write_bytes(checkpoint.dump(loaded.state, replace(loaded.card, flips=4)))
     images, found = labelled / "test/images", {}
     for name, flags in (("four", []), ("one", ["--flips", 1])):
-        words = ["--input", images, "--output", tmp_path / name, "--checkpoint", weights, *flags]
-        assert run("segment", *words) == 0
+        words = [*ONE, "--input", images, "--output", tmp_path / name, "--checkpoint", weights]
+        assert run("segment", *words, *flags) == 0
         found[name] = [path.read_bytes() for path in sorted((tmp_path / name / "masks").iterdir())]
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         assert summary["model"]["flips"] == {"four": 4, "one": 1}[name]
     assert not set(found["four"]) & set(found["one"])
     words = ["--data", labelled, "--output", tmp_path / "evaluation", "--checkpoint", weights]
-    assert run("evaluate", *words) == 0
+    assert run("evaluate", *ONE, *words) == 0
     result = json.loads((tmp_path / "evaluation/metrics.json").read_text())
     assert result["checkpoint"]["flips"] == 4
 
@@ -295,7 +281,7 @@ def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
     plain, trained, tmp_path, split, capfd, ray_cluster
 ):
     """All its vessels are counted once, but for those outside the fields that were found."""
-    words = ["--data", plain, "--output", tmp_path, "--split", split]
+    words = [*ONE, "--data", plain, "--output", tmp_path, "--split", split]
     assert run("evaluate", *words, "--checkpoint", trained / "model.safetensors") == 0
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert [row["name"] for row in result["images"]] == ["3", "4", "5", "6"]
@@ -310,7 +296,7 @@ def test_several_sets_are_measured_in_one_command(
 ):
     """Each as it is by itself, in a folder of its own, and all in a table."""
     alone, both = tmp_path / "alone", tmp_path / "both"
-    words = ["evaluate", "--checkpoint", trained / "model.safetensors"]
+    words = ["evaluate", *ONE, "--checkpoint", trained / "model.safetensors"]
     assert run(*words, "--data", labelled, "--output", alone) == 0
     capfd.readouterr()
     assert run(*words, "--data", labelled, plain, labelled, "--output", both) == 0
@@ -344,7 +330,7 @@ def test_evaluation_can_find_the_field_and_leave_photographs_out_of_its_page(
     labelled, trained, tmp_path, ray_cluster
 ):
     words = ["--data", labelled, "--output", tmp_path, "--fov", "found", "--report-images", "off"]
-    assert run("evaluate", *words, "--checkpoint", trained / "model.safetensors") == 0
+    assert run("evaluate", *ONE, *words, "--checkpoint", trained / "model.safetensors") == 0
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert result["field_of_view"] == "found"
     assert 0.97 < result["field_iou"] < 1
@@ -355,7 +341,7 @@ def test_evaluation_can_find_the_field_and_leave_photographs_out_of_its_page(
 
 def test_training_on_a_set_without_splits_takes_all_of_it(plain, tmp_path, ray_cluster):
     """No test images: a history without test figures, and a training photograph in the figure."""
-    flags = [*TRAIN, "--epochs", 1, "--workers", 1]
+    flags = [*TRAIN, "--epochs", 1]
     assert run("train", "--data", plain, "--output", tmp_path, *flags) == 0
     (row,) = csv.DictReader((tmp_path / "history.csv").open())
     assert row["test_loss"] == ""
@@ -364,18 +350,38 @@ def test_training_on_a_set_without_splits_takes_all_of_it(plain, tmp_path, ray_c
     assert (tmp_path / "predictions.png").exists()
 
 
-def test_training_and_segmenting_on_s3_give_what_they_give_on_disk(
-    s3, labelled, trained, tmp_path, ray_cluster
-):
+@pytest.fixture(scope="module")
+def trained_on_s3(s3, labelled, ray_cluster) -> str:
+    """One epoch, and then one more."""
     local = open_store(str(labelled))
     for entry in local.list():
         open_store(f"{s3.uri}/set").put(entry.key, local.get(entry.key))
-    one = [*TRAIN, "--epochs", 1]
-    assert run("train", "--data", f"{s3.uri}/set", "--output", f"{s3.uri}/model", *one) == 0
-    weights = f"{s3.uri}/model/model.safetensors"
+    words = ["train", "--data", f"{s3.uri}/set", "--output", f"{s3.uri}/model", *TRAIN]
+    assert run(*words, "--epochs", 1) == 0
+    assert run(*words) == 0
+    return f"{s3.uri}/model"
+
+
+def test_a_training_in_two_pieces_on_s3_is_one_in_one_piece_on_disk(trained_on_s3, trained):
+    output = open_store(trained_on_s3)
+    epochs = [line.split(",")[0] for line in output.get("history.csv").decode().splitlines()]
+    assert epochs == ["epoch", "1", "2"]
+    whole = checkpoint.load((trained / "model.safetensors").read_bytes(), "disk")
+    pieces = checkpoint.load(output.get("model.safetensors"), "s3")
+    assert pieces.card.threshold == whole.card.threshold
+    assert pieces.state.keys() == whole.state.keys()
+    for name, weights in whole.state.items():
+        assert (weights == pieces.state[name]).all(), name
+
+
+def test_segmenting_on_s3_gives_what_it_gives_on_disk(
+    s3, labelled, trained, trained_on_s3, tmp_path
+):
     images = f"{s3.uri}/set/test/images"
+    weights = f"{trained_on_s3}/model.safetensors"
     words = ["--input", images, "--output", f"{s3.uri}/masks", "--checkpoint", weights]
     assert run("segment", *words) == 0
+    weights = trained / "model.safetensors"
     on_disk = ["--input", labelled / "test/images", "--output", tmp_path, "--checkpoint", weights]
     assert run("segment", *on_disk) == 0
     for name in ("01_test.tif.png", "02_test.tif.png"):
