@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 import ray
 from ray._private.utils import get_num_cpus
@@ -68,6 +69,8 @@ def ray_session() -> Iterator[None]:
     try:
         yield
     finally:
+        for executor in set(Pace.running):  # a loop that asks on without Ray aborts the process
+            executor.shutdown(force=False)
         ray.shutdown()
 
 
@@ -104,6 +107,10 @@ class Pace(ExecutionCallback):
     """
 
     seconds = 0.02  # a block takes some 0.3 s to produce, so nothing waits for the scheduler
+    running: ClassVar[WeakSet[Any]] = WeakSet()  # executors of this process
+
+    def before_execution_starts(self, executor: Any) -> None:
+        self.running.add(executor)
 
     def on_execution_step(self, executor: Any) -> None:
         time.sleep(self.seconds)
@@ -115,6 +122,7 @@ class SlowPace(Pace):
     seconds = 0.1
 
     def before_execution_starts(self, executor: Any) -> None:
+        super().before_execution_starts(executor)
         self.modest = False
 
     def on_execution_step(self, executor: Any) -> None:

@@ -3,7 +3,9 @@
 Run: pytest tests/test_runtime.py
 """
 
+import os
 import re
+import subprocess
 import sys
 import urllib.request
 
@@ -163,3 +165,29 @@ def test_prometheus_sees_counts_stages_and_the_rate(ray_cluster):
     for number, stage in enumerate(STAGES[1:], 1):
         assert grown[f"ray_segpipe_stage_seconds_total {stage}"] == 2 * number
     assert after["ray_segpipe_images_open"] == 7
+
+
+LEFT = """
+import threading, time, ray
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from segpipe import runtime
+
+def later_ones_hang(batch):
+    time.sleep(3600 * (int(batch["id"][0]) > 3))
+    return batch
+
+with runtime.ray_session():
+    stage = ray.data.range(6, override_num_blocks=6).map_batches(later_ones_hang, num_cpus=0.1)
+    left = iter(stage.iter_batches(batch_size=None))
+    next(left)
+    print(sum(isinstance(thread, StreamingExecutor) for thread in threading.enumerate()))
+print(sum(isinstance(thread, StreamingExecutor) for thread in threading.enumerate()))
+"""
+
+
+def test_what_is_left_half_way_stops_before_ray_does(ray_cluster):
+    """Else its loop asks a Ray that is gone, which can abort the process."""
+    env = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    words = [sys.executable, "-c", LEFT]
+    told = subprocess.run(words, env=env, check=True, capture_output=True, timeout=120)
+    assert told.stdout.split() == [b"1", b"0"]
