@@ -81,7 +81,8 @@ def handler_kept(number: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # no other may set one
+        # Only the main thread may set one; None is one that C set, which cannot be put back.
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(number, before)
 
 
