@@ -6,16 +6,17 @@
 one pinned core and on two. Costs are fitted from three sizes at one core; two cores, the fourth
 size, an archive five times as large and a tiny one are predicted, rate and whole seconds, and stand
 beside what their runs gave. A round is a run of each, 25 minutes on 2 cores: where a machine's
-speed drifts, rounds of several hours tell more than runs one after the other. --rows counts those
-of earlier rounds too, and with --rounds 0 they are only fitted anew. --reference writes the costs,
-and what benchmarks/driver.py measures, to segpipe/planning/reference.json. Writes results/plan.md
-and results/plan.jsonl.
+speed drifts, rounds of several hours tell more than runs one after the other, and each has an
+order of its own. --rows counts those of earlier rounds too, and with --rounds 0 they are only
+fitted anew. --reference writes the costs, and what benchmarks/driver.py measures, to
+segpipe/planning/reference.json. Writes results/plan.md and results/plan.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -69,9 +70,11 @@ def measured_rows(number_of_round: int) -> list[dict[str, Any]]:
     its repeat.
     """
     rows = []
+    order = random.Random(number_of_round).sample(range(len(CASES)), len(CASES))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for number, case in enumerate(CASES):
+        for number in order:
+            case = CASES[number]
             words = ["-m", "segpipe", "scale", "--job", "segment", "--repeats", 1]
             words += ["--workers", *case.workers, "--limit", case.images]
             words += ["--input", photographs(case.size)]
