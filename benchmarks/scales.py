@@ -3,7 +3,7 @@
     python benchmarks/scales.py
 
 Everything is computed from the costs that the package ships (segpipe/planning/reference.json) and
-from what is assumed of the store (the defaults of `segpipe plan`); nothing is measured here. Ten
+from what is assumed of the store (the defaults of `segpipe plan`); nothing is measured here. Two
 minutes on 2 cores, most of it simulated courses. Writes results/scales.md and docs/planning.png,
 which docs/planning.md shows.
 """
