@@ -70,11 +70,10 @@ def measured_rows(number_of_round: int) -> list[dict[str, Any]]:
     its repeat.
     """
     rows = []
-    order = random.Random(number_of_round).sample(range(len(CASES)), len(CASES))
+    order = random.Random(number_of_round).sample(list(enumerate(CASES)), len(CASES))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for number in order:
-            case = CASES[number]
+        for number, case in order:
             words = ["-m", "segpipe", "scale", "--job", "segment", "--repeats", 1]
             words += ["--workers", *case.workers, "--limit", case.images]
             words += ["--input", photographs(case.size)]

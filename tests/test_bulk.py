@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from verbs import rows_of, run
+from verbs import ONE, rows_of, run
 
 from segpipe import archive, segment
-
-ONE = ["--workers", 1]  # enough for a few photographs
 
 
 def by_path(output: Path) -> dict[str, dict]:

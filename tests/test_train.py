@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from verbs import run
+from verbs import assert_equal_weights, run, weights
 
 from segpipe import lease, states, stream
 from segpipe.data.classes import OUTSIDE, VESSEL
@@ -55,15 +55,6 @@ def rows(path: Path) -> list[dict[str, str]]:
 def steps(output: Path, column: str = "loss") -> list[float]:
     files = sorted((output / "_segpipe" / "steps").iterdir())
     return [float(row[column]) for path in files for row in rows(path)]
-
-
-def weights(path: Path) -> dict[str, np.ndarray]:
-    return checkpoint.load(path.read_bytes(), path.name).state
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
-    assert all((first[name] == second[name]).all() for name in first)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +132,16 @@ def test_a_run_goes_on_with_another_number_of_workers(train):
 
 
 @pytest.mark.cluster
+def test_more_epochs_go_on_where_the_run_stopped(train):
+    """Two epochs and then one more give the weights of three in one go."""
+    once = train("once", "--epochs", 3, "--workers", 2)
+    train("twice", "--epochs", 2, "--workers", 2)
+    twice = train("twice", "--epochs", 3, "--workers", 2)
+    assert_equal_weights(twice / "model.safetensors", once / "model.safetensors")
+    assert [row["epoch"] for row in rows(twice / "history.csv")] == ["1", "2", "3"]
+
+
+@pytest.mark.cluster
 def test_a_recipe_goes_on_where_it_stopped(train):
     """Averaged weights, warm-up, field crops beyond the frame, held-back calibration and all."""
     recipe = ["--recipe", "resunet", "--width", 4, "--crop-size", 48, "--validation-images", 1]
@@ -213,9 +214,16 @@ def test_the_best_epoch_by_held_back_images_ships_and_patience_ends_the_run(chos
     with torch.inference_mode():
         logits = network(image.permute(2, 0, 1)[None].float() / 255)
     loss = F.cross_entropy(logits, label[None].long()).item()
-    assert loss == pytest.approx(min(losses), rel=1e-3)
+    assert loss == pytest.approx(min(losses), rel=1e-5)
     changed = {name for name in best if (loaded.state[name] != best[name]).any()}
     assert changed == {"decoder.weight", "decoder.bias"}
+
+
+@pytest.mark.cluster
+def test_what_ships_is_the_last_of_a_training_that_ends_at_the_best_epoch(chosen, train):
+    losses = [float(row["val_loss"]) for row in rows(chosen / "history.csv")]
+    until_best = train("best", "--epochs", int(np.argmin(losses)) + 1, *CHOOSING)
+    assert_equal_weights(chosen / "model.safetensors", until_best / "last.safetensors")
 
 
 def test_weights_are_calibrated_on_the_held_back_photographs(chosen, labelled):

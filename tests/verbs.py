@@ -6,12 +6,16 @@ import shlex
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tyro
 
 from segpipe import cli
+from segpipe.models import checkpoint
 from segpipe.storage import Store, open_store
+
+ONE = ["--workers", 1]  # enough for a few photographs
 
 
 def commands_of(page: str) -> list[str]:
@@ -48,3 +52,14 @@ def rows_of(output: Path) -> list[dict]:
 
 def masks(output: Store) -> dict[str, bytes]:
     return {entry.key: output.get(entry.key) for entry in output.list("masks/")}
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    """By name, of a checkpoint."""
+    return checkpoint.load(path.read_bytes(), path.name).state
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
