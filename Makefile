@@ -1,9 +1,9 @@
-# make setup | demo | test | test-cluster | gpu | check | bench
+# make setup | demo | test | test-cluster | test-nightly | gpu | check | bench
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 # files at once
 
-.PHONY: setup demo test test-cluster gpu check bench clean
+.PHONY: setup demo test test-cluster test-nightly gpu check bench clean
 
 setup: .venv/installed
 
@@ -17,10 +17,13 @@ demo: setup
 	$(BIN)/segpipe demo --output runs/demo
 
 test: setup
-	$(TWO) -m 'not cluster and not gpu'
+	$(TWO) -m 'not cluster and not nightly and not gpu'
 
 test-cluster: setup
-	$(TWO) -m cluster
+	$(TWO) -m 'cluster and not nightly'
+
+test-nightly: setup
+	$(TWO) -m nightly
 
 gpu: setup
 	$(BIN)/pytest -m gpu
