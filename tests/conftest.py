@@ -14,7 +14,7 @@ from segpipe.data import synthetic
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--trials", type=int, default=3, help="kills of runs at random moments")
+    parser.addoption("--trials", type=int, default=6, help="kills of runs at random moments")
 
 
 def pytest_configure() -> None:

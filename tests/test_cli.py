@@ -4,12 +4,14 @@ Run: pytest tests/test_cli.py
 """
 
 import pickle
+import platform
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from verbs import run
 
 from segpipe import cli
 from segpipe.recipes import RECIPES
@@ -234,3 +236,13 @@ def test_every_flag_has_a_help_text(verb, capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert f"segpipe {verb}" in text
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64")])
+def test_another_platform_is_refused_in_one_line(system, machine, monkeypatch, capfd, tmp_path):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert run("status", "--output", tmp_path) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{system} {machine}" in line
+    assert "Linux x86_64" in line
