@@ -361,6 +361,7 @@ def trained_on_s3(s3, labelled, ray_cluster) -> str:
     return f"{s3.uri}/model"
 
 
+@pytest.mark.nightly  # what is killed in tests/test_kill.py is held against one on disk too
 def test_a_training_in_two_pieces_on_s3_is_one_in_one_piece_on_disk(trained_on_s3, s3, trained):
     output = s3.folder / "model"
     rows = csv.DictReader((output / "history.csv").open())
@@ -371,11 +372,13 @@ def test_a_training_in_two_pieces_on_s3_is_one_in_one_piece_on_disk(trained_on_s
     assert pieces.threshold == whole.threshold
 
 
-def test_segmenting_on_s3_gives_what_it_gives_on_disk(
-    s3, labelled, trained, trained_on_s3, tmp_path
-):
-    images = f"{s3.uri}/set/test/images"
-    weights = f"{trained_on_s3}/model.safetensors"
+def test_segmenting_on_s3_gives_what_it_gives_on_disk(s3, labelled, trained, tmp_path, ray_cluster):
+    images, weights = f"{s3.uri}/photographs", f"{s3.uri}/weights/model.safetensors"
+    for path in (labelled / "test/images").iterdir():
+        open_store(images).put(path.name, path.read_bytes())
+    open_store(s3.uri).put(
+        "weights/model.safetensors", (trained / "model.safetensors").read_bytes()
+    )
     words = ["--input", images, "--output", f"{s3.uri}/masks", "--checkpoint", weights]
     assert run("segment", *words) == 0
     weights = trained / "model.safetensors"

@@ -451,6 +451,7 @@ TRAINING = ["--epochs", 2, "--crops-per-image", 5, "--crop-size", 64, "--batch-s
 
 
 @pytest.mark.cluster  # two minutes
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
     flags = flags_of_the_page("train", {"DRIVE": labelled})
@@ -501,7 +502,9 @@ def test_segmentation_is_measured_beside_its_ceilings_pinned_and_goes_on_with_wh
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)]
+)
 def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
     words = ["-m", "segpipe", "scale", "--job", "segment", "--input", archive, *TINY]
     mark = {"TEST_MARK": str(tmp_path)}
@@ -517,6 +520,7 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_on_a_cluster_nothing_is_pinned_and_the_table_says_so(archive, tmp_path):
     words = ["-m", "segpipe", "scale", "--job", "segment", "--input", archive, *TINY]
     env = token()
