@@ -51,6 +51,20 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def plain(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four photographs of the drawn set as a plain folder: no splits, no masks."""
+    root = tmp_path_factory.mktemp("plain")
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    for number in range(3, 7):
+        with Image.open(labelled / f"training/images/{number:02d}_training.tif") as image:
+            image.save(root / f"images/{number}.png")
+        with Image.open(labelled / f"training/1st_manual/{number:02d}_manual1.gif") as manual:
+            manual.save(root / f"labels/{number}.png")
+    return root
+
+
 @pytest.fixture
 def photograph(labelled: Path) -> Image.Image:
     """A drawn one, 565x584 px."""

@@ -261,20 +261,6 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     assert result["checkpoint"]["flips"] == 4
 
 
-@pytest.fixture(scope="module")
-def plain(labelled: Path, tmp_path_factory) -> Path:
-    """Four photographs of the drawn set as a plain folder: no splits, no masks."""
-    root = tmp_path_factory.mktemp("plain")
-    for folder in ("images", "labels"):
-        (root / folder).mkdir()
-    for number in range(3, 7):
-        with Image.open(labelled / f"training/images/{number:02d}_training.tif") as image:
-            image.save(root / f"images/{number}.png")
-        with Image.open(labelled / f"training/1st_manual/{number:02d}_manual1.gif") as manual:
-            manual.save(root / f"labels/{number}.png")
-    return root
-
-
 @pytest.mark.parametrize("split", ["test", "training"])
 def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
     plain, trained, tmp_path, split, capfd, ray_cluster
@@ -336,17 +322,6 @@ def test_evaluation_can_find_the_field_and_leave_photographs_out_of_its_page(
     page = (tmp_path / "report.html").read_text()
     assert "01_test" not in page
     assert "image/jpeg" not in page
-
-
-def test_training_on_a_set_without_splits_takes_all_of_it(plain, tmp_path, ray_cluster):
-    """No test images: a history without test figures, and a training photograph in the figure."""
-    flags = [*TRAIN, "--epochs", 1]
-    assert run("train", "--data", plain, "--output", tmp_path, *flags) == 0
-    (row,) = csv.DictReader((tmp_path / "history.csv").open())
-    assert row["test_loss"] == ""
-    card = checkpoint.load((tmp_path / "model.safetensors").read_bytes(), "plain").card
-    assert "4 images" in card.training_data
-    assert (tmp_path / "predictions.png").exists()
 
 
 @pytest.fixture(scope="module")

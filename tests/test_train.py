@@ -96,9 +96,9 @@ def test_segnets_statistics_are_those_of_all_workers_crops(train):
         np.testing.assert_allclose(three, one, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
+def plain_losses(data: Path, output: Path, num_steps: int) -> list[float]:
     """segnet-lite by torch's own layers in a plain loop, from equal weights and crops."""
-    store = open_store(str(labelled))
+    store = open_store(str(data))
     examples = open_labelled(store).training
     card = checkpoint.load((output / "model.safetensors").read_bytes(), "").card
     plan = CropPlan(store, examples, card.diameter, 0, 100, 10, 32, 10)
@@ -121,10 +121,25 @@ def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("compile", ["auto", pytest.param("off", marks=NIGHTLY)])
-def test_the_losses_are_those_of_a_plain_loop(train, labelled, compile):
-    output = train("ours", "--epochs", 4, "--workers", 2, "--compile", compile)
-    assert steps(output) == pytest.approx(plain_losses(labelled, output, 4 * STEPS), rel=1e-4)
+@pytest.fixture(scope="module", params=["auto", pytest.param("off", marks=NIGHTLY)])
+def unsplit(plain, tmp_path_factory, ray_cluster, request) -> Path:
+    """A training of two workers on a set without splits and without masks."""
+    output = tmp_path_factory.mktemp("unsplit")
+    words = ["--data", plain, "--output", output, *SMALL, "--compile", request.param]
+    assert run("train", *words, "--epochs", 4, "--workers", 2) == 0
+    return output
+
+
+def test_the_losses_are_those_of_a_plain_loop(unsplit, plain):
+    assert steps(unsplit) == pytest.approx(plain_losses(plain, unsplit, 4 * STEPS), rel=1e-4)
+
+
+def test_training_on_a_set_without_splits_takes_all_of_it(unsplit):
+    """No test images: a history without test figures, and a training photograph in the figure."""
+    assert {row["test_loss"] for row in rows(unsplit / "history.csv")} == {""}
+    card = checkpoint.load((unsplit / "model.safetensors").read_bytes(), "unsplit").card
+    assert "4 images" in card.training_data
+    assert (unsplit / "predictions.png").exists()
 
 
 @pytest.mark.cluster
