@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpipe import archive, states
+from segpipe import archive
 from segpipe.errors import UserError
-from segpipe.states import State
 from segpipe.storage import Entry, Store, open_store
 
 
@@ -201,8 +200,7 @@ def test_a_shorter_result_leaves_no_file_of_a_longer_one(output, tmp_path, monke
     archive.commit_part(output, [row(*one) for one in inputs])
     archive.compact(output, manifest_of(*inputs))
     assert len(list((tmp_path / "out" / "results").iterdir())) == 4
-    summary = archive.compact(output, manifest_of(*inputs[:2]))
-    archive.delete_old_results(output, summary["results"])
+    finish(output, *inputs[:2])
     assert [r["path"] for r in results(tmp_path / "out")] == ["0", "1"]
 
 
@@ -260,80 +258,15 @@ def test_parts_of_a_release_with_fewer_columns_go_into_the_results(output):
     assert found["tortuosity"].to_pylist() == [None, 1.5]
 
 
-# ---- what is not segpipe's
-
-
-FOREIGN = [  # in every folder of an output, some with names that look like its own
-    "readme.md",
-    "masks/mine.png",
-    "masks/sub/notes.txt",
-    "probabilities/mine.csv",
-    "results/.DS_Store",
-    "results/_delta_log/00000000000000000000.json",
-    "results/part-00000-6f1e7a52-8a4c-4c7e-9b1d-0f5a7d3c2b1e-c000.snappy.parquet",
-    "results/part-00000.parquet.bak",
-    "results/part-0000.parquet",
-    "results/part-00001-0123456789ABCDEF.parquet",
-    "results/selected.csv",
-    "results/sub/mine.parquet",
-    "results/zzz",
-    "_segpipe/notes.txt",
-    "_segpipe/manifest/mine.parquet",
-    "_segpipe/manifest/sub/0123456789abcdef-000000.parquet",
-    "_segpipe/parts/mine.parquet",
-    "_segpipe/parts/.DS_Store",
-    "_segpipe/run/notes.txt",
-    "_segpipe/run/sub/notes.txt",
-    "_segpipe/states/7.json",
-    "_segpipe/states/notes.txt",
-    "_segpipe/tmp/notes.txt",
-    "_segpipe/tmp/sub/tmp01234567",
-]
-
-
-@pytest.fixture(params=["disk", "s3"])
-def anywhere(request, tmp_path) -> Store:
-    """An output on disk or on S3."""
-    if request.param == "disk":
-        return open_store(str(tmp_path / "out"))
-    return open_store(f"{request.getfixturevalue('s3').uri}/{tmp_path.name}")
+# ---- files of earlier runs
 
 
 def finish(output: Store, *inputs: tuple[str, str]) -> dict:
     """The end of a run over these inputs, which are done."""
-    output.sweep()
-    manifest = manifest_of(*inputs)
-    manifest.write(output)
-    summary = archive.compact(output, manifest)
+    summary = archive.compact(output, manifest_of(*inputs))
     archive.delete_old_results(output, summary["results"])
     archive.write_json(output, archive.SUMMARY, summary)
     return summary
-
-
-def test_foreign_files_are_neither_read_nor_deleted_nor_in_the_way(anywhere):
-    output = anywhere
-    archive.commit_part(output, [row("a", "1"), row("b", "1"), row("c", "1")])
-    first = finish(output, ("a", "1"), ("b", "1"), ("c", "1"))
-    for key in FOREIGN:
-        output.put(key, f"mine: {key}".encode())
-    archive.commit_part(output, [row("d", "1")])
-    states.put(output, State({}, {"epoch": 1}))
-    states.put(output, State({}, {"epoch": 2}))
-    assert states.newest(output).epoch == 2
-    second = finish(output, ("a", "1"), ("d", "1"))
-    assert {key: output.get(key) for key in FOREIGN} == {
-        key: f"mine: {key}".encode() for key in FOREIGN
-    }
-    assert not set(first["results"]) & set(second["results"])
-    assert [output.head(key) for key in first["results"]] == [None]
-    assert [entry.key for entry in archive.list_own(output, archive.RESULTS)] == second["results"]
-    for summary in (second, {}):  # listed by the summary, or by their names, as those of 0.1.0
-        groups = archive.result_groups(output, summary)
-        assert [path for read in groups for path in read(["path"])["path"].to_pylist()] == [
-            "a",
-            "d",
-        ]
-    assert len(list(archive.list_own(output, archive.PAGES))) == 1
 
 
 def test_a_temporary_file_of_a_killed_writer_is_swept(output, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 from verbs import ONE, rows_of, run
 
 from segpipe import archive, lease, segment
-from segpipe.storage import open_store
+from segpipe.storage import Store, open_store
 from segpipe.storage.local import LocalStore
 
 
@@ -30,6 +30,10 @@ def by_path(output: Path) -> dict[str, dict]:
 
 def summary_of(output: Path) -> dict:
     return json.loads((output / "summary.json").read_text())
+
+
+def summary_of_store(output: Store) -> dict:
+    return json.loads(output.get("summary.json"))
 
 
 def fill(root: Path, photograph: Image.Image) -> Path:
@@ -215,6 +219,13 @@ def test_status_of_what_is_no_output_is_told(tmp_path, capfd):
 # ---- the end of a run, and what becomes of its files
 
 
+@pytest.fixture(params=["disk", "s3"])
+def root(request, tmp_path) -> str:
+    if request.param == "disk":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('s3').uri}/{tmp_path.name}"
+
+
 def write_done(root: str, names: str, probabilities: bool = False) -> list[object]:
     """An archive below root of which everything is done, as a run leaves it before it ends.
 
@@ -243,6 +254,58 @@ def paths_in(folder: Path) -> list[str]:
     """Of all rows in results/, as a reader of the whole folder sees them."""
     files = sorted((folder / "results").glob("part-*"))
     return [row["path"] for file in files for row in pq.read_table(file).to_pylist()]
+
+
+FOREIGN = [  # in every folder of an output, some with names that look like its own
+    "readme.md",
+    "masks/mine.png",
+    "masks/sub/notes.txt",
+    "probabilities/mine.csv",
+    "results/.DS_Store",
+    "results/_delta_log/00000000000000000000.json",
+    "results/part-00000-6f1e7a52-8a4c-4c7e-9b1d-0f5a7d3c2b1e-c000.snappy.parquet",
+    "results/part-00000.parquet.bak",
+    "results/part-0000.parquet",
+    "results/part-00001-0123456789ABCDEF.parquet",
+    "results/selected.csv",
+    "results/sub/mine.parquet",
+    "results/zzz",
+    "_segpipe/notes.txt",
+    "_segpipe/manifest/mine.parquet",
+    "_segpipe/manifest/sub/0123456789abcdef-000000.parquet",
+    "_segpipe/parts/mine.parquet",
+    "_segpipe/parts/.DS_Store",
+    "_segpipe/run/notes.txt",
+    "_segpipe/run/sub/notes.txt",
+    "_segpipe/states/7.json",
+    "_segpipe/states/notes.txt",
+    "_segpipe/tmp/notes.txt",
+    "_segpipe/tmp/sub/tmp01234567",
+]
+
+
+def test_files_of_others_stay_wherever_they_lie_in_an_output(root, capfd):
+    """And are in no verb's way, while photographs come and go."""
+    words, output = write_done(root, "abc"), open_store(f"{root}/out")
+    assert run(*words) == 0
+    first = summary_of_store(output)["results"]
+    mine = {key: f"mine: {key}".encode() for key in FOREIGN}
+    for key, data in mine.items():
+        output.put(key, data)
+    source = open_store(f"{root}/in")
+    source.delete("b.png")
+    assert run(*words) == 0
+    second = summary_of_store(output)
+    assert {key: output.get(key) for key in mine} == mine
+    assert [output.head(key) for key in first] == [None] * len(first)
+    assert second["inputs"] == 2
+    assert "2 masks, 0 rejected" in output.get("report.html").decode()
+    rows = [pq.read_table(io.BytesIO(output.get(key))) for key in second["results"]]
+    assert [path for table in rows for path in table["path"].to_pylist()] == ["a.png", "c.png"]
+    output.delete("summary.json")  # as while a run is under way
+    capfd.readouterr()
+    assert run("status", "--output", output.uri(), "--verify", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["ok"] == 3
 
 
 class Killed(BaseException):
@@ -312,13 +375,6 @@ def test_results_that_were_deleted_are_made_again_by_the_same_command(tmp_path, 
     assert run(*words) == 0
     assert file.read_bytes() == before
     assert run("status", "--output", tmp_path / "out", "--verify") == 0
-
-
-@pytest.fixture(params=["disk", "s3"])
-def root(request, tmp_path) -> str:
-    if request.param == "disk":
-        return str(tmp_path)
-    return f"{request.getfixturevalue('s3').uri}/{tmp_path.name}"
 
 
 def missing_in(output: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, int]]:
