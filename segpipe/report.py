@@ -56,7 +56,7 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
     """
     reasons = list(summary["rejected_by_reason"].items())
     findings = Findings(summary["ok"], overlays, [reason for reason, _ in reasons[:REASONS]])
-    for read in archive.result_groups(output):
+    for read in archive.result_groups(output, summary):
         findings.add(read)
     page = template("report.html").render(
         summary=summary,

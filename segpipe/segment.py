@@ -77,6 +77,8 @@ class SegmentConfig:
     """Photographs with more pixels (in millions) are rejected before they are decoded."""
     retry_rejected: bool = False
     """Do the rejected inputs of an earlier run once more."""
+    repair: bool = False
+    """Make again what was deleted since: masks, probabilities, and rows."""
     include: tuple[str, ...] = ()
     """Take only photographs whose key matches one of these globs (* matches / as well)."""
     exclude: tuple[str, ...] = ()
@@ -145,17 +147,20 @@ def segment(config: SegmentConfig) -> int:
             others = f"{inputs.skipped.total()} other files"
             raise UserError(f"--input {config.input}: no photographs there ({others})")
         summary = archive.read_json(run.output, archive.SUMMARY)
-        if summary and _finished(config, manifest, summary):
+        missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
+        if summary and not len(missing) and _finished(run, manifest, summary):
             print(f"segment: all {manifest.num_inputs} inputs are done, {run.output.uri()} stands")
             return _exit_code(config, summary)
         run.output.check_writable()
         with lease.hold(run.output) as held:
-            summary = _complete(run, manifest, held, listing_s) | {"skipped": dict(inputs.skipped)}
+            summary = _complete(run, manifest, held, listing_s, missing)
+            summary["skipped"] = dict(inputs.skipped)
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
             run.output.put(archive.REPORT, page)
             held.check()
+            archive.delete_old_results(run.output, summary["results"])
             archive.write_json(run.output, archive.SUMMARY, summary)
     print(_closing_line(summary, run.output))
     return _exit_code(config, summary)
@@ -197,13 +202,16 @@ def _refuse_changed(run: Run) -> None:
     archive.refuse_changed(run.config.output, before, run.settings)
 
 
-def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> dict[str, Any]:
+def _complete(
+    run: Run, manifest: Manifest, held: Lease, listing_s: float, missing: archive.Ids
+) -> dict[str, Any]:
     """Do what no part holds yet, then write results/ -> the summary's counts and rate."""
     output = run.output
     _refuse_changed(run)  # another run may have ended since
     output.sweep()
     manifest.write(output)
-    todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
+    parts = archive.read_parts(output)
+    todo = archive.plan_todo(manifest, parts, run.config.retry_rejected, missing)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
         with runtime.ray_session():
@@ -219,10 +227,19 @@ def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> di
     }
 
 
-def _finished(config: SegmentConfig, manifest: Manifest, summary: dict[str, Any]) -> bool:
+def _finished(run: Run, manifest: Manifest, summary: dict[str, Any]) -> bool:
     """Whether a run that ended had these inputs, and nothing is left to do for this one."""
-    again = config.retry_rejected and summary["rejected"]
-    return bool(summary["inputs_digest"] == manifest.digest and not summary["open"] and not again)
+    again = run.config.retry_rejected and summary["rejected"]
+    same = summary["inputs_digest"] == manifest.digest
+    done = same and not summary["open"] and not again
+    if done and run.config.repair and len(archive.written_ids(run.output)) < manifest.num_inputs:
+        return False  # pages of the manifest were deleted
+    return done and not archive.count_missing_results(run.output, summary)
+
+
+def _find_missing(run: Run, manifest: Manifest) -> archive.Ids:
+    """Inputs of which something was deleted since they were done."""
+    return np.concatenate(list(archive.find_missing(run.output, manifest.ids()).values()))
 
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:

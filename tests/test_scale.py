@@ -128,6 +128,25 @@ def test_points_are_measured_in_turns():
     assert [key.part for key in keys[:2]] == ["job", "bare"]
 
 
+# ---- what a measurement writes
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_what_measurements_wrote_is_deleted_and_nothing_else(place, tmp_path, request):
+    """Also that of a process which was killed, from under another name."""
+    uri = tmp_path if place == "disk" else f"{request.getfixturevalue('s3').uri}/{tmp_path.name}"
+    output = open_store(str(uri))
+    mine = ["_segpipe/run/notes.txt", "_segpipe/run/masks/mine.png", "_segpipe/run/0123/x", "masks"]
+    for key in mine:
+        output.put(key, b"mine")
+    for _ in range(2):
+        experiment = measurement.Experiment("segment", "strong", output, {}, 0.0, "cpu", [0], [])
+        open_store(output.uri(experiment.run)).put("masks/a.png", b"ours")
+    assert len(list(output.list())) == len(mine) + 2
+    measurement.clear(experiment)
+    assert [entry.key for entry in output.list()] == sorted(mine)
+
+
 # ---- arithmetic
 
 
