@@ -99,6 +99,7 @@ ROW = pa.schema(
         ("checkpoint_sha256", pa.string()),
         ("threshold", pa.float32()),
         ("settings", pa.string()),  # hash of what the mask depends on
+        ("engine", pa.string()),  # that ran the network, such as "compiled fp32"
         ("finished", pa.float64()),  # seconds since 1970
     ],
     metadata={"segpipe_schema": SCHEMA_VERSION},
@@ -577,10 +578,12 @@ class Totals:
     def __init__(self) -> None:
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.engines: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
         self.status.update(table["status"].to_pylist())
         self.reasons.update(pc.drop_null(table["error"]).to_pylist())
+        self.engines.update(pc.drop_null(table["engine"]).to_pylist())
 
     def summary(self) -> dict[str, Any]:
         ok, rejected = self.status["ok"], self.status["rejected"]
@@ -589,6 +592,7 @@ class Totals:
             "ok": ok,
             "rejected": rejected,
             "rejected_by_reason": dict(self.reasons.most_common()),
+            "masks_by_engine": dict(self.engines.most_common()),
         }
 
 

@@ -29,7 +29,7 @@ from segpipe.inputs import Inputs, inside, open_source
 from segpipe.lease import Lease
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
-from segpipe.models.engine import Trial
+from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.flips import FLIPS
 from segpipe.runtime import Progress, SteadyRate
 from segpipe.stages import Scoring, Segmenter, SegmentJob, load, store
@@ -41,6 +41,7 @@ MEASURES = ("none", "full")
 NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # as it was without
 OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
 ENGINE_FLAGS = ("compile", "precision")
+MATCHED = "engine matches the reference"  # in settings.json; no part of the rows' hash
 COURSE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
 
@@ -90,7 +91,8 @@ class SegmentConfig:
     precision: str = "auto"
     """Of the network: fp32, bf16, or auto: the quickest whose masks are those of fp32."""
     compile: str = "auto"
-    """Run the network in its compiled form: on, off, or auto: where there is one and it is true."""
+    """Run the network in its compiled form: on, off, or auto: where there is one and it is true.
+    This and --precision may change when resumed, where masks stay those of the first engine."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     report_images: str = "on"
@@ -186,9 +188,6 @@ def _open(config: SegmentConfig) -> Run:
         "--include": list(config.include),
         "--exclude": list(config.exclude),
     }
-    for name in ENGINE_FLAGS:  # what is left open is chosen when there is work to do
-        if getattr(config, name) != "auto":
-            settings[f"--{name}"] = getattr(config, name)
     run = Run(config, source, output, weights, loaded, settings)
     _refuse_changed(run)
     return run
@@ -248,6 +247,13 @@ def _closing_line(summary: dict[str, Any], output: Store) -> str:
     if rate := summary["images_per_second"]:
         course += f", {rate:.1f} images/s ({summary['engine']['name']}), "
         course += f"bottleneck: {summary['bottleneck']}"
+    made = summary["masks_by_engine"]
+    num_reference, names = (
+        made.get(REFERENCE.name, 0),
+        {*made, (summary["engine"] or {}).get("name")},
+    )
+    if num_reference and names - {REFERENCE.name, None}:
+        course += f", {num_reference} masks by the reference engine ({REFERENCE.name})"
     return (
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
         f"see {output.uri(archive.REPORT)}"
@@ -280,9 +286,12 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
     device = runtime.choose_device(run.config.device)
-    chosen, known = _choose_engine(run, device)
-    settings = run.settings | {f"--{name}": getattr(chosen, name) for name in ENGINE_FLAGS}
-    archive.write_json(run.output, archive.SETTINGS, settings)
+    begun, matched, chosen, known = _choose_engine(run, device)
+    if problem := engine.trial_of(known, begun).problem:
+        told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
+        progress.show(f"{told} ({problem}): {chosen.engine.name} takes its place", always=True)
+    settings = run.settings | {f"--{name}": getattr(begun, name) for name in ENGINE_FLAGS}
+    archive.write_json(run.output, archive.SETTINGS, settings | {MATCHED: matched})
     run.output.delete(archive.SUMMARY)  # it is not finished any more
     workers = runtime.model_workers(device, run.config.workers)
     groups = Groups(todo, archive.group_rows(todo.num_rows, workers, run.config.batch_size))
@@ -314,23 +323,28 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     }
 
 
-def _choose_engine(run: Run, device: str) -> tuple[Trial, list[Trial]]:
-    """How the network is run, and all that was considered.
+def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Trial]]:
+    """The engine that the output was begun with, whether it matches the reference, how the network
+    is run now, and all that was considered.
 
-    What this output was begun with stays; else what the flags leave open is chosen. Raises
-    UserError where that does not run here.
+    What the flags leave open is chosen for a new output, and stays as it was for another. Raises
+    UserError where that does not run here and nothing can take its place.
     """
     before = archive.read_json(run.output, archive.SETTINGS) or {}
-    flags = {f"--{name}": getattr(run.config, name) for name in ENGINE_FLAGS}
-    compile, precision = (before.get(flag, wanted) for flag, wanted in flags.items())
+    flags = run.config.compile, run.config.precision
     known = runtime.on_network_node(engine.find_trials, run.weights, device)
-    return engine.select(known, compile, precision), known
+    if not all(f"--{name}" in before for name in ENGINE_FLAGS):
+        chosen = engine.select(known, *flags)
+        return chosen.engine, chosen.true, chosen, known
+    begun = Engine(*(before[f"--{name}"] for name in ENGINE_FLAGS))
+    matched = before.get(MATCHED, True)  # else a flag named it
+    return begun, matched, engine.resume(known, begun, matched, *flags), known
 
 
 def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int) -> Dataset:
     """Groups of inputs -> rows as Group.commit makes them, one for each committed group."""
     listed = groups.dataset()  # page, rows; a block is one group: what is committed, or done again
-    job, weights = _job(run), run.weights
+    job, weights = replace(_job(run), reference_allowed=chosen.true), run.weights
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).

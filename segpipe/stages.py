@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from segpipe.decoder import Decoder
 from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
-from segpipe.models.engine import Engine, open_score
+from segpipe.models.engine import Engine, Score, open_or_reference, open_score
 from segpipe.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
@@ -68,6 +69,8 @@ class SegmentJob:
     """Whether scores are written beside masks."""
     flips: int = 1
     """Scores that are averaged, of FLIPS."""
+    reference_allowed: bool = True
+    """Whether a worker that cannot run the engine uses the reference."""
 
 
 class Segmenter:
@@ -80,7 +83,7 @@ class Segmenter:
         _transfers().submit(_decoder(job.diameter, job.max_megapixels).start)  # takes 0.3 s
         keep_pages()
         self.job = job
-        self.score = open_score(weights, engine, num_threads, job.flips)
+        self.score, self.engine = _open_engine(job, weights, engine, num_threads)
 
     def __call__(self, batch: Batch) -> Batch:
         """Groups of inputs -> the groups, committed."""
@@ -90,8 +93,24 @@ class Segmenter:
             if "canvas" in values:
                 with group.watch.time("model"):
                     values["score"] = self.score(values["canvas"], values["fov"])
+                values["engine"] = self.engine.name
             group.add(values)
         return group.commit()
+
+
+def _open_engine(
+    job: SegmentJob, weights: bytes, engine: Engine, num_threads: int
+) -> tuple[Score, Engine]:
+    if job.reference_allowed:
+        return open_or_reference(weights, engine, num_threads, job.flips)
+    try:
+        return open_score(weights, engine, num_threads, job.flips), engine
+    except OSError as error:
+        raise UserError(
+            f"--compile {engine.compile} --precision {engine.precision}: {error} on "
+            f"{platform.node()}, and masks of no other engine are the same; choose another "
+            "--output, with auto for both"
+        ) from error
 
 
 def keep_pages() -> None:
@@ -137,7 +156,7 @@ class Scoring:
         """`keep_canvas` where the rows are measured later, which takes 1 MB a row to hand on."""
         from segpipe.models.predict import Scorer  # torch: only where the network runs
 
-        self.keep_canvas = keep_canvas
+        self.keep_canvas, self.engine = keep_canvas, Engine("off", precision)
         self.scorer = Scorer(weights, flips, device, num_threads, precision)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -145,6 +164,7 @@ class Scoring:
         kept = {"canvas": batch["canvas"]} if self.keep_canvas else {}
         with watch.time("model"):
             batch = self.scorer(batch) | kept
+        batch["engine"] = np.full(len(batch["path"]), self.engine.name)
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
 
 
@@ -316,6 +336,7 @@ class Group:
             | pictures
             | {
                 "status": "ok",
+                "engine": str(values["engine"]),
                 "note": str(values["note"]) or None,
                 "height": mask.shape[0],
                 "width": mask.shape[1],

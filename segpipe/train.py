@@ -320,7 +320,7 @@ def _fit(
             name="segpipe",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env=runtime.model_env(),  # type: ignore[call-arg]
+            worker_runtime_env=runtime.cluster_model_env(),  # type: ignore[call-arg]
         ),
         datasets=datasets,
         dataset_config=stream.TrainingData(plan, job.output),

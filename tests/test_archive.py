@@ -157,7 +157,9 @@ def results(folder: Path) -> list[dict]:
 
 def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
     archive.commit_part(output, [row("b", "1"), row("gone", "1")])
-    archive.commit_part(output, [row("b", "2", "rejected", "empty file"), row("a", "1")])
+    archive.commit_part(
+        output, [row("b", "2", "rejected", "empty file"), row("a", "1", engine="eager fp32")]
+    )
     manifest = manifest_of(("a", "1"), ("b", "2"), ("open", "1"))
     summary = archive.compact(output, manifest)
     assert summary == {
@@ -165,6 +167,7 @@ def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
         "ok": 1,
         "rejected": 1,
         "rejected_by_reason": {"empty file": 1},
+        "masks_by_engine": {"eager fp32": 1},
         "open": 1,
         "gone": 1,
         "results": [f"results/{file.name}" for file in (tmp_path / "out/results").iterdir()],
@@ -244,7 +247,7 @@ def test_every_column_of_the_rows_is_documented():
 
 def test_parts_of_a_release_with_fewer_columns_go_into_the_results(output):
     """Rows without measurements, beside rows that have them, and alone."""
-    old = pa.schema([field for field in archive.ROW if field.name != "tortuosity"])
+    old = pa.schema([field for field in archive.ROW if field.name not in ("tortuosity", "engine")])
     manifest = manifest_of(("a", "1"), ("b", "1"))
     first = pa.Table.from_pylist([row("a", "1")], schema=old)
     archive.write_parquet(output, f"{archive.PARTS}{0:032x}.parquet", first)
@@ -256,6 +259,7 @@ def test_parts_of_a_release_with_fewer_columns_go_into_the_results(output):
     found = archive.read_parquet(output, key)
     assert found.schema.names == archive.ROW.names
     assert found["tortuosity"].to_pylist() == [None, 1.5]
+    assert found["engine"].null_count == 2
 
 
 # ---- files of earlier runs
