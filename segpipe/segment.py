@@ -89,8 +89,8 @@ class SegmentConfig:
     precision: str = "auto"
     """Of the network: fp32, bf16, or auto: the quickest whose masks are those of fp32."""
     compile: str = "auto"
-    """Run the network in its compiled form: on, off, or auto: where there is one and it is true. This
-    and --precision may change when resumed, where masks stay those of the first engine."""
+    """Run the network in its compiled form: on, off, or auto: where there is one and it is true.
+    May change when resumed, as --precision, where masks stay those of the first engine."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     report_images: str = "on"
