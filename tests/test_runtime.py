@@ -145,7 +145,7 @@ def test_each_node_is_asked_for_its_jemalloc_and_one_line_names_those_without(
     monkeypatch.setattr(runtime, "model_env", list)  # what the nodes said
     assert runtime.cluster_model_env() == [own]
     [line] = capsys.readouterr().err.splitlines()
-    assert line == "segpipe: 1 of 2 nodes have no jemalloc, torch is slower there: abababab"
+    assert line == "segpipe: 1 of 2 nodes told of no jemalloc, torch is slower there: abababab"
 
 
 def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
