@@ -175,9 +175,10 @@ def cluster_model_env() -> dict[str, Any]:
 
     One line on stderr names the nodes without an answer.
     """
-    nodes = _nodes()
-    if len(nodes) < 2:
+    found = _nodes()
+    if len(found) < 2:
         return model_env()
+    nodes = [node for node, have in found.items() if have.get("CPU")]  # a head may have none
     ask = ray.remote(jemalloc)
     asked = {}
     for node in nodes:

@@ -141,7 +141,7 @@ def test_each_node_is_asked_for_its_jemalloc_and_one_line_names_those_without(
     [node] = ray.nodes()
     gone = "ab" * 28
     own = runtime.jemalloc()
-    monkeypatch.setattr(runtime, "_nodes", lambda: {node["NodeID"]: {}, gone: {}})
+    monkeypatch.setattr(runtime, "_nodes", lambda: {node["NodeID"]: SMALL, gone: SMALL, "head": {}})
     monkeypatch.setattr(runtime, "model_env", list)  # what the nodes said
     assert runtime.cluster_model_env() == [own]
     [line] = capsys.readouterr().err.splitlines()
