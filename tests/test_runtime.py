@@ -153,6 +153,7 @@ def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
     staged = runtime.network_stage(ray.data.range(1), StageTimes, (), "cuda", 1)
     last = staged._logical_plan.dag
     assert (last.batch_size, last.ray_remote_args["num_gpus"]) == (None, 1)
+    assert last.name == "MapBatches(StageTimes)"
 
 
 @pytest.mark.parametrize("kind", [StoreDown, UserError])
