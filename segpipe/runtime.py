@@ -37,7 +37,7 @@ OWN_CLUSTER = {
 }
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
-ANSWER_S = 30.0  # seconds for a node to tell where it has a library
+ANSWER_S = 60.0  # seconds for a node to tell where it has a library
 TASK_RETRIES = (
     20  # deaths of processes or nodes that one group of work survives; Ray's own: endless
 )
@@ -177,16 +177,16 @@ def cluster_model_env() -> dict[str, Any]:
 
     One line on stderr names the nodes without an answer.
     """
-    nodes = _nodes()
-    if len(nodes) < 2:
+    found = _nodes()
+    if len(found) < 2:
         return model_env()
-    ask = ray.remote(jemalloc).options(num_cpus=0, max_retries=0)
-    asked = {
-        ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote(): node
-        for node in nodes
-    }
+    nodes = [node for node, have in found.items() if have.get("CPU")]  # a head may have none
+    ask = ray.remote(jemalloc)
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        options = ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        asked[options.remote()] = node
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
     libraries = {}
     for one in answered:
@@ -195,8 +195,8 @@ def cluster_model_env() -> dict[str, Any]:
     if without := [node for node in nodes if not libraries.get(node)]:
         told = ", ".join(node[:8] for node in without[:3])
         print(
-            f"segpipe: {len(without)} of {len(nodes)} nodes have no jemalloc, torch is slower "
-            f"there: {told}",
+            f"segpipe: {len(without)} of {len(nodes)} nodes told of no jemalloc, torch is "
+            f"slower there: {told}",
             file=sys.stderr,
         )
     return model_env(libraries.values())

@@ -92,7 +92,7 @@ class SegmentConfig:
     """Of the network: fp32, bf16, or auto: the quickest whose masks are those of fp32."""
     compile: str = "auto"
     """Run the network in its compiled form: on, off, or auto: where there is one and it is true.
-    This and --precision may change when resumed, where masks stay those of the first engine."""
+    May change when resumed, as --precision, where masks stay those of the first engine."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     report_images: str = "on"
@@ -247,13 +247,10 @@ def _closing_line(summary: dict[str, Any], output: Store) -> str:
     if rate := summary["images_per_second"]:
         course += f", {rate:.1f} images/s ({summary['engine']['name']}), "
         course += f"bottleneck: {summary['bottleneck']}"
-    made = summary["masks_by_engine"]
-    num_reference, names = (
-        made.get(REFERENCE.name, 0),
-        {*made, (summary["engine"] or {}).get("name")},
-    )
-    if num_reference and names - {REFERENCE.name, None}:
-        course += f", {num_reference} masks by the reference engine ({REFERENCE.name})"
+    made, reference = Counter(summary["masks_by_engine"]), REFERENCE.name
+    wanted = (summary["engine"] or {}).get("name", reference)  # of this run, if it did anything
+    if made[reference] and {wanted, *made} != {reference}:
+        course += f", {made[reference]} masks by the reference engine ({reference})"
     return (
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
         f"see {output.uri(archive.REPORT)}"

@@ -90,6 +90,7 @@ def test_an_output_resumes_with_its_engine_or_one_that_matches(
     ("trials", "begun", "matched", "flags", "told"),
     [
         ([EAGER, untrue(HALF), COMPILED], FAST, True, ("off", "bf16"), "of eager bf16 are not"),
+        ([EAGER, untrue(HALF)], BEGUN_HALF, True, ("off", "fp32"), "are not those"),  # by 0.1
         ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "fp32"), "are not those of"),
         (
             [EAGER, NO_COMPILER],

@@ -141,11 +141,11 @@ def test_each_node_is_asked_for_its_jemalloc_and_one_line_names_those_without(
     [node] = ray.nodes()
     gone = "ab" * 28
     own = runtime.jemalloc()
-    monkeypatch.setattr(runtime, "_nodes", lambda: {node["NodeID"]: {}, gone: {}})
+    monkeypatch.setattr(runtime, "_nodes", lambda: {node["NodeID"]: SMALL, gone: SMALL, "head": {}})
     monkeypatch.setattr(runtime, "model_env", list)  # what the nodes said
     assert runtime.cluster_model_env() == [own]
     [line] = capsys.readouterr().err.splitlines()
-    assert line == "segpipe: 1 of 2 nodes have no jemalloc, torch is slower there: abababab"
+    assert line == "segpipe: 1 of 2 nodes told of no jemalloc, torch is slower there: abababab"
 
 
 def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
@@ -153,6 +153,7 @@ def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
     staged = runtime.network_stage(ray.data.range(1), StageTimes, (), "cuda", 1)
     last = staged._logical_plan.dag
     assert (last.batch_size, last.ray_remote_args["num_gpus"]) == (None, 1)
+    assert last.name == "MapBatches(StageTimes)"
 
 
 @pytest.mark.parametrize("kind", [StoreDown, UserError])

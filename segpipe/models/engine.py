@@ -135,7 +135,7 @@ def resume(
         )
     else:
         found = trial_of(trials, REFERENCE)
-    if matched and found.true:
+    if matched and (same.true or same.problem) and found.true:
         return found
     why = f"{same.problem}, and " if same.problem else ""
     raise UserError(
