@@ -24,8 +24,8 @@ from ray.data.datasource import Datasource, ReadTask
 from segpipe import archive, lease, report, runtime
 from segpipe.archive import Manifest, Todo
 from segpipe.errors import Unfinished, UserError
-from segpipe.flags import check_above_0, check_at_least, check_choices
-from segpipe.inputs import Inputs, inside, open_source
+from segpipe.flags import check_above_0, check_anonymous, check_at_least, check_choices
+from segpipe.inputs import LISTS, Inputs, inside, open_source
 from segpipe.lease import Lease
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
@@ -84,6 +84,8 @@ class SegmentConfig:
     """Take only photographs whose key matches one of these globs (* matches / as well)."""
     exclude: tuple[str, ...] = ()
     """Leave out photographs whose key matches one of these globs."""
+    anonymous: bool = False
+    """Read --input without S3 credentials: a public bucket. May change when resumed."""
     store_patience: float = PATIENCE_S
     """Seconds for which a store that fails is tried again before the run ends. May change."""
     limit: int | None = None
@@ -112,6 +114,7 @@ class SegmentConfig:
             "flips": FLIPS,
         }
         check_choices(self, choices)
+        check_anonymous(self.anonymous, "--input", [self.input], LISTS)
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
 
@@ -170,7 +173,7 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
-    source = open_source(config.input, config.store_patience)
+    source = open_source(config.input, config.store_patience, config.anonymous)
     output = open_store(config.output, config.store_patience)
     source.check_readable()
     output.check_readable()
@@ -294,12 +297,14 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     groups = Groups(todo, archive.group_rows(todo.num_rows, workers, run.config.batch_size))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), runtime.Gauges()
+    why_open = ""
     done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)
     for batch in done.iter_batches(batch_size=None):
         held.check()
         for n in range(len(batch["finished"])):
             group = {name: column[n] for name, column in batch.items()}
             counts.update({name: int(group[name]) for name in counts})
+            why_open = why_open or str(group["why_open"])
             rate.add(float(group["finished"]), int(group["ok"] + group["rejected"]))
             times.add(group["seconds"], float(group["started"]), float(group["finished"]))
             gauges.add({name: int(group[name]) for name in counts}, group["seconds"])
@@ -310,7 +315,9 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
         speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
         progress.show(f"{num_done}/{todo.num_done + todo.num_rows}, {speed}, {left}")
     told = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
-    progress.show(told + (f", {counts['open']} still open" if counts["open"] else ""), always=True)
+    if counts["open"]:
+        told += f", {counts['open']} still open, one of them: {why_open}"
+    progress.show(told, always=True)
     return {
         "images_per_second": rate.value,
         **times.summary(),

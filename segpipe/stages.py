@@ -28,7 +28,7 @@ from segpipe.data.datasets import Labelled, field_overlap, load_example, load_se
 from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
 from segpipe.decoder import Decoder
-from segpipe.errors import ChangedObject, RejectedImage, StoreDown, UserError
+from segpipe.errors import ChangedObject, NotNow, RejectedImage, StoreDown, UserError
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
 from segpipe.models.engine import Engine, Score, open_or_reference, open_score
@@ -231,7 +231,7 @@ def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
     except PermissionError:
         return RejectedImage("permission denied")
     except OSError as error:
-        if not isinstance(error, ChangedObject) and not source.answers(entry.key):
+        if not isinstance(error, ChangedObject | NotNow) and not source.answers(entry.key):
             raise
         return OpenInput(str(error))
 
@@ -255,7 +255,7 @@ def load_one(
         "open": isinstance(data, OpenInput),
     }
     if isinstance(data, OpenInput):
-        return row
+        return row | {"error": data.reason}
     start = time.perf_counter()
     try:
         if isinstance(data, RejectedImage):
@@ -293,12 +293,13 @@ class Group:
         self.job, self.watch, self.started = job, Stopwatch(), time.time()
         self.rows: list[dict[str, Any]] = []
         self.writes: list[Future[None]] = []
-        self.num_open = 0
+        self.num_open, self.why_open = 0, ""
 
     def add(self, values: dict[str, Any]) -> None:
         """An input with its score, or with the reason why it has none."""
         if values["open"]:
             self.num_open += 1
+            self.why_open = self.why_open or str(values["error"])
             return
         row: dict[str, Any] = {
             "path": str(values["path"]),
@@ -371,7 +372,7 @@ class Group:
             return asdict(measure.measure(mask, zoom)) | asdict(quality)
 
     def commit(self) -> Batch:
-        """-> one row `started, finished, ok, rejected, open, seconds [STAGES]`."""
+        """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""
         try:
             with self.watch.time("write"):
                 for write in self.writes:
@@ -388,6 +389,7 @@ class Group:
             "ok": np.asarray([counts["ok"]]),
             "rejected": np.asarray([counts["rejected"]]),
             "open": np.asarray([self.num_open]),
+            "why_open": np.asarray([self.why_open]),
             "seconds": self.watch.as_array()[None],
         }
 
