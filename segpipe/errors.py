@@ -23,7 +23,7 @@ class Fault(StrEnum):
     meaning: str
     """In words, as docs/results.md lists them."""
 
-    def __new__(cls, code: str, meaning: str) -> "Fault":
+    def __new__(cls, code: str, meaning: str = "") -> "Fault":
         fault = str.__new__(cls, code)
         fault._value_ = code
         fault.meaning = meaning
