@@ -59,6 +59,7 @@ ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
 FETCHES = 16  # parts that are read at once
 TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
+UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
 SCHEMA_VERSION = "1"  # of the rows; it changes when a column changes its meaning or goes
 
 ROW = pa.schema(
@@ -69,6 +70,7 @@ ROW = pa.schema(
         ("version", pa.string()),  # of the input: etag, or size and time of its last change
         ("status", pa.string()),  # ok | rejected
         ("error", pa.string()),  # why it was rejected, null where it was not
+        ("error_code", pa.string()),  # errors.Fault; null where not rejected, or by 0.1.0
         ("note", pa.string()),  # what to know about the input, such as "first of 3 pages"
         ("height", pa.int32()),  # px, of input and mask
         ("width", pa.int32()),
@@ -578,11 +580,14 @@ class Totals:
     def __init__(self) -> None:
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
         self.engines: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
         self.status.update(table["status"].to_pylist())
-        self.reasons.update(pc.drop_null(table["error"]).to_pylist())
+        rejected = table.filter(pc.is_valid(table["error"]))
+        self.reasons.update(rejected["error"].to_pylist())
+        self.codes.update(rejected["error_code"].fill_null(UNCODED).to_pylist())
         self.engines.update(pc.drop_null(table["engine"]).to_pylist())
 
     def summary(self) -> dict[str, Any]:
@@ -591,6 +596,7 @@ class Totals:
             "inputs": ok + rejected,
             "ok": ok,
             "rejected": rejected,
+            "rejected_by_code": dict(self.codes.most_common()),
             "rejected_by_reason": dict(self.reasons.most_common()),
             "masks_by_engine": dict(self.engines.most_common()),
         }

@@ -5,7 +5,10 @@ Nothing heavy is imported: that process starts beside those that run the network
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+NUMBERS = re.compile(r"0x[0-9a-f]+|\d[\d.]*")  # of processes, addresses, free bytes: they vary
 
 
 class Board:
@@ -14,6 +17,7 @@ class Board:
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
         self.error: Exception | None = None
+        self.last: dict[int, tuple[str, int]] = {}  # rank -> (text, step) of its last failure
 
     def post(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
@@ -27,3 +31,12 @@ class Board:
 
     def failure(self) -> Exception | None:
         return self.error
+
+    def repeated(self, rank: int, text: str, step: int) -> bool:
+        """Note a worker's failure -> whether this rank failed before at this step, in these words.
+
+        Numbers in them do not count.
+        """
+        before = self.last.get(rank)
+        self.last[rank] = (NUMBERS.sub("#", text), step)
+        return before == self.last[rank]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from ray.data import DataIterator
+from ray.exceptions import RayError
 from torch import Tensor, nn
 
 from segpipe import __version__, metrics, plots, records, runtime, states
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
-from segpipe.errors import UserError
+from segpipe.errors import Unfinished, UserError, place_of
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
 from segpipe.models.flips import over_flips
@@ -51,6 +53,7 @@ COLUMNS = (
 )
 TOLD = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
 AVERAGE_WARMUP = 10  # steps: the average first spans about a tenth of those that were done
+LOST_PEER = re.compile("gloo|NCCL|by peer")  # in what a rank meets where another one is gone
 CHECK_STEPS = 50  # steps after which losses are looked at: each look waits for a GPU
 
 
@@ -118,13 +121,35 @@ def work(loop: dict[str, Any]) -> None:
     board = loop["board"]
     if ray.get(board.failure.remote()):
         return  # the driver tells why; without this Ray Train would start us again and again
+    session = None
     try:
-        Session(loop["job"], board).run()
+        session = Session(loop["job"], board)
+        session.run()
     except Exception as error:
-        if own := runtime.own_error(error):
+        if own := runtime.own_error(error) or _repeated(error, session, board):
             ray.get(board.fail.remote(own))
         if not isinstance(error, Diverged):
             raise
+
+
+def _repeated(error: Exception, session: Session | None, board: Any) -> Unfinished | None:
+    """What ends the run where this rank failed in the same way, at the same step, before.
+
+    That is a bug, or too little memory, and another start meets it again. A node or a process that
+    is gone is neither, nor is what the other ranks meet when it goes.
+    """
+    cause: BaseException = error
+    while inner := getattr(cause, "cause", None) or cause.__cause__:
+        cause = inner
+    if isinstance(cause, RayError | dist.DistError) or LOST_PEER.search(str(cause)):
+        return None
+    words = f"{type(cause).__name__}: {runtime.first_line(cause)}{place_of(cause)}"
+    step = session.step if session else -1
+    rank = ray.train.get_context().get_world_rank()
+    if not ray.get(board.repeated.remote(rank, words, step)):
+        return None
+    when = f"at step {step + 1} of the training" if session else "before the first step"
+    return Unfinished(f"{words}, twice {when}; the same command resumes when that is mended")
 
 
 class Session:
@@ -158,6 +183,7 @@ class Session:
         self.average = Average(network, job.average) if job.average else None
         self.told_network = self.average.network if self.average else network
         self.epoch = 0
+        self.step = 0  # under way, counted from the run's first
         self.history: list[records.Row] = []
         self.best = Best()
         self.told = time.monotonic()
@@ -192,6 +218,7 @@ class Session:
         checked = 0
         start = last = time.perf_counter()
         for step in range(plan.steps_per_epoch):
+            self.step = self.epoch * plan.steps_per_epoch + step
             batch = next(feed)
             came = time.perf_counter()
             losses[step] = self._step(step, batch)

@@ -1,9 +1,14 @@
 """Untrusted bytes are decoded in a child process: bytes -> canvas, field of view, geometry.
 
 A photograph may crash, hang or bloat whatever decodes it. The process that holds the network and
-the credentials survives that: its child has no secret in its environment, a limit of memory, a
-deadline for each image, and ends with its parent. A child that dies is replaced. It is no sandbox:
-code that a photograph smuggled in could do there what this user may.
+the credentials survives that: its child has no secret in its environment, limits of memory and CPU
+time, a deadline for each image, and ends with its parent. A child that dies is replaced. It is no
+sandbox: code that a photograph smuggled in could do there what this user may.
+
+How a child ends tells whose fault it is. A crash, the limit of memory and the limit of CPU time are
+the photograph's: twice, and it is rejected. SIGKILL (the kernel's, where memory is short) and the
+deadline are the node's: the photograph is tried again while no other process of the node does so,
+and then it stays open.
 
     parent -> child    LENGTH; the encoded bytes, in memory that both share or, many, in the pipe
     child -> parent    READY once; then for each image LENGTH, a JSON object, and where that object
@@ -15,6 +20,7 @@ Neither side imports torch, ray, pyarrow or boto3: a child starts in 0.3 s and h
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import io
 import json
@@ -25,11 +31,11 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,9 +46,13 @@ import numpy.typing as npt
 from segpipe.data import codecs, fundus
 from segpipe.data.codecs import Photograph
 from segpipe.data.fundus import Geometry
-from segpipe.errors import RejectedImage
+from segpipe.errors import Fault, RejectedImage, StarvedDecoder, internal_error
 
-TRIES = 2  # deaths of a child that a photograph may cause: the first may have been another's fault
+TRIES = 2  # crashes of a child on one photograph: the first may have been another's fault
+WALL_TIMES = 5  # the deadline on the clock / the limit of CPU time: what a loaded node may take
+PAUSES_S = (0.5, 2.0, 8.0)  # before each try alone on the node, for its memory to come back
+POLL_S = 0.1  # between two looks whether another process still tries alone
+EXIT_S = 5.0  # for a child to end that has closed its pipes
 START_TRIES = 3  # children that may die before they are ready: that is never the photograph's fault
 # Of 43 kinds of file DICOM in YBR maps the most, 30 bytes a pixel beside the encoded file; 16 bit
 # PPM and 32 bit TIFF 24, WebP 23, RGB in JPEG 8. Half as much again is in reserve.
@@ -76,7 +86,13 @@ ROOT = Path(__file__).absolute().parents[1]  # the folder in which a child finds
 
 TOO_LARGE = "needs too much memory to decode"
 TOO_SLOW = "decoding took longer than the limit"
-DEADLY = "killed the decoder"
+CRASHED = "the decoder crashed twice on this file"
+CPU_LIMIT = signal.SIGPROF  # ends a child that has used up its CPU time
+CRASHES = (  # a child's own; any other signal comes from outside, SIGALRM at the deadline
+    *(signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
+    *(signal.SIGSYS, signal.SIGTRAP),
+)
+SHORT_OF = (errno.ENOMEM, errno.EAGAIN)  # what a node lacks where it cannot start a process
 
 
 @dataclass(frozen=True)
@@ -159,6 +175,23 @@ class _Child(NamedTuple):
     shared: _Shared
 
 
+class _Crash(RejectedImage):
+    """The child has ended, and its photograph is to blame: rejected if that happens again."""
+
+
+class _Killed(Exception):
+    """The child was ended by signal `number` from outside."""
+
+    def __init__(self, number: int) -> None:
+        late = number == signal.SIGALRM
+        super().__init__(
+            "decoding got too little CPU time before its deadline"
+            if late
+            else f"the decoder was killed (signal {number}), as where memory is short"
+        )
+        self.number = number
+
+
 class Decoder:
     """Does `fit` in a child that is started with the first image, or before, and then reused.
 
@@ -166,34 +199,30 @@ class Decoder:
     """
 
     def __init__(self, diameter: float, max_megapixels: float, timeout_s: float) -> None:
-        """`diameter` in px; `timeout_s` seconds on the clock for each image, and for each try."""
+        """`diameter` in px; `timeout_s` seconds of CPU for each try, WALL_TIMES on the clock."""
         self.settings = _Settings(diameter, max_megapixels, timeout_s)
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self._pauses: tuple[float, ...] = PAUSES_S
 
     def fit(self, data: bytes) -> Fitted:
         """As the function of that name.
 
-        Raises RejectedImage also for a photograph that ends two children, and RuntimeError where
-        no child starts.
+        Raises RejectedImage also for a photograph on which two children crash, StarvedDecoder where
+        the node has no memory or CPU for it now, and RuntimeError where no child starts.
         """
-        status = 0
         with self._lock:
-            for _ in range(TRIES):
-                try:
-                    return self._exchange(self._living(), data)
-                except (EOFError, BrokenPipeError):
-                    status = self._end()
-                except RejectedImage:
-                    raise
-                except BaseException:
-                    self._end()  # an answer half read would be taken for the next image's
-                    raise
-        raise RejectedImage(TOO_SLOW if status == -signal.SIGALRM else DEADLY)
+            try:
+                fitted = self._fit(data)
+            except StarvedDecoder:
+                self._pauses = PAUSES_S[:1]  # the next photograph finds the same node
+                raise
+            self._pauses = PAUSES_S
+            return fitted
 
     def start(self) -> None:
         """Start the child now. Raises RuntimeError where none starts."""
-        with self._lock:
+        with self._lock, suppress(_Killed):  # the first photograph tries again
             self._living()
 
     def close(self) -> None:
@@ -207,6 +236,52 @@ class Decoder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _fit(self, data: bytes) -> Fitted:
+        timeout_s = WALL_TIMES * self.settings.timeout_s
+        end = time.monotonic() + TRIES * timeout_s  # of waiting for a turn alone
+        num_crashes, num_late, pauses = 0, 0, list(self._pauses)
+        with ExitStack() as alone:
+            while True:
+                try:
+                    return self._try(data)
+                except _Crash as crash:
+                    num_crashes += 1
+                    if num_crashes == TRIES:
+                        raise RejectedImage(crash.fault, str(crash)) from None
+                except _Killed as killed:
+                    num_late += killed.number == signal.SIGALRM
+                    if num_late == TRIES or not pauses:
+                        raise StarvedDecoder(str(killed)) from None
+                    if len(pauses) == len(self._pauses):
+                        alone.enter_context(_alone(end))
+                    time.sleep(pauses.pop(0))
+
+    def _try(self, data: bytes) -> Fitted:
+        """Raises RejectedImage, and _Crash or _Killed where the child ends instead of an answer."""
+        child = self._living()
+        try:
+            return self._exchange(child, data)
+        except (EOFError, BrokenPipeError):
+            status = self._end(EXIT_S)
+        except RejectedImage as error:
+            if error.fault is not Fault.TOO_MUCH_MEMORY:
+                raise
+            self._end()  # another child has nothing mapped that photographs before left behind
+            raise _Crash(error.fault, str(error)) from None
+        except (KeyError, TypeError, ValueError):
+            self._end()
+            raise _Crash(Fault.DECODER_CRASHED, f"{CRASHED} (unreadable answer)") from None
+        except BaseException:
+            self._end()  # an answer half read would be taken for the next image's
+            raise
+        if status == -CPU_LIMIT:
+            raise _Crash(Fault.TOO_SLOW, TOO_SLOW)
+        if -status in CRASHES:
+            raise _Crash(Fault.DECODER_CRASHED, f"{CRASHED} (signal {-status})")
+        if status >= 0:
+            raise _Crash(Fault.DECODER_CRASHED, f"{CRASHED} (exit code {status})")
+        raise _Killed(-status)
+
     def _exchange(self, child: _Child, data: bytes) -> Fitted:
         """Raises EOFError or BrokenPipeError where the child dies of it."""
         shared, short = child.shared, len(data) <= SHARED_BYTES
@@ -216,7 +291,7 @@ class Decoder:
         (length,) = LENGTH.unpack(_read(child.replies, LENGTH.size))
         header = json.loads(_read(child.replies, length))
         if "rejected" in header:
-            raise RejectedImage(header["rejected"])
+            raise RejectedImage(Fault(header["code"]), header["rejected"])
         canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
         geometry = Geometry(*header["geometry"])
         return Fitted(
@@ -224,29 +299,80 @@ class Decoder:
         )
 
     def _living(self) -> _Child:
-        """The child, or another where none is or it has died between two images."""
+        """The child, or another where none is or it has died between two images.
+
+        Raises RuntimeError where none starts, _Killed where that is for want of memory.
+        """
         if self._child and self._child.process.poll() is None:
             return self._child
         status = 0
         for _ in range(START_TRIES):
             self._end()
-            self._child = _start(self.settings)
             try:
+                self._child = _start(self.settings)
                 _await_ready(self._child.replies)
             except EOFError:
-                status = self._end()
+                status = self._end(EXIT_S)
+            except OSError as error:
+                if error.errno not in SHORT_OF:
+                    raise
+                raise _Killed(signal.SIGKILL) from error
             else:
                 return self._child
+        if status < 0 and -status not in CRASHES:
+            raise _Killed(-status)
         raise RuntimeError(f"the decoder's process does not start: exit code {status}")
 
-    def _end(self) -> int:
-        """No child is left; returns what the one that there was ended with (0: there was none)."""
+    def _end(self, patience_s: float = 0.0) -> int:
+        """No child is left; returns what the one that there was ended with (0: there was none).
+
+        Where it does not end by itself within `patience_s` that is 1.
+        """
         if self._child is None:
             return 0
         with self._child.process as process:  # closes the pipes and waits
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
+            status = process.returncode
             process.kill()  # nothing to one that has ended
         self._child = None
-        return process.returncode
+        return 1 if status is None else status
+
+
+@contextmanager
+def _alone(end: float) -> Iterator[None]:
+    """No other process of this user on this node is within this.
+
+    Without a lock where the temporary folder takes none. Raises StarvedDecoder where it is not its
+    turn before `end`, in seconds of the monotonic clock.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        file = os.open(lock_file(), flags, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        while not _locked(file):
+            if time.monotonic() >= end:
+                raise StarvedDecoder("other processes of the node have decoders killed as well")
+            time.sleep(POLL_S)
+        yield
+    finally:
+        os.close(file)  # which unlocks it
+
+
+def lock_file() -> Path:
+    """Locked while a process of this user tries a photograph again alone on this node."""
+    return Path(tempfile.gettempdir(), f"segpipe-decoder-{os.getuid()}.lock")
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _start(settings: _Settings) -> _Child:
@@ -361,12 +487,13 @@ def _take_pipes() -> tuple[io.BufferedReader, int]:
 
 
 def _expose() -> None:
-    """This process dies first where memory is short, leaves no core, and cannot outlive SIGALRM."""
+    """This process dies first where memory is short, leaves no core, and cannot outlive a limit."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # both may have been inherited otherwise
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    for number in (signal.SIGALRM, CPU_LIMIT):
+        signal.signal(number, signal.SIG_DFL)  # both may have been inherited otherwise
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def _mapped_bytes() -> int:
@@ -400,18 +527,21 @@ def _next_image(requests: io.BufferedReader, shared: _Shared) -> bytes:
 
 @contextmanager
 def _limits(memory: int, seconds: float) -> Iterator[None]:
-    """At most so many bytes mapped, else MemoryError; at most so long, else death by SIGALRM.
+    """At most so many bytes mapped, else MemoryError; at most so many seconds of CPU, else death.
 
-    The alarm's default action ends the process where Python would not come to run a handler, and
-    where there is no parent any more.
+    CPU time tells a photograph that takes long from a node that has no time for it; SIGALRM comes
+    after WALL_TIMES as long on the clock. The signals' default action ends the process where Python
+    would not come to run a handler, and where there is no parent any more.
     """
     before = _, most = resource.getrlimit(resource.RLIMIT_AS)
     allowed = memory if most == resource.RLIM_INFINITY else min(memory, most)
     resource.setrlimit(resource.RLIMIT_AS, (allowed, most))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL_TIMES * seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -422,7 +552,8 @@ def _answer(data: bytes, shared: _Shared, settings: _Settings, memory: int) -> l
         with _limits(memory + len(data), settings.timeout_s):
             fitted = fit(data, settings.diameter, settings.max_megapixels)
     except Exception as error:
-        return _headed({"rejected": _reason(error)})
+        rejection = _rejection(error)
+        return _headed({"rejected": str(rejection), "code": rejection.fault})
     shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
     header = {
         "geometry": astuple(fitted.geometry),
@@ -438,14 +569,11 @@ def _headed(header: dict[str, Any]) -> list[bytes]:
     return [LENGTH.pack(len(text)), text]
 
 
-def _reason(error: Exception) -> str:
+def _rejection(error: Exception) -> RejectedImage:
     """What the row says. An error of our own is also printed, so that it is seen."""
     if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
-        return TOO_LARGE
-    if isinstance(error, RejectedImage):
-        return str(error)
-    traceback.print_exception(error)
-    return f"cannot be decoded ({type(error).__name__})"
+        return RejectedImage(Fault.TOO_MUCH_MEMORY, TOO_LARGE)
+    return error if isinstance(error, RejectedImage) else internal_error(error)
 
 
 if __name__ == "__main__":

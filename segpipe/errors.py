@@ -1,5 +1,11 @@
 """The errors a user can meet. Each message is one line: what came, what was wanted, what to do."""
 
+import traceback
+from enum import StrEnum
+from pathlib import Path
+
+PACKAGE = Path(__file__).absolute().parent
+
 
 class UserError(Exception):
     """Something the user must change: a flag, a path, a credential. Exit code 2."""
@@ -11,8 +17,69 @@ class UserError(Exception):
         return UserError, (str(self).partition("\n")[0],)  # without the lines that Ray Data appends
 
 
+class Fault(StrEnum):
+    """Why an input is rejected: a code that never changes, the `error_code` of its row."""
+
+    meaning: str
+    """In words, as docs/results.md lists them."""
+
+    def __new__(cls, code: str, meaning: str = "") -> "Fault":
+        fault = str.__new__(cls, code)
+        fault._value_ = code
+        fault.meaning = meaning
+        return fault
+
+    EMPTY_FILE = "empty_file", "The file has no bytes."
+    UNKNOWN_FORMAT = "unknown_format", "The content is no image format that is read."
+    UNSUPPORTED_PIXELS = "unsupported_pixels", "The format is read, but not pixels of this kind."
+    DAMAGED_FILE = "damaged_file", "The file is cut off or damaged."
+    UNREADABLE_FILE = "unreadable_file", "The file is damaged, or of a variant that is not read."
+    OVERSIZED_METADATA = "oversized_metadata", "A text or colour profile unpacks to too many bytes."
+    FILE_TOO_LARGE = "file_too_large", "The file has more than 1 GiB."
+    TOO_MANY_PIXELS = "too_many_pixels", "The image or a tile has more than --max-megapixels."
+    TOO_MANY_SCANS = "too_many_scans", "A progressive JPEG has more than 100 scans."
+    TOO_SMALL = "too_small", "A side has less than 16 px."
+    INVALID_PIXEL_VALUES = "invalid_pixel_values", "Values are no numbers, or out of range."
+    NO_FIELD_OF_VIEW = "no_field_of_view", "There is no bright disc or field on the image."
+    MISSING_DICOM_EXTRA = "missing_dicom_extra", "A DICOM file, and pydicom is not installed."
+    TOO_MUCH_MEMORY = "too_much_memory", "The decoder reached its limit of memory twice."
+    TOO_SLOW = "too_slow", "The decoder reached its limit of CPU time twice."
+    DECODER_CRASHED = "decoder_crashed", "The decoder crashed twice on this file."
+    NOT_FOUND = "not_found", "The input is not there."
+    PERMISSION_DENIED = "permission_denied", "The input may not be read."
+    INTERNAL_ERROR = "internal_error", "An error of segpipe; its log has the traceback."
+
+
 class RejectedImage(Exception):
     """These bytes cannot become a mask, whoever tries again. In bulk it becomes a row."""
+
+    def __init__(self, fault: Fault, sentence: str) -> None:
+        super().__init__(fault, sentence)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return str(self.args[1])
+
+
+def internal_error(error: Exception) -> RejectedImage:
+    """What an image is rejected with where our own code failed; the log gets the traceback."""
+    traceback.print_exception(error)
+    sentence = f"internal error ({type(error).__name__}{place_of(error)})"
+    return RejectedImage(Fault.INTERNAL_ERROR, sentence)
+
+
+def place_of(error: BaseException) -> str:
+    """The last line of this package that an error passed, as " at segpipe/file.py:12", or ""."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(PACKAGE):
+            return f" at {path.relative_to(PACKAGE.parent)}:{frame.lineno}"
+    return ""
+
+
+class StarvedDecoder(Exception):
+    """An image could not be decoded now: its node lacks memory or CPU. The input stays open."""
 
 
 class Unfinished(Exception):

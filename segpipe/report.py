@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +24,14 @@ from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.decoder import Decoder, Fitted
-from segpipe.errors import RejectedImage, StoreDown
+from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown
 from segpipe.storage import Source, Store
 
 OVERLAYS = 24  # photographs shown
 REASONS = 20  # of rejections that are named; the others are summed up
 EXAMPLES = 5  # rejected inputs named for each reason
-COLUMNS = ["path", "status", "error", "height", "width", "vessel_density", "finished"]
+COLUMNS = ["path", "status", "error", "error_code", "height", "width", "vessel_density", "finished"]
+OF_REJECTED = ["path", "error", "error_code"]
 OF_SHOWN = ["path", "version", "status", "height", "width", "vessel_density"]
 OF_SHOWN += ["mask_path", "mask_png"]
 
@@ -42,7 +44,7 @@ WORK_S, PAUSE_S = 60, 3600  # without a photograph: shorter is work, longer is n
 USUAL_STEPS = 20  # between those two a pause is longer than so many of the usual steps
 
 THUMBNAIL_PX = 300  # diameter of the field of view
-DECODING_S = 60.0  # seconds for one photograph
+DECODING_S = 60.0  # seconds of CPU for one photograph
 VESSEL_COLOUR = (0, 255, 170)  # green-blue: the one hue a retina does not have
 
 Numbers = npt.NDArray[np.float64]
@@ -54,15 +56,15 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
 
     Without any it names no key either: both may identify patients.
     """
-    reasons = list(summary["rejected_by_reason"].items())
-    findings = Findings(summary["ok"], overlays, [reason for reason, _ in reasons[:REASONS]])
+    findings = Findings(summary["ok"], overlays)
     for read in archive.result_groups(output, summary):
         findings.add(read)
+    reasons = sorted(findings.rejections.values(), key=lambda one: -one.count)
     page = template("report.html").render(
         summary=summary,
         reasons=reasons[:REASONS],
-        other_reasons=[count for _, count in reasons[REASONS:]],
-        examples=findings.examples if overlays else {},
+        other_reasons=[one.count for one in reasons[REASONS:]],
+        examples=bool(overlays),
         plots=findings.plots(),
         sheet=_contact_sheet(source, output, findings.shown),
     )
@@ -92,10 +94,10 @@ def duration(seconds: float) -> str:
 class Findings:
     """What the page tells of all rows."""
 
-    def __init__(self, num_ok: int, num_shown: int, reasons: list[str]) -> None:
+    def __init__(self, num_ok: int, num_shown: int) -> None:
         self.sizes, self.densities = Histogram(OCTAVES), Histogram(SHARES)
         self.timeline = Timeline()
-        self.examples: dict[str, list[str]] = {reason: [] for reason in reasons}
+        self.rejections: dict[str, Rejections] = {}
         self.shown: list[dict[str, Any]] = []
         spread = np.linspace(0, num_ok - 1, min(num_shown, num_ok))
         self._wanted = spread.astype(int)  # of the rows with a mask, evenly over the archive
@@ -109,10 +111,13 @@ class Findings:
         self.sizes.add(np.log2(_numbers(pixels) / 1e6))
         self.densities.add(_numbers(ok["vessel_density"]))
         self.timeline.add(_numbers(rows["finished"]))
-        for reason, paths in self.examples.items():
-            if len(paths) < EXAMPLES:
-                found = rows.filter(pc.equal(rows["error"], reason))["path"]
-                paths += found[: EXAMPLES - len(paths)].to_pylist()
+        whys = rows.filter(pc.is_valid(rows["error"])).select(OF_REJECTED)
+        for row in whys.to_pylist():
+            code, sentence = row["error_code"], row["error"]
+            group = self.rejections.setdefault(code or sentence, Rejections(code, sentence))
+            group.count += 1
+            if len(group.paths) < EXAMPLES:
+                group.paths.append(row["path"])
         here = self._wanted - self._num_ok
         here = here[(here >= 0) & (here < len(ok))]
         if len(here):
@@ -132,6 +137,19 @@ class Findings:
 
 def _numbers(column: pa.ChunkedArray) -> Numbers:
     return np.asarray(pc.drop_null(column).to_numpy(), np.float64)
+
+
+@dataclass
+class Rejections:
+    """Inputs that were rejected for one fault."""
+
+    code: str | None
+    """None in rows of 0.1.0, which are one group for each sentence."""
+    sentence: str
+    """Of the first of them: those of one code may differ in a number."""
+    count: int = 0
+    paths: list[str] = field(default_factory=list)
+    """A few of them."""
 
 
 class Histogram:
@@ -345,7 +363,7 @@ def _contact_sheet(
                 mask = decode_image(png, most)[..., 0]
             except StoreDown:  # the report can do without its pictures
                 break
-            except (OSError, RejectedImage):
+            except (OSError, RejectedImage, StarvedDecoder):
                 continue
             image, drawn = overlay(fitted, mask == MASK_PALETTE[3 * VESSEL])
             sheet.append(row | {"image": jpeg(image), "overlay": jpeg(drawn)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import platform
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -28,7 +29,16 @@ from segpipe.data.datasets import Labelled, field_overlap, load_example, load_se
 from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
 from segpipe.decoder import Decoder
-from segpipe.errors import ChangedObject, NotNow, RejectedImage, StoreDown, UserError
+from segpipe.errors import (
+    ChangedObject,
+    Fault,
+    NotNow,
+    RejectedImage,
+    StarvedDecoder,
+    StoreDown,
+    UserError,
+    internal_error,
+)
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
 from segpipe.models.engine import Engine, Score, open_or_reference, open_score
@@ -39,7 +49,8 @@ TRANSFERS = 8  # objects that are fetched or written at once by one process
 FETCHED_BYTES = 64 << 20  # of files that wait to be decoded in one process, or a single larger one
 LARGEST_FILE_BYTES = 1 << 30  # 200 megapixels of 16-bit RGB are 1.2 GB; real files are compressed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-DECODING_S = 60.0  # seconds for one photograph; 200 megapixels take some 10
+DECODING_S = 60.0  # seconds of CPU for one photograph; 200 megapixels take some 10
+NO_MEMORY = ("can't allocate memory", "Insufficient memory")  # torch's and OpenCV's words on a CPU
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -91,9 +102,12 @@ class Segmenter:
         for entry, data in _fetched(self.job, batch, group.watch):
             values = load_one(entry, data, self.job, group.watch)
             if "canvas" in values:
-                with group.watch.time("model"):
-                    values["score"] = self.score(values["canvas"], values["fov"])
-                values["engine"] = self.engine.name
+                try:
+                    with group.watch.time("model"):
+                        values["score"] = self.score(values["canvas"], values["fov"])
+                    values["engine"] = self.engine.name
+                except Exception as error:
+                    values |= failed(values, error)
             group.add(values)
         return group.commit()
 
@@ -221,15 +235,17 @@ def _transfers() -> ThreadPoolExecutor:
 def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
     """An input's bytes. Raises OSError where not this input but its whole store fails."""
     if entry.bytes > LARGEST_FILE_BYTES:
-        return RejectedImage(f"file larger than {LARGEST_FILE_BYTES >> 20} MiB")
+        return RejectedImage(
+            Fault.FILE_TOO_LARGE, f"file larger than {LARGEST_FILE_BYTES >> 20} MiB"
+        )
     try:
         return source.get(entry.key, entry.version)
     except FileNotFoundError:
         if not source.answers(entry.key):  # the whole disk has gone
             raise
-        return RejectedImage("not found")
+        return RejectedImage(Fault.NOT_FOUND, "not found")
     except PermissionError:
-        return RejectedImage("permission denied")
+        return RejectedImage(Fault.PERMISSION_DENIED, "permission denied")
     except OSError as error:
         if not isinstance(error, ChangedObject | NotNow) and not source.answers(entry.key):
             raise
@@ -252,6 +268,7 @@ def load_one(
         "bytes": entry.bytes,
         "version": entry.version,
         "error": "",
+        "error_code": "",
         "open": isinstance(data, OpenInput),
     }
     if isinstance(data, OpenInput):
@@ -261,9 +278,12 @@ def load_one(
         if isinstance(data, RejectedImage):
             raise data
         fitted = _decoder(job.diameter, job.max_megapixels).fit(data)
+    except StarvedDecoder as error:
+        watch.seconds["decode"] += time.perf_counter() - start
+        return row | _left_open(entry.key, error)
     except RejectedImage as error:
         watch.seconds["decode"] += time.perf_counter() - start
-        return row | {"error": str(error)}
+        return row | {"error": str(error), "error_code": error.fault.value}
     for name, seconds in fitted.seconds.items():
         watch.seconds[name] += seconds
     whole = time.perf_counter() - start
@@ -275,6 +295,26 @@ def load_one(
         "canvas": fitted.canvas,
         "fov": fitted.fov,
     }
+
+
+def failed(values: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """What changes of an input where our own code failed on it: a rejection, open without memory.
+
+    Raises `error` again where it is not this input's: the user's, or a store's.
+    """
+    if isinstance(error, UserError | StoreDown):
+        raise error
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return _left_open(str(values["path"]), error)
+    print(f"segpipe: {values['path']}:", file=sys.stderr)  # before the traceback
+    rejection = internal_error(error)
+    return {"error": str(rejection), "error_code": rejection.fault.value}
+
+
+def _left_open(key: str, error: Exception) -> dict[str, Any]:
+    why = f"{type(error).__name__}: {error}"
+    print(f"segpipe: {key}: stays open: {why}", file=sys.stderr)
+    return {"open": True, "error": why}
 
 
 @lru_cache(maxsize=1)
@@ -297,10 +337,6 @@ class Group:
 
     def add(self, values: dict[str, Any]) -> None:
         """An input with its score, or with the reason why it has none."""
-        if values["open"]:
-            self.num_open += 1
-            self.why_open = self.why_open or str(values["error"])
-            return
         row: dict[str, Any] = {
             "path": str(values["path"]),
             "bytes": int(values["bytes"]),
@@ -310,13 +346,27 @@ class Group:
             "threshold": self.job.threshold,
             "settings": self.job.settings,
         }
+        files: dict[str, bytes] = {}
+        if not (values["open"] or values["error"]):
+            try:
+                row |= self._mask(row["path"], values, files)
+            except Exception as error:
+                values = values | failed(values, error)
+        if values["open"]:
+            self.num_open += 1
+            self.why_open = self.why_open or str(values["error"])
+            return
         if values["error"]:
-            row |= {"status": "rejected", "error": str(values["error"])}
-        else:
-            row |= self._mask(row["path"], values)
+            why = {name: str(values[name]) for name in ("error", "error_code")}
+            row |= {"status": "rejected"} | why
+        else:  # a mask is on its way when nothing can reject its photograph any more
+            self.writes += [
+                _transfers().submit(self.job.output.put, *file) for file in files.items()
+            ]
         self.rows.append(row | {"finished": time.time()})
 
-    def _mask(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
+    def _mask(self, path: str, values: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+        """An input's columns; its pictures are added to `files`, by their key in the output."""
         geometry = Geometry.from_array(values["geometry"])
         with self.watch.time("mask"):
             mask = fundus.native_mask(values["score"], values["fov"], geometry, self.job.threshold)
@@ -325,13 +375,13 @@ class Group:
         with self.watch.time("encode"):
             png = codecs.encode_mask(mask, int(values["orientation"]))
         key = archive.mask_key(filed_as(self.job.source, path))
-        pictures = self._placed("mask", key, png)
+        pictures = self._placed("mask", key, png, files)
         if self.job.probabilities:
             with self.watch.time("encode"):
                 grey = fundus.native_score(values["score"], mask, geometry)
                 png = codecs.encode_grey(grey, int(values["orientation"]))
             key = archive.PROBABILITIES + key.removeprefix(archive.MASKS)
-            pictures |= self._placed("probability", key, png)
+            pictures |= self._placed("probability", key, png, files)
         return (
             self._measured(values, geometry)
             | pictures
@@ -346,17 +396,17 @@ class Group:
             }
         )
 
-    def _placed(self, name: str, key: str, png: bytes) -> dict[str, Any]:
-        """A picture on its way to where --format says -> its columns."""
+    def _placed(self, name: str, key: str, png: bytes, files: dict[str, bytes]) -> dict[str, Any]:
+        """A picture to where --format says -> its columns."""
         if self.job.format != "parquet":
-            self.writes.append(_transfers().submit(self.job.output.put, key, png))
+            files[key] = png
         return {
             f"{name}_path": key if self.job.format != "parquet" else None,
             f"{name}_png": png if self.job.format != "png" else None,
         }
 
     def _measured(self, values: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
-        """Columns of vessels and quality, from the canvas, while the mask is on its way."""
+        """Columns of vessels and quality, from the canvas."""
         if self.job.measure == "none":
             return {}
         import cv2

@@ -6,9 +6,12 @@ comment is `# word argument ...` calls the function of that name before it is de
 Run: pytest tests/test_decoder.py
 """
 
+import errno
+import fcntl
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,25 +30,44 @@ from scipy import ndimage
 from segpipe import decoder
 from segpipe.data import codecs, fundus
 from segpipe.decoder import Decoder, Fitted
-from segpipe.errors import RejectedImage
+from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
 DIAMETER = 64.0  # px
 DEADLINE_S = 30.0
 LIMIT_S = 0.5
 CODECS = '''
-import collections, ctypes, itertools, os, signal, sys, time
+import collections, ctypes, fcntl, itertools, os, signal, sys, time
 from PIL import PpmImagePlugin
 
 print("printed while Python starts", flush=True)
 
-def kill(log, most=99):
-    """SIGKILL the process, and log it, unless that was done so often."""
+def end(log, number, most=99):
+    """Send the process this signal, and log it, unless that was done so often; 0: exit."""
     with open(log, "a+") as file:
         file.seek(0)
         if len(file.readlines()) >= int(most):
             return
         print(os.getpid(), file=file)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if number == "0":
+        os._exit(3)
+    os.kill(os.getpid(), int(number))
+
+def babble():
+    """Have the answer be no JSON, as after a fault that overwrote memory."""
+    import json
+    json.dumps = lambda _: "{"
+
+def kill(log, most=99):
+    end(log, signal.SIGKILL, most)
+
+def kill_unless_alone(lock, log):
+    """As where memory is short as long as the other processes of the node decode too."""
+    with open(lock, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+    kill(log)
 
 def hang(log):
     open(log, "w").close()
@@ -278,13 +300,16 @@ def test_a_rejection_reads_as_in_process_and_costs_no_child(child, data):
     with pytest.raises(RejectedImage) as caught:
         child.fit(data)
     assert str(caught.value) == str(expected.value)
+    assert caught.value.fault == expected.value.fault
     assert_as_in_process(child.fit(photograph()), photograph())
     assert only_child() == pid
 
 
 def test_a_bug_of_our_own_is_a_rejection_and_is_printed(child, capfd):
-    with pytest.raises(RejectedImage, match=r"^cannot be decoded \(ZeroDivisionError\)$"):
+    words = r"^internal error \(ZeroDivisionError at segpipe/data/fundus.py:\d+\)$"
+    with pytest.raises(RejectedImage, match=words) as rejection:
         child.fit(photograph("bug"))
+    assert rejection.value.fault == Fault.INTERNAL_ERROR
     assert "find_fov" in capfd.readouterr().err
 
 
@@ -330,30 +355,143 @@ def test_threads_take_turns(child):
 # ---- what a photograph may do
 
 
-def test_a_photograph_that_kills_two_children_is_rejected_and_the_next_is_fine(child, tmp_path):
-    with pytest.raises(RejectedImage, match=r"^killed the decoder$"):
-        child.fit(photograph("kill", tmp_path / "log"))
+@pytest.fixture
+def no_pauses(monkeypatch) -> None:
+    """As many tries alone, none of them later."""
+    monkeypatch.setattr(decoder, "PAUSES_S", (0.0,) * len(decoder.PAUSES_S))
+
+
+CRASHES = [
+    *((number, f"signal {number}") for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)),
+    *((number, f"signal {number}") for number in (signal.SIGFPE, signal.SIGILL)),
+    (0, "exit code 3"),
+]
+
+
+@pytest.mark.parametrize(("number", "words"), CRASHES, ids=[words for _, words in CRASHES])
+def test_a_photograph_on_which_two_children_crash_is_rejected(child, tmp_path, number, words):
+    with pytest.raises(RejectedImage) as rejection:
+        child.fit(photograph("end", tmp_path / "log", int(number)))
+    assert str(rejection.value) == f"the decoder crashed twice on this file ({words})"
+    assert rejection.value.fault == Fault.DECODER_CRASHED
     assert len(set((tmp_path / "log").read_text().split())) == 2
     assert_as_in_process(child.fit(photograph()), photograph())
 
 
-def test_a_photograph_that_kills_one_child_passes_at_the_second_try(child, tmp_path):
-    data = photograph("kill", tmp_path / "log", 1)
+def test_a_photograph_with_an_answer_that_cannot_be_read_is_rejected(child):
+    with pytest.raises(RejectedImage, match=r"crashed twice on this file \(unreadable answer\)"):
+        child.fit(photograph("babble"))
+    assert_as_in_process(child.fit(photograph()), photograph())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_photograph_on_which_one_child_ends_passes_at_the_second_try(child, tmp_path, number):
+    data = photograph("end", tmp_path / "log", int(number), 1)
     assert_as_in_process(child.fit(data), photograph())
     assert len((tmp_path / "log").read_text().split()) == 1
 
 
-@pytest.mark.parametrize("word", ["hang", "hold"])
+@pytest.mark.usefixtures("no_pauses")
+def test_a_photograph_whose_children_are_killed_from_outside_is_not_rejected(child, tmp_path):
+    """It is left open after some tries; a photograph after it has fewer, until one passes."""
+    log, tries = tmp_path / "log", 1 + len(decoder.PAUSES_S)
+    for wanted in (tries, tries + 2):
+        with pytest.raises(StarvedDecoder, match=r"killed \(signal 9\)"):
+            child.fit(photograph("kill", log))
+        assert len(set(log.read_text().split())) == wanted
+    assert_as_in_process(child.fit(photograph("kill", log, wanted + 1)), photograph())
+    assert_as_in_process(child.fit(photograph("kill", log, wanted + 4)), photograph())
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_what_was_killed_is_tried_again_alone_on_the_node(child, tmp_path, monkeypatch):
+    """The codec lives on only while the lock is taken, here by a process of its own."""
+    monkeypatch.setattr(decoder, "lock_file", lambda: tmp_path / "lock")
+    data = photograph("kill_unless_alone", tmp_path / "lock", tmp_path / "log")
+    assert_as_in_process(child.fit(data), photograph())
+    assert len((tmp_path / "log").read_text().split()) == 1
+    with (tmp_path / "lock").open() as file:  # afterwards it is free
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_two_photographs_are_not_tried_again_at_once(child, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "lock_file", lambda: tmp_path / "lock")
+    log = tmp_path / "log"
+    with ThreadPoolExecutor(1) as pool, (tmp_path / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        fitted = pool.submit(child.fit, photograph("kill", log, 1))
+        wait_until(lambda: log.exists() and not children(os.getpid()), "death", DEADLINE_S)
+        with pytest.raises(TimeoutError):
+            fitted.result(timeout=5 * decoder.POLL_S)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert_as_in_process(fitted.result(timeout=DEADLINE_S), photograph())
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_turn_alone_is_not_awaited_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "lock_file", lambda: tmp_path / "lock")
+    with Decoder(DIAMETER, 1, LIMIT_S) as child, (tmp_path / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StarvedDecoder, match="other processes of the node"):
+            child.fit(photograph("kill", tmp_path / "log"))
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("planted", ["nothing", "link", "folder"])
+def test_a_temporary_folder_without_locks_costs_no_photograph(
+    child, tmp_path, monkeypatch, planted
+):
+    place = tmp_path / "lock"
+    if planted == "link":
+        place.symlink_to(tmp_path / "precious")
+    if planted == "folder":
+        place.mkdir()
+    if planted == "nothing":
+        place = tmp_path / "gone" / "lock"
+    monkeypatch.setattr(decoder, "lock_file", lambda: place)
+    assert_as_in_process(child.fit(photograph("kill", tmp_path / "log", 2)), photograph())
+    assert not (tmp_path / "precious").exists()
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_node_on_which_no_process_can_be_started_rejects_nothing(child, monkeypatch):
+    def start(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_start", start)
+        with pytest.raises(StarvedDecoder):
+            child.fit(photograph())
+    assert_as_in_process(child.fit(photograph()), photograph())
+
+
 @pytest.mark.parametrize("alarm", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "inherits SIG_IGN"])
-def test_a_photograph_that_hangs_is_rejected_in_time_and_the_next_is_fine(tmp_path, word, alarm):
-    before = signal.signal(signal.SIGALRM, alarm)
+def test_a_photograph_that_takes_its_cpu_time_is_rejected_and_the_next_is_fine(tmp_path, alarm):
+    before = [(number, signal.signal(number, alarm)) for number in (signal.SIGALRM, signal.SIGPROF)]
     try:
         with Decoder(DIAMETER, 1, LIMIT_S) as child:
             child.fit(photograph())
-            start = time.monotonic()
-            with pytest.raises(RejectedImage, match=r"^decoding took longer than the limit$"):
-                child.fit(photograph(word, tmp_path / "log"))
-            assert 2 * LIMIT_S <= time.monotonic() - start < 2 * LIMIT_S + 5
+            used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            with pytest.raises(RejectedImage, match=r"^decoding took longer than the limit$") as e:
+                child.fit(photograph("hold", tmp_path / "log"))
+            assert e.value.fault == Fault.TOO_SLOW
+            assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - used > LIMIT_S
+            assert_as_in_process(child.fit(photograph()), photograph())
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("alarm", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "inherits SIG_IGN"])
+def test_a_photograph_that_got_no_cpu_time_is_left_open_in_time(tmp_path, alarm):
+    """It sleeps, which uses no more than a node that has no CPU for it."""
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with Decoder(DIAMETER, 1, LIMIT_S) as child:
+            with pytest.raises(StarvedDecoder, match="too little CPU time"):
+                child.fit(photograph("hang", tmp_path / "log"))
             assert_as_in_process(child.fit(photograph()), photograph())
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -371,10 +509,11 @@ def test_a_wait_between_photographs_counts_for_no_limit():
 def test_a_photograph_that_hogs_memory_is_rejected_and_the_next_is_fine(child):
     child.fit(photograph())
     pid = only_child()
-    with pytest.raises(RejectedImage, match=r"^needs too much memory to decode$"):
+    with pytest.raises(RejectedImage, match=r"^needs too much memory to decode$") as rejection:
         child.fit(photograph("hog", 600))
+    assert rejection.value.fault == Fault.TOO_MUCH_MEMORY
     assert_as_in_process(child.fit(photograph()), photograph())
-    assert only_child() == pid
+    assert only_child() != pid  # it was tried with a fresh child too
     assert_as_in_process(child.fit(photograph("hog", 100)), photograph())
 
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from processes import (
     Job,
     command_of,
@@ -342,9 +343,7 @@ def test_of_two_runs_on_one_output_one_is_refused_and_nothing_is_doubled(
     assert_whole(tmp_path, photographs, undisturbed)
 
 
-def test_a_photograph_that_kills_its_decoder_is_rejected_and_the_others_are_done(
-    labelled, tmp_path
-):
+def test_a_crash_of_the_decoder_rejects_and_a_kill_from_outside_leaves_open(labelled, tmp_path):
     """A sitecustomize.py gives every Python that is started a codec that ends its process."""
     (tmp_path / "codec").mkdir()
     (tmp_path / "codec" / "sitecustomize.py").write_text(DEADLY_CODEC)
@@ -353,15 +352,24 @@ def test_a_photograph_that_kills_its_decoder_is_rejected_and_the_others_are_done
     drawn = next(labelled.glob("test/images/*")).read_bytes()
     for number in range(6):
         (images / f"{number}.tif").write_bytes(drawn)
-    (images / "3a.ppm").write_bytes(b"P6 # deadly\n40 40 255\n" + bytes(4800))
+    (images / "3a.ppm").write_bytes(b"P6 # SIGSEGV\n40 40 255\n" + bytes(4800))
+    with Image.open(io.BytesIO(drawn)) as photograph:
+        pixels = photograph.convert("RGB")
+    header = f"P6 # SIGKILL\n{pixels.width} {pixels.height} 255\n".encode()
+    (images / "4a.ppm").write_bytes(header + pixels.tobytes())
     words = [*SEGMENT, "--input", images, "--output", output, "--max-rejected", 0.5]
-    ended = finish(*words, env={"PYTHONPATH": str(tmp_path / "codec")})
-    assert ended.returncode == 0, ended.stderr
-    rows = pq.read_table(output / "results").to_pylist()
-    errors = {row["path"]: row["error"] for row in rows if row["error"]}
-    assert errors == {"3a.ppm": "killed the decoder"}
+    for number, (env, code) in enumerate([({"PYTHONPATH": str(tmp_path / "codec")}, 1), ({}, 0)]):
+        ended = finish(*words, env=env)
+        assert ended.returncode == code, ended.stderr
+        rows = {row["path"]: row for row in pq.read_table(output / "results").to_pylist()}
+        assert len(rows) == 7 + number
+        assert {path for path, row in rows.items() if row["error"]} == {"3a.ppm"}
+        assert rows["3a.ppm"]["error"] == "the decoder crashed twice on this file (signal 11)"
+        assert rows["3a.ppm"]["error_code"] == "decoder_crashed"
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["open"] == 1 - number
     assert len(set(masks(output).values())) == 1
-    assert len(masks(output)) == 6
+    assert len(masks(output)) == 7
 
 
 DEADLY_CODEC = """
@@ -371,8 +379,9 @@ from PIL import PpmImagePlugin
 whole = PpmImagePlugin.PpmImageFile._open
 
 def deadly(self):
-    if b"# deadly" in self.fp.read(20):
-        os.kill(os.getpid(), signal.SIGKILL)
+    words = self.fp.read(20).split()
+    if words[1] == b"#":
+        os.kill(os.getpid(), signal.Signals[words[2].decode()])
     self.fp.seek(0)
     whole(self)
 

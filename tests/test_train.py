@@ -4,9 +4,11 @@ Run: pytest tests/test_train.py
 """
 
 import csv
+import os
 import signal
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -20,7 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from verbs import assert_equal_weights, run, weights
 
-from segpipe import lease, states, stream
+from segpipe import ddp, lease, states, stream
+from segpipe.board import Board
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
 from segpipe.ddp import Average, TrainJob
@@ -368,3 +371,70 @@ def test_bf16_trains_nearly_alike(train):
     losses = {p: steps(train(p, *flags, "--precision", p)) for p in ("fp32", "bf16")}
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
     assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "repeated"),
+    [
+        ([(0, "TypeError: a", 3), (0, "TypeError: a", 3)], True),
+        ([(0, "OOM: 2.5 GiB, process 123", 3), (0, "OOM: 1.25 GiB, process 7", 3)], True),
+        ([(0, "at 0x7f3a", 3), (0, "killed", 5), (0, "at 0x7f3b", 3)], False),
+        ([(0, "TypeError: a", 3), (1, "TypeError: a", 3)], False),  # both ranks of one start
+        ([(0, "TypeError: a", 3), (0, "TypeError: a", 4)], False),
+        ([(0, "TypeError: a", 3), (0, "TypeError: b", 3)], False),
+    ],
+)
+def test_a_failure_is_repeated_where_a_rank_meets_it_again_at_its_step(failures, repeated):
+    board = Board()
+    assert [board.repeated(*failure) for failure in failures][-1] is repeated
+
+
+def test_what_a_rank_meets_when_another_is_gone_never_ends_the_run(monkeypatch):
+    """The words are those of gloo and NCCL, as torch gives them on. Without Ray's processes."""
+    context = SimpleNamespace(get_world_rank=lambda: 0)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    board = SimpleNamespace(repeated=SimpleNamespace(remote=Board().repeated))
+    gone = [
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed"),
+        RuntimeError("NCCL communicator was aborted on rank 1."),
+        torch.distributed.DistNetworkError("Connection reset by peer"),
+        ray.exceptions.ActorDiedError(),
+    ]
+    for error in gone:
+        assert [ddp._repeated(error, None, board) for _ in range(3)] == [None] * 3
+    bugs = [TypeError("a bug"), torch.OutOfMemoryError("CUDA out of memory. Tried 2.00 GiB")]
+    for error in bugs:
+        assert ddp._repeated(error, None, board) is None
+        assert "twice before the first step" in str(ddp._repeated(error, None, board))
+
+
+@pytest.mark.cluster
+def test_the_same_failure_twice_at_one_step_ends_the_run_in_one_line(
+    train, tmp_path, monkeypatch, capfd
+):
+    log = tmp_path / "log"
+
+    def work(loop: dict) -> None:
+        from segpipe import ddp
+
+        usual = ddp.Session._step
+
+        def step(self: ddp.Session, number: int, batch: object) -> torch.Tensor:
+            if self.step == STEPS + 2:
+                with log.open("a") as file:
+                    print(os.getpid(), file=file)
+                raise torch.OutOfMemoryError(f"CUDA out of memory. Process {os.getpid()} has it")
+            return usual(self, number, batch)
+
+        ddp.Session._step = step
+        ddp.work(loop)
+
+    monkeypatch.setattr(ddp, "work", work)
+    output = train("x", *UNET, "--epochs", 3, code=1)
+    assert len(set(log.read_text().split())) == 2  # starts that met it
+    assert states.finished_epochs(open_store(str(output))) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if "OutOfMemoryError" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("segpipe train: OutOfMemoryError: CUDA out of memory. Process ")
+    assert f"twice at step {STEPS + 3} of the training; the same command resumes" in lines[0]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from segpipe.errors import RejectedImage
+from segpipe.errors import Fault, RejectedImage
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")  # Pillow's names
 EXTENSIONS = frozenset(
@@ -100,10 +100,10 @@ def decode_photograph(
     checked before any pixel is decoded). Nothing else is raised, whatever the bytes.
     """
     if not data:
-        raise RejectedImage("empty file")
+        raise RejectedImage(Fault.EMPTY_FILE, "empty file")
     found = SIGNATURES.match(data)
     if not found or not found.lastgroup:
-        raise RejectedImage("not an image in a known format")
+        raise RejectedImage(Fault.UNKNOWN_FORMAT, "not an image in a known format")
     kind = found.lastgroup
     read = {"DICOM": _read_dicom, "TIFF": _read_tiff, "PPM": _read_netpbm}.get(kind)
     with warnings.catch_warnings():
@@ -115,19 +115,22 @@ def decode_photograph(
         except RejectedImage:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-            raise RejectedImage(f"cannot be decoded: {_fault(data, kind, error)}") from error
+            fault, sentence = _fault(data, kind, error)
+            raise RejectedImage(fault, f"cannot be decoded: {sentence}") from error
 
 
 def check_size(width: int, height: int, max_megapixels: float) -> None:
     """Raises RejectedImage for a frame of `width` x `height` px that is too small or too large."""
     if min(width, height) < SMALLEST_SIDE:
-        raise RejectedImage(f"too small: a side of less than {SMALLEST_SIDE} px")
+        raise RejectedImage(Fault.TOO_SMALL, f"too small: a side of less than {SMALLEST_SIDE} px")
     _check_area(width * height, max_megapixels)
 
 
 def _check_area(num_pixels: int, max_megapixels: float) -> None:
     if num_pixels > max_megapixels * 1e6:
-        raise RejectedImage(f"more megapixels than --max-megapixels {max_megapixels:g}")
+        raise RejectedImage(
+            Fault.TOO_MANY_PIXELS, f"more megapixels than --max-megapixels {max_megapixels:g}"
+        )
 
 
 def check_scans(jpeg: bytes) -> None:
@@ -141,20 +144,22 @@ def check_scans(jpeg: bytes) -> None:
         num_scans += marker[0] == b"\xff\xda"
         place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
     if num_scans > MAX_SCANS:
-        raise RejectedImage(f"JPEG of more than {MAX_SCANS} scans")
+        raise RejectedImage(Fault.TOO_MANY_SCANS, f"JPEG of more than {MAX_SCANS} scans")
     if not marker:
         raise ValueError("no end of image")
 
 
-def _fault(data: bytes, kind: str, error: Exception) -> str:
+def _fault(data: bytes, kind: str, error: Exception) -> tuple[Fault, str]:
     """What is wrong with a file that raised `error`, in words that are the same for each file."""
     if isinstance(error, MemoryError):
-        return "needs more memory than there is"
+        return Fault.TOO_MUCH_MEMORY, "needs more memory than there is"
     if "MAX_TEXT" in str(error):  # Pillow's guard against texts that unpack to gigabytes
-        return f"{kind} with an oversized text or colour profile"
+        return Fault.OVERSIZED_METADATA, f"{kind} with an oversized text or colour profile"
     if not isinstance(error, UnidentifiedImageError):
-        return f"cut off or damaged {kind}"
-    return (_tiff_fault(data) if kind == "TIFF" else "") or f"damaged or unsupported {kind}"
+        return Fault.DAMAGED_FILE, f"cut off or damaged {kind}"
+    if kind == "TIFF" and (rare := _tiff_fault(data)):
+        return Fault.UNSUPPORTED_PIXELS, rare
+    return Fault.UNREADABLE_FILE, f"damaged or unsupported {kind}"
 
 
 # ---- the formats that Pillow opens
@@ -328,7 +333,9 @@ def _read_dicom(data: bytes, kind: str, max_megapixels: float) -> Photograph:
     try:
         from segpipe.data.dicom import decode_dicom
     except ImportError as error:
-        raise RejectedImage(f"{kind} needs the extra segpipe[dicom]") from error
+        raise RejectedImage(
+            Fault.MISSING_DICOM_EXTRA, f"{kind} needs the extra segpipe[dicom]"
+        ) from error
     image, note = decode_dicom(data, max_megapixels)
     return Photograph(Image.fromarray(image), 1, note, image.shape[:2])
 
@@ -348,7 +355,7 @@ def _pixels(picture: ImageFile.ImageFile) -> Image.Image:
 
 def _colours(picture: Image.Image) -> Image.Image:
     if picture.mode == "LAB":
-        raise RejectedImage(f"cannot be decoded: {RARE_TIFF}")
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, f"cannot be decoded: {RARE_TIFF}")
     if picture.mode == "La":
         picture = picture.convert("LA")
     return picture.convert("RGB") if picture.mode != "RGB" else picture
@@ -370,9 +377,9 @@ def _eight_bits(values: npt.NDArray[Any]) -> Image8:
     """
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise RejectedImage("pixel values that are not numbers")
+        raise RejectedImage(Fault.INVALID_PIXEL_VALUES, "pixel values that are not numbers")
     if low < 0 or high > FULL_RANGE:
-        raise RejectedImage(f"pixel values outside 0 to {FULL_RANGE}")
+        raise RejectedImage(Fault.INVALID_PIXEL_VALUES, f"pixel values outside 0 to {FULL_RANGE}")
     if values.dtype.kind == "f" and high <= 1:
         return np.rint(values * np.float32(255)).astype(np.uint8)
     return np.rint(values if high <= 255 else values / np.float32(257)).astype(np.uint8)
@@ -389,7 +396,10 @@ def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         levels = np.asarray(picture.convert("L"))
     if 0 < levels.max() <= WHITE // 2:
-        raise RejectedImage(f"its lightest pixel is {levels.max()}, wanted {WHITE} of a drawing")
+        raise RejectedImage(
+            Fault.INVALID_PIXEL_VALUES,
+            f"its lightest pixel is {levels.max()}, wanted {WHITE} of a drawing",
+        )
     return levels > WHITE // 2
 
 

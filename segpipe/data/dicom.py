@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from segpipe.data.codecs import check_scans, check_size
-from segpipe.errors import RejectedImage
+from segpipe.errors import Fault, RejectedImage
 
 PREAMBLE = 132  # bytes: 128 of anything, then DICM
 JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit)
@@ -56,7 +56,7 @@ def decode_dicom(data: bytes, max_megapixels: float) -> tuple[Image8, str]:
     syntax = _transfer_syntax(data)
     dataset = dcmread(io.BytesIO(data), specific_tags=list(ELEMENTS))
     if "PixelData" not in dataset:
-        raise RejectedImage("DICOM without integer pixel data")
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM without integer pixel data")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     check_size(columns, rows, max_megapixels)
     _check_readable(dataset, syntax)
@@ -76,7 +76,7 @@ def _transfer_syntax(data: bytes) -> UID:
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     syntax = UID(meta.TransferSyntaxUID)
     if syntax not in (*NATIVE, *JPEG, *JPEG_2000, RLELossless):
-        raise RejectedImage("DICOM in a transfer syntax that is not read")
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM in a transfer syntax that is not read")
     return syntax
 
 
@@ -84,16 +84,18 @@ def _check_readable(dataset: Dataset, syntax: UID) -> None:
     """Raises RejectedImage for pixels of which pydicom or `_image` would make something else."""
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsAllocated)
     if dataset.PixelRepresentation != 0:
-        raise RejectedImage("DICOM of signed pixels")
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM of signed pixels")
     if (
         kind not in (*COLOURS, *GREYS, "PALETTE COLOR")
         or (kind in LUMA and bits != 8)
         or (kind in ("YBR_ICT", "YBR_RCT") and syntax not in JPEG_2000)
         or (kind == "PALETTE COLOR" and "RedPaletteColorLookupTableData" not in dataset)
     ):
-        raise RejectedImage("DICOM with colours of a kind that is not read")
+        raise RejectedImage(
+            Fault.UNSUPPORTED_PIXELS, "DICOM with colours of a kind that is not read"
+        )
     if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
-        raise RejectedImage("DICOM in a transfer syntax that is not read")
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM in a transfer syntax that is not read")
 
 
 def _check_frame(dataset: Dataset, syntax: UID, num_frames: int) -> bool:
@@ -105,7 +107,9 @@ def _check_frame(dataset: Dataset, syntax: UID, num_frames: int) -> bool:
     frame = get_frame(dataset.PixelData, 0, number_of_frames=num_frames)
     with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
         if picture.size != (dataset.Columns, dataset.Rows):
-            raise RejectedImage("DICOM of a frame that has another size than its header")
+            raise RejectedImage(
+                Fault.DAMAGED_FILE, "DICOM of a frame that has another size than its header"
+            )
         if (picture.format == "JPEG") != (syntax in JPEG):
             raise ValueError(f"a frame in {picture.format}")
         if syntax in JPEG:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from segpipe import kernels
 from segpipe.data.classes import OUTSIDE, classes_of
-from segpipe.errors import RejectedImage
+from segpipe.errors import Fault, RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
 OPENING_PX = (
@@ -77,7 +77,7 @@ def find_fov(image: Image8 | Image.Image, reduction: int = 1) -> Mask:
         small = np.asarray(picture.resize(cells, Image.Resampling.BOX))
     levels = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
     if LIGHT[levels.max()] < BLACK:
-        raise RejectedImage("no field of view found: the image is black")
+        raise RejectedImage(Fault.NO_FIELD_OF_VIEW, "no field of view found: the image is black")
     lit = light_frame(small)
     if lit is not None:
         darkest = _quantile(_counts(levels[~lit], 256), FRAME_SHARE)
@@ -92,7 +92,10 @@ def find_fov(image: Image8 | Image.Image, reduction: int = 1) -> Mask:
     inside = bright[levels] & _beside_no_rim(levels, frame**2)
     region = _largest_region(_without_thin(inside, cv2.MORPH_OPEN))
     if region.mean() < SMALLEST_FIELD:
-        raise RejectedImage(f"no field of view found: {region.mean():.1%} of the image is lit")
+        raise RejectedImage(
+            Fault.NO_FIELD_OF_VIEW,
+            f"no field of view found: {region.mean():.1%} of the image is lit",
+        )
     field = mended(region, LIGHT[levels] - np.float32(frame))
     if reduction == 1:
         return _enlarge(field, field.shape[0] * factor, field.shape[1] * factor)[:height, :width]
@@ -350,7 +353,9 @@ def fov_box(fov: Mask) -> tuple[int, int, int, int]:
     """fov [H, W] bool -> (top, left, bottom, right) in px, the last two exclusive."""
     left, top, width, height = cv2.boundingRect(fov.view(np.uint8))
     if not width:
-        raise RejectedImage("no field of view found: the given field is empty")
+        raise RejectedImage(
+            Fault.NO_FIELD_OF_VIEW, "no field of view found: the given field is empty"
+        )
     return top, left, top + height, left + width
 
 

@@ -31,7 +31,7 @@ import tyro
 
 from segpipe import stages
 from segpipe.decoder import Decoder
-from segpipe.errors import RejectedImage, UserError
+from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.inputs import Inputs, inside, open_source
 from segpipe.models import checkpoint, engine
 from segpipe.models.engine import Engine
@@ -181,7 +181,7 @@ def _decode(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     files = cycle([data for _, data in _sample(part, entries)])
 
     def step() -> int:
-        with suppress(RejectedImage):  # that takes its time too
+        with suppress(RejectedImage, StarvedDecoder):  # that takes its time too
             decoder.fit(next(files))
         return 1
 

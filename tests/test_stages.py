@@ -1,0 +1,180 @@
+"""An error of our own costs the photograph at which it came, and not the run.
+
+Run: pytest tests/test_stages.py
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segpipe import archive, measure, stages
+from segpipe.data import codecs, fundus
+from segpipe.data.synthetic import write_labelled
+from segpipe.decoder import Decoder
+from segpipe.errors import StarvedDecoder, StoreDown, UserError
+from segpipe.stages import SegmentJob
+from segpipe.storage import open_store
+
+NAMES = ["a.png", "b.png", "c.png"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Three photographs."""
+    root, folder = tmp_path_factory.mktemp("drawn"), tmp_path_factory.mktemp("in")
+    write_labelled(root, num_training=0, num_test=1)
+    [drawn] = root.glob("test/images/*")
+    for name in NAMES:
+        codecs_bytes = codecs.encode_grey(codecs.decode_image(drawn.read_bytes())[..., 1])
+        (folder / name).write_bytes(codecs_bytes)
+    return folder
+
+
+@pytest.fixture
+def job(folder, tmp_path) -> SegmentJob:
+    source, output = open_store(str(folder)), open_store(str(tmp_path / "out"))
+    return SegmentJob(
+        source, output, "segnet-lite", 100.0, 0.5, "sha", "settings", "png", 200.0, "full", True
+    )
+
+
+@pytest.fixture(autouse=True)
+def _own_decoder() -> Iterator[None]:
+    yield
+    stages._decoder.cache_clear()
+
+
+def together(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
+    """Segmenter, with a network that takes what is not red for vessels."""
+    segmenter = stages.Segmenter.__new__(stages.Segmenter)
+    segmenter.job, segmenter.score = job, score
+    return segmenter(batch)
+
+
+def apart(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
+    """As on a GPU."""
+    rows = stages.load(batch, job)
+    scores = np.stack(list(map(score, rows["canvas"], rows["fov"])))
+    return stages.store(rows | {"score": scores}, job)
+
+
+def score(canvas: np.ndarray, fov: np.ndarray) -> np.ndarray:
+    return (1 - canvas[..., 1] / 255).astype(np.float32)
+
+
+def segmented(job: SegmentJob, way: Callable = together) -> stages.Batch:
+    """One group of all inputs, committed."""
+    manifest = archive.list_inputs(job.source.list())
+    manifest.write(job.output)
+    return way(job, {"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])})
+
+
+def failing(usual: Callable, error: Exception) -> Callable:
+    """The same function, which fails at its second call."""
+    calls = []
+
+    def called(*words: object) -> object:
+        calls.append(words)
+        if len(calls) == 2:
+            raise error
+        return usual(*words)
+
+    return called
+
+
+STEPS = [
+    (fundus, "native_mask", "native_mask"),
+    (codecs, "encode_mask", "encode_mask"),
+    (codecs, "encode_grey", "encode_grey"),
+    (measure, "quality", "quality"),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "_id"), STEPS, ids=[step[2] for step in STEPS])
+@pytest.mark.parametrize("way", [together, apart])
+def test_an_error_after_decoding_rejects_its_photograph_and_the_others_are_done(
+    job, monkeypatch, capfd, way, module, name, _id
+):
+    error = OSError("encoder error -2") if name == "encode_grey" else TypeError("a bug")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing(getattr(module, name), error))
+        done = segmented(job, way)
+    assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)
+    rows = rows_of(job)
+    assert [row["status"] for row in rows] == ["ok", "rejected", "ok"]
+    assert rows[1]["error_code"] == "internal_error"
+    kind = type(error).__name__
+    assert rows[1]["error"].startswith(f"internal error ({kind} at segpipe/stages.py:")
+    assert rows[1]["mask_path"] is None
+    told = capfd.readouterr().err
+    assert "b.png" in told
+    assert "Traceback (most recent call last):\n" in told
+    for kind in (archive.MASKS, archive.PROBABILITIES):
+        files = {entry.key for entry in job.output.list(kind)}
+        assert files == {f"{kind}a.png.png", f"{kind}c.png.png"}
+    manifest = archive.list_inputs(job.source.list())
+    parts = archive.read_parts(job.output)
+    assert archive.plan_todo(manifest, parts).num_rows == 0
+    assert archive.plan_todo(manifest, parts, retry_rejected=True).num_rows == 1
+    assert segmented(job, way)["ok"] == 3
+
+
+def rows_of(job: SegmentJob) -> list[dict]:
+    rows = []
+    for key in archive.read_parts(job.output).keys:
+        rows += archive.read_parquet(job.output, key).to_pylist()
+    return rows
+
+
+def test_an_error_of_the_network_rejects_its_photograph(job, monkeypatch):
+    monkeypatch.setattr(__name__ + ".score", failing(score, ZeroDivisionError()))
+    done = segmented(job)
+    assert (done["ok"], done["rejected"]) == (2, 1)
+    assert rows_of(job)[1]["error"].startswith("internal error (ZeroDivisionError at ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((1,), np.dtype("u1")),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["python", "numpy", "torch"],
+)
+def test_a_photograph_for_which_memory_is_short_stays_open(job, monkeypatch, capfd, error):
+    monkeypatch.setattr(fundus, "native_mask", failing(fundus.native_mask, error))
+    done = segmented(job)
+    assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
+    assert [row["path"] for row in rows_of(job)] == ["a.png", "c.png"]
+    assert "segpipe: b.png: stays open: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("way", [together, apart])
+def test_a_photograph_whose_decoder_is_starved_stays_open(job, monkeypatch, way):
+    usual = Decoder.fit
+    monkeypatch.setattr(Decoder, "fit", failing(usual, StarvedDecoder("killed")))
+    done = segmented(job, way)
+    assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
+    assert segmented(job, way)["ok"] == 3
+
+
+@pytest.mark.parametrize("error", [UserError("--x"), StoreDown("s3://b"), KeyboardInterrupt()])
+def test_what_is_not_one_photographs_ends_the_run(job, monkeypatch, error):
+    monkeypatch.setattr(fundus, "native_mask", failing(fundus.native_mask, error))
+    with pytest.raises(type(error)):
+        segmented(job)
+    assert rows_of(job) == []
+
+
+def test_an_output_that_cannot_be_written_rejects_nothing(job, monkeypatch):
+    def put(key: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device", key)
+
+    monkeypatch.setattr(type(job.output), "put", lambda self, key, data: put(key, data))
+    group = stages.Group(job)
+    group.writes.append(stages._transfers().submit(job.output.put, "masks/a", b""))
+    with pytest.raises(StoreDown, match="No space left"):
+        group.commit()
