@@ -144,7 +144,7 @@ def segment(config: SegmentConfig) -> int:
         if not manifest.num_inputs:
             others = f"{inputs.skipped.total()} other files"
             raise UserError(f"--input {config.input}: no photographs there ({others})")
-        summary = archive.read_json(run.output, archive.SUMMARY)
+        summary = archive.read_summary(run.output)
         if summary and _finished(config, manifest, summary):
             print(f"segment: all {manifest.num_inputs} inputs are done, {run.output.uri()} stands")
             return _exit_code(config, summary)
@@ -154,6 +154,7 @@ def segment(config: SegmentConfig) -> int:
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
+            held.check()
             run.output.put(archive.REPORT, page)
             held.check()
             archive.write_json(run.output, archive.SUMMARY, summary)
@@ -191,7 +192,7 @@ def _open(config: SegmentConfig) -> Run:
 
 def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
-    before = archive.read_json(run.output, archive.SETTINGS) or {}
+    before = archive.read_settings(run.output, "--input", "--checkpoint")
     if before:
         before = NEWER_FLAGS | before
     archive.refuse_changed(run.config.output, before, run.settings)
@@ -203,7 +204,8 @@ def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> di
     _refuse_changed(run)  # another run may have ended since
     output.sweep()
     manifest.write(output)
-    todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
+    parts = archive.read_parts(output, partial(archive.drop_part, output))
+    todo = archive.plan_todo(manifest, parts, run.config.retry_rejected)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
         with runtime.ray_session():
@@ -303,7 +305,7 @@ def _choose_engine(run: Run, device: str) -> tuple[Trial, list[Trial]]:
     What this output was begun with stays; else what the flags leave open is chosen. Raises
     UserError where that does not run here.
     """
-    before = archive.read_json(run.output, archive.SETTINGS) or {}
+    before = archive.read_settings(run.output, "--input", "--checkpoint")
     flags = {f"--{name}": getattr(run.config, name) for name in ENGINE_FLAGS}
     compile, precision = (before.get(flag, wanted) for flag, wanted in flags.items())
     known = runtime.on_network_node(engine.find_trials, run.weights, device)

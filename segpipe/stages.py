@@ -273,6 +273,8 @@ class Group:
         self.job, self.watch, self.started = job, Stopwatch(), time.time()
         self.rows: list[dict[str, Any]] = []
         self.writes: list[Future[None]] = []
+        self.keys: list[str] = []
+        """Of the pictures that are written."""
         self.num_open = 0
 
     def add(self, values: dict[str, Any]) -> None:
@@ -327,7 +329,8 @@ class Group:
     def _placed(self, name: str, key: str, png: bytes) -> dict[str, Any]:
         """A picture on its way to where --format says -> its columns."""
         if self.job.format != "parquet":
-            self.writes.append(_transfers().submit(self.job.output.put, key, png))
+            self.writes.append(_transfers().submit(self.job.output.put, key, png, durable=False))
+            self.keys.append(key)
         return {
             f"{name}_path": key if self.job.format != "parquet" else None,
             f"{name}_png": png if self.job.format != "png" else None,
@@ -355,6 +358,7 @@ class Group:
             with self.watch.time("write"):
                 for write in self.writes:
                     write.result()
+                self.job.output.sync(self.keys)  # before the part that names them
             with self.watch.time("commit"):
                 if self.rows:
                     archive.commit_part(self.job.output, self.rows)
