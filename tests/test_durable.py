@@ -55,10 +55,9 @@ class Disk:
 
     def lost(self) -> list[str]:
         """Files that would be empty or not there; temporary ones need not survive."""
-        files = [
-            path for path in self.root.rglob("*") if path.is_file() and "tmp" not in path.parts
-        ]
-        return [str(path) for path in files if not self._survives(path)]
+        files = [path for path in self.root.rglob("*") if path.is_file()]
+        kept = [path for path in files if path.parent != self.root / "_segpipe" / "tmp"]
+        return [str(path) for path in kept if not self._survives(path)]
 
     def _survives(self, path: Path) -> bool:
         named = (

@@ -70,11 +70,12 @@ class LocalStore:
 
     def _sync_folders(self, paths: Iterable[str]) -> None:
         """Make the names of these files last: their folders, and those above in this store."""
-        folders = set()
+        folders = set[str]()
         for path in paths:
-            while len(path) > len(self.root) and path not in folders:
-                path = os.path.dirname(path)
-                folders.add(path)
+            folder = os.path.dirname(path)
+            while len(folder) >= len(self.root) and folder not in folders:
+                folders.add(folder)
+                folder = os.path.dirname(folder)
         for folder in sorted(folders, reverse=True):  # the root last
             with suppress(PermissionError):  # a folder that may be written and not read
                 _sync(folder)
