@@ -48,7 +48,7 @@ class Lease:
     """Held by this process; `progress` travels with its heartbeats."""
 
     def __init__(self, output: Store) -> None:
-        self.output = output.with_patience(PATIENCE_S)
+        self.patient, self.output = output, output.with_patience(PATIENCE_S)
         self.card: dict[str, Any] = {
             "owner": uuid.uuid4().hex,
             "host": socket.gethostname(),
@@ -86,8 +86,8 @@ class Lease:
         return _now() - self.renewed
 
     def claim(self) -> Claim:
-        """For other processes of this run."""
-        return Claim(self.output, self.card["owner"])
+        """For other processes of this run, whose work waits for the store as long as it may."""
+        return Claim(self.patient, self.card["owner"])
 
     def data(self) -> bytes:
         return json.dumps(self.card | {"beat": time.time(), "progress": self.progress}).encode()

@@ -244,7 +244,13 @@ def _read_rows(output: Store) -> list[Row]:
         text = output.get(RESULTS).decode()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines() if line]
+    try:
+        return [json.loads(line) for line in text.splitlines() if line]
+    except ValueError as error:
+        raise UserError(
+            f"{output.uri(RESULTS)}: has a line that is damaged, delete that line and run the same "
+            "again"
+        ) from error
 
 
 def _measure_all(

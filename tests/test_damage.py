@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from verbs import rows_of, run
 
-from segpipe import archive, lease, segment, states
+from segpipe import archive, lease, scale, segment, states
+from segpipe.errors import UserError
 from segpipe.segment import SegmentConfig
 from segpipe.states import State
 from segpipe.storage import open_store
@@ -191,3 +192,10 @@ def test_train_goes_on_or_names_the_file(trained, kind, damage, capsys):
     assert str(trained.parent / "set") in err.splitlines()[-1]
     warning = f"train: warning: {below}/states/00002.safetensors is damaged, the state before it"
     assert (warning in err) == (kind != "under way")
+
+
+def test_a_damaged_line_of_measurements_is_named(tmp_path):
+    output = open_store(str(tmp_path))
+    output.put(scale.RESULTS, b'{"rate": 1}\n{"ra')
+    with pytest.raises(UserError, match=rf"{tmp_path}/{scale.RESULTS}: has a line that is damaged"):
+        scale._read_rows(output)

@@ -244,6 +244,7 @@ def test_a_lease_that_cannot_be_read_is_taken_over_after_the_silence(output, dat
 def test_another_process_of_the_run_sees_in_the_store_who_holds_the_lease(output):
     with lease.hold(output) as held:
         claim = held.claim()
+        assert claim.output == output  # with all its patience
         claim.check()
         leave_lease(output, owner="another", host="far")
         with pytest.raises(Unfinished, match=r"process \d+ on far .* has taken over"):
