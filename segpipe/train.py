@@ -25,7 +25,14 @@ from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
-from segpipe.flags import check_above_0, check_at_least, check_choices, flag
+from segpipe.flags import (
+    DEVICES,
+    check_above_0,
+    check_at_least,
+    check_choices,
+    check_seed,
+    flag,
+)
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
@@ -33,7 +40,7 @@ from segpipe.models.networks import MODELS
 from segpipe.recipes import RECIPES
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
-from segpipe.storage import Store, open_store, preflight
+from segpipe.storage import Store, check_places, check_there, open_store, preflight
 
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
@@ -46,6 +53,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
+    "device": DEVICES,
 }
 
 
@@ -129,6 +137,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "data", "output")
+        check_seed(self)
         counts = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
         check_at_least(self, 1, *counts, "cycle_epochs", "patience")
         check_at_least(self, 0, "validation_images", "resource_wait", "warmup_steps")
@@ -179,8 +189,10 @@ class TrainConfig:
 def train(config: TrainConfig) -> None:
     """Run or resume the training that `config` describes."""
     config.check()
+    runtime.check_device(config.device)
     data, output = open_store(config.data), open_store(config.output)
     preflight(data, output)
+    check_there(data, "--data")
     settings = config.settings(data)
     archive.refuse_changed(
         output.uri(), archive.read_json(output, archive.SETTINGS) or {}, settings
