@@ -158,7 +158,9 @@ def _read_list(uri: str) -> Iterator[list[str]]:
             yield [path for path in column.cast(pa.string()).to_pylist() if path]
     except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{uri}: cannot be read as a list ({first})") from error
+        raise UserError(
+            f"{uri}: cannot be read as a list ({first}), save it anew as CSV or Parquet"
+        ) from error
 
 
 def _batches(data: io.BytesIO, uri: str) -> Iterator[pa.RecordBatch]:
@@ -175,7 +177,9 @@ def _batches(data: io.BytesIO, uri: str) -> Iterator[pa.RecordBatch]:
 
 def _check_column(uri: str, names: list[str]) -> None:
     if COLUMN not in names:
-        raise UserError(f"{uri}: has no column {COLUMN!r}, only {', '.join(names) or 'nothing'}")
+        raise UserError(
+            f"{uri}: has no column {COLUMN!r}, only {', '.join(names) or 'nothing'}, name one so"
+        )
 
 
 @dataclass

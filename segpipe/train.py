@@ -293,7 +293,7 @@ def _plan(
     if not plan.steps_per_epoch:
         raise UserError(
             f"--batch-size {config.batch_size}: more than the "
-            f"{last * config.crops_per_image} crops of an epoch"
+            f"{last * config.crops_per_image} crops of an epoch, lower it"
         )
     return plan, training[last:]
 

@@ -215,7 +215,7 @@ class S3Store:
                 "and AWS_SECRET_ACCESS_KEY there"
             ) from error
         except ParamValidationError as error:
-            raise UserError(f"{self.uri(key)}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{self.uri(key)}: {' '.join(str(error).split())}, check it") from error
         except ClientError as error:
             self._explain(key, error)
         except (BotoCoreError, HTTPClientError, HTTPError, OSError) as error:
@@ -303,4 +303,4 @@ def _s3_client(endpoint: str | None, region: str | None, read_s: float) -> S3Cli
             "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
         )
     except ValueError as error:
-        raise UserError(f"AWS_ENDPOINT_URL {endpoint}: {error}") from error
+        raise UserError(f"AWS_ENDPOINT_URL {endpoint}: {error}, check it") from error
