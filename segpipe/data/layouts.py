@@ -168,7 +168,7 @@ class LabelledSet:
         if not chosen:
             folder = f" in {split}/images/" if self.split else ""
             raise UserError(
-                f"{self.uri}: no images{folder} (the layout is {self.layout}), check --data and --split"
+                f"{self.uri}: no images{folder} (the layout is {self.layout}), check the path"
             )
         return chosen
 
