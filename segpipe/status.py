@@ -56,17 +56,16 @@ def state_of(output: Store) -> dict[str, Any]:
     if "listing" in progress:
         unknown = dict.fromkeys(COUNTS)
         return {"state": "listing", **unknown, "listed": progress["listing"]} | writer
-    if manifest is None and not progress:
+    if progress:  # also where the summary of an earlier run stands
+        num_inputs = sum(progress[name] for name in ("ok", "rejected", "open"))
+        return _state("running", num_inputs, progress) | writer
+    if manifest is None:
         raise UserError(
             f"--output {output.uri()}: no run of `segpipe segment` wrote there, check the path"
         )
     if summary:
         counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
         return _state("finished", summary["inputs"] + summary["open"], counts) | writer
-    if progress:
-        num_inputs = sum(progress[name] for name in ("ok", "rejected", "open"))
-        return _state("running", num_inputs, progress) | writer
-    assert manifest is not None
     counts = _counted(output, manifest["inputs"])
     return _state("running" if running else "stopped", manifest["inputs"], counts) | writer
 

@@ -74,15 +74,15 @@ def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
 
             wait_until(told, "heartbeat of the listing")
             assert run("status", "--output", output.uri(), "--json") == 0
-            found.append(json.loads(capfd.readouterr().out))
+            until_then = capfd.readouterr()
+            assert f"segment: listing {folder}, 1 files, " in until_then.err
+            found.append(json.loads(until_then.out))
             assert run("status", "--output", output.uri()) == 0
             assert capfd.readouterr().out.splitlines()[:2] == ["state   listing", "files   1 seen"]
 
     at_listing(look)
     run("segment", "--input", folder, "--output", output.uri())  # ends where Ray would start
-    err = capfd.readouterr().err
-    assert f"segment: listing {folder}, 1 files, " in err
-    assert "Ray was started" in err
+    assert "Ray was started" in capfd.readouterr().err
     [state] = found
     assert (state["state"], state["listed"], state["inputs"]) == ("listing", 1, None)
     assert set(status.COUNTS) < set(state)
