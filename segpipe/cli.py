@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from dataclasses import fields
 from importlib import import_module
 from itertools import takewhile
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import tyro
 
 from segpipe import __version__
-from segpipe.errors import Unfinished, UserError
+from segpipe.errors import Unfinished, UserError, must_change, os_error_text
+from segpipe.flags import flag, unknown_flag
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
 VERBS = {
@@ -79,7 +81,8 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(f"segpipe {verb}: {_one_line(error)} ({DEBUG} shows where)", file=sys.stderr)
-        code = UNFINISHED
+        cause = _first_cause(error)
+        code = USER_ERROR if isinstance(cause, OSError) and must_change(cause) else UNFINISHED
     sys.exit(code)
 
 
@@ -108,9 +111,18 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
+        if unknown := unknown_flag(flags, _flags_of(config)):
+            raise UserError(f"{unknown} (segpipe {verb} --help tells all)") from stop
         box = [line.strip("│ ") for line in told.getvalue().splitlines() if line.startswith("│")]
         line = " ".join(takewhile(lambda text: not text.startswith("─"), box))
         raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
+
+
+def _flags_of(config: type) -> list[str]:
+    """All that the parser takes, tyro's --no-X of switches too."""
+    named = [flag(one.name) for one in fields(config)]
+    switches = [f"--no-{one.name}" for one in fields(config) if one.type in (bool, "bool")]
+    return ["--help", *named, *(name.replace("_", "-") for name in switches)]
 
 
 class _Terminate:
@@ -127,8 +139,14 @@ class _Terminate:
 
 
 def _one_line(error: BaseException) -> str:
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = _first_cause(error)
+    if isinstance(cause, OSError):
+        return os_error_text(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

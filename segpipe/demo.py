@@ -14,9 +14,10 @@ from segpipe import runtime
 from segpipe.data import synthetic
 from segpipe.errors import UserError
 from segpipe.evaluate import EvaluateConfig, evaluate
-from segpipe.flags import check_at_least
+from segpipe.flags import check_at_least, check_seed
 from segpipe.runtime import Progress
 from segpipe.segment import SegmentConfig, segment
+from segpipe.storage import check_places, local_path, open_store
 from segpipe.train import TrainConfig, train
 
 NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
@@ -43,14 +44,16 @@ class DemoConfig:
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
         if "://" in self.output:
-            raise UserError(f"--output {self.output}: the demo draws into a local folder")
-        check_at_least(self, 1, "photographs")
+            raise UserError(f"--output {self.output}: the demo draws into a local folder, name one")
+        check_places(self, "output")
+        check_at_least(self, 1, "photographs", "epochs", "workers")
+        check_seed(self)
 
 
 def demo(config: DemoConfig) -> int:
     """Run the steps that are not done, and say where everything is and how long it took."""
     config.check()
-    root = Path(config.output).absolute()
+    root = Path(local_path(config.output))
     labelled, archive, model = root / "labelled", root / "archive", root / "model"
     evaluation, segmented = root / "evaluation", root / "segmented"
     weights = str(model / "model.safetensors")
@@ -73,6 +76,8 @@ def demo(config: DemoConfig) -> int:
         ("evaluate", evaluation, lambda: _once(evaluation, lambda: evaluate(measuring))),
         ("segment", segmented, lambda: segment(segmenting)),
     ]
+    training.check()
+    open_store(str(root)).check_writable()
     seconds, code = {}, 0
     with runtime.ray_session():
         for name, _, step in steps:

@@ -2,6 +2,7 @@
 
 import traceback
 from enum import StrEnum
+from errno import ELOOP, ENAMETOOLONG, EROFS
 from pathlib import Path
 
 PACKAGE = Path(__file__).absolute().parent
@@ -48,6 +49,31 @@ class Fault(StrEnum):
     NOT_FOUND = "not_found", "The input is not there."
     PERMISSION_DENIED = "permission_denied", "The input may not be read."
     INTERNAL_ERROR = "internal_error", "An error of segpipe; its log has the traceback."
+
+
+def os_error_text(error: OSError) -> str:
+    """One line: which file, and what is wrong with it; of some errors the text is a path alone."""
+    if error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    for kind, wrong in WRONG.items():
+        if isinstance(error, kind) and error.errno is None and ": " not in text:
+            return f"{text}: {wrong}"
+    return text
+
+
+def must_change(error: OSError) -> bool:
+    """Whether the same command would meet this error again."""
+    kinds = (PermissionError, IsADirectoryError, NotADirectoryError)
+    return isinstance(error, kinds) or error.errno in (EROFS, ENAMETOOLONG, ELOOP)
+
+
+WRONG: dict[type[OSError], str] = {
+    FileNotFoundError: "no such file",
+    PermissionError: "permission denied",
+    IsADirectoryError: "is a folder",
+    NotADirectoryError: "is no folder",
+}
 
 
 class RejectedImage(Exception):

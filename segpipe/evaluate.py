@@ -19,7 +19,7 @@ from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.errors import UserError
 from segpipe.evaluation_report import Pictures, draw, spread, table
-from segpipe.flags import check_anonymous, check_at_least, check_choices
+from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
@@ -27,7 +27,7 @@ from segpipe.models.flips import FLIPS
 from segpipe.models.predict import Scorer
 from segpipe.runtime import Progress
 from segpipe.stages import EvaluateJob, count, load_labelled
-from segpipe.storage import Store, open_store, preflight
+from segpipe.storage import Store, check_places, check_there, open_store, preflight
 
 COMPARED = 3  # photographs in comparison.png: highest, median and lowest Dice
 FIELDS = ("given", "found")
@@ -63,11 +63,10 @@ class EvaluateConfig:
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
         if not self.data:
-            raise UserError("--data: no labelled set named")
-        check_choices(
-            self,
-            {"split": SPLITS, "fov": FIELDS, "flips": FLIPS, "report_images": ("on", "off")},
-        )
+            raise UserError("--data: no labelled set named, name one or more")
+        check_places(self, "data", "output", "checkpoint")
+        choices = {"split": SPLITS, "fov": FIELDS, "flips": FLIPS, "device": DEVICES}
+        check_choices(self, {**choices, "report_images": ("on", "off")})
         check_at_least(self, 1, "workers")
         check_anonymous(self.anonymous, "--data", self.data)
 
@@ -87,12 +86,14 @@ class LabelledData:
 def evaluate(config: EvaluateConfig) -> None:
     """Write each set's figures, and the table of several sets."""
     config.check()
+    runtime.check_device(config.device)
     stores = [open_store(uri, anonymous=config.anonymous) for uri in config.data]
     output = open_store(config.output)
     for store in stores:
         preflight(store, output)
+        check_there(store, "--data")
     weights = checkpoint.read(config.checkpoint)
-    loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+    loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
     card = replace(loaded.card, flips=config.flips or loaded.card.flips)
     sets = _open_sets(stores, config)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from segpipe.errors import UserError
+
+DEVICES = ("auto", "cpu", "gpu")
+LARGEST_SEED = 2**63 - 1  # torch holds seeds in 64 bits
 
 
 def flag(name: str) -> str:
@@ -23,11 +28,24 @@ def check_choices(config: Any, choices: Mapping[str, Iterable[object]]) -> None:
 
 
 def check_at_least(config: Any, least: int, *names: str) -> None:
-    """Raise UserError where one of these fields is less or NaN; None will do."""
+    """Raise UserError where one of these fields is less, infinite or NaN; None will do."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise UserError(f"{flag(name)} {value}: must be {least} or more")
+        if value is not None and not (value >= least and math.isfinite(value)):
+            raise UserError(f"{flag(name)} {value}: must be {least} or more{_finite(value)}")
+
+
+def check_seed(config: Any) -> None:
+    """Raise UserError where `seed` is none that numpy and torch take."""
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise UserError(f"--seed {config.seed}: must be from 0 to {LARGEST_SEED}")
+
+
+def check_globs(config: Any, *names: str) -> None:
+    """Raise UserError where one of the globs of these fields is empty, as a shell leaves it."""
+    for name in names:
+        if not all(map(str.strip, getattr(config, name))):
+            raise UserError(f'{flag(name)} "": is empty, name a glob or leave the flag out')
 
 
 def check_above_0(config: Any, *names: str) -> None:
@@ -35,7 +53,21 @@ def check_above_0(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"{flag(name)} {value}: must be above 0")
+            raise UserError(f"{flag(name)} {value}: must be above 0{_finite(value)}")
+
+
+def _finite(value: float) -> str:
+    return "" if math.isfinite(value) else ", and a finite number"
+
+
+def unknown_flag(words: Sequence[str], known: Sequence[str]) -> str | None:
+    """What is wrong with the first of these words that is a flag and not known; None if none is."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name.replace("_", "-") not in known:
+            near = get_close_matches(name, known, 1)
+            return f"{name}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
+    return None
 
 
 def check_anonymous(

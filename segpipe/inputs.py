@@ -7,7 +7,7 @@ import io
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,20 +18,67 @@ import pyarrow.parquet as pq
 
 from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
-from segpipe.storage import Entry, Source, Store, open_store, read_uri
+from segpipe.storage import (
+    PREFLIGHT_S,
+    Entry,
+    Source,
+    Store,
+    check_there,
+    local_path,
+    open_store,
+    read_uri,
+)
 
 LISTS = (".csv", ".parquet")
 COLUMN = "path"  # of a list
 ASKED_AT_ONCE = 16  # files of a list whose size and version are asked for at the same time
 LIST_ROWS = 4096
+LISTED = 1000  # files between two words on how far a listing is: a page of S3
+BY_GLOB = "by --include or --exclude"
 
 
 def open_source(uri: str, patience_s: float, anonymous: bool = False) -> Source:
-    """Where the photographs of --input lie; `anonymous` reads a public bucket unsigned."""
-    if not uri.lower().endswith(LISTS):
-        return open_store(uri, patience_s, anonymous)
-    place = uri if uri.startswith("s3://") else os.path.abspath(uri)
-    return ListedFiles(place, patience_s, anonymous)
+    """Where the photographs of --input lie; `anonymous` reads a public bucket unsigned.
+
+    Raises UserError where there is nothing.
+    """
+    if uri.lower().endswith(LISTS):
+        place = uri if uri.startswith("s3://") else local_path(uri)
+        return ListedFiles(place, patience_s, anonymous)
+    store = open_store(uri, patience_s, anonymous)
+    if not store.exists():
+        folder, _, name = store.uri().rpartition("/")
+        if folder != "s3:/" and name:
+            above = open_store(folder or "/", patience_s, anonymous)
+            if above.with_patience(PREFLIGHT_S).head(name) is not None:
+                return OneFile(above, name)
+        check_there(store, "--input")
+    return store
+
+
+@dataclass(frozen=True)
+class OneFile:
+    """A single photograph, whatever its suffix. Its key is its name."""
+
+    folder: Store
+    name: str
+
+    def uri(self, key: str = "") -> str:
+        return self.folder.uri(key or self.name)
+
+    def get(self, key: str, version: str | None = None) -> bytes:
+        return self.folder.get(key, version)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        entry = self.folder.head(self.name) if self.name.startswith(prefix) else None
+        if entry is not None:
+            yield entry
+
+    def check_readable(self) -> None:
+        self.folder.check_readable()
+
+    def answers(self, key: str = "") -> bool:
+        return self.folder.answers(key)
 
 
 @dataclass(frozen=True)
@@ -94,7 +141,10 @@ class ListedFiles:
         return os.path.normpath(os.path.join(os.path.dirname(self.list_uri), path))
 
     def check_readable(self) -> None:
-        next(_read_list(self.list_uri, self.anonymous), None)
+        try:
+            next(_read_list(self.list_uri, self.anonymous), None)
+        except UserError as error:
+            raise UserError(f"--input {error}") from error
 
     def answers(self, key: str = "") -> bool:
         return self._place(key)[0].answers()
@@ -113,7 +163,9 @@ def _read_list(uri: str, anonymous: bool) -> Iterator[list[str]]:
             yield [path for path in column.cast(pa.string()).to_pylist() if path]
     except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{uri}: cannot be read as a list ({first})") from error
+        raise UserError(
+            f"{uri}: cannot be read as a list ({first}), save it anew as CSV or Parquet"
+        ) from error
 
 
 def _batches(data: io.BytesIO, uri: str) -> Iterator[pa.RecordBatch]:
@@ -130,7 +182,9 @@ def _batches(data: io.BytesIO, uri: str) -> Iterator[pa.RecordBatch]:
 
 def _check_column(uri: str, names: list[str]) -> None:
     if COLUMN not in names:
-        raise UserError(f"{uri}: has no column {COLUMN!r}, only {', '.join(names) or 'nothing'}")
+        raise UserError(
+            f"{uri}: has no column {COLUMN!r}, only {', '.join(names) or 'nothing'}, name one so"
+        )
 
 
 @dataclass
@@ -144,23 +198,48 @@ class Inputs:
     exclude: tuple[str, ...] = ()
     limit: int | None = None
     skipped: Counter[str] = field(default_factory=Counter)
+    on_listed: Callable[[int], None] | None = None
+    """Called now and then while the source is listed, with the number of files seen."""
 
     def __iter__(self) -> Iterator[Entry]:
         self.skipped.clear()
         taken = 0
-        for entry in self.source.list():
+        any_suffix = isinstance(self.source, OneFile)
+        for number, entry in enumerate(self.source.list(), start=1):
+            if self.on_listed is not None and number % LISTED == 0:
+                self.on_listed(number)
             if self.inside is not None and entry.key.startswith(self.inside):
                 continue
             extension = posixpath.splitext(entry.key)[1].lower()
-            if extension and extension not in EXTENSIONS:
+            if extension and extension not in EXTENSIONS and not any_suffix:
                 self.skipped[extension] += 1
             elif not self._wanted(entry.key):
-                self.skipped["by --include or --exclude"] += 1
+                self.skipped[BY_GLOB] += 1
             elif taken == self.limit:
                 return
             else:
                 taken += 1
                 yield entry
+
+    def nothing(self, name: str) -> UserError:
+        """The error for a listing without a photograph; `name` is that of --input."""
+        globs = [
+            f"--{flag} {' '.join(map(repr, given))}"
+            for flag, given in (("include", self.include), ("exclude", self.exclude))
+            if given
+        ]
+        if left_out := self.skipped[BY_GLOB]:
+            many = f"{left_out} photograph{'s' * (left_out > 1)}"
+            matches = "none matches" if self.include else "none is left by"
+            return UserError(f"--input {name}: {many}, {matches} {' and '.join(globs)}, change it")
+        others = self.skipped.total()
+        kinds = ", ".join(f"{number} {kind}" for kind, number in self.skipped.most_common(5))
+        told = f"{others} other file{'s' * (others != 1)}" + (f": {kinds}" if others else "")
+        wanted = " ".join(sorted(EXTENSIONS))
+        return UserError(
+            f"--input {name}: no photographs there ({told}), wanted {wanted}, "
+            "or a .csv list with a column path"
+        )
 
     def _wanted(self, key: str) -> bool:
         included = not self.include or any(fnmatchcase(key, glob) for glob in self.include)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import UserError
-from segpipe.flags import check_above_0, check_at_least, check_choices
+from segpipe.flags import check_above_0, check_at_least, check_choices, check_seed
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
 from segpipe.models.flips import FLIPS
@@ -17,7 +17,7 @@ from segpipe.planning import costs
 from segpipe.planning.costs import Measured
 from segpipe.planning.forecast import Forecast, Setting, forecast
 from segpipe.planning.simulation import Chance, Course, simulate
-from segpipe.storage import read_uri
+from segpipe.storage import check_places, local_path, read_uri
 
 STORES = ("s3", "local")
 COURSES = 5  # that are simulated, to show what chance does
@@ -93,7 +93,9 @@ class PlanConfig:
         """Raise UserError for a flag that cannot be meant."""
         check_at_least(self, 1, "images", "nodes", "cores_per_node", "batch_size")
         check_at_least(self, 0, "gpus_per_node", "price", "put_price", "get_price")
-        check_at_least(self, 0, "spread", "seed")
+        check_at_least(self, 0, "spread")
+        check_seed(self)
+        check_places(self, "measured", "checkpoint", "output")
         check_above_0(self, *POSITIVE)
         check_choices(self, {"store": STORES, "flips": FLIPS})
 
@@ -122,7 +124,7 @@ def plan(config: PlanConfig) -> None:
     if config.output is not None:
         text = json.dumps(as_dict(config, measured, found, courses), indent=1)
         try:
-            Path(config.output).write_text(text + "\n")
+            Path(local_path(config.output)).write_text(text + "\n")
         except OSError as error:
             raise UserError(f"--output {config.output}: {error.strerror}, wanted a file") from error
     lines = told(config, measured, setting, found)
@@ -137,15 +139,18 @@ def _card(name: str | None) -> Card:
     return checkpoint.load(checkpoint.read(known), str(known)).card
 
 
+def _read_measured(name: str) -> list[dict[str, Any]]:
+    try:
+        return costs.read_rows(read_uri(name).decode(errors="replace"), name)
+    except UserError as error:
+        raise UserError(f"--measured {error}") from error
+
+
 def _measured(config: PlanConfig, diameter_px: float) -> Measured:
     if not config.measured:
         return costs.reference(config.checkpoint)
     start = costs.reference()
-    rows = [
-        row
-        for name in config.measured
-        for row in costs.read_rows(read_uri(name).decode(errors="replace"), name)
-    ]
+    rows = [row for name in config.measured for row in _read_measured(name)]
     return costs.fit(rows, start, diameter_px, config.checkpoint)
 
 

@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe.errors import Unfinished, UserError
+from segpipe.errors import Unfinished, UserError, os_error_text
 from segpipe.stopwatch import STAGES
 
 Result = TypeVar("Result")
@@ -210,6 +210,17 @@ def choose_device(choice: str) -> str:
     if choice == "gpu" and not gpus:
         raise UserError("--device gpu: the cluster has no GPU, use --device cpu or auto")
     return "cuda" if gpus and choice != "cpu" else "cpu"
+
+
+def check_device(choice: str) -> None:
+    """Raise UserError, before Ray is started, for a GPU that only a cluster could have."""
+    joins = ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local"
+    if choice != "gpu" or joins:
+        return
+    import torch  # takes a second
+
+    if not torch.cuda.device_count():
+        raise UserError("--device gpu: this machine has no GPU, use --device cpu or auto")
 
 
 def _cluster(resource: str) -> float:
@@ -408,12 +419,22 @@ def own_error(error: BaseException | None) -> Exception | None:
     """
     while error is not None:
         if isinstance(error, OURS) and not isinstance(error, RayError):
+            if isinstance(error, OSError):
+                return _own_os_error(error)
             return next(kind for kind in OURS if isinstance(error, kind))(first_line(error))
         error = getattr(error, "cause", None) or error.__cause__
     return None
 
 
-OURS = (UserError, Unfinished, PermissionError, OSError)
+OURS = (UserError, Unfinished, OSError)
+
+
+def _own_os_error(error: OSError) -> OSError:
+    """The same kind of error with one line that names the file and says what is wrong."""
+    kinds = (PermissionError, IsADirectoryError, NotADirectoryError, OSError)
+    own = next(kind for kind in kinds if isinstance(error, kind))(os_error_text(error))
+    own.errno = error.errno
+    return own
 
 
 def first_line(error: BaseException) -> str:

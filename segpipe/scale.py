@@ -21,14 +21,22 @@ from typing import Any
 
 from segpipe import archive, lease, runtime
 from segpipe.errors import UserError
-from segpipe.flags import check_at_least, check_choices, flag
+from segpipe.flags import DEVICES, check_at_least, check_choices, flag
 from segpipe.inputs import Inputs, inside, open_source
+from segpipe.models import checkpoint
 from segpipe.recipes import RECIPES
 from segpipe.runtime import Progress
 from segpipe.scaling import figure, findings, measurement, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.measurement import Experiment, Key
-from segpipe.storage import PATIENCE_S, Source, Store, open_store
+from segpipe.storage import (
+    PATIENCE_S,
+    Source,
+    Store,
+    check_places,
+    check_there,
+    open_store,
+)
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
 MODES = ("strong", "weak")
@@ -92,23 +100,30 @@ class ScaleConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        check_choices(self, {"job": OF_JOB, "mode": MODES, "device": ("auto", "cpu", "gpu")})
+        check_choices(self, {"job": OF_JOB, "mode": MODES, "device": DEVICES})
+        check_places(self, "output", "input", "data", "checkpoint")
         if not self.workers or min(self.workers) < 1:
             told = " ".join(map(str, self.workers))
             raise UserError(f"--workers {told}: wanted one number or more, each 1 or more")
         if len(set(self.workers)) < len(self.workers):
-            raise UserError(f"--workers {' '.join(map(str, self.workers))}: a number comes twice")
+            raise UserError(
+                f"--workers {' '.join(map(str, self.workers))}: a number comes twice, leave one out"
+            )
         counts = ("repeats", "limit", "epochs", "crops_per_image", "crop_size", "batch_size")
         check_at_least(self, 1, *counts)
         check_at_least(self, 0, "ceiling_seconds")
-        if self.recipe is not None:
-            check_choices(self, {"recipe": RECIPES})
+        check_choices(self, {"recipe": RECIPES})
+        if self.model is not None:
+            from segpipe.models.networks import model_class  # torch takes a second
+
+            model_class(self.model)
         needed, other = ("input", "train") if self.job == "segment" else ("data", "segment")
         if getattr(self, needed) is None:
             raise UserError(f"--job {self.job}: needs {flag(needed)}")
         for name in set(OF_JOB[other]) - set(OF_JOB[self.job]):
             if getattr(self, name) is not None:
-                raise UserError(f"{flag(name)} {getattr(self, name)}: is a flag of --job {other}")
+                told = f"is a flag of --job {other}, leave it out"
+                raise UserError(f"{flag(name)} {getattr(self, name)}: {told}")
 
     def of_job(self) -> dict[str, Any]:
         """The job's own flags by name: given here, of the recipe, or its defaults."""
@@ -150,7 +165,6 @@ def scale(config: ScaleConfig) -> None:
     if not todo and output.head(FIGURE) is not None:
         print(f"scale: all {len(rows)} measurements are done, {output.uri(TABLE)} stands")
         return
-    output.check_writable()
     with lease.hold(output) as held:
         output.sweep()
         archive.write_json(output, archive.SETTINGS, settings)
@@ -170,7 +184,13 @@ def _open(config: ScaleConfig) -> Experiment:
     source = open_source(place, PATIENCE_S) if config.job == "segment" else open_store(place)
     output, flags = open_store(config.output), config.of_job()
     source.check_readable()
+    if config.job == "segment":
+        weights = checkpoint.read(config.checkpoint)
+        checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
+    else:
+        check_there(open_store(place), "--data")
     output.check_readable()
+    output.check_writable()
     if inside(source, output) is not None:
         raise UserError(f"--output {output.uri()}: lies inside {source.uri()}, choose another")
     if config.job == "train" and config.mode == "strong" and most > flags["batch_size"]:

@@ -23,8 +23,15 @@ from ray.data.datasource import Datasource, ReadTask
 
 from segpipe import archive, lease, report, runtime
 from segpipe.archive import Manifest, Todo
-from segpipe.errors import Unfinished, UserError
-from segpipe.flags import check_above_0, check_anonymous, check_at_least, check_choices
+from segpipe.errors import Unfinished, UserError, must_change
+from segpipe.flags import (
+    DEVICES,
+    check_above_0,
+    check_anonymous,
+    check_at_least,
+    check_choices,
+    check_globs,
+)
 from segpipe.inputs import LISTS, Inputs, inside, open_source
 from segpipe.lease import Lease
 from segpipe.models import checkpoint, engine
@@ -34,7 +41,7 @@ from segpipe.models.flips import FLIPS
 from segpipe.runtime import Progress, SteadyRate
 from segpipe.stages import Scoring, Segmenter, SegmentJob, load, store
 from segpipe.stopwatch import StageTimes
-from segpipe.storage import PATIENCE_S, Source, Store, open_store
+from segpipe.storage import PATIENCE_S, Source, Store, check_places, open_store
 
 FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
@@ -54,7 +61,8 @@ class SegmentConfig:
     """
 
     input: str
-    """Folder, s3://bucket/prefix, or a .csv or .parquet list of files in its column `path`."""
+    """Folder, s3://bucket/prefix, a single photograph, or a .csv or .parquet list of files in its
+    column `path`."""
     output: str
     """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
     checkpoint: str | None = None
@@ -102,6 +110,8 @@ class SegmentConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "input", "output", "checkpoint")
+        check_globs(self, "include", "exclude")
         check_at_least(self, 1, "workers", "batch_size", "limit")
         check_at_least(self, 0, "store_patience")
         check_above_0(self, "max_megapixels")
@@ -112,6 +122,7 @@ class SegmentConfig:
             "compile": engine.COMPILE,
             "precision": engine.PRECISION,
             "flips": FLIPS,
+            "device": DEVICES,
         }
         check_choices(self, choices)
         check_anonymous(self.anonymous, "--input", [self.input], LISTS)
@@ -143,21 +154,20 @@ def segment(config: SegmentConfig) -> int:
     config.check()
     with _store_failures():
         run = _open(config)
-        beside = inside(run.source, run.output)
-        inputs = Inputs(run.source, beside, config.include, config.exclude, config.limit)
-        listing = time.monotonic()
-        manifest = archive.list_inputs(inputs)
-        listing_s = time.monotonic() - listing
-        if not manifest.num_inputs:
-            others = f"{inputs.skipped.total()} other files"
-            raise UserError(f"--input {config.input}: no photographs there ({others})")
-        summary = archive.read_summary(run.output)
-        missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
-        if summary and not len(missing) and _finished(run, manifest, summary):
-            print(f"segment: all {manifest.num_inputs} inputs are done, {run.output.uri()} stands")
-            return _exit_code(config, summary)
-        run.output.check_writable()
         with lease.hold(run.output) as held:
+            _refuse_changed(run)  # another run may have ended since
+            listing = time.monotonic()
+            inputs = _inputs(run, held)
+            manifest = archive.list_inputs(inputs)
+            listing_s = time.monotonic() - listing
+            if not manifest.num_inputs:
+                raise inputs.nothing(config.input)
+            summary = archive.read_summary(run.output)
+            missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
+            if summary and not len(missing) and _finished(run, manifest, summary):
+                told = f"all {manifest.num_inputs} inputs are done, {run.output.uri()} stands"
+                print(f"segment: {told}")
+                return _exit_code(config, summary)
             summary = _complete(run, manifest, held, listing_s, missing)
             summary["skipped"] = dict(inputs.skipped)
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
@@ -174,12 +184,14 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
+    runtime.check_device(config.device)
     source = open_source(config.input, config.store_patience, config.anonymous)
     output = open_store(config.output, config.store_patience)
+    inside(source, output)  # refuses an output that is the input
     source.check_readable()
     output.check_readable()
     weights = checkpoint.read(config.checkpoint)
-    loaded = checkpoint.load(weights, config.checkpoint or checkpoint.DEFAULT)
+    loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
     settings = {
         "--input": source.uri(),
@@ -194,7 +206,25 @@ def _open(config: SegmentConfig) -> Run:
     }
     run = Run(config, source, output, weights, loaded, settings)
     _refuse_changed(run)
+    output.check_writable()
     return run
+
+
+def _inputs(run: Run, held: Lease) -> Inputs:
+    """The photographs to list; the listing tells how far it is, here and in the heartbeat."""
+    config, progress, start = run.config, Progress("segment"), time.monotonic()
+
+    def on_listed(number: int) -> None:
+        held.check()
+        held.progress = {"listing": number}
+        rate = number / max(time.monotonic() - start, 1e-3)
+        progress.show(f"listing {config.input}, {number} files, {rate:.0f}/s")
+
+    held.progress = {"listing": 0}
+    beside = inside(run.source, run.output)
+    return Inputs(
+        run.source, beside, config.include, config.exclude, config.limit, on_listed=on_listed
+    )
 
 
 def _refuse_changed(run: Run) -> None:
@@ -210,15 +240,16 @@ def _complete(
 ) -> dict[str, Any]:
     """Do what no part holds yet, then write results/ -> the summary's counts and rate."""
     output = run.output
-    _refuse_changed(run)  # another run may have ended since
     output.sweep()
-    manifest.write(output)
     parts = archive.read_parts(output, partial(archive.drop_part, output))
     todo = archive.plan_todo(manifest, parts, run.config.retry_rejected, missing)
+    held.progress = todo.progress(Counter(), None)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
         with runtime.ray_session():
-            course = _segment_all(run, todo, held, listing_s)
+            course = _segment_all(run, manifest, todo, held, listing_s)
+    else:
+        manifest.write(output)
     held.check()
     output.delete(archive.SUMMARY)  # its results are about to change
     return archive.compact(output, manifest) | {
@@ -268,8 +299,8 @@ def _store_failures() -> Iterator[None]:
         yield
     except Exception as error:
         cause = runtime.own_error(error)
-        if isinstance(cause, PermissionError):
-            raise UserError(f"{cause}: permission denied") from error
+        if isinstance(cause, OSError) and must_change(cause):
+            raise UserError(f"{cause}, check the path and who may use it") from error
         if isinstance(cause, OSError):
             raise Unfinished(f"{cause}; run the same command again to go on") from error
         if cause is None:
@@ -282,7 +313,9 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
     return int(rejected or summary["open"] > 0)
 
 
-def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[str, Any]:
+def _segment_all(
+    run: Run, manifest: Manifest, todo: Todo, held: Lease, listing_s: float
+) -> dict[str, Any]:
     """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
@@ -291,6 +324,7 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     if problem := engine.trial_of(known, begun).problem:
         told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
         progress.show(f"{told} ({problem}): {chosen.engine.name} takes its place", always=True)
+    manifest.write(run.output)  # nothing is refused any more
     settings = run.settings | {f"--{name}": getattr(begun, name) for name in ENGINE_FLAGS}
     archive.write_json(run.output, archive.SETTINGS, settings | {MATCHED: matched})
     run.output.delete(archive.SUMMARY)  # it is not finished any more

@@ -10,7 +10,9 @@ from typing import Any
 from segpipe import archive, lease
 from segpipe.errors import UserError
 from segpipe.runtime import time_left
-from segpipe.storage import Store, open_store
+from segpipe.storage import Store, check_places, open_store
+
+COUNTS = ("inputs", "done", "ok", "rejected", "open", "images_per_second")
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,14 @@ class StatusConfig:
     verify: bool = False
     """Count what was deleted since it was written; exit code 1 where anything was."""
 
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "output")
+
 
 def status(config: StatusConfig) -> int:
     """Print the state of an output -> exit code. Reads alone; a run there is not disturbed."""
+    config.check()
     output = open_store(config.output)
     output.check_readable()
     found = state_of(output)
@@ -38,7 +45,11 @@ def status(config: StatusConfig) -> int:
 
 
 def state_of(output: Store) -> dict[str, Any]:
-    """`state` running | stopped | finished, `inputs, done, ok, rejected, open`, rate and writer."""
+    """`state` listing | running | stopped | finished, counts of inputs, rate and writer.
+
+    While a run lists its input, `listed` counts the files seen and the other counts are None.
+    """
+    manifest = archive.read_json(output, archive.MANIFEST, {"inputs": int})
     summary = archive.read_summary(output)
     holder = lease.read_holder(output)
     silent_s = time.time() - holder["beat"] if holder else None
@@ -46,15 +57,21 @@ def state_of(output: Store) -> dict[str, Any]:
         "writer": lease.describe(holder) if holder else None,
         "heartbeat_age_s": None if silent_s is None else round(silent_s, 1),
     }
+    running = holder is not None and not lease.is_silent(holder)
+    progress = holder["progress"] if running and holder else {}
+    if "listing" in progress:
+        unknown = dict.fromkeys(COUNTS)
+        return {"state": "listing", **unknown, "listed": progress["listing"]} | writer
+    if progress:  # also where the summary of an earlier run stands
+        num_inputs = sum(progress[name] for name in ("ok", "rejected", "open"))
+        return _state("running", num_inputs, progress) | writer
+    if manifest is None:
+        raise UserError(
+            f"--output {output.uri()}: no run of `segpipe segment` wrote there, check the path"
+        )
     if summary:
         counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
         return _state("finished", summary["inputs"] + summary["open"], counts) | writer
-    manifest = archive.read_json(output, archive.MANIFEST, {"inputs": int})
-    if manifest is None:
-        raise UserError(f"--output {output.uri()}: no run of `segpipe segment` wrote there")
-    running = holder is not None and not lease.is_silent(holder)
-    if running and holder and holder["progress"]:
-        return _state("running", manifest["inputs"], holder["progress"]) | writer
     counts = _counted(output, manifest["inputs"])
     return _state("running" if running else "stopped", manifest["inputs"], counts) | writer
 
@@ -97,6 +114,8 @@ def _state(state: str, num_inputs: int, counts: dict[str, Any]) -> dict[str, Any
 
 
 def _told(found: dict[str, Any]) -> str:
+    if found["state"] == "listing":
+        return _lines({"state": "listing", "files": f"{found['listed']} seen"}, found)
     lines = {
         "state": found["state"],
         "done": f"{found['done']} of {found['inputs']} inputs, {found['rejected']} rejected",
@@ -105,6 +124,10 @@ def _told(found: dict[str, Any]) -> str:
     if rate := found["images_per_second"]:
         left = time_left(found["done"], found["inputs"], rate)
         lines["rate"] = f"{rate:.1f} images/s" + (f", {left}" if found["open"] else "")
+    return _lines(lines, found)
+
+
+def _lines(lines: dict[str, str], found: dict[str, Any]) -> str:
     if found["writer"]:
         lines["writer"] = f"{found['writer']}, last heard {found['heartbeat_age_s']:.0f} s ago"
     if "missing" in found:

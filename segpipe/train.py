@@ -25,7 +25,15 @@ from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
-from segpipe.flags import check_above_0, check_anonymous, check_at_least, check_choices, flag
+from segpipe.flags import (
+    DEVICES,
+    check_above_0,
+    check_anonymous,
+    check_at_least,
+    check_choices,
+    check_seed,
+    flag,
+)
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
@@ -33,7 +41,7 @@ from segpipe.models.networks import MODELS
 from segpipe.recipes import RECIPES
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
-from segpipe.storage import Store, open_store, preflight
+from segpipe.storage import Store, check_places, check_there, open_store, preflight
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
@@ -47,6 +55,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
+    "device": DEVICES,
 }
 
 
@@ -132,6 +141,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "data", "output")
+        check_seed(self)
         counts = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
         check_at_least(self, 1, *counts, "cycle_epochs", "patience")
         check_at_least(self, 0, "validation_images", "resource_wait", "warmup_steps")
@@ -184,9 +195,11 @@ class TrainConfig:
 def train(config: TrainConfig) -> None:
     """Run or resume the training that `config` describes."""
     config.check()
+    runtime.check_device(config.device)
     data = open_store(config.data, anonymous=config.anonymous)
     output = open_store(config.output)
     preflight(data, output)
+    check_there(data, "--data")
     settings = config.settings(data)
     archive.refuse_changed(
         output.uri(), archive.read_settings(output, "--data", "--model"), settings
@@ -293,7 +306,7 @@ def _plan(
     if not plan.steps_per_epoch:
         raise UserError(
             f"--batch-size {config.batch_size}: more than the "
-            f"{last * config.crops_per_image} crops of an epoch"
+            f"{last * config.crops_per_image} crops of an epoch, lower it"
         )
     return plan, training[last:]
 

@@ -140,3 +140,49 @@ def test_a_list_that_is_not_there_or_no_parquet_is_told(tmp_path):
     for name, reason in (("list.parquet", "as a list"), ("none.csv", "no such file")):
         with pytest.raises(UserError, match=reason):
             open_source(str(tmp_path / name), 1.0).check_readable()
+
+
+# ---- what is not there, and a single file
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_an_input_that_is_not_there_is_told_so(s3, tmp_path, place):
+    root, wrong = (s3.uri, "holds no object") if place == "s3" else (tmp_path, "does not exist")
+    open_store(f"{root}/photos").put("eye-1.jpg", b"x")
+    for name in ("photos/eye", "nowhere", "nowhere/deeper"):
+        with pytest.raises(UserError, match=f"--input {root}/{name}: {wrong}, check the path"):
+            open_source(f"{root}/{name}", 1.0)
+    assert keys(Inputs(open_source(f"{root}/photos/", 1.0))) == ["eye-1.jpg"]
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("name", ["eye.jpg", "1.2.840.10008", "eye", "scan.raw"])
+def test_a_single_file_is_an_input_whatever_its_suffix(s3, tmp_path, place, name):
+    root = f"{s3.uri}/single" if place == "s3" else str(tmp_path)
+    store = open_store(root)
+    store.put(name, b"bytes")
+    store.put(f"{name}.other.jpg", b"of another")
+    found = open_source(f"{root}/{name}", 1.0)
+    [entry] = Inputs(found)
+    assert entry == store.head(name)
+    assert found.get(entry.key, entry.version) == b"bytes"
+    assert found.uri() == found.uri(name) == store.uri(name)
+    assert archive.mask_key(filed_as(found, entry.key)) == archive.mask_key(name)
+    assert inside(found, open_store(f"{root}/out")) is None
+    store.delete(name)
+    assert list(found.list()) == []
+    store.delete(f"{name}.other.jpg")
+
+
+def test_what_is_no_regular_file_is_no_input(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: does not exist"):
+        open_source(str(tmp_path / "pipe"), 1.0)
+
+
+def test_a_listing_tells_how_many_files_it_has_seen(source, monkeypatch):
+    """Photographs or not: of a million others a user wants to know as well."""
+    monkeypatch.setattr(inputs, "LISTED", 2)
+    seen: list[int] = []
+    assert keys(Inputs(source, include=("none",), on_listed=seen.append)) == []
+    assert seen == [2, 4, 6]

@@ -3,13 +3,17 @@
 Run: pytest tests/test_storage.py
 """
 
+import http.server
 import pickle
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -391,3 +395,58 @@ def test_a_store_that_fails_is_asked_again_until_patience_runs_out(s3, tmp_path)
         with pytest.raises(PermissionError):
             store.get("x")
         assert store.answers()
+
+
+# ---- http and https mixed up
+
+
+@pytest.fixture
+def tls_endpoint(tmp_path: Path) -> Iterator[str]:
+    """A real server that speaks TLS alone, and closes on anything else."""
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    pair = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([*words, *pair], check=True, capture_output=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_plain_endpoint_given_as_https_is_told(s3, monkeypatch, fresh_clients):
+    wrong = s3.endpoint.replace("http:", "https:")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
+    told = f"AWS_ENDPOINT_URL {wrong}: the endpoint speaks plain http, use {s3.endpoint}"
+    for check in ("check_readable", "check_writable", "exists"):
+        with pytest.raises(UserError, match=re.escape(told)):
+            getattr(open_store(s3.uri), check)()
+
+
+def test_a_tls_endpoint_given_as_http_is_told(s3, tls_endpoint, monkeypatch, fresh_clients):
+    wrong = tls_endpoint.replace("https:", "http:")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
+    told = f"AWS_ENDPOINT_URL {wrong}: the endpoint speaks https, use {tls_endpoint}"
+    with pytest.raises(UserError, match=re.escape(told)):
+        open_store(s3.uri).check_readable()
+
+
+def test_an_answer_of_404_or_403_is_told_with_more_than_the_uri(s3, monkeypatch):
+    """As where the endpoint's address holds the bucket's name already."""
+    store = open_store(f"{s3.uri}/x")
+    for kind, wrong in ((FileNotFoundError, "no such file"), (PermissionError, "permission")):
+
+        def fail(*_: object, kind: type[OSError] = kind) -> None:
+            raise kind(store.uri())
+
+        monkeypatch.setattr(type(store), "_ask", fail)
+        with pytest.raises(UserError, match=rf"{store.uri()}: {wrong}.*check the bucket's name"):
+            store.check_readable()

@@ -41,7 +41,9 @@ def load_example(store: Source, example: Example, find_field: bool = False) -> L
     else:
         fov = _drawn(store, example.mask, example.image, image.shape)
         if not fov.any():
-            raise UserError(f"{store.uri(example.mask)}: the field of view is empty")
+            raise UserError(
+                f"{store.uri(example.mask)}: the field of view is empty, draw it or leave masks out"
+            )
     return Labelled(image, classes_of(vessel, fov), fov)
 
 
@@ -74,7 +76,7 @@ def _drawn(store: Source, key: str, image: str, shape: tuple[int, ...]) -> npt.N
     if drawn.shape != shape[:2]:
         raise UserError(
             f"{store.uri(key)}: {_size(drawn.shape)} px, but its image {image} "
-            f"has {_size(shape)} px"
+            f"has {_size(shape)} px, give both one size"
         )
     return drawn
 
@@ -84,7 +86,7 @@ def _found(store: Source, example: Example, image: npt.NDArray[np.uint8]) -> npt
         return find_fov(image)
     except RejectedImage as error:
         more = "the set gives no mask" if example.mask is None else "the set's mask is not used"
-        raise UserError(f"{store.uri(example.image)}: {error}, and {more}") from error
+        raise UserError(f"{store.uri(example.image)}: {error}, and {more}, leave it out") from error
 
 
 def _decoded(
@@ -93,7 +95,9 @@ def _decoded(
     try:
         return decode(store.get(key))
     except (RejectedImage, OSError, SyntaxError) as error:
-        raise UserError(f"{store.uri(key)}: cannot be read as an image ({error})") from error
+        raise UserError(
+            f"{store.uri(key)}: cannot be read as an image ({error}), replace it"
+        ) from error
 
 
 def _size(shape: tuple[int, ...]) -> str:

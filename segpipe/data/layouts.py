@@ -167,7 +167,9 @@ class LabelledSet:
         chosen = self.test if self.split and split == "test" else self.training
         if not chosen:
             folder = f" in {split}/images/" if self.split else ""
-            raise UserError(f"{self.uri}: no images{folder} (the layout is {self.layout})")
+            raise UserError(
+                f"{self.uri}: no images{folder} (the layout is {self.layout}), check the path"
+            )
         return chosen
 
 

@@ -74,7 +74,9 @@ class Checkpoint:
 
     def misfit(self) -> UserError:
         """The error for weights that are not this network's."""
-        return UserError(f"{self.source}: a segpipe checkpoint that does not fit together")
+        return UserError(
+            f"{self.source}: a segpipe checkpoint that does not fit together, {GIVE_ANOTHER}"
+        )
 
 
 def dump(state: Mapping[str, npt.NDArray[Any]], card: Card) -> bytes:
@@ -115,27 +117,46 @@ def read(name_or_uri: str | None) -> bytes:
         if isinstance(error.__cause__, IsADirectoryError):
             raise UserError(f"--checkpoint {error}") from error
         raise UserError(
-            f"--checkpoint {name}: neither a file nor a shipped checkpoint ({', '.join(shipped())})"
+            f"--checkpoint {name}: neither a file nor a shipped checkpoint, check the path or "
+            f"choose from {', '.join(shipped())}"
         ) from error
+
+
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How files of torch.save begin: zip archives, and before PyTorch 1.6 bare pickles."""
+
+
+def _no_safetensors(data: bytes, source: str) -> UserError:
+    what = "not a safetensors file, or a damaged one"
+    if data.startswith(PICKLES):
+        what = "PyTorch pickles are not read, as they may run code"
+    return UserError(f"{source}: {what}, {GIVE_ANOTHER}")
+
+
+GIVE_ANOTHER = "give a .safetensors of `segpipe train` or the name of a shipped checkpoint"
 
 
 def load(data: bytes, source: str) -> Checkpoint:
     """Parse a checkpoint. Raises UserError that names `source`."""
     if len(data) < 8 or not 0 < int.from_bytes(data[:8], "little") < len(data):
-        raise UserError(f"{source}: not a safetensors file, or a damaged one")
+        raise _no_safetensors(data, source)
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         state = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not a safetensors file, or a damaged one") from error
+        raise _no_safetensors(data, source) from error
     metadata = header.get("__metadata__") or {}
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{source}: safetensors, but not a segpipe checkpoint ({FORMAT})")
+        raise UserError(
+            f"{source}: safetensors, but not a segpipe checkpoint ({FORMAT}), {GIVE_ANOTHER}"
+        )
     try:
         values = {"width": None, "flips": 1} | json.loads(metadata["card"])
         card = Card(**{f.name: values[f.name] for f in fields(Card)})
         card = replace(card, classes=tuple(card.classes))
         card.check()
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{source}: a segpipe checkpoint that does not fit together") from error
+        raise UserError(
+            f"{source}: a segpipe checkpoint that does not fit together, {GIVE_ANOTHER}"
+        ) from error
     return Checkpoint(card, state, hashlib.sha256(data).hexdigest(), source)

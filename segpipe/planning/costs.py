@@ -108,10 +108,10 @@ def read_rows(text: str, name: str) -> list[dict[str, Any]]:
             missing = [key for key in NEEDED if key not in row]
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{name}: line {number} is no JSON object of `segpipe scale`"
+                f"{name}: line {number} is no JSON object, give results.jsonl of `segpipe scale`"
             ) from error
         if missing or not isinstance(row, dict):
-            raise UserError(f"{name}: line {number} lacks {', '.join(missing)}")
+            raise UserError(f"{name}: line {number} lacks {', '.join(missing)}, measure anew")
         rows.append(row)
     return rows
 
@@ -239,7 +239,7 @@ def _amounts(row: Row, diameter_px: float) -> dict[str, float]:
     """How many photographs, MB, megapixels and groups a measurement had, by what costs them."""
     missing = [name for name in ("image_bytes", "image_megapixels") if not row.get(name)]
     if missing:
-        raise UserError(f"--measured: a row of segment lacks {' and '.join(missing)}")
+        raise UserError(f"--measured: a row of segment lacks {' and '.join(missing)}, measure anew")
     items, pixels = row["items"], row["image_megapixels"]
     return {
         "photograph_s": items,

@@ -159,7 +159,9 @@ def _loaded(part: Part, job: SegmentJob, entries: Sequence[Entry]) -> list[dict[
     watch = Stopwatch()
     rows = [stages.load_one(*one, job, watch) for one in _sample(part, entries)]
     if not (whole := [row for row in rows if "canvas" in row]):
-        raise UserError(f"--input {part.input}: of {len(rows)} photographs none can be read")
+        raise UserError(
+            f"--input {part.input}: of {len(rows)} photographs none can be read, check them"
+        )
     return whole
 
 

@@ -7,16 +7,22 @@ its credentials from its own environment.
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from segpipe.errors import NotNow, StoreDown, UserError
+from segpipe.errors import NotNow, StoreDown, UserError, os_error_text
+from segpipe.flags import flag
 from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store
 from segpipe.storage.local import LocalStore, space_told
 
 __all__ = [
     "PATIENCE_S",
+    "PREFLIGHT_S",
     "Entry",
     "Source",
     "Store",
+    "check_places",
+    "check_there",
+    "local_path",
     "open_store",
     "preflight",
     "read_uri",
@@ -29,13 +35,10 @@ def open_store(uri: str, patience_s: float = PATIENCE_S, anonymous: bool = False
 
     `anonymous` sends S3's requests unsigned, for a public bucket; a folder takes no notice of it.
     """
+    _check_place(uri)
     if not uri.startswith("s3://"):
-        if "://" in uri:
-            raise UserError(f"{uri}: unknown kind of URI, use a local path or s3://bucket/prefix")
-        return LocalStore(os.path.abspath(uri))
+        return LocalStore(local_path(uri))
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise UserError(f"{uri}: no bucket named, use s3://bucket/prefix")
     from segpipe.storage.s3 import S3Store  # boto3 takes 0.1 s to import
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -44,22 +47,63 @@ def open_store(uri: str, patience_s: float = PATIENCE_S, anonymous: bool = False
     return S3Store(bucket, prefix, endpoint or None, region or None, patience_s, anonymous)
 
 
+def local_path(path: str) -> str:
+    """The absolute path; a leading ~ that no shell has expanded (`--data=~/set`) is expanded."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def check_places(config: Any, *names: str) -> None:
+    """Raise UserError where one of these fields is neither a path nor a URI; None will do."""
+    for name in names:
+        value = getattr(config, name)
+        for uri in value if isinstance(value, tuple) else (value,):
+            try:
+                _check_place("." if uri is None else uri)
+            except UserError as error:
+                raise UserError(f"{flag(name)} {error}") from error
+
+
+def _check_place(uri: str) -> None:
+    if not uri.strip() or "\0" in uri:
+        told = uri.replace("\0", "\\0")
+        raise UserError(f'"{told}": is no path, use a local path or s3://bucket/prefix')
+    if uri.startswith("s3://"):
+        if uri.removeprefix("s3://").startswith("/") or uri == "s3://":
+            raise UserError(f"{uri}: no bucket named, use s3://bucket/prefix")
+    elif "://" in uri or uri.lower().startswith("s3:"):
+        raise UserError(f"{uri}: unknown kind of URI, use a local path or s3://bucket/prefix")
+
+
+def check_there(source: Store, name: str) -> None:
+    """Raise UserError, with the flag's name, where there is nothing to read."""
+    if not source.exists():
+        wrong = "holds no object" if source.uri().startswith("s3://") else "does not exist"
+        raise UserError(f"{name} {source.uri()}: {wrong}, check the path")
+
+
 def read_uri(uri: str, anonymous: bool = False) -> bytes:
     """The bytes of the single object at `uri`."""
+    _check_place(uri)
+    if not uri.startswith("s3://"):
+        uri = local_path(uri)
     folder, _, name = uri.rstrip("/").rpartition("/")
-    place = folder or ("/" if uri.startswith("/") else ".")
+    place = folder or "/"
+    if place == "s3:/":
+        raise UserError(f"{uri}: is a bucket, name the file in it")
     try:
         return open_store(place, PREFLIGHT_S, anonymous).get(name)
     except FileNotFoundError as error:
-        raise UserError(f"{uri}: no such file") from error
+        raise UserError(f"{uri}: no such file, check the path") from error
     except IsADirectoryError as error:
         raise UserError(f"{uri}: is a folder, name the file in it") from error
     except PermissionError as error:
-        raise UserError(f"{uri}: may not be read") from error
+        raise UserError(f"{uri}: may not be read, check who may") from error
     except StoreDown as error:
         raise UserError(f"{error} (is the store up, and is AWS_ENDPOINT_URL right?)") from error
     except NotNow as error:
         raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{os_error_text(error)}, check the path") from error
 
 
 def preflight(source: Source, output: Store) -> None:

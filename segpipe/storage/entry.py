@@ -44,6 +44,9 @@ class Source(Protocol):
 class Store(Source, Protocol):
     """A source that can also be written. Keys are relative to the store's URI."""
 
+    def exists(self) -> bool:
+        """Whether the folder is there, or the prefix holds an object. Raises UserError."""
+
     def head(self, key: str) -> Entry | None:
         """The object's entry, None where there is none."""
 

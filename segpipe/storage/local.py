@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from segpipe.errors import ChangedObject, Unfinished, UserError
 from segpipe.storage.entry import Entry
@@ -38,12 +38,23 @@ class LocalStore:
         path = os.path.join(self.root, key)
         return path if "\\x" not in key or os.path.exists(path) else _raw(path)
 
+    def exists(self) -> bool:
+        try:
+            return S_ISDIR(os.stat(self.root).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UserError(
+                f"{self.root}: may not be read ({error.strerror}), check the path and who may"
+            ) from error
+
     def head(self, key: str) -> Entry | None:
         try:
             stat = os.stat(self._path(key))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Entry(key, stat.st_size, _version(stat))
+        # what is no regular file is not listed either: a pipe would be read for ever
+        return Entry(key, stat.st_size, _version(stat)) if S_ISREG(stat.st_mode) else None
 
     def get(self, key: str, version: str | None = None) -> bytes:
         try:
@@ -128,7 +139,10 @@ class LocalStore:
         while not existing.exists():
             existing = existing.parent
         if not existing.is_dir():
-            raise UserError(f"{self.root}: cannot write there, {existing} is not a folder")
+            raise UserError(
+                f"{self.root}: cannot write there, {existing} is not a folder, choose another "
+                "--output"
+            )
         try:
             with tempfile.TemporaryFile(dir=existing):
                 pass
@@ -244,7 +258,9 @@ def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) 
     except (FileNotFoundError, NotADirectoryError):
         return
     except PermissionError as error:
-        raise UserError(f"{path}: may not be listed ({error.strerror})") from error
+        raise UserError(
+            f"{path}: may not be listed ({error.strerror}), check who may read it"
+        ) from error
     here = (stat.st_dev, stat.st_ino)
     if here in above:  # a link to a folder above
         return

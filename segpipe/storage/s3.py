@@ -6,6 +6,8 @@ pauses until patience runs out; a user error, and what is true of one key, is to
 
 from __future__ import annotations
 
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
@@ -27,7 +30,7 @@ from botocore.exceptions import (
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from urllib3.exceptions import HTTPError
 
-from segpipe.errors import ChangedObject, NotNow, StoreDown, UserError
+from segpipe.errors import ChangedObject, NotNow, StoreDown, UserError, os_error_text
 from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry
 from segpipe.storage.s3_errors import ACCESS, Finding, Kind, look_up
 
@@ -146,11 +149,17 @@ class S3Store:
         with _told(self):
             self._look()
 
-    def _look(self) -> None:
-        self.with_patience(PREFLIGHT_S)._ask(
+    def exists(self) -> bool:
+        with _told(self):
+            return self._look()
+
+    def _look(self) -> bool:
+        """Whether there is an object; asks once, with little patience."""
+        found = self.with_patience(PREFLIGHT_S)._ask(
             "",
             lambda s3: s3.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1),
         )
+        return bool(found.get("Contents"))
 
     def check_writable(self) -> None:
         hurried = self.with_patience(PREFLIGHT_S)
@@ -237,13 +246,50 @@ def _told(store: S3Store) -> Iterator[None]:
     try:
         yield
     except StoreDown as error:
+        _tell_scheme(store.endpoint)
         raise UserError(f"{error} (is the store up, and is AWS_ENDPOINT_URL right?)") from error
     except FileNotFoundError as error:
         raise UserError(
             f"{store.uri()}: the store knows no such bucket, check its name and AWS_ENDPOINT_URL"
         ) from error
     except OSError as error:
-        raise UserError(str(error)) from error
+        _tell_scheme(store.endpoint)
+        raise UserError(
+            f"{os_error_text(error)} (check the bucket's name and AWS_ENDPOINT_URL)"
+        ) from error
+
+
+def _tell_scheme(endpoint: str | None) -> None:
+    """Raise UserError where http:// and https:// of the endpoint are mixed up."""
+    place = urlsplit(endpoint or "")
+    if place.scheme not in ("http", "https") or not place.hostname:
+        return
+    speaks = _speaks_tls(place.hostname, place.port or (443 if place.scheme == "https" else 80))
+    if speaks is not None and speaks != (place.scheme == "https"):
+        plain, scheme = ("", "https") if speaks else ("plain ", "http")
+        raise UserError(
+            f"AWS_ENDPOINT_URL {endpoint}: the endpoint speaks {plain}{scheme}, "
+            f"use {scheme}://{place.netloc}"
+        )
+
+
+def _speaks_tls(host: str, port: int) -> bool | None:
+    """Whether a server answers a TLS handshake; None where nothing answers."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
+    try:
+        with (
+            socket.create_connection((host, port), CONNECT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except ssl.SSLError as error:
+        return False if error.reason in NO_TLS else None
+    except OSError:
+        return None
+
+
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
 @lru_cache(maxsize=8)
@@ -268,7 +314,7 @@ def _s3_client(endpoint: str | None, region: str, read_s: float, anonymous: bool
     except InvalidRegionError:
         raise
     except ValueError as error:
-        raise UserError(f"AWS_ENDPOINT_URL {endpoint}: {error}") from error
+        raise UserError(f"AWS_ENDPOINT_URL {endpoint}: {error}, check it") from error
     client.meta.events.register_last("before-parameter-build.s3", _follow_once)
     return client
 

@@ -1,0 +1,316 @@
+"""Every flag of every verb refuses what cannot be meant: exit 2, one line, nothing written, no Ray.
+
+The table names a bad value for each flag, or says why any value can be meant. A flag that is added
+without a row makes the test fail.
+
+Run: pytest tests/test_flags.py
+"""
+
+import dataclasses
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import ray
+
+from segpipe import cli
+from segpipe.errors import UserError
+from segpipe.storage import open_store
+from segpipe.train import TrainConfig
+
+SWITCH = "a switch: it takes no value"
+PLACES = ["", " ", "http://host/x", "s3://", "s3:/bucket/x"]
+COUNT = ["0", "-1", "1.5", "abc", ""]
+SIZE = ["0", "-1", "nan", "inf", "abc", ""]  # above 0
+AMOUNT = ["-1", "nan", "inf", "abc", ""]  # 0 or more
+CHOICE = ["other", ""]
+SEED = ["-1", "1.5", "9223372036854775808", ""]
+FLIPS = ["2", "0", "-4", "four"]
+TABLE: dict[str, dict[str, list[str] | str]] = {
+    "train": {
+        "data": [*PLACES, "nowhere"],
+        "output": PLACES,
+        "recipe": CHOICE,
+        "model": CHOICE,
+        "width": COUNT,
+        "epochs": COUNT,
+        "workers": ["0", "-1", "2:1", "0:1", "1:2:3", "1:", "1.5", "abc", "11", ""],
+        "crops_per_image": COUNT,
+        "crop_size": COUNT,
+        "batch_size": COUNT,
+        "place": CHOICE,
+        "augmentation": CHOICE,
+        "loss": CHOICE,
+        "lr": SIZE,
+        "warmup_steps": ["-1", "1.5", "abc", ""],
+        "weight_decay": AMOUNT,
+        "clip_norm": AMOUNT,
+        "average": ["1", *AMOUNT],
+        "schedule": CHOICE,
+        "cycle_epochs": ["2", *COUNT],  # 2: without a cosine
+        "validation_images": ["4", "-1", "1.5", "abc"],  # the set has 4 for training
+        "flips": FLIPS,
+        "patience": ["3", *COUNT],  # 3: without photographs to look at
+        "seed": SEED,
+        "precision": CHOICE,
+        "compile": CHOICE,
+        "device": ["tpu", "gpu", ""],
+        "resource_wait": AMOUNT,
+    },
+    "segment": {
+        "input": [*PLACES, "nowhere", "nowhere.csv"],
+        "output": PLACES,
+        "checkpoint": [*PLACES, "nowhere.pth"],
+        "workers": COUNT,
+        "batch_size": COUNT,
+        "format": CHOICE,
+        "measure": CHOICE,
+        "probabilities": SWITCH,
+        "flips": FLIPS,
+        "max_rejected": ["1.01", *AMOUNT],
+        "max_megapixels": SIZE,
+        "retry_rejected": SWITCH,
+        "include": ["", " "],
+        "exclude": ["", " "],
+        "store_patience": AMOUNT,
+        "limit": COUNT,
+        "precision": CHOICE,
+        "compile": CHOICE,
+        "device": ["tpu", "gpu", ""],
+        "report_images": ["yes", ""],
+    },
+    "evaluate": {
+        "data": [*PLACES, "nowhere"],
+        "output": PLACES,
+        "checkpoint": [*PLACES, "nowhere.pth"],
+        "split": CHOICE,
+        "fov": CHOICE,
+        "flips": FLIPS,
+        "report_images": ["yes", ""],
+        "workers": COUNT,
+        "device": ["tpu", "gpu", ""],
+    },
+    "scale": {
+        "job": CHOICE,
+        "output": PLACES,
+        "workers": ["0", "-1", "1.5", "abc", "100000"],
+        "mode": CHOICE,
+        "repeats": COUNT,
+        "input": [*PLACES, "nowhere"],
+        "data": [*PLACES, "of --job train alone"],
+        "checkpoint": [*PLACES, "nowhere.pth"],
+        "limit": COUNT,
+        "model": ["other", "", "unet"],  # a flag of --job train
+        "recipe": ["other", "", "resunet"],
+        "epochs": ["2", *COUNT],
+        "crops_per_image": ["2", *COUNT],
+        "crop_size": ["64", *COUNT],
+        "batch_size": COUNT,
+        "device": ["tpu", "gpu", ""],
+        "ceiling_seconds": AMOUNT,
+    },
+    "plan": {
+        "images": COUNT,
+        "mean_bytes": SIZE,
+        "megapixels": SIZE,
+        "nodes": COUNT,
+        "cores_per_node": COUNT,
+        "gpus_per_node": ["-1", "1.5", "abc", ""],
+        "gpu_ms": SIZE,
+        "price": AMOUNT,
+        "measured": [*PLACES, "nowhere.jsonl"],
+        "checkpoint": [*PLACES, "unheard-of"],
+        "flips": FLIPS,
+        "batch_size": COUNT,
+        "store": CHOICE,
+        "request_ms": SIZE,
+        "connection_mb": SIZE,
+        "gets": SIZE,
+        "puts": SIZE,
+        "node_gbit": SIZE,
+        "put_price": AMOUNT,
+        "get_price": AMOUNT,
+        "node_hours": SIZE,
+        "spread": AMOUNT,
+        "seed": SEED,
+        "output": ["", " ", "nowhere/plan.json", "s3://bucket/plan.json"],
+    },
+    "models": {"json": SWITCH},
+    "status": {"output": [*PLACES, "nowhere"], "json": SWITCH},
+    "demo": {
+        "output": PLACES,
+        "photographs": COUNT,
+        "epochs": COUNT,
+        "workers": ["11", *COUNT],
+        "seed": SEED,
+    },
+}
+
+
+def needed(verb: str, labelled: Path, photographs: Path, output: Path) -> dict[str, str]:
+    """Flags with which the verb would start its work."""
+    return {
+        "train": {"data": str(labelled), "output": str(output)},
+        "segment": {"input": str(photographs), "output": str(output)},
+        "evaluate": {"data": str(labelled), "output": str(output)},
+        "scale": {"job": "segment", "workers": "1", "input": str(photographs)}
+        | {"output": str(output)},
+        "plan": {"images": "1000", "output": str(output)},
+        "models": {},
+        "status": {"output": str(output)},
+        "demo": {"output": str(output)},
+    }[verb]
+
+
+def config_of(verb: str) -> type:
+    module, name, _ = cli.VERBS[verb]
+    return getattr(import_module(module), name)
+
+
+def name_of(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory, labelled) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for file in sorted(labelled.glob("test/images/*")):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """On this machine's own Ray nothing may be started."""
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+
+
+@pytest.fixture
+def refused(no_ray, capfd, tmp_path, monkeypatch):
+    """Run a verb that must be refused -> its one line. The current folder must stay empty."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        lines = capfd.readouterr().err.splitlines()
+        assert stop.value.code == 2, lines
+        assert len(lines) == 1, lines
+        assert not list(here.rglob("*"))
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_flag_has_a_row(verb):
+    assert set(TABLE[verb]) == {field.name for field in dataclasses.fields(config_of(verb))}
+
+
+CASES = [
+    (verb, field, bad)
+    for verb, rows in TABLE.items()
+    for field, values in rows.items()
+    if not isinstance(values, str)
+    for bad in values
+]
+
+
+@pytest.mark.parametrize(("verb", "field", "bad"), CASES)
+def test_a_value_that_cannot_be_meant_is_refused(
+    refused, labelled, photographs, tmp_path, verb, field, bad
+):
+    output = tmp_path / "output"
+    flags = needed(verb, labelled, photographs, output) | {field: bad}
+    line = refused(verb, *(f"{name_of(name)}={value}" for name, value in flags.items()))
+    assert name_of(field) in line
+    assert bad.strip() in line
+    assert not output.exists()
+
+
+PLACES_OF = {"data", "input", "output", "checkpoint", "measured"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "field"),
+    [(verb, field) for verb, rows in TABLE.items() for field in rows if field in PLACES_OF],
+)
+def test_a_path_with_a_zero_byte_is_refused(labelled, photographs, tmp_path, verb, field):
+    """No shell can pass one; a program that calls segpipe can."""
+    flags = needed(verb, labelled, photographs, tmp_path / "output") | {field: "a\0b"}
+    config = cli._parse(verb, config_of(verb), [f"{name_of(n)}={v}" for n, v in flags.items()])
+    with pytest.raises(UserError, match=re.escape(f'{name_of(field)} "a\\0b"')):
+        config.check()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--inptu", "x", "--output", "y"], "--inptu: unknown flag, did you mean --input?"),
+        (["--input=x", "--outptu=y"], "--outptu: unknown flag, did you mean --output?"),
+        (["--input", "x", "--output", "y", "--zzz", "1"], "--zzz: unknown flag"),
+        (["--input", "x", "--output", "y", "--batch_sise", "1"], "did you mean --batch-size?"),
+        (["--input", "x", "--output", "y", "--no-probabilities", "--limt=1"], "--limt: unknown"),
+    ],
+)
+def test_a_mistyped_flag_is_named_with_the_nearest(refused, words, wanted):
+    assert wanted in refused("segment", *words)
+
+
+@pytest.mark.parametrize("flag", ["--data=~/set", "--output=~/out"])
+def test_a_tilde_that_no_shell_expanded_is_the_home(monkeypatch, tmp_path, flag):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name, value = flag.removeprefix("--").split("=")
+    config = cli._parse("train", TrainConfig, ["--data=d", "--output=o", flag])
+    assert open_store(getattr(config, name)).uri() == str(tmp_path / value.removeprefix("~/"))
+
+
+@pytest.mark.parametrize("verb", ["segment", "plan", "status", "demo"])
+def test_files_below_a_tilde_are_found(refused, monkeypatch, tmp_path, photographs, verb):
+    """The line tells the expanded path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "list.csv").write_text("name\nx\n")
+    words = {
+        "segment": ["--input=~/list.csv", "--output=o"],
+        "plan": ["--images=1", "--measured=~/none.jsonl"],
+        "status": ["--output=~/none"],
+        "demo": ["--output=~/file/x"],
+    }[verb]
+    assert str(tmp_path) in refused(verb, *words)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 a zip of torch.save", b"\x80\x02}q\x00."])
+def test_a_pickle_of_pytorch_is_told_as_one(refused, photographs, tmp_path, content):
+    file = tmp_path / "model.pth"
+    file.write_bytes(content)
+    line = refused("segment", f"--input={photographs}", "--output=o", f"--checkpoint={file}")
+    assert f"--checkpoint {file}" in line
+    assert "PyTorch pickles are not read" in line
+    assert ".safetensors" in line
+
+
+@pytest.mark.parametrize(
+    ("globs", "wanted"),
+    [
+        (["--include=*.jpg"], "2 photographs, none matches --include '*.jpg'"),
+        (["--exclude=*"], "2 photographs, none is left by --exclude '*'"),
+    ],
+)
+def test_globs_that_leave_nothing_are_told_with_the_number(
+    refused, photographs, tmp_path, globs, wanted
+):
+    output = tmp_path / "output"
+    line = refused("segment", f"--input={photographs}", f"--output={output}", *globs)
+    assert wanted in line
+    assert not [path for path in output.rglob("*") if path.is_file()]

@@ -1,0 +1,94 @@
+"""Every error for the user names a flag, a variable, a file or a URI, and says what to do.
+
+Read from the source: the text of each UserError(...), whatever raises it.
+
+Run: pytest tests/test_messages.py
+"""
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import segpipe
+
+ROOT = Path(segpipe.__file__).parent
+ACTIONS = (
+    r"choose|check|use |give |name |set |lower |raise |install|delete|wait |renew|wanted|must be|"
+    r"needs|leave |draw it|replace it|save it|measure anew|take more|can be meant|allows it|unset|"
+    r"change"
+)
+# placeholders that hold a file, a URI or the name of a flag
+NAMES = r"uri|place|path|root|flag\(|source|name|list_uri|endpoint|existing"
+NAMED = rf"--[a-z]|[A-Z]{{2,}}_[A-Z_]+|\{{[^}}]*({NAMES})"
+EXCEPTIONS = {  # a part of the text: why it may lack a name or what to do
+    "{errors[0]}": "a UserError of a worker",
+    "{row['error']}": "a UserError of a worker",
+    "--input {error}": "a UserError, with the flag before it",
+    "--measured {error}": "a UserError, with the flag before it",
+    "{flag(name)} {error}": "a UserError, with the flag before it",
+    "--checkpoint {error}": "a UserError, with the flag before it",
+    "{line} (segpipe {verb} --help tells more)": "what the parser says names the flag",
+    "{unknown} (segpipe {verb} --help tells all)": "names the flag, and the nearest one",
+    "{cause}, check the path": "os_error_text names the file",
+    "{os_error_text(error)}, check the path": "os_error_text names the file",
+    '"{told}": is no path': "the value itself",
+    "{MENDABLE[code]}": "a table of what the user must mend",
+    "{error} (is the store up,": "StoreDown names the URI; a question says what to look at",
+    "{GIVE_ANOTHER}": "says what to give",
+    "{flag(name)} {getattr(self, name)}: {told}": "told says to leave it out",
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    place: str
+    text: str
+
+
+def text_of(node: ast.expr) -> str:
+    """The words of a string expression, with {source} for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(text_of, node.values))
+    if isinstance(node, ast.FormattedValue):
+        return "{" + ast.unparse(node.value) + "}"
+    if isinstance(node, ast.BinOp):
+        return text_of(node.left) + text_of(node.right)
+    return "{" + ast.unparse(node) + "}"
+
+
+def messages() -> list[Message]:
+    found = []
+    for file in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if called and node.func.id == "UserError" and node.args:
+                place = f"{file.relative_to(ROOT)}:{node.lineno}"
+                found.append(Message(place, text_of(node.args[0])))
+    return found
+
+
+def test_all_of_them_are_found():
+    lines = "".join(file.read_text() for file in ROOT.rglob("*.py"))
+    assert len(messages()) == len(re.findall(r"(?<!class )\bUserError\((?!Exception)", lines))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [(NAMED, "names no flag, variable, file or URI"), (ACTIONS, "does not say what to do")],
+)
+def test_each_message_names_what_is_wrong_and_says_what_to_do(wanted, told):
+    checked = [one for one in messages() if not any(part in one.text for part in EXCEPTIONS)]
+    wrong = [
+        f"{one.place} {told}: {one.text}" for one in checked if not re.search(wanted, one.text)
+    ]
+    assert not wrong
+
+
+def test_no_exception_outlives_its_message():
+    texts = [message.text for message in messages()]
+    assert [part for part in EXCEPTIONS if not any(part in text for text in texts)] == []
