@@ -18,6 +18,7 @@ from segpipe.errors import Unfinished, UserError
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
 VERBS = {
+    "check": ("segpipe.check", "CheckConfig", "look at a labelled set before training on it"),
     "train": ("segpipe.train", "TrainConfig", "train a network on a labelled set"),
     "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
     "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),

@@ -28,6 +28,7 @@ from segpipe import states
 from segpipe.data import crops, fundus
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.layouts import Example
+from segpipe.data.survey import Look, look
 from segpipe.errors import UserError
 from segpipe.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.storage import Store
@@ -222,28 +223,29 @@ def scaled_size(height: int, width: int, field_diameter: float, diameter: float)
     return round(height * scale), round(width * scale)
 
 
-def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
-    """Read every example once -> name, height, width and field diameter (px) of each, in order.
+def survey(
+    store: Store, examples: list[Example], find_field: bool = False, with_second: bool = False
+) -> list[Look]:
+    """Look at every example once, on all nodes -> what was seen of each, in order.
 
     Raises UserError for the first that cannot be used.
     """
 
-    def look(row: dict[str, Any]) -> dict[str, Any]:
+    def look_at(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            fov = load_example(store, Example.from_row(row)).fov
+            found, _ = look(store, Example.from_row(row), find_field, with_second)
         except UserError as error:
-            return {"name": row["name"], "error": str(error)}
-        diameter = fundus.fov_diameter(fov)
-        return {"name": row["name"], "size": (*fov.shape, diameter), "error": ""}
+            return {"image": row["image"], "look": "", "error": str(error)}
+        return {"image": row["image"], "look": found.as_json(), "error": ""}
 
     if not examples:
         return []
-    looked = _rows(examples).map(look, **data_stage(len(examples)))
-    found = {row["name"]: row for row in looked.iter_rows()}
-    rows = [found[example.name] for example in examples]
+    looked = _rows(examples).map(look_at, **data_stage(len(examples)))
+    found = {row["image"]: row for row in looked.iter_rows()}
+    rows = [found[example.image] for example in examples]
     if errors := [row["error"] for row in rows if row["error"]]:
         raise UserError(errors[0])
-    return rows
+    return [Look.from_json(row["look"]) for row in rows]
 
 
 def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
