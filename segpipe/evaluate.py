@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from segpipe import evaluation_report, metrics, runtime, stream
+from segpipe import evaluation_report, labels, metrics, runtime
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
@@ -138,9 +138,9 @@ def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[Labelled
 
 def _survey(config: EvaluateConfig, data: LabelledData, told: str) -> None:
     """Look at every label before any is measured by; told is put before what is printed."""
-    looks = stream.survey(data.store, list(data.examples), config.fov == "found", True)
+    looks = labels.look_at_all(data.store, list(data.examples), config.fov == "found", True)
     told += survey.overview(data.layout, looks)
-    survey.settle("evaluate", data.store.uri, looks, config.accept_labels, told)
+    labels.settle("evaluate", data.store.uri, looks, config.accept_labels, told)
 
 
 def unique_name(uri: str, taken: Sequence[str]) -> str:

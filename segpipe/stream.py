@@ -28,8 +28,6 @@ from segpipe import states
 from segpipe.data import crops, fundus
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.layouts import Example
-from segpipe.data.survey import Look, look
-from segpipe.errors import UserError
 from segpipe.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.storage import Store
 
@@ -221,31 +219,6 @@ def scaled_size(height: int, width: int, field_diameter: float, diameter: float)
     """(height, width) in px of an image after its field is scaled to the working diameter."""
     scale = fundus.scale_to(field_diameter, diameter)
     return round(height * scale), round(width * scale)
-
-
-def survey(
-    store: Store, examples: list[Example], find_field: bool = False, with_second: bool = False
-) -> list[Look]:
-    """Look at every example once, on all nodes -> what was seen of each, in order.
-
-    Raises UserError for the first that cannot be used.
-    """
-
-    def look_at(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            found, _ = look(store, Example.from_row(row), find_field, with_second)
-        except UserError as error:
-            return {"image": row["image"], "look": "", "error": str(error)}
-        return {"image": row["image"], "look": found.as_json(), "error": ""}
-
-    if not examples:
-        return []
-    looked = _rows(examples).map(look_at, **data_stage(len(examples)))
-    found = {row["image"]: row for row in looked.iter_rows()}
-    rows = [found[example.image] for example in examples]
-    if errors := [row["error"] for row in rows if row["error"]]:
-        raise UserError(errors[0])
-    return [Look.from_json(row["look"]) for row in rows]
 
 
 def squashed(store: Store, examples: list[Example], size: int) -> Dataset:

@@ -19,7 +19,7 @@ import tyro
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, ddp, lease, runtime, states, stream
+from segpipe import archive, ddp, labels, lease, runtime, states, stream
 from segpipe.board import Board
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
@@ -277,10 +277,10 @@ def _refuse_changed_set(
 
 def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[survey.Look]:
     """Look at every example once -> what was seen, first of the training photographs."""
-    looks = stream.survey(data, [*labelled.training, *labelled.test])
+    looks = labels.look_at_all(data, [*labelled.training, *labelled.test])
     num_training = len(labelled.training)
     told = survey.overview(labelled.layout, looks[:num_training], looks[num_training:])
-    survey.settle("train", data.uri, looks, config.accept_labels, told)
+    labels.settle("train", data.uri, looks, config.accept_labels, told)
     return looks
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 from verbs import run
 
-from segpipe import archive, states
+from segpipe import archive, labels, states
 from segpipe.data import survey, synthetic
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
@@ -139,12 +139,18 @@ WRONG = {
     "three levels": (each(three_levels), r"labels/a\.png: holds 0, 127, 255, wanted two"),
     "three levels, JPEG": (as_jpegs(three_levels, 90), r"labels/a\.jpg: holds .*, wanted two"),
     "shifted": (shifted, r"labels/a\.png: its vessels are no darker.*belong to images/a\.png"),
-    "masks inverted": (masks_inverted, r"masks/a\.png: overlaps the field of view .* only"),
+    "masks inverted": (masks_inverted, r"masks/a\.png: shares \d% with the field of view"),
     "turned": (turned_by_exif, r"labels/a\.png: fits images/a\.jpg.*\(orientation 3\), neither"),
 }
 RIGHT = {
     "as drawn": lambda root: None,
     "JPEG": as_jpegs(white, 60),
+    "masks of the middle": lambda root: [
+        white(fov & (np.abs(np.indices(fov.shape) - 140) < 70).all(axis=0)).save(
+            root / f"masks/{name}.png"
+        )
+        for name, (_, _, fov) in zip(NAMES, DRAWN, strict=True)
+    ],
     "no masks": lambda root: shutil.rmtree(root / "masks"),
     "white on clear black": each(
         lambda v: Image.merge("RGBA", [white(v)] * 4),
@@ -418,15 +424,33 @@ def test_an_output_begun_without_a_list_of_files_is_accepted(tmp_path, capfd):
 # ---- train and evaluate
 
 
+def test_each_kind_of_problem_gets_its_line_and_all_may_be_accepted(tmp_path, capfd):
+    root = write_set(tmp_path / "set")
+    white(~DRAWN[0][1]).save(label(root, 0))
+    layered(0)(DRAWN[1][1]).save(label(root, 1))
+    store = open_store(str(root))
+    looks = [survey.look(store, one)[0] for one in open_labelled(store).training]
+    looks = [survey.Look.from_json(one.as_json()) for one in looks]  # as Ray hands them on
+    with pytest.raises(UserError, match=r"labels/b\.png: its transparency .*--accept-labels"):
+        labels.settle("train", store.uri, looks, False, "never said")
+    out, err = capfd.readouterr()
+    assert not out
+    assert [line.partition(" %")[0].split()[-4:-1] for line in err.splitlines()] == [
+        [f"{root}/labels/a.png:", "vessels", "are"]
+    ]
+    labels.settle("train", store.uri, looks, True, "3 photographs")
+    out, err = capfd.readouterr()
+    assert out == "train: 3 photographs\n"
+    assert [line.split(": ")[1] for line in err.splitlines()] == ["warning", "warning"]
+
+
 def test_train_and_evaluate_refuse_such_labels_unless_they_are_told(tmp_path, capfd, ray_cluster):
     root, output = write_set(tmp_path / "set"), tmp_path / "out"
     each(lambda v: white(~v))(root)
-    shutil.copytree(root, tmp_path / "black")
-    each(lambda v: white(v & False))(tmp_path / "black")
-    for verb, data in (("train", root), ("evaluate", root), ("train", tmp_path / "black")):
-        assert run(verb, "--data", data, "--output", output) == 2
+    for verb in ("train", "evaluate"):
+        assert run(verb, "--data", root, "--output", output) == 2
         [line] = [x for x in capfd.readouterr().err.splitlines() if "segpipe" in x]
-        assert f"{data}/labels/a.png: " in line
+        assert f"{root}/labels/a.png: vessels are" in line
         assert "--accept-labels" in line
         assert not [path for path in output.rglob("*") if path.is_file()]
     flags = ["--epochs", 1, "--crops-per-image", 4, "--batch-size", 4, "--crop-size", 32]

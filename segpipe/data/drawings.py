@@ -66,10 +66,12 @@ def values_of(data: bytes) -> Values:
     counts = np.bincount(levels.ravel(), minlength=256)
     grey = int(counts[slice(*GREY)].sum())
     used = np.flatnonzero(counts)
-    many = [str(level) for level in used if counts[level] > SHARE * drawn]
+    many = [int(level) for level in used if counts[level] > SHARE * drawn]
     third_level = len(used) <= FEW_VALUES and len(many) > 2
     if third_level or (grey > SHARE * drawn and _peaked(counts)) or grey > drawn / 2:
-        told = ", ".join(many[:4]) if len(many) <= 4 else f"{len(many)} values"
+        most = sorted(sorted(many, key=lambda level: -counts[level])[:4])
+        told = ", ".join(map(str, most))
+        told += f" and {len(many) - 4} more values" if len(many) > 4 else ""
         return Values("values", f"holds {told}, wanted two: 0 and {WHITE}")
     return Values(grey=grey / drawn)
 

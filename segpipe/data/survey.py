@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,9 +28,8 @@ if TYPE_CHECKING:
 
 LEAST, MOST = 0.02, 0.35  # share of vessels in the field: 0.059 to 0.168 on DRIVE, STARE and HRF
 SAME = 0.9  # intersection over union of a label and a field: one was taken for the other
-SAME_FIELD = 0.5  # of the given field and the one that is found: 0.9 and more on DRIVE and HRF
+SAME_FIELD = 0.5  # of the smaller of the given and the found field that both have
 NOTED = 0.001  # share of grey in a label that is worth a line
-HINT = "--accept-labels takes labels as they are"
 
 
 @dataclass(frozen=True)
@@ -168,8 +166,9 @@ def _misfit(
             swapped = labelled.fov.sum() < MOST * drawn.sum()
             more = ", labels and masks are swapped" if swapped else ""
             return Problem("field", example.manual, f"is the field of view, no vessels{more}")
-    if (overlap := _overlap(labelled.fov, field)) < SAME_FIELD:
-        text = f"overlaps the field of view in {example.image} by {overlap:.0%} only"
+    smaller = max(1, min(labelled.fov.sum(), field.sum()))
+    if (inside := float((labelled.fov & field).sum() / smaller)) < SAME_FIELD:
+        text = f"shares {inside:.0%} with the field of view that is found in {example.image}"
         return Problem("mask", example.mask or example.image, text)
     return _wrong_vessels(example, example.manual, labelled.orientation, share, found)
 
@@ -247,24 +246,6 @@ def span(values: Iterable[float], form: str) -> str:
     """From the least to the greatest of one or more values, each once, as "8-14"."""
     values = list(values)
     return "-".join(dict.fromkeys(f"{end:{form}}" for end in (min(values), max(values))))
-
-
-def settle(
-    verb: str, uri: Callable[[str], str], looks: Sequence[Look], accept: bool, told: str
-) -> None:
-    """Print `told` and what is to be noted.
-
-    Raises UserError for labels that cannot be right; with `accept` that is printed as a warning.
-    """
-    lines = problem_lines(uri, [one.problem for one in looks])
-    if lines and not accept:
-        *before, last = lines
-        for line in before:
-            print(f"segpipe {verb}: {line}", file=sys.stderr)
-        raise UserError(f"{last}; {HINT}")
-    print(f"{verb}: {told}")
-    for line in [f"warning: {line}" for line in lines] + notes(looks):
-        print(f"{verb}: {line}", file=sys.stderr)
 
 
 # ---- whether the set is still the same
