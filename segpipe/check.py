@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -70,6 +71,8 @@ def check(config: CheckConfig) -> int:
             some = examples[start : start + SHEET]
             page = list(pool.map(partial(_checked, store, with_cell=output is not None), some))
             checked += page
+            if len(checked) < len(examples):
+                print(f"check: {len(checked)}/{len(examples)} photographs", file=sys.stderr)
             if output:
                 num_sheets += 1
                 output.put(f"contact-{num_sheets:02d}.png", _sheet(page))
@@ -91,16 +94,17 @@ def _opened(store: Store) -> tuple[str, list[tuple[str, Example]], list[str]]:
     for split in SPLITS:
         try:
             found = open_labelled(store, [split])
-            chosen = found.examples(split)
         except UserError as error:
             faults.append(str(error))
             continue
         layout = found.layout
-        examples += [(split if found.split else "all", example) for example in chosen]
+        name = split if found.split else "all"
+        examples += [(name, one) for one in (*found.training, *found.test)]
         if not found.split:
             break
     if not examples:
-        raise UserError(faults[0])
+        told = faults or [f"{store.uri()}: no images (the layout is {layout})"]
+        raise UserError(told[0])
     return layout, examples, faults
 
 

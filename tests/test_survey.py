@@ -340,6 +340,8 @@ def test_check_tells_of_a_split_without_labels_and_looks_at_the_other(labelled, 
     out = capfd.readouterr().out
     assert "training  4 photographs" in out
     assert "1st_manual/01_manual1.gif" in out
+    shutil.rmtree(root / "test")  # nothing is missing in a set for training alone
+    assert run("check", "--data", root) == 0
 
 
 def test_check_needs_neither_ray_nor_torch(tmp_path):
