@@ -46,24 +46,26 @@ def values_of(data: bytes) -> Values:
     is told where it changes what is drawn.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        if picture.mode == "1" and "transparency" not in picture.info:
+            return Values()
         clear = "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info
         alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
         has_colours = picture.mode not in ("1", "L", "LA", "La", "I", "I;16", "F")
         rgb = picture.convert("RGB") if has_colours else None
-        levels = np.asarray(picture.convert("L"))
-    if alpha is not None and _shows_more(alpha > WHITE // 2, levels > WHITE // 2):
+        levels = picture.convert("L")
+    if alpha is not None and _shows_more(alpha > WHITE // 2, np.asarray(levels) > WHITE // 2):
         return Values(
             "transparency",
             "its transparency shows what its colours do not, save it as white on black without",
         )
-    drawn = max(1, int((levels >= GREY[0]).sum()))
     if rgb is not None:
         channels = np.asarray(rgb)
         spread = channels.max(axis=2) - channels.min(axis=2)
         coloured = channels[spread > COLOUR]
         if len(coloured) > SHARE * (channels.max(axis=2) >= GREY[0]).sum():
             return Values("colours", f"has colours {_named(coloured)}, wanted white on black")
-    counts = np.bincount(levels.ravel(), minlength=256)
+    counts = np.array(levels.histogram())
+    drawn = max(1, int(counts[GREY[0] :].sum()))
     grey = int(counts[slice(*GREY)].sum())
     used = np.flatnonzero(counts)
     many = [int(level) for level in used if counts[level] > SHARE * drawn]
@@ -108,22 +110,20 @@ def contrast(image: npt.NDArray[np.uint8], vessel: Mask, fov: Mask) -> float:
     scale = fundus.scale_to(float(fundus.fov_diameter(fov)), DIAMETER)
     size = round(fov.shape[1] * scale), round(fov.shape[0] * scale)
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    green, drawn, field = (
+    green, drawn = (
         cv2.resize(channel, size, interpolation=how).astype(np.float32)
-        for channel in (
-            np.ascontiguousarray(image[..., 1]),
-            vessel.view(np.uint8) * np.uint8(WHITE),
-            fov.view(np.uint8) * np.uint8(WHITE),
-        )
+        for channel in (cv2.extractChannel(image, 1), vessel.view(np.uint8) * np.uint8(WHITE))
     )
-    inside = field > WHITE / 2
+    field = cv2.resize(fov.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    inside = field > 0
     drawn *= inside
     on = drawn > 0
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * RING_PX + 1,) * 2)
     ring = (cv2.dilate(on.view(np.uint8), disc) > 0) & ~on & inside
     if not on.any() or not ring.any():
         return float("nan")
-    darkness = _blurred(green * field) / np.maximum(_blurred(field), 1) - green
+    weight = inside.astype(np.float32)
+    darkness = _blurred(green * weight) / np.maximum(_blurred(weight), 0.01) - green
     on_vessels = (drawn * darkness).sum() / drawn.sum()
     spread = max(float(darkness[inside].std()), 1e-6)
     return float(on_vessels - darkness[ring].mean()) / spread
