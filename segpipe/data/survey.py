@@ -224,13 +224,13 @@ def notes(looks: Sequence[Look]) -> list[str]:
     lines = []
     if grey := [one.grey for one in looks if one.grey > NOTED]:
         lines.append(
-            f"{len(grey)} labels have grey edges, up to {100 * max(grey):.1f} % of what is drawn; "
-            "they are cut in the middle"
+            f"labels with grey edges, which are cut in the middle: {len(grey)}, up to "
+            f"{100 * max(grey):.1f} % of what is drawn"
         )
     if num_shown := sum(one.shown for one in looks):
         lines.append(
-            f"{num_shown} photographs are turned as EXIF says, since their labels are drawn on "
-            "what viewers show"
+            "photographs turned as EXIF says, since their labels are drawn on what viewers show: "
+            f"{num_shown}"
         )
     return lines
 
