@@ -21,6 +21,7 @@ from segpipe.flags import flag, unknown_flag
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
 VERBS = {
+    "check": ("segpipe.check", "CheckConfig", "look at a labelled set before training on it"),
     "train": ("segpipe.train", "TrainConfig", "train a network on a labelled set"),
     "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
     "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),

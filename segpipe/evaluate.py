@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from segpipe import evaluation_report, metrics, runtime
+from segpipe import evaluation_report, labels, metrics, runtime
+from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.layouts import SPLITS, Example, open_labelled
@@ -59,6 +60,8 @@ class EvaluateConfig:
     """Where the network runs: auto, cpu or gpu."""
     anonymous: bool = False
     """Read --data without S3 credentials: public buckets."""
+    accept_labels: bool = False
+    """Measure by labels that cannot be right, as `segpipe check` tells, with a warning."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
@@ -81,6 +84,8 @@ class LabelledData:
     examples: tuple[Example, ...]
     field_of_view: str
     """given or found."""
+    layout: str = ""
+    """As layouts names it."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -99,6 +104,8 @@ def evaluate(config: EvaluateConfig) -> None:
     sets = _open_sets(stores, config)
     job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
     with runtime.ray_session():
+        for data in sets:
+            _survey(config, data, told=f"{data.name}: " if len(sets) > 1 else "")
         tallies = _measured(config, sets, job, (weights, card.flips))
     results = [summarise(data, tally, card) for data, tally in zip(sets, tallies, strict=True)]
     for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
@@ -125,11 +132,20 @@ def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[Labelled
     """The sets with names that differ. Raises UserError where one has nothing to measure."""
     sets: list[LabelledData] = []
     for store in stores:
-        examples = open_labelled(store, [config.split]).examples(config.split)
+        labelled = open_labelled(store, [config.split])
+        examples = labelled.examples(config.split)
         given = config.fov == "given" and examples[0].mask is not None
+        field = "given" if given else "found"
         name = unique_name(store.uri(), [data.name for data in sets])
-        sets.append(LabelledData(name, store, examples, "given" if given else "found"))
+        sets.append(LabelledData(name, store, examples, field, labelled.layout))
     return sets
+
+
+def _survey(config: EvaluateConfig, data: LabelledData, told: str) -> None:
+    """Look at every label before any is measured by; told is put before what is printed."""
+    looks = labels.look_at_all(data.store, list(data.examples), config.fov == "found", True)
+    told += survey.overview(data.layout, looks)
+    labels.settle("evaluate", data.store.uri, looks, config.accept_labels, told)
 
 
 def unique_name(uri: str, taken: Sequence[str]) -> str:

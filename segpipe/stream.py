@@ -28,7 +28,6 @@ from segpipe import states
 from segpipe.data import crops, fundus
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.layouts import Example
-from segpipe.errors import UserError
 from segpipe.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.storage import Store
 
@@ -220,30 +219,6 @@ def scaled_size(height: int, width: int, field_diameter: float, diameter: float)
     """(height, width) in px of an image after its field is scaled to the working diameter."""
     scale = fundus.scale_to(field_diameter, diameter)
     return round(height * scale), round(width * scale)
-
-
-def survey(store: Store, examples: list[Example]) -> list[dict[str, Any]]:
-    """Read every example once -> name, height, width and field diameter (px) of each, in order.
-
-    Raises UserError for the first that cannot be used.
-    """
-
-    def look(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            fov = load_example(store, Example.from_row(row)).fov
-        except UserError as error:
-            return {"name": row["name"], "error": str(error)}
-        diameter = fundus.fov_diameter(fov)
-        return {"name": row["name"], "size": (*fov.shape, diameter), "error": ""}
-
-    if not examples:
-        return []
-    looked = _rows(examples).map(look, **data_stage(len(examples)))
-    found = {row["name"]: row for row in looked.iter_rows()}
-    rows = [found[example.name] for example in examples]
-    if errors := [row["error"] for row in rows if row["error"]]:
-        raise UserError(errors[0])
-    return rows
 
 
 def squashed(store: Store, examples: list[Example], size: int) -> Dataset:

@@ -19,10 +19,11 @@ import tyro
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, ddp, lease, runtime, states, stream
+from segpipe import archive, ddp, labels, lease, runtime, states, stream
 from segpipe.board import Board
+from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
-from segpipe.data.layouts import Example, open_labelled
+from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
 from segpipe.flags import (
@@ -45,6 +46,7 @@ from segpipe.storage import Store, check_places, check_there, open_store, prefli
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
+SET = "set"  # among the settings: the files that the run was begun with
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
 CHOICES: dict[str, Iterable[object]] = {
     "model": tuple(MODELS),
@@ -126,6 +128,8 @@ class TrainConfig:
     """Read --data without S3 credentials: a public bucket. May change when resumed."""
     resource_wait: float = 45.0
     """Seconds to wait for the workers' cores or GPUs before giving up."""
+    accept_labels: bool = False
+    """Train on labels that cannot be right, as `segpipe check` tells, with a warning."""
 
     @classmethod
     def preset(cls, flags: Sequence[str]) -> TrainConfig | None:
@@ -185,7 +189,7 @@ class TrainConfig:
     def settings(self, data: Store) -> dict[str, Any]:
         """What a resumed run must have been begun with, by flag."""
         may_change = {"recipe", "output", "workers", "device", "resource_wait", "epochs"}
-        may_change |= {"anonymous"}  # how the set is read, not what is in it
+        may_change |= {"anonymous", "accept_labels"}  # how the set is read, not what is in it
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
         kept = asdict(self) | {"data": data.uri()}
@@ -201,9 +205,10 @@ def train(config: TrainConfig) -> None:
     preflight(data, output)
     check_there(data, "--data")
     settings = config.settings(data)
-    archive.refuse_changed(
-        output.uri(), archive.read_settings(output, "--data", "--model"), settings
-    )
+    before = archive.read_settings(output, "--data", "--model")
+    archive.refuse_changed(output.uri(), before, settings)
+    labelled = open_labelled(data)
+    _refuse_changed_set(data, output, before, labelled)
     state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
     done = state.epoch if state else 0
     if done > config.epochs:
@@ -218,7 +223,6 @@ def train(config: TrainConfig) -> None:
     ):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
-    labelled = open_labelled(data)
     training, test = list(labelled.examples("training")), list(labelled.test)
     if config.validation_images >= len(training):
         raise UserError(
@@ -231,7 +235,8 @@ def train(config: TrainConfig) -> None:
         device = runtime.choose_device(config.device)
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
-        plan, held_back = _plan(config, data, training, test)
+        looks = _survey(config, data, labelled)
+        plan, held_back = _plan(config, data, training, looks)
         job = TrainJob(
             plan=plan,
             output=output,
@@ -259,7 +264,8 @@ def train(config: TrainConfig) -> None:
             raise UserError(f"--compile on: {problem}; use --compile auto")
         held.check()
         archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
-        archive.write_json(output, archive.SETTINGS, settings)
+        files = before.get(SET) or survey.listing(labelled.entries, looks)
+        archive.write_json(output, archive.SETTINGS, settings | {SET: files})
         _fit(config, job, resources, held_back, test)
         held.check()
         output.delete(UNDER_WAY)
@@ -276,15 +282,40 @@ def _resources(config: TrainConfig, device: str) -> dict[str, float]:
     return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
+def _refuse_changed_set(
+    data: Store, output: Store, before: dict[str, Any], labelled: LabelledSet
+) -> None:
+    """Raise UserError where a run was begun with other files than the set has now."""
+    if before and SET not in before:
+        print(f"train: {output.uri()} was begun without a list of its set's files", file=sys.stderr)
+    if SET not in before:
+        return
+    files = [(one.image, one.manual, one.mask) for one in labelled.training + labelled.test]
+    now = {key: labelled.entries[key] for keys in files for key in keys if key}
+    if changed := survey.changes(data, before[SET], now):
+        raise UserError(
+            f"--data {data.uri()}: the set has changed since {output.uri()} was begun ({changed}), "
+            "choose another --output"
+        )
+
+
+def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[survey.Look]:
+    """Look at every example once -> what was seen, first of the training photographs."""
+    looks = labels.look_at_all(data, [*labelled.training, *labelled.test])
+    num_training = len(labelled.training)
+    told = survey.overview(labelled.layout, looks[:num_training], looks[num_training:])
+    labels.settle("train", data.uri, looks, config.accept_labels, told)
+    return looks
+
+
 def _plan(
-    config: TrainConfig, data: Store, training: list[Example], test: list[Example]
+    config: TrainConfig, data: Store, training: list[Example], looks: list[survey.Look]
 ) -> tuple[stream.CropPlan, list[Example]]:
-    """Look at every example once -> the crops of the whole run, and the held-back examples."""
-    stream.survey(data, test)
-    sizes = [row["size"] for row in stream.survey(data, training)]
-    diameter = float(statistics.median(diameter for _, _, diameter in sizes))
-    for example, (height, width, field_diameter) in zip(training, sizes, strict=True):
-        smallest = min(stream.scaled_size(height, width, field_diameter, diameter))
+    """-> the crops of the whole run, and the held-back examples."""
+    looks = looks[: len(training)]
+    diameter = float(statistics.median(one.diameter for one in looks))
+    for example, one in zip(training, looks, strict=True):
+        smallest = min(stream.scaled_size(one.height, one.width, one.diameter, diameter))
         if config.place == "photograph" and config.crop_size > smallest:
             raise UserError(
                 f"--crop-size {config.crop_size}: larger than {data.uri(example.image)}, "

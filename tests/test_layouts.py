@@ -258,6 +258,10 @@ def test_other_files_beside_a_set_do_not_count(tmp_path, layout, others):
         (["a/DRIVE/images/x.png", "b.txt"], r"found a/DRIVE/images/x\.png and 1 more"),
         (["images/a.png", "images/b.png"], r"found images/a\.png and 1 more"),
         (["two\nlines.png"], r"found two lines\.png \("),
+        (["a/b/labels/x.png", "a/b/images/x.png"], r"more, name .*/a/b instead \("),
+        (["1st_manual/21_manual1.gif", "mask/21_training_mask.gif"], "name the folder that holds"),
+        (["datasets.zip"], r"found datasets\.zip, unpack datasets\.zip \("),
+        (["training/images/x.png", "training/mask/x.png"], r"and 1 more \("),
     ],
 )
 def test_no_known_layout_is_told_in_one_line_with_all_that_are_known(tmp_path, files, found):

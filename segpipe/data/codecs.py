@@ -47,6 +47,7 @@ TURNED_BACK = {  # EXIF's orientation -> what undoes the turn for display
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+TURNED_FOR_DISPLAY = TURNED_BACK | {6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
 MASK_PALETTE = (0, 0, 0, 255, 255, 255, 128, 128, 128)  # outside black, vessel white, retina grey
 MASK_BITS = 2  # of a mask's pixel in its PNG
 FOUR_TO_TOP = np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)  # times 4 pixels of 2 bits: in 8 top bits
@@ -74,6 +75,13 @@ class Photograph:
     def image(self) -> Image8:
         """The picture as an array [H, W, 3] uint8."""
         return np.asarray(self.picture)
+
+    @property
+    def shown(self) -> Image8:
+        """The picture as viewers show it, turned by its orientation: [H, W, 3] or [W, H, 3]."""
+        if self.orientation == 1:
+            return self.image
+        return np.asarray(self.picture.transpose(TURNED_FOR_DISPLAY[self.orientation]))
 
 
 # ---- in: bytes -> photograph
@@ -391,10 +399,13 @@ def _eight_bits(values: npt.NDArray[Any]) -> Image8:
 def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
     """An encoded black and white drawing, whatever its palette -> [H, W] bool, True where light.
 
-    Raises RejectedImage where all is dark but not all black, as where vessels are drawn as 1.
+    It lies on the pixels that its file stores, as a photograph does. Raises RejectedImage where all
+    is dark but not all black, as where vessels are drawn as 1.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        levels = np.asarray(picture.convert("L"))
+        turned = _orientation(picture) if picture.format == "TIFF" else 1  # Pillow turns by it
+        grey = picture.convert("L")
+    levels = np.asarray(grey.transpose(TURNED_BACK[turned]) if turned in TURNED_BACK else grey)
     if 0 < levels.max() <= WHITE // 2:
         raise RejectedImage(
             Fault.INVALID_PIXEL_VALUES,

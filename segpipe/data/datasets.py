@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.classes import classes_of
-from segpipe.data.codecs import decode_binary, decode_image
+from segpipe.data.codecs import Photograph, decode_binary, decode_photograph
+from segpipe.data.drawings import SAME_PLACE, contrast
 from segpipe.data.fundus import find_fov
 from segpipe.data.layouts import Example
 from segpipe.errors import RejectedImage, UserError
@@ -26,15 +27,24 @@ class Labelled:
     image: npt.NDArray[np.uint8]
     label: npt.NDArray[np.uint8]
     fov: npt.NDArray[np.bool_]
+    orientation: int = 1
+    """EXIF's, of the photograph's file."""
+    shown: bool = False
+    """Whether the image is turned by it: its label was drawn on the photograph as it is shown."""
 
 
 def load_example(store: Source, example: Example, find_field: bool = False) -> Labelled:
     """Read and decode one example.
 
     Its field of view is found where the set gives none, or with `find_field` also where it does.
-    Raises UserError that names the file that does not fit.
+    A photograph that EXIF turns lies as its file stores it, or turned where only then its label
+    fits. Raises UserError that names the file that does not fit.
     """
-    image = _decoded(store, example.image, decode_image)
+    photograph = _decoded(store, example.image, decode_photograph)
+    shown = photograph.orientation != 1 and _is_drawn_on_shown(
+        photograph, _decoded(store, example.manual, decode_binary)
+    )
+    image = photograph.shown if shown else photograph.image
     vessel = _drawn(store, example.manual, example.image, image.shape)
     if find_field or example.mask is None:
         fov = _found(store, example, image)
@@ -44,7 +54,25 @@ def load_example(store: Source, example: Example, find_field: bool = False) -> L
             raise UserError(
                 f"{store.uri(example.mask)}: the field of view is empty, draw it or leave masks out"
             )
-    return Labelled(image, classes_of(vessel, fov), fov)
+    return Labelled(image, classes_of(vessel, fov), fov, photograph.orientation, shown)
+
+
+def _is_drawn_on_shown(photograph: Photograph, vessel: npt.NDArray[np.bool_]) -> bool:
+    """Whether vessels [H, W] lie where the photograph has some as it is shown, not as stored."""
+    stored, shown = photograph.image, photograph.shown
+    if stored.shape != shown.shape:
+        return shown.shape[:2] == vessel.shape
+    if stored.shape[:2] != vessel.shape or _found_contrast(stored, vessel) >= SAME_PLACE:
+        return False
+    return _found_contrast(shown, vessel) >= SAME_PLACE
+
+
+def _found_contrast(image: npt.NDArray[np.uint8], vessel: npt.NDArray[np.bool_]) -> float:
+    """The contrast in the field that is found; NaN without any."""
+    try:
+        return contrast(image, vessel, find_fov(image))
+    except RejectedImage:
+        return float("nan")
 
 
 def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[np.uint8] | None:
@@ -89,9 +117,10 @@ def _found(store: Source, example: Example, image: npt.NDArray[np.uint8]) -> npt
         raise UserError(f"{store.uri(example.image)}: {error}, and {more}, leave it out") from error
 
 
-def _decoded(
-    store: Source, key: str, decode: Callable[[bytes], npt.NDArray[Any]]
-) -> npt.NDArray[Any]:
+Decoded = TypeVar("Decoded")
+
+
+def _decoded(store: Source, key: str, decode: Callable[[bytes], Decoded]) -> Decoded:
     try:
         return decode(store.get(key))
     except (RejectedImage, OSError, SyntaxError) as error:

@@ -26,9 +26,13 @@ from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
 
 if TYPE_CHECKING:
-    from segpipe.storage import Source  # its libraries stay out of processes that only decode
+    from segpipe.storage import (
+        Entry,
+        Source,
+    )  # its libraries stay out of processes that only decode
 
 SPLITS = ("training", "test")
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ PLAIN = "images/ with labels/ of the same names, at the top or below training/ a
 LAYOUTS = (
     Layout(
         "DRIVE",
-        "(training|test)/(1st_manual|2nd_manual|mask)/",
+        "(training|test)/(1st_manual|2nd_manual)/",
         "training/ and test/, each with images/, 1st_manual/ and mask/",
         "images/{number}_{split}.tif",
         "1st_manual/{number}_manual1.gif",
@@ -116,9 +120,9 @@ LAYOUTS = (
         "{number}_2ndHO.png",
         number=r"(Image_\d+[LR])",
     ),
-    Layout(  # after STARE, of which copies have a mask/ too
+    Layout(
         "HRF",
-        "(manual1|mask)/",
+        "manual1/",
         "images/, manual1/ and mask/",
         "images/{number}.JPG",
         "manual1/{number}.tif",
@@ -158,6 +162,8 @@ class LabelledSet:
     """Without splits all examples."""
     test: tuple[Example, ...]
     """Without splits none."""
+    entries: Mapping[str, Entry]
+    """What was listed of each file of the set, by key."""
 
     def examples(self, split: str) -> tuple[Example, ...]:
         """What to measure on: the split's examples; without splits all, whichever is asked for.
@@ -179,27 +185,47 @@ def open_labelled(store: Source, splits: Iterable[str] = SPLITS) -> LabelledSet:
     A split that is not asked for stays empty, and what may be missing in it is not looked for.
     Raises UserError for a set in no known layout, and for a file that is missing, by its name.
     """
-    keys, num_keys, first = list[str](), 0, ""
+    entries: dict[str, Entry] = {}
+    others: list[str] = []
     for entry in store.list(""):
-        num_keys, first = num_keys + 1, first or entry.key
         if posixpath.splitext(entry.key)[1].lower() in EXTENSIONS:
-            keys.append(entry.key)
+            entries[entry.key] = entry
+        else:
+            others.append(entry.key)
+    keys = list(entries)
     matching = (one for one in LAYOUTS if any(re.match(one.mark, key) for key in keys))
     layout = next(matching, None)
     if layout is None:
-        more = f" and {num_keys - 1} more" if num_keys > 1 else ""
+        found = sorted([*keys, *others])
+        more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
         wanted = "; ".join(dict.fromkeys(f"{one.name}: {one.wants}" for one in LAYOUTS))
         raise UserError(
             f"{store.uri()}: no labelled set in a known layout, "
-            f"found {first + more if num_keys else 'no files'} (wanted {wanted})"
+            f"found {more or 'no files'}{_advice(store, found)} (wanted {wanted})"
         )
     if not layout.split:
         examples = _Split(store, layout, "", keys).examples()
-        return LabelledSet(store.uri(), layout.name, False, examples, ())
+        return LabelledSet(store.uri(), layout.name, False, examples, (), entries)
     training, test = (
         _Split(store, layout, split, keys).examples() if split in splits else () for split in SPLITS
     )
-    return LabelledSet(store.uri(), layout.name, True, training, test)
+    return LabelledSet(store.uri(), layout.name, True, training, test, entries)
+
+
+def _advice(store: Source, keys: Iterable[str]) -> str:
+    """What to do with files in no known layout, where that can be seen; else nothing."""
+    for key in keys:
+        above, _, below = key.partition("/")
+        while below:
+            if any(re.match(one.mark, below) for one in LAYOUTS):
+                return f", name {store.uri(above)} instead"
+            folder, _, below = below.partition("/")
+            above = f"{above}/{folder}"
+        if re.match("(1st_manual|2nd_manual)/", key):
+            return ", a split of DRIVE: name the folder that holds training/ and test/"
+        if key.lower().endswith(PACKED):
+            return f", unpack {key}"
+    return ""
 
 
 class _Split:
