@@ -6,14 +6,14 @@ import io
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
 import tyro
 
-from segpipe import __version__
+from segpipe import __version__, folders, guard
 from segpipe.errors import Unfinished, UserError
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
@@ -27,6 +27,7 @@ VERBS = {
     "status": ("segpipe.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
 }
+WITH_RAY = ("train", "segment", "evaluate", "scale", "demo")  # whose core can end the process
 DEBUG = "--debug"
 OK, UNFINISHED, USER_ERROR = 0, 1, 2  # exit codes, beside 128 + the signal's number
 
@@ -58,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     """Run one verb with these flags (the process's own without any) and exit with its code."""
     words = list(sys.argv[1:] if flags is None else flags)
+    folders.spare_home()
+    ended = (
+        f"segpipe {verb}: something ended this process (a kill, too little memory, or Ray on this "
+        "machine died); run the same command again"
+    )
+    with guard.last_word(ended) if verb in WITH_RAY else nullcontext():
+        code = _run(verb, words)
+    sys.exit(code)
+
+
+def _run(verb: str, words: list[str]) -> int:
+    """The verb's exit code, after the one line that explains it."""
     debug = DEBUG in words
     module, config_name, _ = VERBS[verb]
     terminate = _Terminate()
@@ -77,7 +90,7 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
             raise
         print(f"segpipe {verb}: {_one_line(error)} ({DEBUG} shows where)", file=sys.stderr)
         code = UNFINISHED
-    sys.exit(code)
+    return code
 
 
 def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
+from segpipe import startup
 from segpipe.errors import Unfinished, UserError
 from segpipe.stopwatch import STAGES
 
@@ -49,55 +48,19 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # and so need no second telling
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
-    address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {
         "include_dashboard": False,
         "num_cpus": num_own_cores(),
         "_system_config": OWN_CLUSTER,
     }
-    with _silent_stderr(), handler_kept(signal.SIGTERM):  # Ray's own ends with another exit code
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **(own if address == "local" else {}),
-        )
-    try:
-        yield
-    finally:
-        for executor in set(Pace.running):  # a loop that asks on without Ray aborts the process
-            executor.shutdown(force=False)
-        ray.shutdown()
-
-
-@contextmanager
-def handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Afterwards the signal has the handler that it had before, whoever set another."""
-    before = signal.getsignal(number)
-    try:
-        yield
-    finally:
-        # Only the main thread may set one; None is one that C set, which cannot be put back.
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(number, before)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Without what Ray's core writes to file descriptor 2 about its own log level."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
+    with startup.running_ray(own):
+        try:
+            yield
+        finally:
+            for executor in set(Pace.running):  # a loop that asks on without Ray aborts the process
+                executor.shutdown(force=False)
+            ray.shutdown()
 
 
 class Pace(ExecutionCallback):
