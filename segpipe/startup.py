@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import psutil
 import ray
 from ray._private import ray_constants, services
@@ -27,8 +27,11 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.utils import check_version_info
-from ray._raylet import AuthenticationTokenLoader
-from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+from ray.core.generated.gcs_service_pb2 import (  # type: ignore[attr-defined]
+    InternalKVGetRequest,
+)
+from ray.core.generated.gcs_service_pb2_grpc import InternalKVGcsServiceStub
 from ray.exceptions import AuthenticationError
 
 from segpipe.errors import Unfinished, UserError
@@ -147,12 +150,11 @@ def _check_head(address: str, head: str) -> None:
     """Raises UserError where no head of our version answers, or not without another token."""
     try:
         with init_grpc_channel(head, ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
-            metadata = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel).InternalKVGet(
-                gcs_service_pb2.InternalKVGetRequest(
-                    namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"CLUSTER_METADATA"
-                ),
-                timeout=ANSWER_S,
+            head_service = InternalKVGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+            question = InternalKVGetRequest(
+                namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"CLUSTER_METADATA"
             )
+            metadata = head_service.InternalKVGet(question, timeout=ANSWER_S)
     except AuthenticationError as error:
         raise UserError(f"RAY_ADDRESS {address}: {NO_TOKEN}") from error
     except grpc.RpcError as error:
@@ -182,7 +184,7 @@ def check_version(address: str, metadata: dict[str, Any]) -> None:
 def _check_node(address: str) -> None:
     """Raises UserError where no node runs on this machine: Ray would look for one for a minute."""
     end = time.monotonic() + NODE_S
-    while not services.find_node_ids():
+    while not services.find_node_ids():  # type: ignore[no-untyped-call]
         if time.monotonic() > end:
             raise UserError(
                 f"RAY_ADDRESS {address}: no node of it runs on this machine, start one (ray start "
