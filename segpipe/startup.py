@@ -21,7 +21,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import psutil
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
@@ -61,6 +61,7 @@ def running_ray(own: dict[str, Any]) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # and so need no second telling
     with ExitStack() as meanwhile:
+        meanwhile.enter_context(_silent_listener())
         address = cluster_address()
         if address is not None:
             _join(address)
@@ -329,6 +330,20 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(nowhere)
         os.close(kept)
+
+
+@contextmanager
+def _silent_listener() -> Iterator[None]:
+    """Without what Ray's thread for errors of the cluster prints: to stdout, over several lines.
+
+    What concerns us reaches us as an exception, and what ends this process has its last word.
+    """
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 def _one_line(error: BaseException) -> str:

@@ -249,6 +249,8 @@ def kill_in_run(
         assert victim
         (kill_tree if kind in ("driver", "node") else kill)(victim)
         assert (job.wait() == 0) == (kind not in DEADLY), job.told()
+        if kind == "raylet":
+            wait_until(lambda: job.told().endswith("; run the same command again\n"), "last word")
 
 
 def test_what_was_done_before_a_kill_is_not_downloaded_again(s3, photographs, tmp_path):

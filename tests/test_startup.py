@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import command_of, family, finish, free_port, running, wait_until
 from ray._private.utils import compute_version_info, validate_socket_filepath
+from ray.exceptions import ActorUnavailableError
 
-from segpipe import startup
+from segpipe import startup, train
 from segpipe.errors import Unfinished, UserError
 
 
@@ -232,3 +234,48 @@ def test_a_batch_node_with_a_deep_temporary_folder_and_no_home_segments(labelled
     assert len(list((output / "masks").iterdir())) == len(list(images.iterdir()))
     assert all(line.startswith("segment: ") for line in ended.stderr.splitlines())
     assert set(Path("/tmp").glob("segpipe-*")) <= before  # Ray's folder is gone
+
+
+RAYLET_DIES = """
+import threading, psutil
+from segpipe import guard, runtime
+
+with guard.last_word("gone"), runtime.ray_session():
+    for process in psutil.Process().children():
+        if process.name() == "raylet":
+            process.kill()
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.cluster
+def test_a_ray_that_dies_ends_the_process_with_one_line_of_ours():
+    ended = finish("-c", RAYLET_DIES)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "gone\n")
+
+
+# ---- a busy node
+
+
+def test_a_board_that_cannot_be_reached_is_told_once_and_asked_again(monkeypatch, capsys):
+    """As on a busy node: the thread that shows progress outlives it."""
+    line = {"crops": 10, "rate": 5.0, "epoch": 1, "workers": 1, "figures": {"train_loss": 0.5}}
+    stop = threading.Event()
+    answers = iter([ActorUnavailableError("busy", None)] * 8 + [[line]])
+
+    def get(*_: object, **__: object) -> list[dict]:
+        answer = next(answers, [])
+        if isinstance(answer, Exception):
+            raise answer
+        stop.set()
+        return answer
+
+    monkeypatch.setattr(train.ray, "get", get)
+    monkeypatch.setattr(train.states, "finished_epochs", lambda _: 0)
+    plan = SimpleNamespace(epochs=2, steps_per_epoch=2, batch_size=5)
+    job = SimpleNamespace(plan=plan, compile="off", precision="fp32", device="cpu", output=None)
+    stop.wait = lambda timeout: stop.is_set()
+    train._watch(SimpleNamespace(take=SimpleNamespace(remote=object)), stop, job)
+    told = capsys.readouterr().err
+    assert told.count("how far it is cannot be told now") == 1
+    assert "epoch 1/2" in told
