@@ -219,7 +219,7 @@ def one_row_blocks(dataset: Dataset) -> Dataset:
 
 def on_network_node(function: Callable[..., Result], weights: bytes, device: str) -> Result:
     """function(weights, device), where the networks run: here, or on a node of the cluster."""
-    if not os.environ.get("RAY_ADDRESS") and device == "cpu":
+    if startup.cluster_address() is None and device == "cpu":
         return function(weights, device)
     task = ray.remote(function).options(num_cpus=DATA_CPUS, num_gpus=int(device == "cuda"))
     found: Result = ray.get(task.remote(weights, device), timeout=ACTORS_START_S)

@@ -232,7 +232,8 @@ def test_a_batch_node_with_a_deep_temporary_folder_and_no_home_segments(labelled
     ended = finish(*SEGMENT, images, "--output", output, env=env)
     assert ended.returncode == 0, ended.stderr
     assert len(list((output / "masks").iterdir())) == len(list(images.iterdir()))
-    assert all(line.startswith("segment: ") for line in ended.stderr.splitlines())
+    told = [line for line in ended.stderr.splitlines() if "Ray did not start" not in line]
+    assert all(line.startswith("segment: ") for line in told)
     assert set(Path("/tmp").glob("segpipe-*")) <= before  # Ray's folder is gone
 
 
