@@ -285,7 +285,7 @@ def too_deep(folder: str) -> bool:
 def _short_folder(told: str) -> str:
     for parent in SHORT_FOLDERS:
         with suppress(OSError):
-            return tempfile.mkdtemp(prefix="segpipe-", dir=parent)
+            return tempfile.mkdtemp(prefix="segpipe-ray-", dir=parent)
     raise UserError(
         f"{told}: too long for Ray's sockets ({LONGEST_SOCKET} bytes), and none of "
         f"{', '.join(SHORT_FOLDERS)} can be written; set RAY_TMPDIR to a short path"

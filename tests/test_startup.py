@@ -200,7 +200,7 @@ def test_a_ray_whose_agents_are_too_slow_is_started_again(labelled, tmp_path):
 
 
 SEGMENT = ["-m", "segpipe", "segment", "--flips", 1, "--compile", "off", "--precision", "fp32"]
-SEGMENT += ["--report-images", "off", "--input"]
+SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
 
 
 @pytest.mark.cluster
@@ -226,7 +226,7 @@ def test_a_signal_while_ray_starts_ends_as_later(number, code, labelled, tmp_pat
 def test_a_batch_node_with_a_deep_temporary_folder_and_no_home_segments(labelled, tmp_path):
     folder = tmp_path / ("scratch" * 13)
     folder.mkdir()
-    before = set(Path("/tmp").glob("segpipe-*"))
+    before = set(Path("/tmp").glob("segpipe-ray-*"))
     env = {"HOME": "/proc/nohome", "TMPDIR": str(folder)}
     images, output = labelled / "test/images", tmp_path / "output"
     ended = finish(*SEGMENT, images, "--output", output, env=env)
@@ -234,7 +234,7 @@ def test_a_batch_node_with_a_deep_temporary_folder_and_no_home_segments(labelled
     assert len(list((output / "masks").iterdir())) == len(list(images.iterdir()))
     told = [line for line in ended.stderr.splitlines() if "Ray did not start" not in line]
     assert all(line.startswith("segment: ") for line in told)
-    assert set(Path("/tmp").glob("segpipe-*")) <= before  # Ray's folder is gone
+    assert set(Path("/tmp").glob("segpipe-ray-*")) <= before  # Ray's folder is gone
 
 
 RAYLET_DIES = """
