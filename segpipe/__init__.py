@@ -3,6 +3,8 @@
 In the order in which data flows:
 
     errors.py     the errors a user can meet, one line each
+    folders.py    where caches lie, also without a home
+    guard.py      the last word of a process that something ends
     flags.py      what all verbs' flags have in common
     storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
     kernels/      inner loops in C++, built on first use: segnet-lite, resunet, masks
@@ -36,7 +38,8 @@ In the order in which data flows:
     lease.py      one writer for each output
     stopwatch.py  seconds by stage, and the bottleneck
     decoder.py    untrusted bytes are decoded in a child process
-    runtime.py    starting or joining Ray, what every worker is told, progress
+    startup.py    starting a Ray or joining a cluster, and what can be wrong with either
+    runtime.py    what every worker of Ray is told, and progress
     stream.py     the crop stream that feeds Ray Train
     ddp.py        one worker of a training
     stages.py     what Ray Data does to a photograph before and after the network

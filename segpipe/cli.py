@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import fields
 from importlib import import_module
 from itertools import takewhile
@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from segpipe import __version__
+from segpipe import __version__, folders, guard
 from segpipe.errors import Unfinished, UserError, must_change, os_error_text
 from segpipe.flags import flag, unknown_flag
 
@@ -31,6 +31,7 @@ VERBS = {
     "status": ("segpipe.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
 }
+WITH_RAY = ("train", "segment", "evaluate", "scale", "demo")  # whose core can end the process
 DEBUG = "--debug"
 PLATFORM = ("Linux", "x86_64")  # of the kernels, of /proc and of what was tested
 OK, UNFINISHED, USER_ERROR = 0, 1, 2  # exit codes, beside 128 + the signal's number
@@ -63,6 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     """Run one verb with these flags (the process's own without any) and exit with its code."""
     words = list(sys.argv[1:] if flags is None else flags)
+    folders.spare_home()
+    ended = (
+        f"segpipe {verb}: something ended this process (a kill, too little memory, or Ray on this "
+        "machine died); run the same command again"
+    )
+    with guard.last_word(ended) if verb in WITH_RAY else nullcontext():
+        code = _run(verb, words)
+    sys.exit(code)
+
+
+def _run(verb: str, words: list[str]) -> int:
+    """The verb's exit code, after the one line that explains it."""
     debug = DEBUG in words
     module, config_name, _ = VERBS[verb]
     terminate = _Terminate()
@@ -84,7 +97,7 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
         print(f"segpipe {verb}: {_one_line(error)} ({DEBUG} shows where)", file=sys.stderr)
         cause = _first_cause(error)
         code = USER_ERROR if isinstance(cause, OSError) and must_change(cause) else UNFINISHED
-    sys.exit(code)
+    return code
 
 
 def _check_platform() -> None:

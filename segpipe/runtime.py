@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +21,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from segpipe import startup
 from segpipe.errors import Unfinished, UserError, os_error_text
 from segpipe.stopwatch import STAGES
 
@@ -52,57 +51,19 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # and so need no second telling
     # A cluster of our own dies with us and needs no dashboard; another's is only joined.
-    address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {
         "include_dashboard": False,
         "num_cpus": num_own_cores(),
         "_system_config": OWN_CLUSTER,
     }
-    if address == "local":  # one node, which nobody takes away: 2 s of CPU less for each training
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with _silent_stderr(), handler_kept(signal.SIGTERM):  # Ray's own ends with another exit code
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **(own if address == "local" else {}),
-        )
-    try:
-        yield
-    finally:
-        for executor in set(Pace.running):  # a loop that asks on without Ray aborts the process
-            executor.shutdown(force=False)
-        ray.shutdown()
-
-
-@contextmanager
-def handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Afterwards the signal has the handler that it had before, whoever set another."""
-    before = signal.getsignal(number)
-    try:
-        yield
-    finally:
-        # Only the main thread may set one; None is one that C set, which cannot be put back.
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(number, before)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Without what Ray's core writes to file descriptor 2 about its own log level."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
+    with startup.running_ray(own):
+        try:
+            yield
+        finally:
+            for executor in set(Pace.running):  # a loop that asks on without Ray aborts the process
+                executor.shutdown(force=False)
+            ray.shutdown()
 
 
 class Pace(ExecutionCallback):
@@ -311,7 +272,7 @@ def one_row_blocks(dataset: Dataset) -> Dataset:
 
 def on_network_node(function: Callable[..., Result], weights: bytes, device: str) -> Result:
     """function(weights, device), where the networks run: here, or on a node of the cluster."""
-    if not os.environ.get("RAY_ADDRESS") and device == "cpu":
+    if startup.cluster_address() is None and device == "cpu":
         return function(weights, device)
     task = ray.remote(function).options(num_cpus=DATA_CPUS, num_gpus=int(device == "cuda"))
     found: Result = ray.get(task.remote(weights, device), timeout=ACTORS_START_S)

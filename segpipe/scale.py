@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segpipe import archive, lease, runtime
+from segpipe import archive, lease, runtime, startup
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
 from segpipe.inputs import Inputs, inside, open_source
@@ -223,7 +223,7 @@ def _open(config: ScaleConfig) -> Experiment:
 
 
 def _on_cluster() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return startup.cluster_address() is not None
 
 
 def _cluster_device(config: ScaleConfig) -> str:

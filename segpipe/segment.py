@@ -21,7 +21,7 @@ from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from segpipe import archive, lease, report, runtime
+from segpipe import archive, lease, report, runtime, startup
 from segpipe.archive import Manifest, Todo
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.flags import (
@@ -152,6 +152,7 @@ def segment(config: SegmentConfig) -> int:
     # The whole process, imports included, unless this is one step of a longer one.
     before_s = 0.0 if ray.is_initialized() else runtime.process_seconds()
     config.check()
+    startup.check_cluster()
     with _store_failures():
         run = _open(config)
         with lease.hold(run.output) as held:

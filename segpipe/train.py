@@ -16,10 +16,11 @@ from typing import Any
 import ray
 import ray.train.torch
 import tyro
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, ddp, labels, lease, runtime, states, stream
+from segpipe import archive, ddp, labels, lease, runtime, startup, states, stream
 from segpipe.board import Board
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
@@ -47,6 +48,7 @@ from segpipe.storage import Store, check_places, check_there, open_store, prefli
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 SET = "set"  # among the settings: the files that the run was begun with
+BOARD_S, BOARD_TRIES = 30.0, 3  # for an answer of the actor that holds progress, on this machine
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
 CHOICES: dict[str, Iterable[object]] = {
     "model": tuple(MODELS),
@@ -385,7 +387,7 @@ def _fit(
     watcher = threading.Thread(target=_watch, args=(board, stop, job), daemon=True)
     watcher.start()
     try:
-        with runtime.handler_kept(signal.SIGINT):
+        with startup.handler_kept(signal.SIGINT):
             trainer.fit()
     except SystemExit as stopped:  # by Ray Train's own handler of Ctrl-C, which ends the workers
         raise KeyboardInterrupt from stopped
@@ -393,9 +395,23 @@ def _fit(
         stop.set()
         watcher.join(timeout=10)
         shutil.rmtree(scratch, ignore_errors=True)
-        failure: Exception | None = ray.get(board.failure.remote())
-        if failure:
+        if failure := _asked(board.failure):
             raise failure
+
+
+def _asked(method: Any) -> Any:
+    """What the board's method answers; None where it cannot be reached, as on a busy node.
+
+    What it cannot tell is lost for people alone: the training itself fails for causes of its own.
+    """
+    for _ in range(BOARD_TRIES):
+        try:
+            return ray.get(method.remote(), timeout=BOARD_S)
+        except ActorUnavailableError:
+            continue
+        except RayError:
+            break
+    return None
 
 
 def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
@@ -406,10 +422,14 @@ def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
         f"starting the workers ({way} {job.precision} on {job.device}), "
         f"{states.finished_epochs(job.output)} of {plan.epochs} epochs done"
     )
-    last = False
+    last = told = False
     while not last:
         last = stop.wait(timeout=1.0)
-        for line in ray.get(board.take.remote()):
+        lines = _asked(board.take)
+        if lines is None and not last and not told:
+            progress.show("how far it is cannot be told now, the training goes on", always=True)
+            told = True
+        for line in lines or ():
             left = runtime.time_left(line["crops"], total, line["rate"])
             text = f"epoch {line['epoch']}/{plan.epochs}"
             if "step" in line:

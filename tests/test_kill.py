@@ -246,6 +246,7 @@ def test_runs_in_which_one_of_each_kind_is_killed_end_as_an_undisturbed_one(
     with running(*words) as job:
         kill_amid("raylet", job, tmp_path, 3)
         assert job.wait() != 0
+        wait_until(lambda: job.told().endswith("; run the same command again\n"), "last word")
     assert_only_begun(tmp_path, undisturbed)
     finish_what_was_begun(words, tmp_path)
     assert_whole(tmp_path, photographs, undisturbed)

@@ -23,7 +23,7 @@ from nodes import Machines, ray_machines
 from processes import Bucket, Job, kill_tree, s3_server, wait_until
 from verbs import commands_of, masks, rows, run
 
-from segpipe import archive, lease
+from segpipe import archive, lease, startup
 from segpipe.storage import Entry, Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -284,6 +284,12 @@ def test_without_the_token_nobody_is_let_in(user, cluster):
     assert alone.returncode != 0
     assert "in" not in alone.stdout.split()
     assert "token" in alone.stderr.lower()
+    joins = "from segpipe import startup\nwith startup.running_ray({}): pass"
+    none, another = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN": "b" * 64}
+    for env, wanted in ((none, startup.NO_TOKEN), (another, startup.ANOTHER_TOKEN)):
+        refused = cluster.on_head(sys.executable, "-c", joins, RAY_ADDRESS=cluster.head, **env)
+        line = refused.stderr.splitlines()[-1]
+        assert line == f"segpipe.errors.UserError: RAY_ADDRESS {cluster.head}: {wanted}"
     let_in = cluster.on_head(sys.executable, "-c", program)
     assert let_in.stdout.split()[-1] == "in", let_in.stderr
 

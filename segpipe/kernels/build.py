@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from segpipe import folders
+
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 COMPILERS = ("c++", "g++", "clang++")
@@ -50,14 +52,17 @@ class BuildError(OSError):
 
 
 def cache_folder() -> Path:
-    """Where what is built once is kept: $SEGPIPE_CACHE, else segpipe/ in the user's cache."""
-    for variable, folder in (("SEGPIPE_CACHE", ""), ("XDG_CACHE_HOME", "segpipe")):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]) / folder
+    """Where what is built once is kept: $SEGPIPE_CACHE, else segpipe/ in the user's cache.
+
+    In the temporary folder where that cache cannot be written.
+    """
+    if named := os.environ.get("SEGPIPE_CACHE"):
+        return Path(named)
     try:
-        return Path.home() / ".cache" / "segpipe"
-    except RuntimeError:  # a user without a home: nothing can be kept there
-        return Path(os.devnull) / "segpipe"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        cache = Path(os.devnull)
+    return folders.kept(cache / "segpipe")
 
 
 @lru_cache(maxsize=1)
