@@ -241,7 +241,7 @@ def test_parts_of_a_release_with_fewer_columns_go_into_the_results(output):
     old = pa.schema([field for field in archive.ROW if field.name != "tortuosity"])
     manifest = manifest_of(("a", "1"), ("b", "1"))
     first = pa.Table.from_pylist([row("a", "1")], schema=old)
-    archive.write_parquet(output, f"{archive.PARTS}old.parquet", first)
+    archive.write_parquet(output, f"{archive.PARTS}{'c' * 32}.parquet", first)
     assert archive.compact(output, manifest)["ok"] == 1
     archive.commit_part(output, [row("b", "1", tortuosity=1.5)])
     assert archive.compact(output, manifest)["ok"] == 2
