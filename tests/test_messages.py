@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from verbs import run
 
 import segpipe
+from segpipe.errors import StoreDown, Unfinished, UserError
+from segpipe.segment import _store_failures
 
 ROOT = Path(segpipe.__file__).parent
 ACTIONS = (
@@ -92,3 +95,40 @@ def test_each_message_names_what_is_wrong_and_says_what_to_do(wanted, told):
 def test_no_exception_outlives_its_message():
     texts = [message.text for message in messages()]
     assert [part for part in EXCEPTIONS if not any(part in text for text in texts)] == []
+
+
+# ---- errors of file systems and stores
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "again"),
+    [
+        (PermissionError("s3://photos/eye"), "s3://photos/eye: permission denied", False),
+        (PermissionError(13, "Permission denied", "/x y"), "/x y: Permission denied", False),
+        (IsADirectoryError(21, "Is a directory", "/x"), "/x: Is a directory", False),
+        (NotADirectoryError(20, "Not a directory", "/x"), "/x: Not a directory", False),
+        (OSError(30, "Read-only file system", "/x"), "/x: Read-only file system", False),
+        (OSError(36, "File name too long", "/x"), "/x: File name too long", False),
+        (FileNotFoundError("s3://photos/eye"), "s3://photos/eye: no such file", True),
+        (StoreDown("s3://b: no good answer for 9 s"), "s3://b: no good answer for 9 s", True),
+        (OSError(5, "Input/output error", "/x"), "/x: Input/output error", True),
+    ],
+)
+def test_a_bare_error_is_told_whole_and_again_only_where_that_helps(error, told, again):
+    """In bulk, also where Ray wraps it; and of every other verb."""
+    wrapped = RuntimeError("of a library")
+    wrapped.__cause__ = error
+    for raised in (error, wrapped):
+        with pytest.raises(Unfinished if again else UserError) as ended, _store_failures():
+            raise raised
+        assert str(ended.value).startswith(f"{told}; run the same" if again else f"{told}, check")
+        assert ("run the same command again" in str(ended.value)) == again
+
+
+def test_an_error_of_a_file_ends_another_verb_with_its_name(tmp_path, monkeypatch, capsys):
+    def fail(_: object) -> None:
+        raise PermissionError("s3://photos/eye")
+
+    monkeypatch.setattr("segpipe.status.state_of", fail)
+    assert run("status", "--output", tmp_path) == 2
+    assert "segpipe status: s3://photos/eye: permission denied" in capsys.readouterr().err
