@@ -84,7 +84,7 @@ def archive_steps(source: str, part_rows: int) -> dict[str, float]:
         start = time.monotonic()
         summary = archive.compact(output, manifest)
         findings = report.Findings(summary["ok"], 0)
-        for read in archive.result_groups(output):
+        for read in archive.result_groups(output, summary):
             findings.add(read)
         findings.plots()
         ended = time.monotonic() - start

@@ -42,10 +42,11 @@ TORCH_AND_RAY = (
 def segment_with_nothing(words: list[str]) -> None:
     """`segpipe segment` with a network that answers zeros."""
     from segpipe import cli, segment, stages
+    from segpipe.models.engine import REFERENCE
 
     class Nothing(stages.Segmenter):
         def __init__(self, job: stages.SegmentJob, *_: Any) -> None:
-            self.job = job
+            self.job, self.engine = job, REFERENCE
             self.score = lambda canvas, fov: np.zeros(fov.shape, np.float32)
 
     setattr(segment, "Segmenter", Nothing)  # noqa: B010  pickled by value, as this is no module

@@ -1,15 +1,16 @@
 #!/bin/bash
 # Train on the GPUs of two nodes of a Slurm cluster.
 #
-# Run:    sbatch cluster/slurm-train.sh /shared/DRIVE /shared/runs/unet
-#         sbatch --nodes=4 --gpus-per-node=2 cluster/slurm-train.sh s3://B/DRIVE s3://B/runs/unet
+# Run:    sbatch cluster/slurm-train.sh /shared/DRIVE /shared/runs/resunet
+#         sbatch --nodes=4 cluster/slurm-train.sh s3://B/DRIVE s3://B/runs/resunet
 # Watch:  squeue --me; tail -f segpipe-train-JOB.out
 # Delete: scancel JOB
 #
 # In a checkout after `make setup`, on a file system that all nodes share; data and output there or
 # on S3, whose keys sbatch takes along from your environment. Flags behind the output go to
 # `segpipe train`. A job that is preempted or whose node dies starts again by itself, one that ran
-# out of time when it is submitted again; either goes on after the last finished epoch.
+# out of time when it is submitted again; either goes on after the last finished epoch. The recipe's
+# steps are of four crops: more than four GPUs want --batch-size.
 #SBATCH --job-name=segpipe-train
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
@@ -25,6 +26,5 @@ set -euo pipefail
 data=$1 output=$2
 shift 2
 exec cluster/slurm-ray.sh python -m jobs.train --data "$data" --output "$output" \
-    --model unet --epochs 100 --batch-size 32 --place field --augmentation wide \
-    --validation-images 4 --precision bf16 --device gpu --resource-wait 300 \
+    --recipe resunet --device gpu --resource-wait 300 \
     --workers "$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))" "$@"

@@ -6,8 +6,16 @@
     _segpipe/manifest.json              their number and digest; written after the pages
     _segpipe/parts/<hash>.parquet       one finished group of rows; a part is its own commit record
     masks/<key>.png                     in place before the part that names them
-    results/part-NNNNN.parquet          one row for each input, made from the parts
-    summary.json                        written last
+    results/part-NNNNN-<hash>.parquet   one row for each input, made from the parts
+    summary.json                        written last; `results` lists the files that count
+
+A file of results is named by its content: one that changes gets another name, one that does not is
+left as it is. summary.json goes first, then new files come beside the old ones, then the old ones
+go, and summary.json comes last. So at any moment all old or all new files are there, where
+summary.json lies there are no others, and a run that was killed in between is not finished: the
+next one makes the same files and goes on. Releases up to 0.1.0 named them part-NNNNN.parquet.
+
+Whatever has another name than these, in any folder, is the user's: never read, replaced or deleted.
 
 Nothing here knows Ray or torch.
 """
@@ -40,6 +48,11 @@ SETTINGS, SUMMARY, REPORT = "_segpipe/settings.json", "summary.json", "report.ht
 MANIFEST, PAGES = "_segpipe/manifest.json", "_segpipe/manifest/"
 PARTS, RESULTS = "_segpipe/parts/", "results/"
 MASKS, PROBABILITIES = "masks/", "probabilities/"
+OWN = {  # what segpipe writes into a folder
+    PAGES: re.compile(PAGES + r"[0-9a-f]{16}-[0-9]{6,}\.parquet"),
+    PARTS: re.compile(PARTS + r"[0-9a-f]{32}\.parquet"),
+    RESULTS: re.compile(RESULTS + r"part-[0-9]{5,}(-[0-9a-f]{16})?\.parquet"),
+}
 PAGE_ROWS = 4096  # inputs in a page of the manifest
 RESULT_BYTES = 128 << 20  # of a file of results, where the archive allows: 64 to 256 MiB is usual
 ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
@@ -88,6 +101,7 @@ ROW = pa.schema(
         ("checkpoint_sha256", pa.string()),
         ("threshold", pa.float32()),
         ("settings", pa.string()),  # hash of what the mask depends on
+        ("engine", pa.string()),  # that ran the network, such as "compiled fp32"
         ("finished", pa.float64()),  # seconds since 1970
     ],
     metadata={"segpipe_schema": SCHEMA_VERSION},
@@ -103,6 +117,8 @@ INPUT = pa.schema(
 
 Ids = npt.NDArray[np.bytes_]
 Numbers = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+NO_IDS: Ids = np.zeros(0, "S16")
 
 
 # ---- names
@@ -147,6 +163,12 @@ def _hashed(part: str) -> str:
 
 
 # ---- files
+
+
+def list_own(output: Store, folder: str) -> Iterator[Entry]:
+    """Files of one of these folders that segpipe wrote, known by their names, in their order."""
+    prefix = f"{folder}part-" if folder == RESULTS else folder  # spares folders of others
+    return (entry for entry in output.list(prefix) if OWN[folder].fullmatch(entry.key))
 
 
 def write_parquet(store: Store, key: str, table: pa.Table) -> None:
@@ -223,9 +245,14 @@ class Manifest:
         for key, number in keys.items():
             output.put(key, self._bytes(number))
         write_json(output, MANIFEST, {"inputs": self.num_inputs, "digest": self.digest})
-        for entry in list(output.list(PAGES)):
+        for entry in list(list_own(output, PAGES)):
             if entry.key not in keys:
                 output.delete(entry.key)
+
+    def ids(self) -> Ids:
+        """Of all inputs, in their order."""
+        pages = (_ids(self.page(number)) for number in range(len(self.pages)))
+        return np.concatenate([NO_IDS, *pages])
 
 
 def list_inputs(inputs: Iterable[Entry]) -> Manifest:
@@ -242,6 +269,14 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         digest.update(b"".join(ids))
     manifest.digest = digest.hexdigest()
     return manifest
+
+
+def written_ids(output: Store) -> Ids:
+    """Of the inputs whose pages of the manifest lie in the output, in their order."""
+    marker = read_json(output, MANIFEST) or {"digest": ""}
+    first = f"{PAGES}{marker['digest'][:16]}-"
+    keys = [entry.key for entry in list_own(output, PAGES) if entry.key.startswith(first)]
+    return np.concatenate([NO_IDS, *map(_ids, _tables(output, keys, ["id"]))])
 
 
 @lru_cache(maxsize=4)
@@ -277,7 +312,7 @@ class Parts:
     row: Numbers
     """Within its part."""
     ok: npt.NDArray[np.bool_]
-    paths: npt.NDArray[np.uint64]
+    paths: Hashes
     """Hash of each path that ever had a row, to count the vanished ones."""
     row_bytes: int
     """A row's mean size."""
@@ -292,7 +327,7 @@ class Parts:
 
 def read_parts(output: Store) -> Parts:
     """Index all parts. Of two rows of one id the mask wins over the rejection, then the newer."""
-    entries = list(output.list(PARTS))
+    entries = list(list_own(output, PARTS))
     keys = [entry.key for entry in entries]
     columns: list[list[npt.NDArray[Any]]] = [[] for _ in range(5)]
     for number, table in enumerate(
@@ -332,9 +367,12 @@ def _row_numbers(part: Numbers) -> Numbers:
     return numbers - np.repeat(starts, np.diff(starts, append=len(part)))
 
 
-def _path_hashes(paths: list[str]) -> npt.NDArray[np.uint64]:
+def _path_hashes(paths: list[str]) -> Hashes:
     digests = [hashlib.sha256(path.encode()).digest()[:8] for path in paths]
     return np.frombuffer(b"".join(digests), np.uint64)
+
+
+NO_FILE = _path_hashes([""])[0]  # of a row that names no mask
 
 
 def _tables(output: Store, keys: Sequence[str], columns: list[str] | None) -> Iterator[pa.Table]:
@@ -372,14 +410,17 @@ class Todo:
         }
 
 
-def plan_todo(manifest: Manifest, parts: Parts, retry_rejected: bool = False) -> Todo:
-    """The manifest minus what is done."""
+def plan_todo(
+    manifest: Manifest, parts: Parts, retry_rejected: bool = False, again: Ids = NO_IDS
+) -> Todo:
+    """The manifest minus what is done; `again` is done once more."""
     pages, num_ok, num_rejected = [], 0, 0
     for number in range(len(manifest.pages)):
-        place = parts.find(_ids(manifest.page(number)))
+        ids = _ids(manifest.page(number))
+        place = parts.find(ids)
         ok = np.append(parts.ok, False)[place]  # -1, what is not done, is not ok
-        open_ = ~ok if retry_rejected else place < 0
-        num_ok += int(ok.sum())
+        open_ = (~ok if retry_rejected else place < 0) | np.isin(ids, again)
+        num_ok += int((ok & ~open_).sum())
         num_rejected += int((~ok & ~open_).sum())
         if open_.any():
             pages.append((manifest.key(number), np.flatnonzero(open_).astype(np.int32)))
@@ -396,12 +437,54 @@ def group_rows(num_rows: int, workers: int, batch_size: int) -> int:
     return min(batch_size, max(FEWEST, shares[0]), shares[1])
 
 
+# ---- what was deleted since
+
+
+def find_missing(output: Store, ids: Ids) -> dict[str, Ids]:
+    """Of these inputs those without a row (`rows`), and those whose mask is gone (`masks`, and
+    `probabilities` where the output has such): their row names a file that a listing does not show,
+    or shows empty.
+
+    Rows are read before the listing, so that what a run adds meanwhile is not missing. Held are 8
+    bytes for each row and each file.
+    """
+    settings = read_json(output, SETTINGS) or {}
+    parts = read_parts(output)
+    place = parts.find(ids)
+    missing = {"rows": ids[place < 0]}
+    place = place[place >= 0]
+    named = _named_masks(output, parts)[place]
+    place, named = place[named != NO_FILE], named[named != NO_FILE]
+    for folder in (MASKS, PROBABILITIES) if settings.get("--probabilities") else (MASKS,):
+        listed = _listed_masks(output, folder) if len(named) else np.zeros(0, np.uint64)
+        missing[folder.rstrip("/")] = parts.ids[place[~np.isin(named, listed)]]
+    return missing
+
+
+def _named_masks(output: Store, parts: Parts) -> Hashes:
+    """Hash of each row's mask_path in order of the index, NO_FILE where it has none."""
+    tables = _tables(output, parts.keys, ["mask_path"])
+    hashes = [_path_hashes(pc.fill_null(table["mask_path"], "").to_pylist()) for table in tables]
+    first = np.cumsum([0, *map(len, hashes)])
+    return np.concatenate([np.zeros(0, np.uint64), *hashes])[first[parts.part] + parts.row]
+
+
+def _listed_masks(output: Store, folder: str) -> Hashes:
+    """Hash of the key of each mask that lies in masks/, or whose score lies in probabilities/."""
+    listing, hashes = output.list(folder), [np.zeros(0, np.uint64)]
+    while page := list(islice(listing, PAGE_ROWS)):
+        keys = [MASKS + entry.key.removeprefix(folder) for entry in page if entry.bytes]
+        hashes.append(_path_hashes(keys))
+    return np.concatenate(hashes)
+
+
 # ---- the end
 
 
 def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
     """Parts -> results/ in order of the manifest, one row an input -> what the rows add up to.
 
+    `results` are the keys of the files that count; older ones stay until `delete_old_results`.
     Inputs that no part holds are counted as `open`. Rows of vanished or changed inputs stay behind
     in their parts. The same parts give the same bytes.
     """
@@ -416,9 +499,9 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
         for table in _rows_at(output, parts, place[place >= 0]):
             totals.add(table)
             results.add(table)
-    results.close()
+    keys = results.close()
     gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
-    return totals.summary() | {"open": num_open, "gone": len(gone)}
+    return totals.summary() | {"open": num_open, "gone": len(gone), "results": keys}
 
 
 def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
@@ -438,7 +521,9 @@ class Results:
     """Files of rows, closed when they are large enough, in row groups that a reader can hold."""
 
     def __init__(self, output: Store) -> None:
-        self.output, self.number = output, 0
+        self.output = output
+        self.keys: list[str] = []
+        self.before = {entry.key: entry.bytes for entry in list_own(output, RESULTS)}
         self.held: list[pa.Table] = []
         self._begin()
 
@@ -461,21 +546,32 @@ class Results:
 
     def _finish(self) -> None:
         self.writer.close()
-        self.output.put(_result_key(self.number), self.buffer.getvalue())
-        self.number += 1
+        data = self.buffer.getvalue()
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        key = f"{RESULTS}part-{len(self.keys):05d}-{digest}.parquet"
+        if self.before.get(key) != len(data):
+            self.output.put(key, data)
+        self.keys.append(key)
 
-    def close(self) -> None:
-        """Write the last file, and remove those of an earlier, longer result."""
+    def close(self) -> list[str]:
+        """Write the last file -> the keys of all."""
         self._flush()
-        if self.buffer.tell() > len(b"PAR1") or not self.number:
+        if self.buffer.tell() > len(b"PAR1") or not self.keys:
             self._finish()
-        for entry in list(self.output.list(RESULTS)):
-            if entry.key >= _result_key(self.number):
-                self.output.delete(entry.key)
+        return self.keys
 
 
-def _result_key(number: int) -> str:
-    return f"{RESULTS}part-{number:05d}.parquet"
+def delete_old_results(output: Store, keys: Sequence[str]) -> None:
+    """Delete the files of results that are not among these."""
+    for entry in list(list_own(output, RESULTS)):
+        if entry.key not in keys:
+            output.delete(entry.key)
+
+
+def count_missing_results(output: Store, summary: dict[str, Any]) -> int:
+    """How many files of results the summary names and the output lacks."""
+    there = {entry.key for entry in list_own(output, RESULTS)}
+    return sum(key not in there for key in summary.get("results", []))
 
 
 class Totals:
@@ -485,12 +581,14 @@ class Totals:
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
+        self.engines: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
         self.status.update(table["status"].to_pylist())
         rejected = table.filter(pc.is_valid(table["error"]))
         self.reasons.update(rejected["error"].to_pylist())
         self.codes.update(rejected["error_code"].fill_null(UNCODED).to_pylist())
+        self.engines.update(pc.drop_null(table["engine"]).to_pylist())
 
     def summary(self) -> dict[str, Any]:
         ok, rejected = self.status["ok"], self.status["rejected"]
@@ -500,16 +598,21 @@ class Totals:
             "rejected": rejected,
             "rejected_by_code": dict(self.codes.most_common()),
             "rejected_by_reason": dict(self.reasons.most_common()),
+            "masks_by_engine": dict(self.engines.most_common()),
         }
 
 
-def result_groups(output: Store) -> Iterator[Callable[[list[str]], pa.Table]]:
+def result_groups(
+    output: Store, summary: dict[str, Any]
+) -> Iterator[Callable[[list[str]], pa.Table]]:
     """For each row group of the results, in order of path, a function that reads columns of it.
 
-    Two files at most are held. Columns that older results lack are null.
+    Two files at most are held. Columns that older results lack are null. A summary of 0.1.0 lists
+    no results: all are read.
     """
-    for entry in output.list(RESULTS):
-        file = pq.ParquetFile(io.BytesIO(output.get(entry.key)))
+    listed: list[str] | None = summary.get("results")
+    for key in [e.key for e in list_own(output, RESULTS)] if listed is None else listed:
+        file = pq.ParquetFile(io.BytesIO(output.get(key)))
         for number in range(file.num_row_groups):
             yield partial(_read_group, file, number)
 

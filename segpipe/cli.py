@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ VERBS = {
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
 }
 DEBUG = "--debug"
+PLATFORM = ("Linux", "x86_64")  # of the kernels, of /proc and of what was tested
 OK, UNFINISHED, USER_ERROR = 0, 1, 2  # exit codes, beside 128 + the signal's number
 
 
@@ -63,6 +65,7 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     terminate = _Terminate()
     signal.signal(signal.SIGTERM, terminate)
     try:
+        _check_platform()
         code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
     except KeyboardInterrupt:
         code = 128 + (signal.SIGTERM if terminate.called else signal.SIGINT)
@@ -78,6 +81,15 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
         print(f"segpipe {verb}: {_one_line(error)} ({DEBUG} shows where)", file=sys.stderr)
         code = UNFINISHED
     sys.exit(code)
+
+
+def _check_platform() -> None:
+    here = platform.system(), platform.machine()
+    if here != PLATFORM:
+        raise UserError(
+            f"{' '.join(here)}: segpipe runs on {' '.join(PLATFORM)} alone, use such a machine, "
+            "container or cluster"
+        )
 
 
 def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:

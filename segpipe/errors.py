@@ -92,3 +92,7 @@ class StoreDown(OSError):
 
 class ChangedObject(OSError):
     """An object is no longer the version that was listed."""
+
+
+class NotNow(OSError):
+    """An object that cannot be read until someone does something about it; its store is well."""

@@ -19,7 +19,7 @@ from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.errors import UserError
 from segpipe.evaluation_report import Pictures, draw, spread, table
-from segpipe.flags import check_at_least, check_choices
+from segpipe.flags import check_anonymous, check_at_least, check_choices
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
@@ -57,6 +57,8 @@ class EvaluateConfig:
     """Processes that run the network; one a core or GPU without."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
+    anonymous: bool = False
+    """Read --data without S3 credentials: public buckets."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
@@ -67,6 +69,7 @@ class EvaluateConfig:
             {"split": SPLITS, "fov": FIELDS, "flips": FLIPS, "report_images": ("on", "off")},
         )
         check_at_least(self, 1, "workers")
+        check_anonymous(self.anonymous, "--data", self.data)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class LabelledData:
 def evaluate(config: EvaluateConfig) -> None:
     """Write each set's figures, and the table of several sets."""
     config.check()
-    stores, output = [open_store(uri) for uri in config.data], open_store(config.output)
+    stores = [open_store(uri, anonymous=config.anonymous) for uri in config.data]
+    output = open_store(config.output)
     for store in stores:
         preflight(store, output)
     weights = checkpoint.read(config.checkpoint)

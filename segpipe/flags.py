@@ -36,3 +36,17 @@ def check_above_0(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag(name)} {value}: must be above 0")
+
+
+def check_anonymous(
+    anonymous: bool, name: str, uris: Iterable[str], lists: tuple[str, ...] = ()
+) -> None:
+    """Raise UserError where --anonymous is given and nothing of this flag lies on S3.
+
+    What ends in one of `lists` may name objects there.
+    """
+    told = list(uris)
+    if anonymous and not any(
+        uri.startswith("s3://") or uri.lower().endswith(lists) for uri in told
+    ):
+        raise UserError(f"--anonymous: {name} {' '.join(told)} is not on S3, leave it out")

@@ -26,11 +26,12 @@ ASKED_AT_ONCE = 16  # files of a list whose size and version are asked for at th
 LIST_ROWS = 4096
 
 
-def open_source(uri: str, patience_s: float) -> Source:
-    """Where the photographs of --input lie."""
+def open_source(uri: str, patience_s: float, anonymous: bool = False) -> Source:
+    """Where the photographs of --input lie; `anonymous` reads a public bucket unsigned."""
     if not uri.lower().endswith(LISTS):
-        return open_store(uri, patience_s)
-    return ListedFiles(uri if uri.startswith("s3://") else os.path.abspath(uri), patience_s)
+        return open_store(uri, patience_s, anonymous)
+    place = uri if uri.startswith("s3://") else os.path.abspath(uri)
+    return ListedFiles(place, patience_s, anonymous)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ListedFiles:
 
     list_uri: str
     patience_s: float
+    anonymous: bool = False
 
     def uri(self, key: str = "") -> str:
         if not key:
@@ -52,7 +54,7 @@ class ListedFiles:
         if key.startswith("/"):
             return open_store("/", self.patience_s), key[1:]
         bucket, _, name = key.partition("/")
-        return open_store(f"s3://{bucket}", self.patience_s), name
+        return open_store(f"s3://{bucket}", self.patience_s, self.anonymous), name
 
     def get(self, key: str, version: str | None = None) -> bytes:
         store, name = self._place(key)
@@ -63,7 +65,7 @@ class ListedFiles:
         seen: set[bytes] = set()
         local: set[bool] = set()
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            for paths in _read_list(self.list_uri):
+            for paths in _read_list(self.list_uri, self.anonymous):
                 keys = dict.fromkeys(self._key(path) for path in paths)
                 new = {_digest(k): k for k in keys if k.startswith(prefix)}
                 fresh = [key for digest, key in new.items() if digest not in seen]
@@ -92,7 +94,7 @@ class ListedFiles:
         return os.path.normpath(os.path.join(os.path.dirname(self.list_uri), path))
 
     def check_readable(self) -> None:
-        next(_read_list(self.list_uri), None)
+        next(_read_list(self.list_uri, self.anonymous), None)
 
     def answers(self, key: str = "") -> bool:
         return self._place(key)[0].answers()
@@ -102,9 +104,9 @@ def _digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-def _read_list(uri: str) -> Iterator[list[str]]:
+def _read_list(uri: str, anonymous: bool) -> Iterator[list[str]]:
     """The paths of a list in batches; the file itself is held, some 100 bytes a row."""
-    data = io.BytesIO(read_uri(uri))
+    data = io.BytesIO(read_uri(uri, anonymous))
     try:
         for batch in _batches(data, uri):
             column = batch.column(batch.schema.get_field_index(COLUMN))

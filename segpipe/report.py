@@ -57,7 +57,7 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
     Without any it names no key either: both may identify patients.
     """
     findings = Findings(summary["ok"], overlays)
-    for read in archive.result_groups(output):
+    for read in archive.result_groups(output, summary):
         findings.add(read)
     reasons = sorted(findings.rejections.values(), key=lambda one: -one.count)
     page = template("report.html").render(

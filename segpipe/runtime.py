@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
@@ -20,6 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe.errors import Unfinished, UserError
 from segpipe.stopwatch import STAGES
@@ -35,6 +37,7 @@ OWN_CLUSTER = {
 }
 PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
+ANSWER_S = 60.0  # seconds for a node to tell where it has a library
 TASK_RETRIES = (
     20  # deaths of processes or nodes that one group of work survives; Ray's own: endless
 )
@@ -59,6 +62,8 @@ def ray_session() -> Iterator[None]:
         "num_cpus": num_own_cores(),
         "_system_config": OWN_CLUSTER,
     }
+    if address == "local":  # one node, which nobody takes away: 2 s of CPU less for each training
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _silent_stderr(), handler_kept(signal.SIGTERM):  # Ray's own ends with another exit code
         ray.init(
             address=address,
@@ -147,17 +152,54 @@ def configure_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach us as exceptions
 
 
-def model_env() -> dict[str, Any]:
-    """The runtime environment of a process that runs a network.
+def model_env(libraries: Iterable[str] = ()) -> dict[str, Any]:
+    """The runtime environment of a process that runs a network, on this node.
 
     Large activations cost page faults: with jemalloc (Ray's wheel ships it), huge pages and no
     return of pages, segnet-lite runs 3.2 times faster on a CPU than under glibc (results/LOG.md).
+    `libraries`: where other nodes have it; what a node lacks is passed over there.
     """
-    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
-    if not library.exists():
+    found = [path for path in dict.fromkeys([jemalloc(), *libraries]) if path]
+    if not found:
         return {}
     decay = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"
-    return {"env_vars": {"LD_PRELOAD": str(library), "MALLOC_CONF": decay}}
+    return {"env_vars": {"LD_PRELOAD": ":".join(found), "MALLOC_CONF": decay}}
+
+
+def jemalloc() -> str:
+    """Where this node's Ray has it, or ''."""
+    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+    return str(library) if library.exists() else ""
+
+
+def cluster_model_env() -> dict[str, Any]:
+    """model_env for processes on any node: each is asked where it has jemalloc.
+
+    One line on stderr names the nodes without an answer.
+    """
+    found = _nodes()
+    if len(found) < 2:
+        return model_env()
+    nodes = [node for node, have in found.items() if have.get("CPU")]  # a head may have none
+    ask = ray.remote(jemalloc)
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        options = ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        asked[options.remote()] = node
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    libraries = {}
+    for one in answered:
+        with suppress(RayError):  # the node died, or has no segpipe
+            libraries[asked[one]] = ray.get(one)
+    if without := [node for node in nodes if not libraries.get(node)]:
+        told = ", ".join(node[:8] for node in without[:3])
+        print(
+            f"segpipe: {len(without)} of {len(nodes)} nodes told of no jemalloc, torch is "
+            f"slower there: {told}",
+            file=sys.stderr,
+        )
+    return model_env(libraries.values())
 
 
 def choose_device(choice: str) -> str:
@@ -175,10 +217,10 @@ def _cluster(resource: str) -> float:
     return have.get(resource, 0.0)
 
 
-def _nodes() -> list[dict[str, float]]:
-    """What each node has."""
+def _nodes() -> dict[str, dict[str, float]]:
+    """What each node has, by its id."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
 def cpus_per_worker(num_workers: int, device: str) -> float:
@@ -187,19 +229,21 @@ def cpus_per_worker(num_workers: int, device: str) -> float:
     A worker is on one node, and with a GPU on a node that has one: where so many would not find
     room it is less, unless nothing helps but more nodes.
     """
-    nodes, on_gpus = _nodes(), device == "cuda"
+    nodes = _nodes().values()
     free = sum(node.get("CPU", 0) for node in nodes) * (1 - 2 * DATA_CPUS)
     most = max(1, min(100, int(100 * free / num_workers)))  # hundredths of a core
 
     def room(share: int) -> int:
-        return sum(
-            int(min(100 * node.get("CPU", 0) // share, node["GPU"] if on_gpus else num_workers))
-            for node in nodes
-            if not on_gpus or "GPU" in node
-        )
+        return sum(_room(node, share, num_workers, device) for node in nodes)
 
     found = next((share for share in range(most, 0, -1) if room(share) >= num_workers), most)
     return found / 100
+
+
+def _room(node: Mapping[str, float], share: int, num_workers: int, device: str) -> int:
+    """How many of the workers the node holds, where each books so many hundredths of a core."""
+    most = node.get("GPU", 0) if device == "cuda" else num_workers
+    return int(min(100 * node.get("CPU", 0) // share, most))
 
 
 def elastic_cpus() -> float:
@@ -208,7 +252,7 @@ def elastic_cpus() -> float:
     It divides a node's cores by this and rounds down: a worker a core, and of every node of n cores
     n/(n + 1) of one is left for data stages.
     """
-    largest = max(node.get("CPU", 0) for node in _nodes())
+    largest = max(node.get("CPU", 0) for node in _nodes().values())
     return int(100 * largest / (largest + 1) + 1) / 100
 
 
@@ -275,15 +319,16 @@ def network_stage(
 
     A `light` stage runs no torch: it takes a process that Ray has started already.
     """
-    options: dict[str, Any] = {} if light else {"runtime_env": model_env()}
+    options: dict[str, Any] = {} if light else {"runtime_env": cluster_model_env()}
+    cpus = cpus_per_worker(num_workers, device)
     # Ray Data's way for whole blocks on GPUs: map_batches wants a number of rows with those, and
     # would cut and join groups by it. Nor has that another way yet to bound retries.
     return dataset.map_batches_internal(
-        stage,
-        fn_constructor_args=(*arguments, device, worker_threads(num_workers)),
+        _on_its_node(stage, plan_workers(num_workers, cpus, device)),
+        fn_constructor_args=(*arguments, device),
         batch_size=None,
         compute=ActorPoolStrategy(size=num_workers),
-        num_cpus=cpus_per_worker(num_workers, device),
+        num_cpus=cpus,
         num_gpus=1 if device == "cuda" else 0,
         max_task_retries=TASK_RETRIES,
         **options,
@@ -294,6 +339,52 @@ def model_workers(device: str, wanted: int | None) -> int:
     """How many processes run the network: as wanted, or one a core or GPU."""
     have = _cluster("GPU" if device == "cuda" else "CPU")
     return wanted or max(1, int(have))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the workers of a stage find on a node."""
+
+    num_workers: int
+    """That are on the node."""
+    cores: int
+    """That Ray counts there."""
+
+    def threads(self, own_cores: int) -> int:
+        """Of each worker, where its process may use so many cores."""
+        return max(1, min(self.cores, own_cores) // max(1, self.num_workers))
+
+
+def plan_workers(num_workers: int, cpus: float, device: str) -> dict[str, Share]:
+    """By a node's id: how many workers, each of which books so many cores, come to be there.
+
+    Ray Data starts them in turns on all nodes that have room (its strategy SPREAD).
+    """
+    nodes = _nodes()
+    room = {
+        node: _room(have, round(100 * cpus), num_workers, device) for node, have in nodes.items()
+    }
+    counts = dict.fromkeys(nodes, 0)
+    for _ in range(num_workers):
+        free = [node for node in nodes if counts[node] < room[node]]
+        if not free:  # they wait for more nodes
+            break
+        counts[min(free, key=counts.__getitem__)] += 1
+    return {node: Share(counts[node], int(have.get("CPU", 0))) for node, have in nodes.items()}
+
+
+def _on_its_node(stage: type, shares: Mapping[str, Share]) -> type:
+    """The stage, with the threads that the worker's own node has for it as last argument."""
+
+    class OnItsNode(stage):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            node = ray.get_runtime_context().get_node_id()
+            fullest = max(shares.values(), key=lambda share: share.num_workers)
+            share = shares.get(node, fullest)  # the node may have come later
+            super().__init__(*arguments, share.threads(num_own_cores()))
+
+    OnItsNode.__name__ = stage.__name__  # by which Ray lists its actors
+    return OnItsNode
 
 
 def worker_threads(num_workers: int) -> int:

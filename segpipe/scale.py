@@ -3,7 +3,7 @@
     results.jsonl            a line a finished measurement; docs/scaling.md names the fields
     table.md, scaling.png    what they add up to
     _segpipe/settings.json   what they were made with
-    _segpipe/run/            what the measurement at hand writes; gone afterwards
+    _segpipe/run/<hash>/     what the measurement at hand writes; gone afterwards
 
 This process measures nothing itself: it starts others, one after another.
 """

@@ -24,12 +24,12 @@ from ray.data.datasource import Datasource, ReadTask
 from segpipe import archive, lease, report, runtime
 from segpipe.archive import Manifest, Todo
 from segpipe.errors import Unfinished, UserError
-from segpipe.flags import check_above_0, check_at_least, check_choices
-from segpipe.inputs import Inputs, inside, open_source
+from segpipe.flags import check_above_0, check_anonymous, check_at_least, check_choices
+from segpipe.inputs import LISTS, Inputs, inside, open_source
 from segpipe.lease import Lease
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
-from segpipe.models.engine import Trial
+from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.flips import FLIPS
 from segpipe.runtime import Progress, SteadyRate
 from segpipe.stages import Scoring, Segmenter, SegmentJob, load, store
@@ -41,6 +41,7 @@ MEASURES = ("none", "full")
 NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # as it was without
 OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
 ENGINE_FLAGS = ("compile", "precision")
+MATCHED = "engine matches the reference"  # in settings.json; no part of the rows' hash
 COURSE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
 
@@ -77,10 +78,14 @@ class SegmentConfig:
     """Photographs with more pixels (in millions) are rejected before they are decoded."""
     retry_rejected: bool = False
     """Do the rejected inputs of an earlier run once more."""
+    repair: bool = False
+    """Make again what was deleted since: masks, probabilities, and rows."""
     include: tuple[str, ...] = ()
     """Take only photographs whose key matches one of these globs (* matches / as well)."""
     exclude: tuple[str, ...] = ()
     """Leave out photographs whose key matches one of these globs."""
+    anonymous: bool = False
+    """Read --input without S3 credentials: a public bucket. May change when resumed."""
     store_patience: float = PATIENCE_S
     """Seconds for which a store that fails is tried again before the run ends. May change."""
     limit: int | None = None
@@ -88,7 +93,8 @@ class SegmentConfig:
     precision: str = "auto"
     """Of the network: fp32, bf16, or auto: the quickest whose masks are those of fp32."""
     compile: str = "auto"
-    """Run the network in its compiled form: on, off, or auto: where there is one and it is true."""
+    """Run the network in its compiled form: on, off, or auto: where there is one and it is true.
+    May change when resumed, as --precision, where masks stay those of the first engine."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     report_images: str = "on"
@@ -108,6 +114,7 @@ class SegmentConfig:
             "flips": FLIPS,
         }
         check_choices(self, choices)
+        check_anonymous(self.anonymous, "--input", [self.input], LISTS)
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
 
@@ -145,17 +152,20 @@ def segment(config: SegmentConfig) -> int:
             others = f"{inputs.skipped.total()} other files"
             raise UserError(f"--input {config.input}: no photographs there ({others})")
         summary = archive.read_json(run.output, archive.SUMMARY)
-        if summary and _finished(config, manifest, summary):
+        missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
+        if summary and not len(missing) and _finished(run, manifest, summary):
             print(f"segment: all {manifest.num_inputs} inputs are done, {run.output.uri()} stands")
             return _exit_code(config, summary)
         run.output.check_writable()
         with lease.hold(run.output) as held:
-            summary = _complete(run, manifest, held, listing_s) | {"skipped": dict(inputs.skipped)}
+            summary = _complete(run, manifest, held, listing_s, missing)
+            summary["skipped"] = dict(inputs.skipped)
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
             run.output.put(archive.REPORT, page)
             held.check()
+            archive.delete_old_results(run.output, summary["results"])
             archive.write_json(run.output, archive.SUMMARY, summary)
     print(_closing_line(summary, run.output))
     return _exit_code(config, summary)
@@ -163,7 +173,7 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
-    source = open_source(config.input, config.store_patience)
+    source = open_source(config.input, config.store_patience, config.anonymous)
     output = open_store(config.output, config.store_patience)
     source.check_readable()
     output.check_readable()
@@ -181,9 +191,6 @@ def _open(config: SegmentConfig) -> Run:
         "--include": list(config.include),
         "--exclude": list(config.exclude),
     }
-    for name in ENGINE_FLAGS:  # what is left open is chosen when there is work to do
-        if getattr(config, name) != "auto":
-            settings[f"--{name}"] = getattr(config, name)
     run = Run(config, source, output, weights, loaded, settings)
     _refuse_changed(run)
     return run
@@ -197,13 +204,16 @@ def _refuse_changed(run: Run) -> None:
     archive.refuse_changed(run.config.output, before, run.settings)
 
 
-def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> dict[str, Any]:
+def _complete(
+    run: Run, manifest: Manifest, held: Lease, listing_s: float, missing: archive.Ids
+) -> dict[str, Any]:
     """Do what no part holds yet, then write results/ -> the summary's counts and rate."""
     output = run.output
     _refuse_changed(run)  # another run may have ended since
     output.sweep()
     manifest.write(output)
-    todo = archive.plan_todo(manifest, archive.read_parts(output), run.config.retry_rejected)
+    parts = archive.read_parts(output)
+    todo = archive.plan_todo(manifest, parts, run.config.retry_rejected, missing)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
         with runtime.ray_session():
@@ -219,10 +229,19 @@ def _complete(run: Run, manifest: Manifest, held: Lease, listing_s: float) -> di
     }
 
 
-def _finished(config: SegmentConfig, manifest: Manifest, summary: dict[str, Any]) -> bool:
+def _finished(run: Run, manifest: Manifest, summary: dict[str, Any]) -> bool:
     """Whether a run that ended had these inputs, and nothing is left to do for this one."""
-    again = config.retry_rejected and summary["rejected"]
-    return bool(summary["inputs_digest"] == manifest.digest and not summary["open"] and not again)
+    again = run.config.retry_rejected and summary["rejected"]
+    same = summary["inputs_digest"] == manifest.digest
+    done = same and not summary["open"] and not again
+    if done and run.config.repair and len(archive.written_ids(run.output)) < manifest.num_inputs:
+        return False  # pages of the manifest were deleted
+    return done and not archive.count_missing_results(run.output, summary)
+
+
+def _find_missing(run: Run, manifest: Manifest) -> archive.Ids:
+    """Inputs of which something was deleted since they were done."""
+    return np.concatenate(list(archive.find_missing(run.output, manifest.ids()).values()))
 
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
@@ -231,6 +250,10 @@ def _closing_line(summary: dict[str, Any], output: Store) -> str:
     if rate := summary["images_per_second"]:
         course += f", {rate:.1f} images/s ({summary['engine']['name']}), "
         course += f"bottleneck: {summary['bottleneck']}"
+    made, reference = Counter(summary["masks_by_engine"]), REFERENCE.name
+    wanted = (summary["engine"] or {}).get("name", reference)  # of this run, if it did anything
+    if made[reference] and {wanted, *made} != {reference}:
+        course += f", {made[reference]} masks by the reference engine ({reference})"
     return (
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
         f"see {output.uri(archive.REPORT)}"
@@ -263,20 +286,25 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
     device = runtime.choose_device(run.config.device)
-    chosen, known = _choose_engine(run, device)
-    settings = run.settings | {f"--{name}": getattr(chosen, name) for name in ENGINE_FLAGS}
-    archive.write_json(run.output, archive.SETTINGS, settings)
+    begun, matched, chosen, known = _choose_engine(run, device)
+    if problem := engine.trial_of(known, begun).problem:
+        told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
+        progress.show(f"{told} ({problem}): {chosen.engine.name} takes its place", always=True)
+    settings = run.settings | {f"--{name}": getattr(begun, name) for name in ENGINE_FLAGS}
+    archive.write_json(run.output, archive.SETTINGS, settings | {MATCHED: matched})
     run.output.delete(archive.SUMMARY)  # it is not finished any more
     workers = runtime.model_workers(device, run.config.workers)
     groups = Groups(todo, archive.group_rows(todo.num_rows, workers, run.config.batch_size))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), runtime.Gauges()
+    why_open = ""
     done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)
     for batch in done.iter_batches(batch_size=None):
         held.check()
         for n in range(len(batch["finished"])):
             group = {name: column[n] for name, column in batch.items()}
             counts.update({name: int(group[name]) for name in counts})
+            why_open = why_open or str(group["why_open"])
             rate.add(float(group["finished"]), int(group["ok"] + group["rejected"]))
             times.add(group["seconds"], float(group["started"]), float(group["finished"]))
             gauges.add({name: int(group[name]) for name in counts}, group["seconds"])
@@ -287,7 +315,9 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
         speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
         progress.show(f"{num_done}/{todo.num_done + todo.num_rows}, {speed}, {left}")
     told = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
-    progress.show(told + (f", {counts['open']} still open" if counts["open"] else ""), always=True)
+    if counts["open"]:
+        told += f", {counts['open']} still open, one of them: {why_open}"
+    progress.show(told, always=True)
     return {
         "images_per_second": rate.value,
         **times.summary(),
@@ -297,23 +327,28 @@ def _segment_all(run: Run, todo: Todo, held: Lease, listing_s: float) -> dict[st
     }
 
 
-def _choose_engine(run: Run, device: str) -> tuple[Trial, list[Trial]]:
-    """How the network is run, and all that was considered.
+def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Trial]]:
+    """The engine that the output was begun with, whether it matches the reference, how the network
+    is run now, and all that was considered.
 
-    What this output was begun with stays; else what the flags leave open is chosen. Raises
-    UserError where that does not run here.
+    What the flags leave open is chosen for a new output, and stays as it was for another. Raises
+    UserError where that does not run here and nothing can take its place.
     """
     before = archive.read_json(run.output, archive.SETTINGS) or {}
-    flags = {f"--{name}": getattr(run.config, name) for name in ENGINE_FLAGS}
-    compile, precision = (before.get(flag, wanted) for flag, wanted in flags.items())
+    flags = run.config.compile, run.config.precision
     known = runtime.on_network_node(engine.find_trials, run.weights, device)
-    return engine.select(known, compile, precision), known
+    if not all(f"--{name}" in before for name in ENGINE_FLAGS):
+        chosen = engine.select(known, *flags)
+        return chosen.engine, chosen.true, chosen, known
+    begun = Engine(*(before[f"--{name}"] for name in ENGINE_FLAGS))
+    matched = before.get(MATCHED, True)  # else a flag named it
+    return begun, matched, engine.resume(known, begun, matched, *flags), known
 
 
 def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int) -> Dataset:
     """Groups of inputs -> rows as Group.commit makes them, one for each committed group."""
     listed = groups.dataset()  # page, rows; a block is one group: what is committed, or done again
-    job, weights = _job(run), run.weights
+    job, weights = replace(_job(run), reference_allowed=chosen.true), run.weights
     if device == "cpu":
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
 import sys
 import time
 from collections import Counter, deque
@@ -31,6 +32,7 @@ from segpipe.decoder import Decoder
 from segpipe.errors import (
     ChangedObject,
     Fault,
+    NotNow,
     RejectedImage,
     StarvedDecoder,
     StoreDown,
@@ -39,7 +41,7 @@ from segpipe.errors import (
 )
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
-from segpipe.models.engine import Engine, open_score
+from segpipe.models.engine import Engine, Score, open_or_reference, open_score
 from segpipe.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
@@ -78,6 +80,8 @@ class SegmentJob:
     """Whether scores are written beside masks."""
     flips: int = 1
     """Scores that are averaged, of FLIPS."""
+    reference_allowed: bool = True
+    """Whether a worker that cannot run the engine uses the reference."""
 
 
 class Segmenter:
@@ -90,7 +94,7 @@ class Segmenter:
         _transfers().submit(_decoder(job.diameter, job.max_megapixels).start)  # takes 0.3 s
         keep_pages()
         self.job = job
-        self.score = open_score(weights, engine, num_threads, job.flips)
+        self.score, self.engine = _open_engine(job, weights, engine, num_threads)
 
     def __call__(self, batch: Batch) -> Batch:
         """Groups of inputs -> the groups, committed."""
@@ -103,8 +107,24 @@ class Segmenter:
                         values["score"] = self.score(values["canvas"], values["fov"])
                 except Exception as error:
                     values |= failed(values, error)
+                values["engine"] = self.engine.name
             group.add(values)
         return group.commit()
+
+
+def _open_engine(
+    job: SegmentJob, weights: bytes, engine: Engine, num_threads: int
+) -> tuple[Score, Engine]:
+    if job.reference_allowed:
+        return open_or_reference(weights, engine, num_threads, job.flips)
+    try:
+        return open_score(weights, engine, num_threads, job.flips), engine
+    except OSError as error:
+        raise UserError(
+            f"--compile {engine.compile} --precision {engine.precision}: {error} on "
+            f"{platform.node()}, and masks of no other engine are the same; choose another "
+            "--output, with auto for both"
+        ) from error
 
 
 def keep_pages() -> None:
@@ -150,7 +170,7 @@ class Scoring:
         """`keep_canvas` where the rows are measured later, which takes 1 MB a row to hand on."""
         from segpipe.models.predict import Scorer  # torch: only where the network runs
 
-        self.keep_canvas = keep_canvas
+        self.keep_canvas, self.engine = keep_canvas, Engine("off", precision)
         self.scorer = Scorer(weights, flips, device, num_threads, precision)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -158,6 +178,7 @@ class Scoring:
         kept = {"canvas": batch["canvas"]} if self.keep_canvas else {}
         with watch.time("model"):
             batch = self.scorer(batch) | kept
+        batch["engine"] = np.full(len(batch["path"]), self.engine.name)
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
 
 
@@ -226,7 +247,7 @@ def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
     except PermissionError:
         return RejectedImage(Fault.PERMISSION_DENIED, "permission denied")
     except OSError as error:
-        if not isinstance(error, ChangedObject) and not source.answers(entry.key):
+        if not isinstance(error, ChangedObject | NotNow) and not source.answers(entry.key):
             raise
         return OpenInput(str(error))
 
@@ -251,7 +272,7 @@ def load_one(
         "open": isinstance(data, OpenInput),
     }
     if isinstance(data, OpenInput):
-        return row
+        return row | {"error": data.reason}
     start = time.perf_counter()
     try:
         if isinstance(data, RejectedImage):
@@ -291,9 +312,9 @@ def failed(values: dict[str, Any], error: Exception) -> dict[str, Any]:
 
 
 def _left_open(key: str, error: Exception) -> dict[str, Any]:
-    why = f"{type(error).__name__}: {error}"
-    print(f"segpipe: {key}: stays open: {why}", file=sys.stderr)
-    return {"open": True}
+    why = f"{key}: {str(error) or type(error).__name__}"
+    print(f"segpipe: stays open: {why}", file=sys.stderr)
+    return {"open": True, "error": why}
 
 
 @lru_cache(maxsize=1)
@@ -312,7 +333,7 @@ class Group:
         self.job, self.watch, self.started = job, Stopwatch(), time.time()
         self.rows: list[dict[str, Any]] = []
         self.writes: list[Future[None]] = []
-        self.num_open = 0
+        self.num_open, self.why_open = 0, ""
 
     def add(self, values: dict[str, Any]) -> None:
         """An input with its score, or with the reason why it has none."""
@@ -333,6 +354,7 @@ class Group:
                 values = values | failed(values, error)
         if values["open"]:
             self.num_open += 1
+            self.why_open = self.why_open or str(values["error"])
             return
         if values["error"]:
             why = {name: str(values[name]) for name in ("error", "error_code")}
@@ -365,6 +387,7 @@ class Group:
             | pictures
             | {
                 "status": "ok",
+                "engine": str(values["engine"]),
                 "note": str(values["note"]) or None,
                 "height": mask.shape[0],
                 "width": mask.shape[1],
@@ -399,7 +422,7 @@ class Group:
             return asdict(measure.measure(mask, zoom)) | asdict(quality)
 
     def commit(self) -> Batch:
-        """-> one row `started, finished, ok, rejected, open, seconds [STAGES]`."""
+        """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""
         try:
             with self.watch.time("write"):
                 for write in self.writes:
@@ -416,6 +439,7 @@ class Group:
             "ok": np.asarray([counts["ok"]]),
             "rejected": np.asarray([counts["rejected"]]),
             "open": np.asarray([self.num_open]),
+            "why_open": np.asarray([self.why_open]),
             "seconds": self.watch.as_array()[None],
         }
 

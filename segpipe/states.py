@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import safetensors.numpy
 from segpipe.storage import Store
 
 FOLDER = "_segpipe/states/"
+MARKER = re.compile(FOLDER + r"([0-9]{5,})\.json")  # other files there are the user's
 KEPT = 2
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -71,9 +73,8 @@ def finished_epochs(store: Store) -> int:
 
 def _epochs(store: Store) -> list[int]:
     """Epochs with a marker, the newest first."""
-    names = [entry.key.removeprefix(FOLDER) for entry in store.list(FOLDER)]
-    stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-    return sorted((int(stem) for stem in stems if stem.isdecimal()), reverse=True)
+    markers = (MARKER.fullmatch(entry.key) for entry in store.list(FOLDER))
+    return sorted((int(marker[1]) for marker in markers if marker), reverse=True)
 
 
 def _data_key(epoch: int) -> str:

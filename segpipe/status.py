@@ -21,14 +21,20 @@ class StatusConfig:
     """Folder or s3://bucket/prefix of `segpipe segment`."""
     json: bool = False
     """Print one JSON object instead of lines for people."""
+    verify: bool = False
+    """Count what was deleted since it was written; exit code 1 where anything was."""
 
 
-def status(config: StatusConfig) -> None:
-    """Print the state of an output. Reads alone; a run there is not disturbed."""
+def status(config: StatusConfig) -> int:
+    """Print the state of an output -> exit code. Reads alone; a run there is not disturbed."""
     output = open_store(config.output)
     output.check_readable()
     found = state_of(output)
+    missing = missing_of(output) if config.verify else {}
+    if config.verify:
+        found["missing"] = missing
     print(json.dumps(found) if config.json else _told(found))
+    return int(any(missing.values()))
 
 
 def state_of(output: Store) -> dict[str, Any]:
@@ -51,6 +57,22 @@ def state_of(output: Store) -> dict[str, Any]:
         return _state("running", manifest["inputs"], holder["progress"]) | writer
     counts = _counted(output, manifest["inputs"])
     return _state("running" if running else "stopped", manifest["inputs"], counts) | writer
+
+
+def missing_of(output: Store) -> dict[str, int]:
+    """What rows and summary name and listings do not show: `masks, results`, `probabilities` where
+    the output has such, and `rows` of inputs that the summary counts as done.
+    """
+    ids = archive.written_ids(output)
+    missing = {name: len(found) for name, found in archive.find_missing(output, ids).items()}
+    summary = archive.read_json(output, archive.SUMMARY)
+    if summary is None:  # inputs without a row are still to do
+        return missing | {"rows": 0, "results": 0}
+    num_rows = len(ids) - missing["rows"]
+    return missing | {
+        "rows": max(0, summary["inputs"] - num_rows),
+        "results": archive.count_missing_results(output, summary),
+    }
 
 
 def _counted(output: Store, num_inputs: int) -> dict[str, Any]:
@@ -85,4 +107,8 @@ def _told(found: dict[str, Any]) -> str:
         lines["rate"] = f"{rate:.1f} images/s" + (f", {left}" if found["open"] else "")
     if found["writer"]:
         lines["writer"] = f"{found['writer']}, last heard {found['heartbeat_age_s']:.0f} s ago"
+    if "missing" in found:
+        told = [f"{count} {name}" for name, count in found["missing"].items() if count]
+        again = ", `segpipe segment` with its flags and --repair makes them again"
+        lines["missing"] = ", ".join(told) + again if told else "nothing"
     return "\n".join(f"{name:<7} {line}" for name, line in lines.items())

@@ -25,7 +25,7 @@ from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
-from segpipe.flags import check_above_0, check_at_least, check_choices, flag
+from segpipe.flags import check_above_0, check_anonymous, check_at_least, check_choices, flag
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
@@ -112,6 +112,8 @@ class TrainConfig:
     """The network's own compiled loop: auto where there is one, on or off."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
+    anonymous: bool = False
+    """Read --data without S3 credentials: a public bucket. May change when resumed."""
     resource_wait: float = 45.0
     """Seconds to wait for the workers' cores or GPUs before giving up."""
 
@@ -137,6 +139,7 @@ class TrainConfig:
             raise UserError(f"--average {self.average}: must be 0 or more, and below 1")
         check_above_0(self, "lr")
         check_choices(self, CHOICES)
+        check_anonymous(self.anonymous, "--data", [self.data])
         if self.cycle_epochs is not None and self.schedule != "cosine":
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
@@ -170,6 +173,7 @@ class TrainConfig:
     def settings(self, data: Store) -> dict[str, Any]:
         """What a resumed run must have been begun with, by flag."""
         may_change = {"recipe", "output", "workers", "device", "resource_wait", "epochs"}
+        may_change |= {"anonymous"}  # how the set is read, not what is in it
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
         kept = asdict(self) | {"data": data.uri()}
@@ -179,7 +183,8 @@ class TrainConfig:
 def train(config: TrainConfig) -> None:
     """Run or resume the training that `config` describes."""
     config.check()
-    data, output = open_store(config.data), open_store(config.output)
+    data = open_store(config.data, anonymous=config.anonymous)
+    output = open_store(config.output)
     preflight(data, output)
     settings = config.settings(data)
     archive.refuse_changed(
@@ -320,7 +325,7 @@ def _fit(
             name="segpipe",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env=runtime.model_env(),  # type: ignore[call-arg]
+            worker_runtime_env=runtime.cluster_model_env(),  # type: ignore[call-arg]
         ),
         datasets=datasets,
         dataset_config=stream.TrainingData(plan, job.output),

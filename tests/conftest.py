@@ -14,7 +14,7 @@ from segpipe.data import synthetic
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--trials", type=int, default=3, help="kills of runs at random moments")
+    parser.addoption("--trials", type=int, default=6, help="kills of runs at random moments")
 
 
 def pytest_configure() -> None:
@@ -48,6 +48,20 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn set in DRIVE's layout: test 01, 02, training 03 to 06."""
     root = tmp_path_factory.mktemp("labelled")
     synthetic.write_labelled(root, num_training=4, num_test=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def plain(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four photographs of the drawn set as a plain folder: no splits, no masks."""
+    root = tmp_path_factory.mktemp("plain")
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    for number in range(3, 7):
+        with Image.open(labelled / f"training/images/{number:02d}_training.tif") as image:
+            image.save(root / f"images/{number}.png")
+        with Image.open(labelled / f"training/1st_manual/{number:02d}_manual1.gif") as manual:
+            manual.save(root / f"labels/{number}.png")
     return root
 
 

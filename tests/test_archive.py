@@ -3,7 +3,9 @@
 Run: pytest tests/test_archive.py
 """
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from segpipe import archive
 from segpipe.errors import UserError
-from segpipe.storage import Entry, open_store
+from segpipe.storage import Entry, Store, open_store
 
 
 def row(path: str, version: str, status: str = "ok", error: str | None = None, **more) -> dict:
@@ -139,8 +141,9 @@ def test_every_id_is_found_where_its_row_lies(output):
 
 
 def test_a_damaged_part_is_named(output):
-    output.put(f"{archive.PARTS}x.parquet", b"PAR1 not really")
-    with pytest.raises(UserError, match=r"x\.parquet: damaged"):
+    name = f"{0:032x}.parquet"
+    output.put(archive.PARTS + name, b"PAR1 not really")
+    with pytest.raises(UserError, match=f"{name}: damaged"):
         archive.read_parts(output)
 
 
@@ -154,7 +157,9 @@ def results(folder: Path) -> list[dict]:
 
 def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
     archive.commit_part(output, [row("b", "1"), row("gone", "1")])
-    archive.commit_part(output, [row("b", "2", "rejected", "empty file"), row("a", "1")])
+    archive.commit_part(
+        output, [row("b", "2", "rejected", "empty file"), row("a", "1", engine="eager fp32")]
+    )
     manifest = manifest_of(("a", "1"), ("b", "2"), ("open", "1"))
     summary = archive.compact(output, manifest)
     assert summary == {
@@ -163,17 +168,21 @@ def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
         "rejected": 1,
         "rejected_by_code": {"unknown": 1},
         "rejected_by_reason": {"empty file": 1},
+        "masks_by_engine": {"eager fp32": 1},
         "open": 1,
         "gone": 1,
+        "results": [f"results/{file.name}" for file in (tmp_path / "out/results").iterdir()],
     }
     assert [(r["path"], r["version"]) for r in results(tmp_path / "out")] == [
         ("a", "1"),
         ("b", "2"),
     ]
-    file = tmp_path / "out" / "results" / "part-00000.parquet"
-    before = file.read_bytes()
-    archive.compact(output, manifest)
-    assert file.read_bytes() == before
+    [file] = (tmp_path / "out" / "results").iterdir()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert file.name == f"part-00000-{digest[:16]}.parquet"
+    before = file.stat()
+    assert archive.compact(output, manifest) == summary
+    assert file.stat() == before  # not even written again
 
 
 def test_of_two_rows_of_one_input_the_mask_wins_and_then_the_newer(output, tmp_path):
@@ -195,7 +204,7 @@ def test_a_shorter_result_leaves_no_file_of_a_longer_one(output, tmp_path, monke
     archive.commit_part(output, [row(*one) for one in inputs])
     archive.compact(output, manifest_of(*inputs))
     assert len(list((tmp_path / "out" / "results").iterdir())) == 4
-    archive.compact(output, manifest_of(*inputs[:2]))
+    finish(output, *inputs[:2])
     assert [r["path"] for r in results(tmp_path / "out")] == ["0", "1"]
 
 
@@ -218,7 +227,7 @@ def test_results_of_64_to_256_mib_are_read_by_the_usual_readers(output, tmp_path
     assert all(64 << 20 <= size <= 256 << 20 for size in sizes[:-1])
     names = [path for path, _ in inputs]
     assert pq.read_table(folder, columns=["path"])["path"].to_pylist() == names
-    assert pq.read_schema(folder / "part-00000.parquet").metadata[b"segpipe_schema"] == b"1"
+    assert pq.read_schema(next(folder.iterdir())).metadata[b"segpipe_schema"] == b"1"
     assert list(pd.read_parquet(folder, columns=["path"])["path"]) == names
     found = duckdb.sql(f"select path, octet_length(mask_png) from '{folder}/*.parquet' order by 1")
     assert found.fetchall() == [(name, 1_000_000) for name in names]
@@ -239,14 +248,47 @@ def test_every_column_of_the_rows_is_documented():
 
 def test_parts_of_a_release_with_fewer_columns_go_into_the_results(output):
     """Rows without measurements, beside rows that have them, and alone."""
-    old = pa.schema([field for field in archive.ROW if field.name != "tortuosity"])
+    old = pa.schema([field for field in archive.ROW if field.name not in ("tortuosity", "engine")])
     manifest = manifest_of(("a", "1"), ("b", "1"))
     first = pa.Table.from_pylist([row("a", "1")], schema=old)
-    archive.write_parquet(output, f"{archive.PARTS}old.parquet", first)
+    archive.write_parquet(output, f"{archive.PARTS}{0:032x}.parquet", first)
     assert archive.compact(output, manifest)["ok"] == 1
     archive.commit_part(output, [row("b", "1", tortuosity=1.5)])
-    assert archive.compact(output, manifest)["ok"] == 2
-    [key] = [entry.key for entry in output.list(archive.RESULTS)]
+    summary = archive.compact(output, manifest)
+    assert summary["ok"] == 2
+    [key] = summary["results"]
     found = archive.read_parquet(output, key)
     assert found.schema.names == archive.ROW.names
     assert found["tortuosity"].to_pylist() == [None, 1.5]
+    assert found["engine"].null_count == 2
+
+
+# ---- files of earlier runs
+
+
+def finish(output: Store, *inputs: tuple[str, str]) -> dict:
+    """The end of a run over these inputs, which are done."""
+    summary = archive.compact(output, manifest_of(*inputs))
+    archive.delete_old_results(output, summary["results"])
+    archive.write_json(output, archive.SUMMARY, summary)
+    return summary
+
+
+def test_a_temporary_file_of_a_killed_writer_is_swept(output, tmp_path):
+    folder = tmp_path / "out" / "_segpipe" / "tmp"
+    folder.mkdir(parents=True)
+    handle, name = tempfile.mkstemp(dir=folder)
+    os.close(handle)
+    output.sweep()
+    assert not Path(name).exists()
+
+
+def test_results_of_0_1_0_are_replaced(output, tmp_path):
+    """Named by their number alone, and not listed by the summary."""
+    archive.commit_part(output, [row("a", "1")])
+    old = pa.Table.from_pylist([row("a", "0")], schema=archive.ROW)
+    for number in range(2):
+        archive.write_parquet(output, f"results/part-{number:05d}.parquet", old)
+    summary = finish(output, ("a", "1"))
+    assert [(r["path"], r["version"]) for r in results(tmp_path / "out")] == [("a", "1")]
+    assert [entry.key for entry in output.list("results/")] == summary["results"]

@@ -6,15 +6,20 @@ Run: pytest tests/test_bulk.py
 import io
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from verbs import ONE, rows_of, run
 
-from segpipe import archive, segment
+from segpipe import archive, lease, segment
+from segpipe.storage import Store, open_store
+from segpipe.storage.local import LocalStore
 
 
 def by_path(output: Path) -> dict[str, dict]:
@@ -25,6 +30,10 @@ def by_path(output: Path) -> dict[str, dict]:
 
 def summary_of(output: Path) -> dict:
     return json.loads((output / "summary.json").read_text())
+
+
+def summary_of_store(output: Store) -> dict:
+    return json.loads(output.get("summary.json"))
 
 
 def fill(root: Path, photograph: Image.Image) -> Path:
@@ -205,3 +214,243 @@ def test_what_would_change_the_result_is_refused(begun, capfd, flags, named):
 def test_status_of_what_is_no_output_is_told(tmp_path, capfd):
     assert run("status", "--output", tmp_path) == 2
     assert "no run of `segpipe segment`" in capfd.readouterr().err
+
+
+# ---- the end of a run, and what becomes of its files
+
+
+@pytest.fixture(params=["disk", "s3"])
+def root(request, tmp_path) -> str:
+    if request.param == "disk":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('s3').uri}/{tmp_path.name}"
+
+
+def write_done(root: str, names: str, probabilities: bool = False) -> list[object]:
+    """An archive below root of which everything is done, as a run leaves it before it ends.
+
+    -> the words of that run. No network is needed: masks and rows are made up.
+    """
+    source, output = open_store(f"{root}/in"), open_store(f"{root}/out")
+    for name in names:
+        source.put(f"{name}.png", b"")
+    rows = []
+    for entry in source.list():
+        row = {"path": entry.key, "version": entry.version, "bytes": 0, "finished": 1.0}
+        rows.append(row | {"status": "ok", "mask_path": archive.mask_key(entry.key)})
+        for folder in ("masks", "probabilities") if probabilities else ("masks",):
+            output.put(f"{folder}/{entry.key}.png", f"{folder} of {entry.key}".encode())
+    archive.commit_part(output, rows)
+    archive.write_json(output, archive.SETTINGS, {"--probabilities": probabilities})
+    return [*words_of(root), *(["--probabilities"] if probabilities else [])]
+
+
+def words_of(root: object) -> list[object]:
+    words = ["segment", "--input", f"{root}/in", "--output", f"{root}/out"]
+    return [*words, "--flips", 1, "--report-images", "off"]
+
+
+def paths_in(folder: Path) -> list[str]:
+    """Of all rows in results/, as a reader of the whole folder sees them."""
+    files = sorted((folder / "results").glob("part-*"))
+    return [row["path"] for file in files for row in pq.read_table(file).to_pylist()]
+
+
+FOREIGN = [  # in every folder of an output, some with names that look like its own
+    "readme.md",
+    "masks/mine.png",
+    "masks/sub/notes.txt",
+    "probabilities/mine.csv",
+    "results/.DS_Store",
+    "results/_delta_log/00000000000000000000.json",
+    "results/part-00000-6f1e7a52-8a4c-4c7e-9b1d-0f5a7d3c2b1e-c000.snappy.parquet",
+    "results/part-00000.parquet.bak",
+    "results/part-0000.parquet",
+    "results/part-00001-0123456789ABCDEF.parquet",
+    "results/selected.csv",
+    "results/sub/mine.parquet",
+    "results/zzz",
+    "_segpipe/notes.txt",
+    "_segpipe/manifest/mine.parquet",
+    "_segpipe/manifest/sub/0123456789abcdef-000000.parquet",
+    "_segpipe/parts/mine.parquet",
+    "_segpipe/parts/.DS_Store",
+    "_segpipe/run/notes.txt",
+    "_segpipe/run/sub/notes.txt",
+    "_segpipe/states/7.json",
+    "_segpipe/states/notes.txt",
+    "_segpipe/tmp/notes.txt",
+    "_segpipe/tmp/sub/tmp01234567",
+]
+
+
+def test_files_of_others_stay_wherever_they_lie_in_an_output(root, capfd):
+    """And are in no verb's way, while photographs come and go."""
+    words, output = write_done(root, "abc"), open_store(f"{root}/out")
+    assert run(*words) == 0
+    first = summary_of_store(output)["results"]
+    mine = {key: f"mine: {key}".encode() for key in FOREIGN}
+    for key, data in mine.items():
+        output.put(key, data)
+    source = open_store(f"{root}/in")
+    source.delete("b.png")
+    assert run(*words) == 0
+    second = summary_of_store(output)
+    assert {key: output.get(key) for key in mine} == mine
+    assert [output.head(key) for key in first] == [None] * len(first)
+    assert second["inputs"] == 2
+    assert "2 masks, 0 rejected" in output.get("report.html").decode()
+    rows = [pq.read_table(io.BytesIO(output.get(key))) for key in second["results"]]
+    assert [path for table in rows for path in table["path"].to_pylist()] == ["a.png", "c.png"]
+    output.delete("summary.json")  # as while a run is under way
+    capfd.readouterr()
+    assert run("status", "--output", output.uri(), "--verify", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["ok"] == 3
+
+
+class Killed(BaseException):
+    """At this moment."""
+
+
+def stop_at(number: int, patched: pytest.MonkeyPatch, seen: list[str]) -> None:
+    """Have the store stop at its number-th write; `seen` is told of those that were made."""
+    for name in ("put", "delete"):
+        known: Callable[..., None] = getattr(LocalStore, name)
+
+        def write(self, key, *data, known=known):
+            if key != lease.LEASE:
+                if len(seen) == number:
+                    raise Killed
+                seen.append(key)
+            known(self, key, *data)
+
+        patched.setattr(LocalStore, name, write)
+
+
+def test_a_run_stopped_at_any_write_leaves_old_or_new_results_and_ends_at_the_next(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(archive, "RESULT_BYTES", 1)
+    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", 1)
+    begun = tmp_path / "begun"
+    assert run(*write_done(str(begun), "abcd")) == 0
+    old = [f"{name}.png" for name in "abcd"]
+    assert paths_in(begun / "out") == old
+    new = [f"{name}.png" for name in "bd"]  # which renumbers every file
+    writes = 0
+    for number in range(100):
+        shutil.rmtree(tmp_path / "now", ignore_errors=True)
+        shutil.copytree(begun, tmp_path / "now")
+        output, words = tmp_path / "now/out", words_of(tmp_path / "now")
+        for name in "ac":
+            (tmp_path / "now/in" / f"{name}.png").unlink()
+        seen: list[str] = []
+        with monkeypatch.context() as patched:
+            stop_at(number, patched, seen)
+            try:
+                assert run(*words) == 0
+                break
+            except Killed:
+                writes += 1
+        left = paths_in(output)
+        assert set(left) >= set(old) or set(left) >= set(new), seen
+        if (output / "summary.json").exists():
+            assert left == old, seen
+        assert run(*words) == 0
+        assert paths_in(output) == new, seen
+        kept = [f"results/{path.name}" for path in sorted((output / "results").iterdir())]
+        assert summary_of(output)["results"] == kept
+    assert writes >= 8  # page, marker, summary, 2 new files, report, 4 old ones, summary
+    assert paths_in(output) == new
+
+
+def test_results_that_were_deleted_are_made_again_by_the_same_command(tmp_path, capfd):
+    words = write_done(str(tmp_path), "ab")
+    assert run(*words) == 0
+    [file] = (tmp_path / "out/results").iterdir()
+    before = file.read_bytes()
+    file.unlink()
+    assert run("status", "--output", tmp_path / "out", "--verify", "--json") == 1
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["missing"]["results"] == 1
+    assert run(*words) == 0
+    assert file.read_bytes() == before
+    assert run("status", "--output", tmp_path / "out", "--verify") == 0
+
+
+def missing_in(output: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, int]]:
+    """Exit code and count of `segpipe status --verify`."""
+    capfd.readouterr()
+    code = run("status", "--output", output, "--verify", "--json")
+    return code, json.loads(capfd.readouterr().out)["missing"]
+
+
+def test_verify_counts_what_was_deleted(root, capfd):
+    words, output = write_done(root, "abcdef", probabilities=True), open_store(f"{root}/out")
+    output.put("masks/foreign.png", b"mine")
+    assert run(*words) == 0
+    nothing = {"rows": 0, "masks": 0, "probabilities": 0, "results": 0}
+    assert missing_in(output.uri(), capfd) == (0, nothing)
+    output.delete("masks/a.png.png")
+    output.put("masks/b.png.png", b"")  # cut off
+    output.delete("probabilities/c.png.png")
+    assert missing_in(output.uri(), capfd) == (1, nothing | {"masks": 2, "probabilities": 1})
+    assert run("status", "--output", output.uri(), "--verify") == 1
+    told = capfd.readouterr().out.splitlines()[-1]
+    assert told.startswith("missing 2 masks, 1 probabilities, ")
+    assert "--repair" in told
+    for entry in list(output.list(archive.PARTS)):  # a purge takes them as well
+        output.delete(entry.key)
+    assert missing_in(output.uri(), capfd) == (1, nothing | {"rows": 6})
+    assert run("status", "--output", output.uri()) == 0
+
+
+def test_masks_of_vanished_inputs_and_of_rows_alone_are_not_missing(tmp_path, capfd):
+    words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
+    (tmp_path / "in/a.png").unlink()
+    [entry] = output.list(archive.PARTS)
+    rows = archive.read_parquet(output, entry.key).to_pylist()
+    archive.commit_part(output, [row | {"mask_path": None} for row in rows])  # --format parquet
+    assert run(*words) == 0
+    output.delete("masks/a.png.png")
+    output.delete("masks/b.png.png")
+    assert missing_in(output.uri(), capfd) == (0, {"rows": 0, "masks": 0, "results": 0})
+
+
+def test_a_repair_with_nothing_to_do_changes_nothing(tmp_path, capfd):
+    words = write_done(str(tmp_path), "ab")
+    assert run(*words) == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert run(*words, "--repair") == 0
+    assert "all 2 inputs are done" in capfd.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_repair_makes_exactly_what_is_missing_the_same(folder, tmp_path, ray_cluster, capfd):
+    """On a finished output; the files of others that lie there stay as they are."""
+    words = ["segment", *ONE, "--input", folder, "--output", tmp_path / "out", "--max-rejected", 1]
+    assert run(*words, "--probabilities") == 0
+    output = open_store(str(tmp_path / "out"))
+    before = {entry.key: output.get(entry.key) for entry in output.list()}
+    foreign = [f"{key.rpartition('/')[0]}/notes.txt".lstrip("/") for key in before]
+    for key in foreign:
+        output.put(key, b"mine")
+    rows = by_path(tmp_path / "out")
+    gone = ["masks/a.png.png", "probabilities/b.png.png"]
+    for key in gone:
+        output.delete(key)
+    assert run(*words, "--probabilities") == 0
+    assert "all 4 inputs are done" in capfd.readouterr().out
+    assert run(*words, "--probabilities", "--repair") == 0
+    pictures = [key for key in before if key.startswith(("masks/", "probabilities/"))]
+    assert {key: output.get(key) for key in pictures} == {key: before[key] for key in pictures}
+    again = by_path(tmp_path / "out")
+    assert [path for path in again if again[path]["finished"] > rows[path]["finished"]] == [
+        "a.png",
+        "b.png",
+    ]
+    assert [row | {"finished": 0} for row in again.values()] == [
+        row | {"finished": 0} for row in rows.values()
+    ]
+    assert summary_of(tmp_path / "out")["done_before"] == 2
+    assert missing_in(output.uri(), capfd)[0] == 0
+    assert {output.get(key) for key in foreign} == {b"mine"}

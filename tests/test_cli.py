@@ -3,13 +3,21 @@
 Run: pytest tests/test_cli.py
 """
 
+import ast
+import dataclasses
+import inspect
 import pickle
+import platform
+import re
 import shutil
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from verbs import run
 
 from segpipe import cli
 from segpipe.recipes import RECIPES
@@ -227,10 +235,62 @@ def test_an_unknown_verb_is_told_the_known_ones(refused):
     assert "segment" in line
 
 
-@pytest.mark.parametrize("verb", list(cli.VERBS))
-def test_every_flag_has_a_help_text(verb, capsys):
+UNITS = "seconds?|milliseconds|hours?|bytes|MB|Gbit|millions|GETs|PUTs|currency"
+UNITS += "|share|rate|norm|decay|standard deviation"  # without a unit
+
+
+def docstrings(config: type) -> dict[str, str]:
+    """The string below each field of a config, from its source."""
+    body = ast.parse(inspect.getsource(config)).body[0].body
+    return {
+        field.target.id: below.value.value
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def told_of_flags(verb: str, capsys) -> dict[str, str]:
+    """What `segpipe VERB --help` says of each flag, without white space."""
     with pytest.raises(SystemExit) as stop:
         cli.main([verb, "--help"])
     assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert f"segpipe {verb}" in text
+    lines = [line.strip("│╭╮╰╯") for line in capsys.readouterr().out.splitlines()]  # tyro's box
+    parts = re.split(r"^ {1,2}(--[a-z][\w-]+)", "\n".join(lines), flags=re.MULTILINE)
+    return {
+        flag: "".join(text.split()) for flag, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_flag_has_a_help_text_with_unit_and_default(verb, capsys):
+    module, name, _ = cli.VERBS[verb]
+    config = getattr(import_module(module), name)
+    texts, told, fields = (
+        docstrings(config),
+        told_of_flags(verb, capsys),
+        dataclasses.fields(config),
+    )
+    assert set(told) == {"--" + field.name.replace("_", "-") for field in fields}
+    assert len(set(texts.values())) == len(fields)  # each has one of its own
+    for field in fields:
+        shown, default = told["--" + field.name.replace("_", "-")], field.default
+        assert "".join(texts[field.name].split()) in shown
+        if default is dataclasses.MISSING:
+            assert shown.endswith("(required)")
+        else:
+            words = map(str, default) if isinstance(default, tuple) else [str(default)]
+            assert shown.endswith(f"(default:{''.join(words)})")
+        if "float" in str(field.type):
+            assert re.search(rf"\b({UNITS})\b", texts[field.name], re.IGNORECASE), field.name
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64")])
+def test_another_platform_is_refused_in_one_line(system, machine, monkeypatch, capfd, tmp_path):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert run("status", "--output", tmp_path) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{system} {machine}" in line
+    assert "Linux x86_64" in line

@@ -27,6 +27,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 from ray.scripts.scripts import start as ray_start
 from ray.scripts.symmetric_run import symmetric_run
+from setuptools.config.pyprojecttoml import read_configuration
 
 import segpipe
 from segpipe import cli, runtime
@@ -198,17 +199,15 @@ def test_a_command_of_a_header_goes_through_our_parser(verb, flags):
 
 @pytest.mark.parametrize("name", JOBS)
 def test_the_entrypoint_of_a_job_goes_through_our_parser(name):
-    words = shlex.split(MANIFESTS[name]["spec"]["entrypoint"])
-    assert words[:2] == ["python", "-m"]
-    package, verb = words[2].split(".")
-    assert (ROOT / package / f"{verb}.py").exists()
-    parsed(verb, words[3:])
+    program, verb, *flags = shlex.split(MANIFESTS[name]["spec"]["entrypoint"])
+    assert program in PROJECT["scripts"]  # the image has no checkout
+    parsed(verb, flags)
 
 
 def test_an_unknown_flag_of_an_entrypoint_is_refused():
     words = shlex.split(MANIFESTS["kuberay-train.yaml"]["spec"]["entrypoint"])
     with pytest.raises(Exception, match="epoch-count"):
-        parsed("train", [*words[3:], "--epoch-count", "3"])
+        parsed("train", [*words[2:], "--epoch-count", "3"])
 
 
 RAY = re.compile(r"(?:^|['\s])ray ((?:job )?[a-z-]+)((?: +(?!--(?:\s|$))[^\s'#]+)*)", re.MULTILINE)
@@ -381,7 +380,7 @@ def test_rays_autoscaler_counts_no_core_on_the_head_and_one_gpu_on_a_gpu_pod(nam
 
 def test_a_training_has_as_many_gpus_from_start_to_end_as_it_has_workers():
     spec = MANIFESTS["kuberay-train.yaml"]["spec"]
-    config = parsed("train", shlex.split(spec["entrypoint"])[3:])
+    config = parsed("train", shlex.split(spec["entrypoint"])[2:])
     ((name, group),) = workers("kuberay-train.yaml").items()
     assert name == "gpu"
     assert group["minReplicas"] == group["maxReplicas"] == config.most_workers
@@ -390,7 +389,7 @@ def test_a_training_has_as_many_gpus_from_start_to_end_as_it_has_workers():
 
 def test_segmentation_decodes_on_cpu_pods_and_scales_its_gpus(monkeypatch):
     spec = MANIFESTS["kuberay-segment.yaml"]["spec"]
-    config = parsed("segment", shlex.split(spec["entrypoint"])[3:])
+    config = parsed("segment", shlex.split(spec["entrypoint"])[2:])
     cpu, gpu = (workers("kuberay-segment.yaml")[name] for name in ("cpu", "gpu"))
     assert spec["rayClusterSpec"]["enableInTreeAutoscaling"]
     # All networks must start within runtime.ACTORS_START_S, and --device gpu must find a GPU.
@@ -546,7 +545,8 @@ def test_a_batch_script_starts_ray_on_all_nodes_and_our_command_on_one(
 
 def test_a_training_on_slurm_has_a_worker_for_each_gpu(checkout):
     env = {"SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "2"}
-    assert batch(checkout, "slurm-train.sh", "in", "out", **env).returncode == 0
+    flags = ["--batch-size", "8"]
+    assert batch(checkout, "slurm-train.sh", "in", "out", *flags, **env).returncode == 0
     assert parsed("train", words(checkout / "python.words")[2:]).workers == "8"
 
 
@@ -595,6 +595,28 @@ def test_the_image_is_built_by_known_instructions_from_files_that_are_there():
     assert all((ROOT / source).exists() for source in sources)
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert {name.split(".")[0] for name in packages["packages"]} <= set(sources)
+
+
+def test_a_wheel_takes_no_top_level_name_but_ours():
+    """As setuptools itself reads pyproject.toml; `jobs` is run from a checkout."""
+    taken = read_configuration(ROOT / "pyproject.toml")["tool"]["setuptools"]["packages"]
+    assert {name.split(".")[0] for name in taken} == {"segpipe"}
+    found = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("segpipe/**/__init__.py")}
+    assert sorted(taken) == sorted(name.replace("/", ".") for name in found)
+
+
+OF_JOBS = re.compile(r"-m\W+jobs\.|^\s*(?:import|from) jobs\b|\bjobs/\w*\.py", re.MULTILINE)
+
+
+def test_nothing_that_is_installed_needs_the_jobs_of_a_checkout():
+    """Nor what runs in the image: all but scripts of a checkout and headers that send one."""
+    installed = [path for path in ROOT.glob("segpipe/**/*") if path.suffix in (".py", ".html")]
+    image = [CLUSTER / name for name in ("Dockerfile", "aws.yaml", *JOBS)]
+    assert len(installed) > 50
+    for path in installed + image:
+        assert not OF_JOBS.search(path.read_text()), path
+    for told in ("python -m jobs.segment --input x", 'words = ["-m", "jobs.train"]', "import jobs"):
+        assert OF_JOBS.search(told)
 
 
 def test_the_image_installs_pinned_versions_and_ends_as_no_root():

@@ -5,13 +5,15 @@ Run: pytest tests/test_engine.py
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from compiled import why_skip
 from PIL import Image
 from processes import finish
-from verbs import rows_of, run
+from verbs import ONE, rows_of, run
 
 from segpipe import kernels, metrics, stages
 from segpipe.data import codecs, fundus
@@ -58,6 +60,51 @@ def test_the_quickest_true_engine_that_the_flags_allow(trials, flags, wanted):
 def test_what_does_not_run_here_is_refused_in_one_line():
     with pytest.raises(UserError, match=r"--compile on.*no C\+\+ compiler"):
         engine.select([EAGER, HALF, NO_COMPILER], "on", "auto")
+
+
+BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("off", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("trials", "begun", "matched", "flags", "wanted"),
+    [
+        ([EAGER, HALF, COMPILED], FAST, True, ("auto", "auto"), "compiled fp32"),
+        ([EAGER, HALF, COMPILED], FAST, True, ("on", "fp32"), "compiled fp32"),
+        ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("auto", "auto"), "eager fp32"),
+        ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("on", "auto"), "compiled fp32"),
+        ([EAGER, HALF, COMPILED], FAST, True, ("off", "auto"), "eager fp32"),
+        ([EAGER, HALF, NO_COMPILER], FAST, True, ("auto", "auto"), "eager fp32"),
+        ([EAGER, HALF, NO_COMPILER], FAST, True, ("on", "auto"), "eager fp32"),
+        ([EAGER, HALF, NO_COMPILER], FAST, True, ("off", "bf16"), "eager bf16"),
+        ([EAGER, untrue(HALF)], FAST, True, ("auto", "auto"), "eager fp32"),  # not even tried here
+        ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "auto"), "eager bf16"),
+    ],
+)
+def test_an_output_resumes_with_its_engine_or_one_that_matches(
+    trials, begun, matched, flags, wanted
+):
+    assert engine.resume(trials, begun, matched, *flags).engine.name == wanted
+
+
+@pytest.mark.parametrize(
+    ("trials", "begun", "matched", "flags", "told"),
+    [
+        ([EAGER, untrue(HALF), COMPILED], FAST, True, ("off", "bf16"), "of eager bf16 are not"),
+        ([EAGER, untrue(HALF)], BEGUN_HALF, True, ("off", "fp32"), "are not those"),  # by 0.1
+        ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "fp32"), "are not those of"),
+        (
+            [EAGER, NO_COMPILER],
+            BEGUN_EAGER,
+            True,
+            ("on", "auto"),
+            r"--compile on.*no C\+\+ compiler",
+        ),
+        ([EAGER, NO_COMPILER], FAST, False, ("auto", "auto"), r"no C\+\+ compiler.*are not those"),
+    ],
+)
+def test_an_output_does_not_resume_with_other_masks(trials, begun, matched, flags, told):
+    with pytest.raises(UserError, match=told):
+        engine.resume(trials, begun, matched, *flags)
 
 
 def test_dice_of_two_lists_of_masks_is_pooled():
@@ -125,7 +172,7 @@ def test_weights_of_another_network_are_refused(cache):
         engine.check_fits(loaded)
 
 
-@pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
+@pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 @pytest.mark.parametrize("model", checkpoint.shipped())
 def test_the_compiled_form_keeps_the_masks_of_drive_and_their_truth(model, drive):
     """Vessel Dice at least 0.995 against eager fp32, Dice against the observer as it is told."""
@@ -212,43 +259,111 @@ def engine_of(output: Path) -> str:
     return json.loads((output / "summary.json").read_text())["engine"]["name"]
 
 
-def test_an_output_keeps_the_engine_it_was_begun_with(photograph, tmp_path, ray_cluster, capsys):
+def test_an_output_keeps_its_engine_and_a_flag_may_name_one_that_matches(
+    photograph, tmp_path, ray_cluster, cache, monkeypatch, capsys
+):
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     photograph.save(folder / "a.png")
-    words = ["segment", "--input", folder, "--output", output]
+    words = ["segment", *ONE, "--input", folder, "--output", output]
+    monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, untrue(HALF), COMPILED])
     assert run(*words, "--compile", "off", "--precision", "fp32") == 0
-    assert engine_of(output) == "eager fp32"
     before = (output / "masks" / "a.png.png").read_bytes()
     photograph.transpose(Image.Transpose.ROTATE_180).save(folder / "b.png")
     assert run(*words) == 0  # what is left open stays as it was
     assert engine_of(output) == "eager fp32"
-    assert run(*words, "--compile", "on") == 2
-    assert "--compile on: " in capsys.readouterr().err.splitlines()[-1]
+    photograph.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "c.png")
+    kept = [(output / name).read_bytes() for name in ("summary.json", "_segpipe/settings.json")]
+    assert run(*words, "--precision", "bf16") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "masks of eager bf16 are not those of eager fp32" in told
+    assert "--compile off --precision fp32" in told
+    assert kept == [
+        (output / name).read_bytes() for name in ("summary.json", "_segpipe/settings.json")
+    ]
+    if not why_skip():
+        assert run(*words, "--compile", "on") == 0
+        made = {row["path"]: row["engine"] for row in rows_of(output)}
+        assert made == {"a.png": "eager fp32", "b.png": "eager fp32", "c.png": "compiled fp32"}
+        assert "2 masks by the reference engine" in capsys.readouterr().out.splitlines()[-1]
     assert (output / "masks" / "a.png.png").read_bytes() == before
     assert len({row["settings"] for row in rows_of(output)}) == 1
 
 
-def test_an_engine_that_is_gone_is_refused_and_nothing_changes(
+def test_an_engine_that_is_gone_is_replaced_by_the_reference_in_one_line(
     photograph, tmp_path, ray_cluster, cache, monkeypatch, capsys
 ):
-    if problem := kernels.missing():
+    if problem := why_skip():
         pytest.skip(problem)
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     photograph.save(folder / "a.png")
-    words = ["segment", "--input", folder, "--output", output]
+    words = ["segment", *ONE, "--input", folder, "--output", output]
     monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, COMPILED])
     assert run(*words) == 0
     assert engine_of(output) == "compiled fp32"
-    names = ("summary.json", "_segpipe/settings.json", "report.html")
-    before = [(output / name).read_bytes() for name in names]
-    photograph.save(folder / "b.png")
+    settings = json.loads((output / "_segpipe/settings.json").read_text())
+    photograph.transpose(Image.Transpose.ROTATE_180).save(folder / "b.png")
     monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
     monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, NO_COMPILER])
-    assert run(*words) == 2
-    assert "--compile on" in capsys.readouterr().err.splitlines()[-1]
-    assert [(output / name).read_bytes() for name in names] == before
+    capsys.readouterr()
+    assert run(*words) == 0
+    told = capsys.readouterr()
+    [line] = [line for line in told.err.splitlines() if "does not run here" in line]
+    assert "no C++ compiler" in line
+    assert "eager fp32" in line
+    assert "1 masks by the reference engine" in told.out.splitlines()[-1]
+    made = {row["path"]: row["engine"] for row in rows_of(output)}
+    assert made == {"a.png": "compiled fp32", "b.png": "eager fp32"}
+    assert json.loads((output / "_segpipe/settings.json").read_text()) == settings
+    assert len({row["settings"] for row in rows_of(output)}) == 1
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["masks_by_engine"] == {"compiled fp32": 1, "eager fp32": 1}
+
+
+def one_photograph(root: Path, **settings: Any) -> tuple[stages.SegmentJob, dict[str, Any]]:
+    """The job of a folder that holds a.png, and its one group."""
+    source, output = open_store(str(root)), open_store(str(root / "out"))
+    manifest = stages.archive.list_inputs([e for e in source.list() if "/" not in e.key])
+    manifest.write(output)
+    words = source, output, "segnet-lite", 540.0, 0.24, "sha", "settings", "png", 200.0
+    group = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0]])}
+    return stages.SegmentJob(*words, **settings), group
+
+
+@pytest.mark.parametrize("chosen", [FAST, Engine("off", "bf16")])
+def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
+    photograph, tmp_path, monkeypatch, chosen
+):
+    usual = engine._eager
+
+    def without_bf16(loaded, precision, *others, **named):
+        return fails if precision == "bf16" else usual(loaded, precision, *others, **named)
+
+    def fails(*_):
+        raise RuntimeError("no bf16 here")
+
+    monkeypatch.setattr(engine, "_eager", without_bf16)
+    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    masks = []
+    for name, asked in (("told", chosen), ("reference", REFERENCE)):
+        (tmp_path / name).mkdir()
+        photograph.save(tmp_path / name / "a.png")
+        job, group = one_photograph(tmp_path / name)
+        stages.Segmenter(job, WEIGHTS, asked, "cpu", 1)(group)
+        [key] = stages.archive.read_parts(job.output).keys
+        [row] = stages.archive.read_parquet(job.output, key).to_pylist()
+        assert (row["status"], row["engine"]) == ("ok", "eager fp32")
+        masks.append(job.output.get(row["mask_path"]))
+    assert masks[0] == masks[1]
+
+
+def test_an_engine_that_does_not_match_has_no_substitute(photograph, tmp_path, monkeypatch):
+    photograph.save(tmp_path / "a.png")
+    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    job, _ = one_photograph(tmp_path, reference_allowed=False)
+    with pytest.raises(UserError, match=r"--compile on --precision fp32.*no C\+\+ compiler"):
+        stages.Segmenter(job, WEIGHTS, FAST, "cpu", 1)
 
 
 @pytest.mark.cluster
@@ -299,7 +414,7 @@ def test_a_network_without_a_compiled_form_runs_eagerly(model, width, problem, c
     assert all(not trial.problem for trial in trials if trial.compile == "off")
 
 
-@pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
+@pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 @pytest.mark.parametrize(
     ("model", "width"), [("segnet-lite", 80), ("resunet", None), ("resunet", 16)]
 )

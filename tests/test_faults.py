@@ -45,7 +45,7 @@ def moto() -> Iterator[str]:
             server.kill()
 
 
-@pytest.fixture(params=["rclone", "moto"])
+@pytest.fixture(params=["rclone", pytest.param("moto", marks=pytest.mark.nightly)])
 def endpoint(request, s3, monkeypatch) -> str:
     found = s3.endpoint if request.param == "rclone" else request.getfixturevalue("moto")
     monkeypatch.setenv("AWS_ENDPOINT_URL", found)

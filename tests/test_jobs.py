@@ -261,20 +261,6 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     assert result["checkpoint"]["flips"] == 4
 
 
-@pytest.fixture(scope="module")
-def plain(labelled: Path, tmp_path_factory) -> Path:
-    """Four photographs of the drawn set as a plain folder: no splits, no masks."""
-    root = tmp_path_factory.mktemp("plain")
-    for folder in ("images", "labels"):
-        (root / folder).mkdir()
-    for number in range(3, 7):
-        with Image.open(labelled / f"training/images/{number:02d}_training.tif") as image:
-            image.save(root / f"images/{number}.png")
-        with Image.open(labelled / f"training/1st_manual/{number:02d}_manual1.gif") as manual:
-            manual.save(root / f"labels/{number}.png")
-    return root
-
-
 @pytest.mark.parametrize("split", ["test", "training"])
 def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
     plain, trained, tmp_path, split, capfd, ray_cluster
@@ -338,17 +324,6 @@ def test_evaluation_can_find_the_field_and_leave_photographs_out_of_its_page(
     assert "image/jpeg" not in page
 
 
-def test_training_on_a_set_without_splits_takes_all_of_it(plain, tmp_path, ray_cluster):
-    """No test images: a history without test figures, and a training photograph in the figure."""
-    flags = [*TRAIN, "--epochs", 1]
-    assert run("train", "--data", plain, "--output", tmp_path, *flags) == 0
-    (row,) = csv.DictReader((tmp_path / "history.csv").open())
-    assert row["test_loss"] == ""
-    card = checkpoint.load((tmp_path / "model.safetensors").read_bytes(), "plain").card
-    assert "4 images" in card.training_data
-    assert (tmp_path / "predictions.png").exists()
-
-
 @pytest.fixture(scope="module")
 def trained_on_s3(s3, labelled, ray_cluster) -> str:
     """One epoch, and then one more."""
@@ -361,6 +336,7 @@ def trained_on_s3(s3, labelled, ray_cluster) -> str:
     return f"{s3.uri}/model"
 
 
+@pytest.mark.nightly  # what is killed in tests/test_kill.py is held against one on disk too
 def test_a_training_in_two_pieces_on_s3_is_one_in_one_piece_on_disk(trained_on_s3, s3, trained):
     output = s3.folder / "model"
     rows = csv.DictReader((output / "history.csv").open())
@@ -371,11 +347,13 @@ def test_a_training_in_two_pieces_on_s3_is_one_in_one_piece_on_disk(trained_on_s
     assert pieces.threshold == whole.threshold
 
 
-def test_segmenting_on_s3_gives_what_it_gives_on_disk(
-    s3, labelled, trained, trained_on_s3, tmp_path
-):
-    images = f"{s3.uri}/set/test/images"
-    weights = f"{trained_on_s3}/model.safetensors"
+def test_segmenting_on_s3_gives_what_it_gives_on_disk(s3, labelled, trained, tmp_path, ray_cluster):
+    images, weights = f"{s3.uri}/photographs", f"{s3.uri}/weights/model.safetensors"
+    for path in (labelled / "test/images").iterdir():
+        open_store(images).put(path.name, path.read_bytes())
+    open_store(s3.uri).put(
+        "weights/model.safetensors", (trained / "model.safetensors").read_bytes()
+    )
     words = ["--input", images, "--output", f"{s3.uri}/masks", "--checkpoint", weights]
     assert run("segment", *words) == 0
     weights = trained / "model.safetensors"

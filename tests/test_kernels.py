@@ -4,17 +4,13 @@ Run: pytest tests/test_kernels.py
 """
 
 import copy
-import json
-import os
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from compiled import why_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +22,7 @@ from segpipe.kernels.build import pointer
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.segnet import SegNetLite
 
-pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
+pytestmark = pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 SIDE = 64
 
 
@@ -185,46 +181,6 @@ def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(
     near = (np.abs(native - 0.3) < 1e-5) | (np.abs(inside - 127) < 1e-3)  # rounding may decide
     assert (found == wanted)[~near].all()
     assert near.mean() < 0.05
-
-
-def missing_with(environment: dict[str, str], cache: Path) -> str:
-    """What a new process says of the kernels, with an empty or given cache."""
-    code = "import json; from segpipe import kernels; print(json.dumps(kernels.missing()))"
-    env = os.environ | {"SEGPIPE_CACHE": str(cache)} | environment
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
-    return json.loads(done.stdout)
-
-
-def test_without_a_compiler_it_says_so(tmp_path):
-    assert missing_with({"PATH": "", "CXX": ""}, tmp_path / "c").startswith("no C++ compiler")
-
-
-def test_a_compiler_that_fails_is_named(tmp_path):
-    assert (
-        missing_with({"CXX": "false"}, tmp_path) == "false does not build the kernels: exit code 1"
-    )
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_was_built_once_needs_no_compiler(tmp_path):
-    assert missing_with({}, tmp_path) == ""
-    [built] = tmp_path.iterdir()
-    assert missing_with({"PATH": "", "CXX": ""}, tmp_path) == ""
-    assert [built] == list(tmp_path.iterdir())
-
-
-def test_a_damaged_library_is_done_without(tmp_path):
-    assert missing_with({}, tmp_path) == ""
-    [built] = tmp_path.iterdir()
-    built.write_bytes(b"no library")
-    assert missing_with({}, tmp_path) == ""
-    assert missing_with({"PATH": "", "CXX": ""}, tmp_path).startswith("no C++ compiler")
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    assert missing_with({}, blocked / "cache") == ""
 
 
 def gradients_by_torch(layers: tuple[nn.Conv2d, nn.Conv2d], images, labels) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from compiled import why_skip
 from torch import nn
 
 from segpipe import kernels
@@ -15,7 +16,7 @@ from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.kernels import resunet
 from segpipe.models.resunet import LEVELS, ResUNet
 
-pytestmark = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing())
+pytestmark = pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 ATOL = 2e-6  # of a score; eager fp32 is up to 4e-7 away from float64, the loop up to 6e-7
 
 

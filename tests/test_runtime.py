@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,10 +53,99 @@ CPU_NODE, GPU_NODE = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 8.0}
     ],
 )
 def test_workers_book_what_their_nodes_have(monkeypatch, nodes, num_workers, device, wanted):
-    gone = {"Alive": False, "Resources": {"CPU": 99.0}}
-    alive = [{"Alive": True, "Resources": node} for node in nodes]
-    monkeypatch.setattr(ray, "nodes", lambda: [gone, *alive])
+    have(monkeypatch, nodes)
     assert runtime.cpus_per_worker(num_workers, device) == wanted
+
+
+def have(monkeypatch, nodes: list[dict[str, float]]) -> None:
+    """A cluster of nodes 0, 1 ... with these resources, and one that is gone."""
+    gone = {"Alive": False, "NodeID": "gone", "Resources": {"CPU": 99.0}}
+    alive = [
+        {"Alive": True, "NodeID": str(number), "Resources": node}
+        for number, node in enumerate(nodes)
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: [gone, *alive])
+
+
+SMALL, LARGE = {"CPU": 2.0}, {"CPU": 16.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_workers", "device", "threads"),
+    [
+        ([SMALL, LARGE], 2, "cpu", [2, 16]),
+        ([SMALL, LARGE], 4, "cpu", [1, 8]),
+        ([SMALL, LARGE], 5, "cpu", [1, 5]),  # a third has no room on the small one
+        ([SMALL, LARGE], 18, "cpu", [1, 1]),
+        ([LARGE], 4, "cpu", [4]),
+        ([{}, LARGE], 2, "cpu", [None, 8]),
+        ([LARGE, {"CPU": 8.0, "GPU": 4.0}], 4, "cuda", [None, 2]),
+        ([SMALL], 50, "cpu", [1]),
+    ],
+)
+def test_a_worker_takes_the_threads_that_its_own_node_has_for_it(
+    monkeypatch, nodes, num_workers, device, threads
+):
+    """Whatever the driver's cores are: here it has one."""
+    have(monkeypatch, nodes)
+    shares = runtime.plan_workers(num_workers, runtime.cpus_per_worker(num_workers, device), device)
+    monkeypatch.setattr(runtime, "num_own_cores", lambda: 1)
+    assert sum(share.num_workers for share in shares.values()) <= num_workers
+    found = [
+        share.threads(int(node.get("CPU", 0))) if share.num_workers else None
+        for share, node in zip(shares.values(), nodes, strict=True)
+    ]
+    assert found == threads
+
+
+class Stage:
+    def __init__(self, name: str, num_threads: int) -> None:
+        self.made = name, num_threads
+
+
+@pytest.mark.parametrize(
+    ("node", "own_cores", "threads"),
+    [("a", 16, 8), ("a", 4, 2), ("b", 16, 1), ("later", 16, 8), ("later", 2, 1)],
+)
+def test_a_stage_is_made_with_what_its_process_may_use(monkeypatch, node, own_cores, threads):
+    """Fewer cores than Ray counts, as under taskset, or more, where Ray was told of few."""
+    monkeypatch.setattr(
+        ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: node)
+    )
+    monkeypatch.setattr(runtime, "num_own_cores", lambda: own_cores)
+    shares = {"a": runtime.Share(2, 16), "b": runtime.Share(1, 1)}
+    stage = runtime._on_its_node(Stage, shares)
+    assert stage.__name__ == "Stage"
+    assert stage("name").made == ("name", threads)
+
+
+ALLOCATOR = """
+import os
+print("libjemalloc" in open("/proc/self/maps").read(), os.environ["MALLOC_CONF"][:10])
+"""
+
+
+def test_a_node_with_another_path_to_python_has_its_own_jemalloc(monkeypatch):
+    """The loader passes over what is not there."""
+    own = runtime.jemalloc()
+    monkeypatch.setattr(runtime, "jemalloc", lambda: "/of/the/driver/libjemalloc.so")
+    env = runtime.model_env(["", "/of/a/third/libjemalloc.so", own, own])["env_vars"]
+    words = [sys.executable, "-c", ALLOCATOR]
+    told = subprocess.run(words, env=os.environ | env, check=True, capture_output=True)
+    assert told.stdout.split() == [b"True", b"thp:always"]
+
+
+def test_each_node_is_asked_for_its_jemalloc_and_one_line_names_those_without(
+    ray_cluster, monkeypatch, capsys
+):
+    [node] = ray.nodes()
+    gone = "ab" * 28
+    own = runtime.jemalloc()
+    monkeypatch.setattr(runtime, "_nodes", lambda: {node["NodeID"]: SMALL, gone: SMALL, "head": {}})
+    monkeypatch.setattr(runtime, "model_env", list)  # what the nodes said
+    assert runtime.cluster_model_env() == [own]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "segpipe: 1 of 2 nodes told of no jemalloc, torch is slower there: abababab"
 
 
 def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
@@ -63,6 +153,7 @@ def test_a_stage_on_gpus_takes_whole_blocks_and_books_one_each(ray_cluster):
     staged = runtime.network_stage(ray.data.range(1), StageTimes, (), "cuda", 1)
     last = staged._logical_plan.dag
     assert (last.batch_size, last.ray_remote_args["num_gpus"]) == (None, 1)
+    assert last.name == "MapBatches(StageTimes)"
 
 
 @pytest.mark.parametrize("kind", [StoreDown, UserError])

@@ -128,6 +128,25 @@ def test_points_are_measured_in_turns():
     assert [key.part for key in keys[:2]] == ["job", "bare"]
 
 
+# ---- what a measurement writes
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_what_measurements_wrote_is_deleted_and_nothing_else(place, tmp_path, request):
+    """Also that of a process which was killed, from under another name."""
+    uri = tmp_path if place == "disk" else f"{request.getfixturevalue('s3').uri}/{tmp_path.name}"
+    output = open_store(str(uri))
+    mine = ["_segpipe/run/notes.txt", "_segpipe/run/masks/mine.png", "_segpipe/run/0123/x", "masks"]
+    for key in mine:
+        output.put(key, b"mine")
+    for _ in range(2):
+        experiment = measurement.Experiment("segment", "strong", output, {}, 0.0, "cpu", [0], [])
+        open_store(output.uri(experiment.run)).put("masks/a.png", b"ours")
+    assert len(list(output.list())) == len(mine) + 2
+    measurement.clear(experiment)
+    assert [entry.key for entry in output.list()] == sorted(mine)
+
+
 # ---- arithmetic
 
 
@@ -451,6 +470,7 @@ TRAINING = ["--epochs", 2, "--crops-per-image", 5, "--crop-size", 64, "--batch-s
 
 
 @pytest.mark.cluster  # two minutes
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
     flags = flags_of_the_page("train", {"DRIVE": labelled})
@@ -501,7 +521,9 @@ def test_segmentation_is_measured_beside_its_ceilings_pinned_and_goes_on_with_wh
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)]
+)
 def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
     words = ["-m", "segpipe", "scale", "--job", "segment", "--input", archive, *TINY]
     mark = {"TEST_MARK": str(tmp_path)}
@@ -517,6 +539,7 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_on_a_cluster_nothing_is_pinned_and_the_table_says_so(archive, tmp_path):
     words = ["-m", "segpipe", "scale", "--job", "segment", "--input", archive, *TINY]
     env = token()

@@ -49,6 +49,17 @@ def test_the_newest_two_are_kept(store):
     assert files(store) == kept
 
 
+def test_files_of_others_are_no_states(store):
+    mine = ["99.json", "00099.json.bak", "notes.json", "sub/00098.json", "00098.safetensors.txt"]
+    for name in mine:
+        store.put(f"{states.FOLDER}{name}", b"mine")
+    for epoch in (1, 2, 3):
+        states.put(store, state(epoch))
+    assert states.newest(store, pytest.fail).epoch == 3
+    kept = {"00002.json", "00002.safetensors", "00003.json", "00003.safetensors"}
+    assert files(store) == kept | {Path(name).name for name in mine}
+
+
 def test_an_epoch_put_again_replaces_its_state(store):
     states.put(store, state(1))
     again = State({"model.weight": np.zeros(1, np.float32)}, {"epoch": 1, "history": []})

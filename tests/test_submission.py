@@ -217,9 +217,9 @@ def test_an_archive_that_is_sent_as_the_page_tells_is_segmented(user, photograph
     sent.assert_whole()
 
 
-def test_what_is_sent_is_the_checkout_without_what_it_ignores(user, cluster):
+def test_what_is_sent_is_the_code_of_the_checkout(user, cluster):
     """As each node that ran it has it; a change that is not committed is sent too."""
-    for ignored in (".venv/bin/python", "runs/demo/report.html"):
+    for ignored in (".venv/bin/python", "runs/demo/report.html", "DRIVE/test/images/01_test.tif"):
         (user.clone / ignored).parent.mkdir(parents=True)
         (user.clone / ignored).write_text("large")
     (user.clone / "where.py").write_text(WHERE)
@@ -228,7 +228,8 @@ def test_what_is_sent_is_the_checkout_without_what_it_ignores(user, cluster):
     found = set(re.findall(r"^(\w+): .*/(_ray_pkg_\w+)/segpipe/__init__.py$", text, re.MULTILINE))
     assert {node for node, _ in found} == {node.id for node in cluster.living()}
     ((_, package), *_) = found
-    listed = subprocess.run(["git", "ls-files"], cwd=user.clone, check=True, capture_output=True)
+    words = ["git", "ls-files", "segpipe", "jobs", "pyproject.toml", "constraints.txt"]
+    listed = subprocess.run(words, cwd=user.clone, check=True, capture_output=True)
     places = cluster.unpacked(package)
     assert len(places) == (len(cluster.living()) if cluster.separate else 1)
     for place in places:

@@ -60,14 +60,17 @@ def steps(output: Path, column: str = "loss") -> list[float]:
     return [float(row[column]) for path in files for row in rows(path)]
 
 
+NIGHTLY = pytest.mark.nightly
+
+
 @pytest.mark.parametrize(
     ("flags", "numbers"),
     [
-        ([*UNET, "--augmentation", "wnet"], (1, 2, 3, 4)),
-        (["--model", "segnet-lite"], (1, 4)),
-        (["--model", "wnet", "--width", 2], (2, 3)),
+        pytest.param([*UNET, "--augmentation", "wnet"], (1, 3), id="unet"),
+        pytest.param([*UNET, "--augmentation", "wnet"], (1, 2, 4), id="unet-even", marks=NIGHTLY),
+        pytest.param(["--model", "segnet-lite"], (1, 4), id="segnet-lite", marks=NIGHTLY),
+        pytest.param(["--model", "wnet", "--width", 2], (2, 3), id="wnet", marks=NIGHTLY),
     ],
-    ids=["unet", "segnet-lite", "wnet"],
 )
 @pytest.mark.cluster
 def test_any_number_of_workers_has_the_same_losses(train, flags, numbers):
@@ -79,6 +82,7 @@ def test_any_number_of_workers_has_the_same_losses(train, flags, numbers):
 
 
 @pytest.mark.cluster
+@NIGHTLY
 def test_segnets_statistics_are_those_of_all_workers_crops(train):
     """After one step, in the encoder.
 
@@ -95,9 +99,9 @@ def test_segnets_statistics_are_those_of_all_workers_crops(train):
         np.testing.assert_allclose(three, one, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
+def plain_losses(data: Path, output: Path, num_steps: int) -> list[float]:
     """segnet-lite by torch's own layers in a plain loop, from equal weights and crops."""
-    store = open_store(str(labelled))
+    store = open_store(str(data))
     examples = open_labelled(store).training
     card = checkpoint.load((output / "model.safetensors").read_bytes(), "").card
     plan = CropPlan(store, examples, card.diameter, 0, 100, 10, 32, 10)
@@ -120,21 +124,37 @@ def plain_losses(labelled: Path, output: Path, num_steps: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("compile", ["auto", pytest.param("off", marks=pytest.mark.cluster)])
-def test_the_losses_are_those_of_a_plain_loop(train, labelled, compile):
-    output = train("ours", "--epochs", 4, "--workers", 2, "--compile", compile)
-    assert steps(output) == pytest.approx(plain_losses(labelled, output, 4 * STEPS), rel=1e-4)
+@pytest.fixture(scope="module", params=["auto", pytest.param("off", marks=NIGHTLY)])
+def unsplit(plain, tmp_path_factory, ray_cluster, request) -> Path:
+    """A training of two workers on a set without splits and without masks."""
+    output = tmp_path_factory.mktemp("unsplit")
+    words = ["--data", plain, "--output", output, *SMALL, "--compile", request.param]
+    assert run("train", *words, "--epochs", 4, "--workers", 2) == 0
+    return output
+
+
+def test_the_losses_are_those_of_a_plain_loop(unsplit, plain):
+    assert steps(unsplit) == pytest.approx(plain_losses(plain, unsplit, 4 * STEPS), rel=1e-4)
+
+
+def test_training_on_a_set_without_splits_takes_all_of_it(unsplit):
+    """No test images: a history without test figures, and a training photograph in the figure."""
+    assert {row["test_loss"] for row in rows(unsplit / "history.csv")} == {""}
+    card = checkpoint.load((unsplit / "model.safetensors").read_bytes(), "unsplit").card
+    assert "4 images" in card.training_data
+    assert (unsplit / "predictions.png").exists()
 
 
 @pytest.mark.cluster
 def test_a_run_goes_on_with_another_number_of_workers(train):
-    whole = steps(train("whole", "--epochs", 3, "--workers", 2))
+    whole = steps(train("whole", "--epochs", 2, "--workers", 1))
     train("resumed", "--epochs", 1, "--workers", 3)
-    resumed = steps(train("resumed", "--epochs", 3, "--workers", 1))
+    resumed = steps(train("resumed", "--epochs", 2, "--workers", 2))
     assert resumed == pytest.approx(whole, rel=2e-5)
 
 
 @pytest.mark.cluster
+@NIGHTLY
 def test_more_epochs_go_on_where_the_run_stopped(train):
     """Two epochs and then one more give the weights of three in one go."""
     once = train("once", "--epochs", 3, "--workers", 2)
@@ -148,13 +168,15 @@ def test_more_epochs_go_on_where_the_run_stopped(train):
 def test_a_recipe_goes_on_where_it_stopped(train):
     """Averaged weights, warm-up, field crops beyond the frame, held-back calibration and all."""
     recipe = ["--recipe", "resunet", "--width", 4, "--crop-size", 48, "--validation-images", 1]
-    whole = train("whole", *recipe, "--epochs", 3, "--cycle-epochs", 3)
-    train("resumed", *recipe, "--epochs", 1, "--cycle-epochs", 3)
-    resumed = train("resumed", *recipe, "--epochs", 3, "--cycle-epochs", 3)
+    recipe += ["--cycle-epochs", 3]
+    whole = train("whole", *recipe, "--epochs", 2)
+    train("resumed", *recipe, "--epochs", 1)
+    resumed = train("resumed", *recipe, "--epochs", 2)
     assert_equal_weights(resumed / "model.safetensors", whole / "model.safetensors")
 
 
 @pytest.mark.cluster
+@NIGHTLY
 def test_a_damaged_state_costs_an_epoch_and_a_warning(train, capfd):
     whole = train("whole", "--epochs", 3)
     output = train("damaged", "--epochs", 2)
@@ -223,6 +245,7 @@ def test_the_best_epoch_by_held_back_images_ships_and_patience_ends_the_run(chos
 
 
 @pytest.mark.cluster
+@NIGHTLY
 def test_what_ships_is_the_last_of_a_training_that_ends_at_the_best_epoch(chosen, train):
     losses = [float(row["val_loss"]) for row in rows(chosen / "history.csv")]
     until_best = train("best", "--epochs", int(np.argmin(losses)) + 1, *CHOOSING)
@@ -342,6 +365,7 @@ def test_a_loop_that_is_not_there_is_refused(train, capfd):
 
 
 @pytest.mark.cluster
+@NIGHTLY
 def test_bf16_trains_nearly_alike(train):
     flags = ["--model", "wnet", "--epochs", 2]
     losses = {p: steps(train(p, *flags, "--precision", p)) for p in ("fp32", "bf16")}

@@ -1,14 +1,25 @@
-"""The library of loops: compiled on first use for this machine's CPU, kept in the user's cache."""
+"""The library of loops: compiled on first use for this machine's CPU, kept in the user's cache.
+
+kernels-FINGERPRINT-DIGEST.so   the library; DIGEST is of its bytes, so a damaged one is seen
+kernels-FINGERPRINT.lock        held by the process that builds, others wait
+kernels-FINGERPRINT.failed      what the compiler said, so that it is not asked again for a day
+"""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +39,14 @@ FLAGS = (
     "-std=c++17",
 )
 BUILD_S = 600.0  # after which a compiler has hung; it takes some ten seconds of a core
+POLL_S = 0.1  # between two looks whether another process has built
+FAILED_S = 86400.0  # for which a failed build is not tried again
+# What a compiler says that lacks memory or disk: the next process tries again.
+TRANSIENT = ("killed", "no space left on device", "cannot allocate memory")
+
+
+class BuildError(OSError):
+    """There is no compiler, or it does not build the kernels."""
 
 
 def cache_folder() -> Path:
@@ -64,20 +83,21 @@ def missing() -> str:
     """Why there are no kernels here, or ''. Builds them where that was not done yet."""
     try:
         library()
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         return str(error)
     return ""
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """The built library. Raises OSError or SubprocessError where it cannot be built or loaded."""
-    name = f"kernels-{fingerprint()}.so"
+    """The built library. Raises OSError where it cannot be built or loaded."""
     try:
-        loaded = ctypes.CDLL(str(_built(cache_folder() / name)))
-    except OSError:  # a cache that cannot be written, or holds a damaged one: for this process
+        loaded = _shared(cache_folder())
+    except BuildError:
+        raise
+    except OSError:  # a cache that cannot be written: for this process alone
         with tempfile.TemporaryDirectory() as folder:
-            loaded = ctypes.CDLL(str(_built(Path(folder) / name)))
+            loaded = ctypes.CDLL(str(_place(Path(folder), _compile())))
     loaded.segnet_lite_scores.restype = loaded.native_mask.restype = None
     loaded.resunet_scores.restype = loaded.resunet_close.restype = None
     loaded.resunet_open.restype = ctypes.c_void_p
@@ -85,23 +105,146 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _built(path: Path) -> Path:
-    if path.exists():
-        return path
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
-        raise OSError(f"no C++ compiler ({', '.join(COMPILERS)}, or what CXX names)")
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _shared(folder: Path) -> ctypes.CDLL:
+    """The library in this folder, built there by one process while others wait.
+
+    Raises BuildError where the compiler fails or has failed, OSError where the folder cannot be
+    written.
+    """
+    if found := _load(folder):
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / f"kernels-{fingerprint()}.lock"):
+        if found := _load(folder):  # another process has built it
+            return found
+        failed = folder / f"kernels-{fingerprint()}.failed"
+        if problem := _remembered(failed):
+            raise BuildError(problem)
+        for damaged in _libraries(folder):
+            damaged.unlink(missing_ok=True)
+        try:
+            _place(folder, _compile())
+            if (found := _load(folder)) is None:
+                raise BuildError(f"{_compiler()} builds kernels that do not load")
+        except BuildError as error:
+            _remember(failed, str(error))
+            raise
+        failed.unlink(missing_ok=True)
+        return found
+
+
+def _libraries(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"kernels-{fingerprint()}-*.so"))
+
+
+def _load(folder: Path) -> ctypes.CDLL | None:
+    """The folder's whole library; None where there is none, or none that loads.
+
+    The loader of a cut-off library may end the process (SIGBUS): bytes are compared before.
+    """
+    for path in _libraries(folder):
+        with suppress(OSError):
+            if path.name == _name(path.read_bytes()):
+                return ctypes.CDLL(str(path))
+    return None
+
+
+def _name(data: bytes) -> str:
+    return f"kernels-{fingerprint()}-{hashlib.sha256(data).hexdigest()[:32]}.so"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process; free when that one ends. Raises OSError where it cannot be made.
+
+    A file system without locks, or one that is held for longer than a build takes, is done
+    without: then two processes may build, each in whole.
+    """
+    with path.open("ab") as file:
+        deadline = time.monotonic() + BUILD_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
+                    break
+            time.sleep(POLL_S)
+        yield
+
+
+def _compiler() -> str:
+    """The command that compiles. Raises BuildError where there is none."""
+    if named := os.environ.get("CXX", "").strip():
+        if shutil.which(named.split()[0]) is None:
+            raise BuildError(
+                f"CXX {named}: no such command; name a C++ compiler there, or unset it"
+            )
+        return named
+    found = next(filter(shutil.which, COMPILERS), None)
+    if found is None:
+        raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}, or what CXX names)")
+    return found
+
+
+def _identity() -> list[str]:
+    """Of the compiler: its words and, of those that are programs, where, how large and how old."""
+    told = []
+    for word in _compiler().split():
+        if path := shutil.which(word):
+            found = os.stat(path)
+            word = f"{os.path.realpath(path)} {found.st_size} {found.st_mtime_ns}"
+        told.append(word)
+    return told
+
+
+def _remember(path: Path, problem: str) -> None:
+    if any(word in problem.lower() for word in TRANSIENT):
+        return
+    with suppress(OSError):  # no compiler, or no space: then the next process tries again
+        told = {"compiler": _identity(), "problem": problem, "time": time.time()}
+        _write(path, json.dumps(told).encode())
+
+
+def _remembered(path: Path) -> str:
+    """What this compiler said within a day, or ''."""
+    try:
+        told = json.loads(path.read_bytes())
+        known = told["compiler"] == _identity() and 0 <= time.time() - told["time"] < FAILED_S
+        return f"{told['problem']} (delete {path} to try again)" if known else ""
+    except (OSError, ValueError, TypeError, KeyError):  # none, or a damaged one
+        return ""
+
+
+def _compile() -> bytes:
+    """The bytes of a library. Raises BuildError."""
+    compiler = _compiler()
     tune = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / path.name
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "kernels.so"
         words = [*compiler.split(), *FLAGS, tune, *map(str, SOURCES), "-o", str(built)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=BUILD_S)
-        if done.returncode:
-            line = next(iter(done.stderr.splitlines()), f"exit code {done.returncode}")
-            raise OSError(f"{compiler} does not build the kernels: {line}")
-        built.replace(path)  # whole or not at all, also when several processes build
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=BUILD_S)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"{compiler} builds no kernels within {BUILD_S:g} s") from None
+        if done.returncode or not built.exists():
+            ended = "killed" if done.returncode < 0 else f"exit code {done.returncode}"
+            line = next(iter(done.stderr.splitlines()), ended)
+            raise BuildError(f"{compiler} does not build the kernels: {line}")
+        return built.read_bytes()
+
+
+def _place(folder: Path, data: bytes) -> Path:
+    """The library in this folder, whole or not at all."""
+    path = folder / _name(data)
+    _write(path, data)
     return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_suffix(f".{time.time_ns()}")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def pointer(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:

@@ -36,6 +36,7 @@ from segpipe.models.flips import over_flips
 
 LEAST_DICE = 0.995
 NUM_DRAWN = 3  # photographs drawn for a trial
+PROBE_PX = 96  # side of an empty canvas that tells whether an engine runs; all networks take it
 RUNS, RUNS_S = 3, 1.0  # runs of each, the quickest counts; seconds after which one is enough
 
 Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -101,12 +102,47 @@ def select(trials: list[Trial], compile: str, precision: str) -> Trial:
     running = [trial for trial in allowed if not trial.problem]
     if not running:
         flags = f"--compile {compile} --precision {precision}"
-        raise UserError(
-            f"{flags}: {allowed[0].problem}; use auto for what this machine has, and another "
-            "--output if this one was begun so"
-        )
+        raise UserError(f"{flags}: {allowed[0].problem}; use auto for what this machine has")
     true = [trial for trial in running if trial.true]
     return min(true or running, key=lambda trial: trial.ms or 0.0)
+
+
+def trial_of(trials: list[Trial], engine: Engine) -> Trial:
+    for trial in trials:
+        if trial.engine == engine:
+            return trial
+    return Trial(engine.compile, engine.precision, None, None, f"{engine.name} is unknown here")
+
+
+def resume(
+    trials: list[Trial], begun: Engine, matched: bool, compile: str, precision: str
+) -> Trial:
+    """The engine for an output that was begun with another, or the same one.
+
+    The same where the flags allow and it runs here, else the reference, or what the flags name.
+    `matched`: whether the engine that it was begun with matches the reference; only such a one is
+    replaced, and only by its like. Raises UserError for all else.
+    """
+    same = trial_of(trials, begun)
+    named = compile not in ("auto", begun.compile) or precision not in ("auto", begun.precision)
+    if not named and not same.problem:
+        return same
+    if named:
+        found = select(
+            trials,
+            begun.compile if compile == "auto" else compile,
+            begun.precision if precision == "auto" else precision,
+        )
+    else:
+        found = trial_of(trials, REFERENCE)
+    if matched and (same.true or same.problem) and found.true:
+        return found
+    why = f"{same.problem}, and " if same.problem else ""
+    raise UserError(
+        f"--compile {compile} --precision {precision}: {why}masks of {found.engine.name} are not "
+        f"those of {begun.name}, with which the output was begun; give --compile {begun.compile} "
+        f"--precision {begun.precision}, or another --output"
+    )
 
 
 # ---- running
@@ -123,6 +159,21 @@ def open_score(weights: bytes, engine: Engine, num_threads: int, flips: int) -> 
             raise OSError(f"{engine.name}: {problem}")
         return over_flips(_compiled(loaded), flips)
     return over_flips(_eager(loaded, engine.precision, "cpu", num_threads), flips)
+
+
+def open_or_reference(
+    weights: bytes, engine: Engine, num_threads: int, flips: int
+) -> tuple[Score, Engine]:
+    """As open_score, with the reference where that engine does not run here -> and which it is."""
+    try:
+        score = open_score(weights, engine, num_threads, flips)
+        if engine.compile == "off" and engine != REFERENCE:  # torch refuses when it is run
+            score(np.zeros((PROBE_PX, PROBE_PX, 3), np.uint8), np.zeros((PROBE_PX,) * 2, np.uint8))
+    except (OSError, RuntimeError):
+        if engine == REFERENCE:
+            raise
+        return open_score(weights, REFERENCE, num_threads, flips), REFERENCE
+    return score, engine
 
 
 def _eager(

@@ -11,12 +11,14 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -37,7 +39,8 @@ from segpipe.stopwatch import IDLE
 from segpipe.storage import Store, open_store
 from segpipe.storage.local import LocalStore
 
-RUN = "_segpipe/run"  # where in the output a measurement writes
+RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
+OWN_RUN = re.compile(RUN + r"[0-9a-f]{32}(/.+)?")
 OF_STEP = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
 ROW_COLUMNS = ["height", "width", "finished"]
 DELETED_AT_ONCE = 16
@@ -84,6 +87,8 @@ class Experiment:
     """Mean over the input."""
     images: int = 0
     """Photographs for each point; in weak mode for each worker."""
+    run: str = field(default_factory=lambda: RUN + uuid.uuid4().hex)
+    """Where in the output this process's measurements write."""
 
     @property
     def on_cluster(self) -> bool:
@@ -203,7 +208,8 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
 
 def _of_rows(store: Store) -> tuple[np.ndarray, float | None]:
     """When each input was finished (seconds since 1970), and mean megapixels of the masks."""
-    tables = [read(ROW_COLUMNS) for read in archive.result_groups(store)]
+    summary = archive.read_json(store, archive.SUMMARY) or {}
+    tables = [read(ROW_COLUMNS) for read in archive.result_groups(store, summary)]
     finished = np.concatenate([table["finished"].to_numpy() for table in tables])
     pixels = np.concatenate(
         [table["height"].to_numpy().astype(float) * table["width"].to_numpy() for table in tables]
@@ -307,17 +313,20 @@ def _bare(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
 
 
 def _run_store(experiment: Experiment) -> Store:
-    return open_store(experiment.output.uri(RUN))
+    return open_store(experiment.output.uri(experiment.run))
 
 
 def clear(experiment: Experiment) -> None:
-    """Remove what the last measurement wrote."""
-    store = _run_store(experiment)
-    if isinstance(store, LocalStore):
-        shutil.rmtree(store.root, ignore_errors=True)
+    """Remove what measurements wrote, also those of a process that was killed."""
+    output = experiment.output
+    if isinstance(output, LocalStore):
+        for folder in Path(output.uri(RUN)).glob("*"):
+            if OWN_RUN.fullmatch(f"{RUN}{folder.name}"):
+                shutil.rmtree(folder, ignore_errors=True)
         return
+    own = (entry.key for entry in output.list(RUN) if OWN_RUN.fullmatch(entry.key))
     with ThreadPoolExecutor(DELETED_AT_ONCE) as pool:
-        list(pool.map(lambda entry: store.delete(entry.key), store.list()))
+        list(pool.map(output.delete, list(own)))
 
 
 def _device_flag(experiment: Experiment) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 
-from segpipe.errors import StoreDown, UserError
+from segpipe.errors import NotNow, StoreDown, UserError
 from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store
 from segpipe.storage.local import LocalStore
 
 __all__ = ["PATIENCE_S", "Entry", "Source", "Store", "open_store", "preflight", "read_uri"]
 
 
-def open_store(uri: str, patience_s: float = PATIENCE_S) -> Store:
-    """The store at `uri`: a local path or `s3://bucket/prefix`."""
+def open_store(uri: str, patience_s: float = PATIENCE_S, anonymous: bool = False) -> Store:
+    """The store at `uri`: a local path or `s3://bucket/prefix`.
+
+    `anonymous` sends S3's requests unsigned, for a public bucket; a folder takes no notice of it.
+    """
     if not uri.startswith("s3://"):
         if "://" in uri:
             raise UserError(f"{uri}: unknown kind of URI, use a local path or s3://bucket/prefix")
@@ -28,15 +31,16 @@ def open_store(uri: str, patience_s: float = PATIENCE_S) -> Store:
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return S3Store(bucket, prefix.removesuffix("/"), endpoint or None, region or None, patience_s)
+    prefix = prefix.removesuffix("/")
+    return S3Store(bucket, prefix, endpoint or None, region or None, patience_s, anonymous)
 
 
-def read_uri(uri: str) -> bytes:
+def read_uri(uri: str, anonymous: bool = False) -> bytes:
     """The bytes of the single object at `uri`."""
     folder, _, name = uri.rstrip("/").rpartition("/")
     place = folder or ("/" if uri.startswith("/") else ".")
     try:
-        return open_store(place, patience_s=PREFLIGHT_S).get(name)
+        return open_store(place, PREFLIGHT_S, anonymous).get(name)
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such file") from error
     except IsADirectoryError as error:
@@ -45,6 +49,8 @@ def read_uri(uri: str) -> bytes:
         raise UserError(f"{uri}: may not be read") from error
     except StoreDown as error:
         raise UserError(f"{error} (is the store up, and is AWS_ENDPOINT_URL right?)") from error
+    except NotNow as error:
+        raise UserError(str(error)) from error
 
 
 def preflight(source: Source, output: Store) -> None:

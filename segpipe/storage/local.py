@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ from segpipe.errors import ChangedObject, UserError
 from segpipe.storage.entry import Entry
 
 TEMPORARY = "_segpipe/tmp"  # where a file is written before it is renamed into its place
+TEMPORARY_NAME = re.compile(r"tmp[a-z0-9_]{8}")  # as tempfile.mkstemp makes them
 RAW_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -81,9 +81,7 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder, _, _ = prefix.rpartition("/")
-        for entry in _walk(self._path(folder), folder, ()):
-            if entry.key.startswith(prefix):
-                yield entry
+        yield from _walk(self._path(folder), folder, (), prefix)
 
     def check_readable(self) -> None:
         if os.path.exists(self.root) and not os.path.isdir(self.root):
@@ -107,7 +105,10 @@ class LocalStore:
             ) from error
 
     def sweep(self) -> None:
-        shutil.rmtree(os.path.join(self.root, TEMPORARY), ignore_errors=True)
+        for path in Path(self.root, TEMPORARY).glob("*"):
+            if TEMPORARY_NAME.fullmatch(path.name):  # others are the user's
+                with suppress(OSError):
+                    path.unlink()
 
 
 class _Temporary:
@@ -152,8 +153,9 @@ def _key_of(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _walk(path: str, key: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    """Files below `path` in the order in which S3 lists their keys; folders once, links followed.
+def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) -> Iterator[Entry]:
+    """Files below `path` whose keys start with `prefix`, in the order in which S3 lists their keys;
+    folders once, links followed. Folders that hold no such key are not looked into.
 
     Only names are kept while a folder is listed: a million cost 130 MiB.
     """
@@ -172,9 +174,13 @@ def _walk(path: str, key: str, above: tuple[tuple[int, int], ...]) -> Iterator[E
     for name in names:
         full = os.path.join(path, name)
         below = f"{key}/{_key_of(name)}" if key else _key_of(name)
+        if not below.startswith(prefix[: len(below)]):
+            continue
         if name.endswith("/"):
             if below.rstrip("/") != TEMPORARY:
-                yield from _walk(full.rstrip("/"), below.rstrip("/"), (*above, here))
+                yield from _walk(full.rstrip("/"), below.rstrip("/"), (*above, here), prefix)
+            continue
+        if not below.startswith(prefix):
             continue
         with suppress(FileNotFoundError):  # gone since, or a link to nothing
             stat = os.stat(full)

@@ -1,38 +1,38 @@
 """A prefix on S3 or a compatible store.
 
-Whatever may pass by itself (5xx, throttling, resets, cut-off bodies, timeouts) is tried again with
-growing pauses until patience runs out; what the user must mend, and what is true of one key, is
-told at once.
+What is done about an error stands in s3_errors.py. A transient one is tried again with growing
+pauses until patience runs out; a user error, and what is true of one key, is told at once.
 """
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
+    InvalidRegionError,
     NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
 )
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from urllib3.exceptions import HTTPError
 
-from segpipe.errors import ChangedObject, StoreDown, UserError
+from segpipe.errors import ChangedObject, NotNow, StoreDown, UserError
 from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry
+from segpipe.storage.s3_errors import ACCESS, Finding, Kind, look_up
 
 if TYPE_CHECKING:
+    from botocore.model import OperationModel
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
@@ -42,24 +42,14 @@ CONNECT_S, READ_S = 5.0, 60.0  # seconds until a connection, or until some bytes
 CONNECTIONS = 16
 PROBE = "_segpipe/probe"  # written and deleted to learn whether an output can be written
 
-MENDABLE = {
-    "NoSuchBucket": "no such bucket",
-    "InvalidBucketName": "no bucket can have that name",
-    "InvalidAccessKeyId": "the store does not know this access key, check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "the store refuses the signature, check AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": "the credentials have expired, renew them",
-    "InvalidToken": "the store refuses AWS_SESSION_TOKEN",
-    "AccessDenied": "access denied, check the credentials and the bucket's policy",
-    "403": "access denied, check the credentials and the bucket's policy",
-    "301": "the bucket is in another region, check AWS_REGION",
-    "PermanentRedirect": "the bucket is in another region, check AWS_REGION",
-}
-OF_ALL_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-PASSING = ("RequestTimeout", "RequestTimeTooSkewed", "BadDigest", "IncompleteBody")  # with 4xx
-
 
 class _Passing(Exception):
     """This request may well succeed when it is sent again."""
+
+    def __init__(self, text: str, at_last: UserError | None = None) -> None:
+        super().__init__(text)
+        self.at_last = at_last
+        """What the user must change where it never did; None where the store is to blame."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +61,8 @@ class S3Store:
     endpoint: str | None
     region: str | None
     patience_s: float = PATIENCE_S
+    anonymous: bool = False
+    """Whether requests are sent unsigned, for a public bucket."""
 
     def uri(self, key: str = "") -> str:
         return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
@@ -120,7 +112,7 @@ class S3Store:
             return self.get(key) == data
         except (StoreDown, FileNotFoundError):
             raise
-        except OSError:  # a store that refuses the condition itself
+        except (OSError, UserError):  # perhaps a store that refuses the condition itself
             self.put(key, data)
         return True
 
@@ -177,7 +169,6 @@ class S3Store:
 
     def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
         """The answer to a request, sent again while its failure may pass."""
-        client = _s3_client(self.endpoint, self.region, min(READ_S, max(1.0, self.patience_s)))
         tries = Retrying(
             retry=retry_if_exception_type(_Passing),
             wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
@@ -188,45 +179,53 @@ class S3Store:
         try:
             for attempt in tries:
                 with attempt, self._explained(key):
-                    return request(client)
+                    return request(self._client())
         except _Passing as failure:
+            if failure.at_last:
+                raise failure.at_last from failure.__cause__
             waited = time.monotonic() - start
             raise StoreDown(
                 f"{self.uri(key)}: no good answer for {waited:.0f} s, at last {failure}"
             ) from failure.__cause__
         raise AssertionError("a request ends with an answer or an error")
 
+    def _client(self) -> S3Client:
+        read_s = min(READ_S, max(1.0, self.patience_s))
+        return _s3_client(self.endpoint, self._region(), read_s, self.anonymous)
+
+    def _region(self) -> str:
+        return self.region or "us-east-1"
+
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
-        """Part what may pass from what is true of this key and what the user must mend."""
+        """An error of botocore -> one of ours, or _Passing."""
         try:
             yield
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise UserError(  # every node of a cluster has its own
-                f"{self.uri()}: no S3 credentials on {socket.gethostname()}, set AWS_ACCESS_KEY_ID "
-                "and AWS_SECRET_ACCESS_KEY there"
-            ) from error
-        except ParamValidationError as error:
-            raise UserError(f"{self.uri(key)}: {' '.join(str(error).split())}") from error
-        except ClientError as error:
-            self._explain(key, error)
-        except (BotoCoreError, HTTPClientError, HTTPError, OSError) as error:
-            raise _Passing(f"{type(error).__name__}: {error}") from error
+        except (BotoCoreError, ClientError, HTTPClientError, HTTPError, OSError) as error:
+            found = look_up(error, self.bucket, self._region())
+            raise self._ours(key, found, error) from error
 
-    def _explain(self, key: str, error: ClientError) -> None:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code == "NoSuchKey" or (status == 404 and code != "NoSuchBucket"):
-            raise FileNotFoundError(self.uri(key)) from error
-        if status == 412:
-            raise ChangedObject(f"{self.uri(key)}: changed since it was listed") from error
-        if code in PASSING or status in (409, 429) or (status != 501 and not 400 <= status < 500):
-            raise _Passing(f"{code} ({status})") from error
-        if status == 403 and error.operation_name == "GetObject" and code not in OF_ALL_KEYS:
-            raise PermissionError(self.uri(key)) from error
-        if code in MENDABLE:
-            raise UserError(f"{self.uri()}: {MENDABLE[code]} ({code})") from error
-        raise OSError(f"{self.uri(key)}: {error}") from error
+    def _ours(self, key: str, found: Finding, error: Exception) -> Exception:
+        told = f"{found.words} ({found.code})"
+        if self.anonymous and found.words == ACCESS:
+            told = f"no public bucket, leave --anonymous out ({found.code})"
+        match found.kind:
+            case Kind.TRANSIENT:
+                return _Passing(found.brief)
+            case Kind.CREDENTIALS:
+                return _Passing(told, UserError(f"{self.uri()}: {told}"))
+            case Kind.USER | Kind.CLOCK:
+                return UserError(f"{self.uri(key if found.of_key else '')}: {told}")
+            case Kind.MISSING:
+                return FileNotFoundError(f"{self.uri(key)}: {told}")
+            case Kind.DENIED:
+                return PermissionError(self.uri(key))
+            case Kind.CHANGED:
+                return ChangedObject(f"{self.uri(key)}: {found.words}")
+            case Kind.NOT_NOW:
+                return NotNow(f"{self.uri(key)}: {told}")
+            case Kind.ONE:
+                return OSError(f"{self.uri(key)}: {told}")
 
 
 @contextmanager
@@ -236,12 +235,17 @@ def _told(store: S3Store) -> Iterator[None]:
         yield
     except StoreDown as error:
         raise UserError(f"{error} (is the store up, and is AWS_ENDPOINT_URL right?)") from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{store.uri()}: the store knows no such bucket, check its name and AWS_ENDPOINT_URL"
+        ) from error
     except OSError as error:
         raise UserError(str(error)) from error
 
 
 @lru_cache(maxsize=8)
-def _s3_client(endpoint: str | None, region: str | None, read_s: float) -> S3Client:
+def _s3_client(endpoint: str | None, region: str, read_s: float, anonymous: bool) -> S3Client:
+    """Raises NoCredentialsError where there are none now: the next call looks again."""
     config = Config(
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
@@ -251,11 +255,25 @@ def _s3_client(endpoint: str | None, region: str | None, read_s: float) -> S3Cli
         # Stores that are not Amazon's often refuse the newer streamed checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        **({"signature_version": UNSIGNED} if anonymous else {}),
     )
     session = boto3.Session()  # the default session is not safe for threads
+    if not anonymous and session.get_credentials() is None:
+        raise NoCredentialsError  # a client keeps what it got when it was made, also nothing
     try:
-        return session.client(
-            "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
-        )
+        client = session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    except InvalidRegionError:
+        raise
     except ValueError as error:
         raise UserError(f"AWS_ENDPOINT_URL {endpoint}: {error}") from error
+    client.meta.events.register_last("before-parameter-build.s3", _follow_once)
+    return client
+
+
+def _follow_once(model: OperationModel, context: dict[str, Any], **_: object) -> None:
+    """botocore follows a redirect, and asks HEAD of the bucket where it names no region.
+
+    That HEAD goes no further, else a server that redirects everything is asked without end.
+    """
+    if model.name == "HeadBucket":
+        context["s3_redirect"]["redirected"] = True
