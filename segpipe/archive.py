@@ -26,14 +26,17 @@ import hashlib
 import io
 import json
 import re
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from typing import IO, Any
+from types import NoneType, UnionType
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +45,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segpipe.errors import UserError
-from segpipe.storage import Entry, Store
+from segpipe.storage import Entry, Store, space_told
 
 SETTINGS, SUMMARY, REPORT = "_segpipe/settings.json", "summary.json", "report.html"
 MANIFEST, PAGES = "_segpipe/manifest.json", "_segpipe/manifest/"
@@ -115,10 +118,13 @@ INPUT = pa.schema(
     ]
 )
 
+INDEX = pa.schema([ROW.field(name) for name in ("path", "version", "status", "finished")])
+
 Ids = npt.NDArray[np.bytes_]
 Numbers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 NO_IDS: Ids = np.zeros(0, "S16")
+Fetched = TypeVar("Fetched")
 
 
 # ---- names
@@ -181,19 +187,65 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+class Damaged(UserError):
+    """A file of ours that is empty, cut off, or holds something else."""
+
+
 def read_parquet(store: Store, key: str, columns: list[str] | None = None) -> pa.Table:
+    """Raises Damaged where it is none, or lacks one of these columns."""
+    data = store.get(key)
     try:
-        return pq.read_table(io.BytesIO(store.get(key)), columns=columns)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{store.uri(key)}: damaged, delete it and run the same again") from error
+        table = pq.read_table(io.BytesIO(data), columns=columns)
+        return table if columns is None else table.select(columns)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise Damaged(f"{store.uri(key)}: damaged, delete it and run the same again") from error
 
 
-def read_json(store: Store, key: str) -> dict[str, Any] | None:
+def read_json(
+    store: Store, key: str, fields: Mapping[str, type | UnionType] | None = None
+) -> dict[str, Any] | None:
+    """A JSON object, None where there is none. Raises Damaged where it lacks one of these fields,
+    or is no such object.
+    """
     try:
-        found: dict[str, Any] = json.loads(store.get(key))
+        data = store.get(key)
     except FileNotFoundError:
         return None
-    return found
+    with suppress(ValueError, RecursionError):
+        found = json.loads(data)
+        if isinstance(found, dict) and all(
+            name in found and isinstance(found[name], kind) for name, kind in (fields or {}).items()
+        ):
+            return found
+    raise Damaged(
+        f"{store.uri(key)}: damaged, {REMEDIES.get(key, 'delete it and run the same again')}"
+    )
+
+
+REMEDIES = {
+    SETTINGS: "it says what was begun here: put it back from a copy, or choose another --output",
+    MANIFEST: "run the same `segpipe segment` again, which writes it anew",
+}
+
+
+def read_settings(output: Store, *flags: str) -> dict[str, Any]:
+    """What an output was begun with, by flag; {} where nothing was begun.
+
+    Raises Damaged where one of these flags is not told, which this verb has always written.
+    """
+    return read_json(output, SETTINGS, dict.fromkeys(flags, str)) or {}
+
+
+def read_summary(output: Store) -> dict[str, Any] | None:
+    """What a finished run told; None before, and where it cannot be read: it is written again."""
+    counts = dict.fromkeys(("inputs", "ok", "rejected", "open"), int)
+    with suppress(Damaged):
+        return read_json(
+            output,
+            SUMMARY,
+            counts | {"inputs_digest": str, "images_per_second": int | float | NoneType},
+        )
+    return None
 
 
 def write_json(store: Store, key: str, value: dict[str, Any]) -> None:
@@ -243,7 +295,7 @@ class Manifest:
         """Where the workers read it; its marker, which `status` reads, comes last."""
         keys = {self.key(number): number for number in range(len(self.pages))}
         for key, number in keys.items():
-            output.put(key, self._bytes(number))
+            output.put(key, self._bytes(number), durable=False)  # each attempt lists anew
         write_json(output, MANIFEST, {"inputs": self.num_inputs, "digest": self.digest})
         for entry in list(list_own(output, PAGES)):
             if entry.key not in keys:
@@ -262,7 +314,10 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
     while page := list(islice(entries, PAGE_ROWS)):
         ids = [input_id(entry.key, entry.version) for entry in page]
         fields = [[getattr(entry, name) for entry in page] for name in ("key", "bytes", "version")]
-        start, stop = stop, stop + manifest.spool.write(_parquet(pa.table([ids, *fields], INPUT)))
+        with space_told(tempfile.gettempdir()):
+            written = manifest.spool.write(_parquet(pa.table([ids, *fields], INPUT)))
+            manifest.spool.flush()
+        start, stop = stop, stop + written
         manifest.pages.append((start, stop))
         manifest.num_inputs += len(page)
         manifest.num_bytes += sum(fields[1])
@@ -325,14 +380,21 @@ class Parts:
         return np.where(self.ids[place] == ids, place, -1)
 
 
-def read_parts(output: Store) -> Parts:
-    """Index all parts. Of two rows of one id the mask wins over the rejection, then the newer."""
+def read_parts(output: Store, damaged: Callable[[str], None] | None = None) -> Parts:
+    """Index all parts. Of two rows of one id the mask wins over the rejection, then the newer.
+
+    `damaged` is told the keys of parts that cannot be read, whose rows then count as not done.
+    Raises Damaged where nobody is to be told.
+    """
     entries = list(list_own(output, PARTS))
     keys = [entry.key for entry in entries]
     columns: list[list[npt.NDArray[Any]]] = [[] for _ in range(5)]
-    for number, table in enumerate(
-        _tables(output, keys, ["path", "version", "status", "finished"])
-    ):
+    for number, table in enumerate(_at_once(partial(_index, output), keys)):
+        if isinstance(table, Damaged):
+            if damaged is None:
+                raise table
+            damaged(keys[number])
+            continue
         paths = table["path"].to_pylist()
         ids = map(input_id, paths, table["version"].to_pylist())
         for column, values in zip(
@@ -360,6 +422,23 @@ def read_parts(output: Store) -> Parts:
     return Parts(keys, ids_[best], part[best], row[best], ok[best], np.unique(paths_), row_bytes)
 
 
+def _index(output: Store, key: str) -> pa.Table | Damaged:
+    """What is indexed of a part."""
+    try:
+        return read_parquet(output, key, INDEX.names).cast(INDEX)
+    except Damaged as error:
+        return error
+    except pa.ArrowException:
+        return Damaged(f"{output.uri(key)}: damaged, delete it and run the same again")
+
+
+def drop_part(output: Store, key: str) -> None:
+    """Delete a part that cannot be read: its inputs are done again."""
+    place = output.uri(key)
+    print(f"segment: warning: {place} is damaged, its inputs are done again", file=sys.stderr)
+    output.delete(key)
+
+
 def _row_numbers(part: Numbers) -> Numbers:
     """0, 1, 2, ... within each run of equal part numbers."""
     numbers = np.arange(len(part))
@@ -377,10 +456,14 @@ NO_FILE = _path_hashes([""])[0]  # of a row that names no mask
 
 def _tables(output: Store, keys: Sequence[str], columns: list[str] | None) -> Iterator[pa.Table]:
     """These Parquet files in order; some are fetched ahead."""
+    return _at_once(partial(read_parquet, output, columns=columns), keys)
+
+
+def _at_once(fetch: Callable[[str], Fetched], keys: Sequence[str]) -> Iterator[Fetched]:
+    """What is fetched of these keys, in their order; some at once."""
     with ThreadPoolExecutor(FETCHES) as pool:
         for start in range(0, len(keys), FETCHES):
-            some = keys[start : start + FETCHES]
-            yield from pool.map(lambda key: read_parquet(output, key, columns), some)
+            yield from pool.map(fetch, keys[start : start + FETCHES])
 
 
 @dataclass(frozen=True)
@@ -510,7 +593,8 @@ def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
     for start in range(0, len(place), step):
         some = place[start : start + step]
         needed, which = np.unique(parts.part[some], return_inverse=True)
-        found = _tables(output, [parts.keys[number] for number in needed], None)
+        keys = [parts.keys[number] for number in needed]
+        found = _at_once(partial(read_parquet, output), keys)
         tables = [_with_columns(table, ROW.names) for table in found]
         first = np.cumsum([0, *(len(table) for table in tables)])[:-1]
         rows = first[which] + parts.row[some]

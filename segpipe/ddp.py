@@ -1,7 +1,7 @@
 """One worker of a DDP training: its steps, the epoch's figures, the state it goes on from.
 
-Only rank 0 writes. An epoch counts as done when its state is stored; `model.safetensors` is written
-last of all.
+Only rank 0 writes, and nothing once another run has taken over the output. An epoch counts as done
+when its state is stored; `model.safetensors` is written last of all.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from segpipe import __version__, metrics, plots, records, runtime, states
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
 from segpipe.errors import Unfinished, UserError, place_of
+from segpipe.lease import Claim
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
 from segpipe.models.flips import over_flips
@@ -63,6 +64,8 @@ class TrainJob:
 
     plan: CropPlan
     output: Store
+    claim: Claim
+    """The driver's lease on the output."""
     training_split: tuple[Example, ...]
     """The examples of the crops, then the held-back ones: the threshold is chosen on all."""
     model: str
@@ -347,9 +350,12 @@ class Session:
         if self.rank != 0:
             return
         output, plan = self.job.output, self.job.plan
+        self.job.claim.check()
         records.write_epoch(output, self.history[-1], self.steps)
         records.write_history(output, self.history)
-        states.put(output, self._state())
+        state = self._state()
+        self.job.claim.check()
+        states.put(output, state)
         self.board.post.remote(
             {
                 "workers": self.world_size,
@@ -402,17 +408,16 @@ class Session:
             best = self._checkpoint(self.best.epoch)
         if self.rank != 0:
             return
-        output = self.job.output
-        output.put(records.CURVES, plots.loss_curves(self.history))
+        files = {records.CURVES: plots.loss_curves(self.history)}
         if self.shown is not None:
             image, label = self.shown["image"], self.shown["label"]
             with torch.inference_mode():
                 logits = self.told_network.eval()(to_input(image, self.device))
             prob = logits.softmax(dim=1)[0].cpu().numpy()
-            figure = plots.class_probabilities(image[0], prob, label[0])
-            output.put(records.PREDICTIONS, figure)
-        output.put(LAST, last)
-        output.put(MODEL, best)
+            files[records.PREDICTIONS] = plots.class_probabilities(image[0], prob, label[0])
+        for key, data in (files | {LAST: last, MODEL: best}).items():
+            self.job.claim.check()
+            self.job.output.put(key, data)
 
     def _checkpoint(self, epoch: int) -> bytes:
         """Calibrated where photographs are held back: what was learned by heart says too much.

@@ -1,8 +1,8 @@
 """One writer for each output: a lease with a heartbeat, which also tells how far the writer is.
 
 A lease whose process is gone from this machine, or that was silent for two minutes, is taken over.
-Two that take it over at once both find out at their next heartbeat who holds it; what the other
-wrote until then are the same masks, or states of a training, under the same names.
+So whoever could not renew his own for that time, suspended or cut off, holds it only where the
+store still says so. Two that take it over at once both look again who holds it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,39 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any
 
-from segpipe.archive import read_json
+from segpipe.archive import Damaged, read_json
 from segpipe.errors import Unfinished, UserError
 from segpipe.storage import Store
 
 LEASE = "_segpipe/lease.json"
 BEAT_S = 10.0  # seconds between heartbeats
-FIRST_BEAT_S = 1.0  # seconds until the first look whether another one took the lease as well
+FIRST_BEAT_S = 1.0  # seconds until a look whether another one took the lease as well
 SILENCE_S = 120.0  # seconds without a heartbeat after which a lease is taken over
 PATIENCE_S = 20.0  # seconds for which a heartbeat is tried again
 OLD_S = 3600.0  # seconds; a heartbeat so old is silence whatever the clocks of two machines say
+FIELDS: dict[str, type | UnionType] = {
+    "owner": str,
+    "host": str,
+    "place": str,
+    "pid": int,
+    "process": str | NoneType,
+    "since": int | float,
+    "beat": int | float,
+    "progress": dict,
+}
+UNREADABLE: dict[str, Any] = {}  # the holder of a lease that is empty, cut off or no lease
 
 
 class Lease:
     """Held by this process; `progress` travels with its heartbeats."""
 
     def __init__(self, output: Store) -> None:
-        self.output = output.with_patience(PATIENCE_S)
+        self.patient, self.output = output, output.with_patience(PATIENCE_S)
         self.card: dict[str, Any] = {
             "owner": uuid.uuid4().hex,
             "host": socket.gethostname(),
@@ -47,29 +60,87 @@ class Lease:
         self.progress: dict[str, Any] = {}
         self.lost = False
         self.ended = threading.Event()
+        self.renewed = _now()
+        self.failure: Exception | None = None  # of the last heartbeat
+        self.renewing = threading.Lock()
 
     def check(self) -> None:
-        """Raise Unfinished where another run has taken over."""
+        """Raise Unfinished where another run has taken over, or may have: where no heartbeat was
+        written for as long as a lease may be silent.
+
+        The clock runs on while this process is suspended, so that it learns of it here before its
+        next write.
+        """
+        if not self.lost and self.silent_s() > SILENCE_S / 2:
+            self._try_to_renew()
         if self.lost:
             raise Unfinished(f"{self.output.uri()}: another run has taken over, this one stops")
+        if (silent_s := self.silent_s()) > SILENCE_S:
+            raise Unfinished(
+                f"{self.output.uri()}: the lock could not be renewed for {silent_s:.0f} s, another "
+                f"run may have taken over ({_told(self.failure)}); run the same command again"
+            )
+
+    def silent_s(self) -> float:
+        """Seconds since the last heartbeat that was written."""
+        return _now() - self.renewed
+
+    def claim(self) -> Claim:
+        """For other processes of this run, whose work waits for the store as long as it may."""
+        return Claim(self.patient, self.card["owner"])
 
     def data(self) -> bytes:
         return json.dumps(self.card | {"beat": time.time(), "progress": self.progress}).encode()
 
     def mine(self) -> bool:
-        found = read_json(self.output, LEASE)
-        return found is not None and found["owner"] == self.card["owner"]
+        """Whether the store says so. What cannot be read is nobody else's."""
+        found = read_holder(self.output)
+        return found is not None and found.get("owner", self.card["owner"]) == self.card["owner"]
+
+    def take(self) -> bool:
+        """Write it, and look after a moment who holds it -> whether this one does."""
+        self.output.put(LEASE, self.data(), durable=False)
+        self.ended.wait(FIRST_BEAT_S)
+        return self.mine()
+
+    def renew(self) -> None:
+        """One heartbeat; `lost` where another one holds the lease. Raises what the store raises."""
+        with self.renewing:
+            now, late = _now(), self.silent_s() > SILENCE_S / 2
+            if not self.mine() or (late and not self.take()):
+                self.lost = True
+                return
+            if not late:
+                self.output.put(LEASE, self.data(), durable=False)
+            self.renewed, self.failure = now, None
+
+    def _try_to_renew(self) -> None:
+        try:
+            self.renew()
+        except Exception as error:  # whatever it is: `check` tells of it where it lasts
+            self.failure = error
 
     def beat(self) -> None:
         """Runs in a thread of its own until the lease is given back."""
         pause = FIRST_BEAT_S
-        while not self.ended.wait(pause):
-            with suppress(OSError):  # a store that is down; the work itself will tell
-                if not self.mine():
-                    self.lost = True
-                    return
-                self.output.put(LEASE, self.data())
+        while not self.lost and not self.ended.wait(pause):
+            self._try_to_renew()
             pause = BEAT_S
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease as seen by another process of the run that holds it, perhaps on another node."""
+
+    output: Store
+    owner: str
+
+    def check(self) -> None:
+        """Raise Unfinished where the store says that the run does not hold the lease any more."""
+        holder = read_holder(self.output)
+        if holder is None or holder.get("owner", self.owner) != self.owner:
+            taken = "the lock is gone" if holder is None else f"{describe(holder)} has taken over"
+            raise Unfinished(f"{self.output.uri()}: {taken}, this run stops")
 
 
 @contextmanager
@@ -77,10 +148,10 @@ def hold(output: Store) -> Iterator[Lease]:
     """The lease on an output. Raises UserError where another run holds it."""
     lease = Lease(output)
     while not output.put_new(LEASE, lease.data()):
-        holder = read_json(output, LEASE)
-        if holder is not None and _silent(output, holder):
-            output.put(LEASE, lease.data())
+        holder = read_holder(output)
+        if holder is not None and _silent(output, holder) and lease.take():
             break
+    lease.renewed = _now()
     thread = threading.Thread(target=lease.beat, daemon=True, name="lease")
     thread.start()
     try:
@@ -88,16 +159,33 @@ def hold(output: Store) -> Iterator[Lease]:
     finally:
         lease.ended.set()
         thread.join(BEAT_S)
-        with suppress(OSError):
+        with suppress(OSError, UserError):  # the work has told, or will be told by the next run
             if not lease.lost and lease.mine():
                 lease.output.delete(LEASE)
 
 
+def read_holder(output: Store) -> dict[str, Any] | None:
+    """Who holds the lease: FIELDS; None where nobody does, UNREADABLE where it cannot be read."""
+    try:
+        return read_json(output, LEASE, FIELDS)
+    except Damaged:
+        return UNREADABLE
+
+
+def _now() -> float:
+    """Seconds of a clock that runs on while this process or the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _told(failure: Exception | None) -> str:
+    return " ".join(str(failure).split()) if failure else "this process was suspended"
+
+
 def _silent(output: Store, holder: dict[str, Any]) -> bool:
     """Whether the holder is gone; waits for as long as it may only be slow."""
-    if _dead(holder) or time.time() - holder["beat"] > OLD_S:
+    if holder and (_dead(holder) or time.time() - holder["beat"] > OLD_S):
         return True
-    here = holder["place"] == _place()
+    here = holder.get("place") == _place()
     end = time.monotonic() + SILENCE_S
     while not here and time.monotonic() < end:
         print(
@@ -106,10 +194,10 @@ def _silent(output: Store, holder: dict[str, Any]) -> bool:
             flush=True,
         )
         time.sleep(BEAT_S)
-        now = read_json(output, LEASE)
-        if now is None or now["owner"] != holder["owner"]:
+        now = read_holder(output)
+        if now is None or now.get("owner") != holder.get("owner"):
             return False  # given back, or taken by another one: begin anew
-        here = now["beat"] != holder["beat"]
+        here = now.get("beat") != holder.get("beat")
     if not here:
         return True
     raise UserError(
@@ -119,13 +207,15 @@ def _silent(output: Store, holder: dict[str, Any]) -> bool:
 
 
 def describe(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "whoever left a lock that cannot be read"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
     return f"process {holder['pid']} on {holder['host']} (since {since})"
 
 
 def is_silent(holder: dict[str, Any]) -> bool:
     """Whether nobody stands behind a lease any more, as far as one look can tell."""
-    return _dead(holder) or time.time() - holder["beat"] > SILENCE_S
+    return not holder or _dead(holder) or time.time() - holder["beat"] > SILENCE_S
 
 
 def _dead(holder: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segpipe.storage import Store
+from segpipe.storage import Store, space_told
 
 HISTORY, CURVES, PREDICTIONS = "history.csv", "curves.png", "predictions.png"
 STEPS = "_segpipe/steps/epoch-{:05d}.csv"
@@ -48,17 +48,24 @@ def _csv(rows: Sequence[Row]) -> bytes:
 
 
 def _events(row: Row, steps: Sequence[Row]) -> bytes:
-    from tensorboardX import SummaryWriter  # takes a second to import
+    from tensorboardX.event_file_writer import EventsWriter  # takes a second to import
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
 
     now, epoch = time.time(), int(row["epoch"])
-    with tempfile.TemporaryDirectory() as folder:
-        writer = SummaryWriter(folder)
+    with space_told(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
+        # SummaryWriter's own thread dies on a full disk, and its close() then waits for ever.
+        writer = EventsWriter(f"{folder}/events")
+
+        def add(name: str, value: float, number: int) -> None:
+            writer.write_event(Event(wall_time=now, step=number, summary=scalar(name, value)))
+
         for step in steps:
             number = (epoch - 1) * len(steps) + step["step"]
-            writer.add_scalar("step/loss", float(step["loss"]), number, now)
-            writer.add_scalar("step/learning_rate", float(step["learning_rate"]), number, now)
+            add("step/loss", float(step["loss"]), number)
+            add("step/learning_rate", float(step["learning_rate"]), number)
         for name in (*PER_EPOCH, "crops_per_second"):
             if row.get(name) not in (None, ""):
-                writer.add_scalar(f"epoch/{name}", row[name], epoch, now)
+                add(f"epoch/{name}", row[name], epoch)
         writer.close()
         return next(Path(folder).iterdir()).read_bytes()

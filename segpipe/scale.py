@@ -142,7 +142,7 @@ def scale(config: ScaleConfig) -> None:
     config.check()
     experiment = _open(config)
     output, settings = experiment.output, config.settings(experiment.images)
-    before = archive.read_json(output, archive.SETTINGS) or {}
+    before = archive.read_settings(output, "--job")
     archive.refuse_changed(output.uri(), before, settings)
     rows = _read_rows(output)
     done = {Key.of(row) for row in rows}
@@ -159,6 +159,7 @@ def scale(config: ScaleConfig) -> None:
                 _measure_all(experiment, todo, rows, held)
             finally:
                 measurement.clear(experiment)
+        held.check()
         _write_results(config, experiment, rows)
     print(f"scale: wrote {output.uri(RESULTS)}, {TABLE} and {FIGURE}")
 
@@ -243,7 +244,13 @@ def _read_rows(output: Store) -> list[Row]:
         text = output.get(RESULTS).decode()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines() if line]
+    try:
+        return [json.loads(line) for line in text.splitlines() if line]
+    except ValueError as error:
+        raise UserError(
+            f"{output.uri(RESULTS)}: has a line that is damaged, delete that line and run the same "
+            "again"
+        ) from error
 
 
 def _measure_all(
@@ -261,6 +268,7 @@ def _measure_all(
         text = f"{number + 1}/{len(todo)}, {key.told}{_last(rows)}"
         progress.show(f"{text}, {_time_left(todo[number:], rows)}", always=True)
         rows.append(measurement.measure(experiment, key, rows))
+        held.check()
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         experiment.output.put(RESULTS, lines.encode())
 

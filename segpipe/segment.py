@@ -151,7 +151,7 @@ def segment(config: SegmentConfig) -> int:
         if not manifest.num_inputs:
             others = f"{inputs.skipped.total()} other files"
             raise UserError(f"--input {config.input}: no photographs there ({others})")
-        summary = archive.read_json(run.output, archive.SUMMARY)
+        summary = archive.read_summary(run.output)
         missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
         if summary and not len(missing) and _finished(run, manifest, summary):
             print(f"segment: all {manifest.num_inputs} inputs are done, {run.output.uri()} stands")
@@ -163,6 +163,7 @@ def segment(config: SegmentConfig) -> int:
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
+            held.check()
             run.output.put(archive.REPORT, page)
             held.check()
             archive.delete_old_results(run.output, summary["results"])
@@ -198,7 +199,7 @@ def _open(config: SegmentConfig) -> Run:
 
 def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
-    before = archive.read_json(run.output, archive.SETTINGS) or {}
+    before = archive.read_settings(run.output, "--input", "--checkpoint")
     if before:
         before = NEWER_FLAGS | before
     archive.refuse_changed(run.config.output, before, run.settings)
@@ -212,7 +213,7 @@ def _complete(
     _refuse_changed(run)  # another run may have ended since
     output.sweep()
     manifest.write(output)
-    parts = archive.read_parts(output)
+    parts = archive.read_parts(output, partial(archive.drop_part, output))
     todo = archive.plan_todo(manifest, parts, run.config.retry_rejected, missing)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
@@ -334,7 +335,7 @@ def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Tri
     What the flags leave open is chosen for a new output, and stays as it was for another. Raises
     UserError where that does not run here and nothing can take its place.
     """
-    before = archive.read_json(run.output, archive.SETTINGS) or {}
+    before = archive.read_settings(run.output, "--input", "--checkpoint")
     flags = run.config.compile, run.config.precision
     known = runtime.on_network_node(engine.find_trials, run.weights, device)
     if not all(f"--{name}" in before for name in ENGINE_FLAGS):

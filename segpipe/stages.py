@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -105,9 +105,9 @@ class Segmenter:
                 try:
                     with group.watch.time("model"):
                         values["score"] = self.score(values["canvas"], values["fov"])
+                    values["engine"] = self.engine.name
                 except Exception as error:
                     values |= failed(values, error)
-                values["engine"] = self.engine.name
             group.add(values)
         return group.commit()
 
@@ -333,6 +333,8 @@ class Group:
         self.job, self.watch, self.started = job, Stopwatch(), time.time()
         self.rows: list[dict[str, Any]] = []
         self.writes: list[Future[None]] = []
+        self.keys: list[str] = []
+        """Of the pictures that are written."""
         self.num_open, self.why_open = 0, ""
 
     def add(self, values: dict[str, Any]) -> None:
@@ -360,9 +362,9 @@ class Group:
             why = {name: str(values[name]) for name in ("error", "error_code")}
             row |= {"status": "rejected"} | why
         else:  # a mask is on its way when nothing can reject its photograph any more
-            self.writes += [
-                _transfers().submit(self.job.output.put, *file) for file in files.items()
-            ]
+            put = partial(self.job.output.put, durable=False)
+            self.writes += [_transfers().submit(put, *file) for file in files.items()]
+            self.keys += files
         self.rows.append(row | {"finished": time.time()})
 
     def _mask(self, path: str, values: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
@@ -427,6 +429,7 @@ class Group:
             with self.watch.time("write"):
                 for write in self.writes:
                     write.result()
+                self.job.output.sync(self.keys)  # before the part that names them
             with self.watch.time("commit"):
                 if self.rows:
                     archive.commit_part(self.job.output, self.rows)

@@ -39,11 +39,8 @@ def status(config: StatusConfig) -> int:
 
 def state_of(output: Store) -> dict[str, Any]:
     """`state` running | stopped | finished, `inputs, done, ok, rejected, open`, rate and writer."""
-    manifest = archive.read_json(output, archive.MANIFEST)
-    if manifest is None:
-        raise UserError(f"--output {output.uri()}: no run of `segpipe segment` wrote there")
-    summary = archive.read_json(output, archive.SUMMARY)
-    holder = archive.read_json(output, lease.LEASE)
+    summary = archive.read_summary(output)
+    holder = lease.read_holder(output)
     silent_s = time.time() - holder["beat"] if holder else None
     writer = {
         "writer": lease.describe(holder) if holder else None,
@@ -52,6 +49,9 @@ def state_of(output: Store) -> dict[str, Any]:
     if summary:
         counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
         return _state("finished", summary["inputs"] + summary["open"], counts) | writer
+    manifest = archive.read_json(output, archive.MANIFEST, {"inputs": int})
+    if manifest is None:
+        raise UserError(f"--output {output.uri()}: no run of `segpipe segment` wrote there")
     running = holder is not None and not lease.is_silent(holder)
     if running and holder and holder["progress"]:
         return _state("running", manifest["inputs"], holder["progress"]) | writer
@@ -77,7 +77,7 @@ def missing_of(output: Store) -> dict[str, int]:
 
 def _counted(output: Store, num_inputs: int) -> dict[str, Any]:
     """What the parts hold, where no writer tells it; rows of vanished inputs are among them."""
-    parts = archive.read_parts(output)
+    parts = archive.read_parts(output, lambda key: None)  # the next run tells of damaged ones
     ok = int(parts.ok.sum())
     rejected = len(parts.ids) - ok
     return {

@@ -35,6 +35,7 @@ from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
 from segpipe.storage import Store, open_store, preflight
 
+UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
 CHOICES: dict[str, Iterable[object]] = {
@@ -188,7 +189,7 @@ def train(config: TrainConfig) -> None:
     preflight(data, output)
     settings = config.settings(data)
     archive.refuse_changed(
-        output.uri(), archive.read_json(output, archive.SETTINGS) or {}, settings
+        output.uri(), archive.read_settings(output, "--data", "--model"), settings
     )
     state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
     done = state.epoch if state else 0
@@ -199,6 +200,7 @@ def train(config: TrainConfig) -> None:
     if (
         state
         and output.head(MODEL) is not None
+        and output.head(UNDER_WAY) is None
         and ddp.finished(state, config.epochs, config.patience)
     ):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
@@ -210,7 +212,8 @@ def train(config: TrainConfig) -> None:
             f"--validation-images {config.validation_images}: {data.uri()} has "
             f"{len(training)} training images, at least one must be left"
         )
-    with lease.hold(output), runtime.ray_session():
+    with lease.hold(output) as held, runtime.ray_session():
+        held.check()
         output.sweep()
         device = runtime.choose_device(config.device)
         resources = _resources(config, device)
@@ -219,6 +222,7 @@ def train(config: TrainConfig) -> None:
         job = TrainJob(
             plan=plan,
             output=output,
+            claim=held.claim(),
             training_split=tuple(training),
             model=config.model,
             width=config.width,
@@ -240,9 +244,12 @@ def train(config: TrainConfig) -> None:
         )
         if config.compile == "on" and (problem := job.compiled_problem()):
             raise UserError(f"--compile on: {problem}; use --compile auto")
-        output.delete(MODEL)  # it means done, and a longer run is not
+        held.check()
+        archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         archive.write_json(output, archive.SETTINGS, settings)
         _fit(config, job, resources, held_back, test)
+        held.check()
+        output.delete(UNDER_WAY)
     print(f"train: wrote {output.uri(MODEL)}, {LAST}, {HISTORY}, {CURVES} and {PREDICTIONS}")
 
 

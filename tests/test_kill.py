@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +35,7 @@ from processes import (
 )
 from proxy import Proxy
 
-from segpipe import archive, states
+from segpipe import archive, lease, states
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
@@ -91,6 +93,32 @@ def test_a_stopped_training_says_so_in_one_line(number, code, labelled, tmp_path
     assert [line for line in lines if not line.startswith("train: ")] == [
         "segpipe train: stopped, the same command goes on"
     ]
+
+
+def test_a_training_whose_lock_another_run_takes_stops_and_the_old_model_stays(
+    labelled, tmp_path, trained
+):
+    """An extension of a finished one. Then the same command with no epoch left writes the model."""
+    shutil.copytree(trained, tmp_path / "out")
+    output, train = open_store(str(tmp_path / "out")), [*TRAIN, "--data", labelled]
+    train += ["--output", output.uri(), "--epochs"]
+    old = output.get("model.safetensors")
+    with running(*train, 1000) as job:
+        wait_until(lambda: states.finished_epochs(output) > 3, "epoch")
+        card = lease.read_holder(output) | {"owner": "another", "host": "far", "place": "elsewhere"}
+        output.put(lease.LEASE, json.dumps(card).encode())
+        assert job.wait() == 1
+        lines = [line for line in job.told().splitlines() if not line.startswith("train: ")]
+    assert len(lines) == 1
+    assert re.search(r"segpipe train: .*another run has taken over|has taken over, this", lines[0])
+    assert lease.read_holder(output) == card
+    assert output.get("model.safetensors") == old
+    output.delete(lease.LEASE)
+    done = states.finished_epochs(output)
+    assert finish(*train, done).returncode == 0
+    epochs = f"{done} epochs of"
+    assert epochs in checkpoint.load(output.get("model.safetensors"), "").card.training_data
+    assert output.head("_segpipe/under-way.json") is None
 
 
 def losses(output: Path) -> list[float]:

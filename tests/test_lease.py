@@ -4,17 +4,20 @@ Run: pytest tests/test_lease.py
 """
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from processes import wait_until
 
 from segpipe import archive, lease
-from segpipe.errors import Unfinished, UserError
+from segpipe.errors import StoreDown, Unfinished, UserError
 from segpipe.storage import open_store
+from segpipe.storage.local import LocalStore
 
 DEADLINE_S = 20.0
 
@@ -132,3 +135,120 @@ def test_progress_travels_with_the_heartbeat(output):
         wait_until(
             lambda: holder(output)["progress"] == {"ok": 5}, "change of the lease", DEADLINE_S
         )
+
+
+class FailingStore(LocalStore):
+    """A real folder, which raises `error` where it is read while there is one."""
+
+    error: Exception | None = None
+
+    def get(self, key: str, version: str | None = None) -> bytes:
+        if FailingStore.error:
+            raise FailingStore.error
+        return super().get(key, version)
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    monkeypatch.setattr(FailingStore, "error", None)
+    return FailingStore(str(tmp_path / "failing"))
+
+
+FAILURES = [
+    UserError("the credentials have expired"),
+    ValueError("bad JSON"),
+    StoreDown("no answer"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_heartbeats_go_on_after_a_failure_of_any_kind(failing, error, monkeypatch):
+    monkeypatch.setattr(lease, "SILENCE_S", 1000.0)
+    with lease.hold(failing) as held:
+        monkeypatch.setattr(FailingStore, "error", error)
+        wait_until(lambda: held.failure is error, "failure", DEADLINE_S)
+        held.check()  # it may pass
+        monkeypatch.setattr(FailingStore, "error", None)
+        before = holder(failing)["beat"]
+        wait_until(lambda: holder(failing)["beat"] > before, "heartbeat", DEADLINE_S)
+        assert held.failure is None
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_lease_that_could_not_be_renewed_for_the_silence_is_lost_until_the_store_says_more(
+    failing, error, monkeypatch
+):
+    with lease.hold(failing) as held:
+        monkeypatch.setattr(FailingStore, "error", error)
+        wait_until(lambda: held.silent_s() > lease.SILENCE_S, "silence", DEADLINE_S)
+        with pytest.raises(Unfinished, match=rf"could not be renewed for \d+ s.*\({error}\)"):
+            held.check()
+        monkeypatch.setattr(FailingStore, "error", None)
+        held.check()  # nobody had taken it over
+        assert held.silent_s() < lease.SILENCE_S
+        monkeypatch.setattr(FailingStore, "error", error)
+        wait_until(lambda: held.silent_s() > lease.SILENCE_S, "silence", DEADLINE_S)
+        monkeypatch.setattr(FailingStore, "error", None)
+        leave_lease(failing, owner="another")
+        with pytest.raises(Unfinished, match="taken over"):
+            held.check()
+    assert holder(failing)["owner"] == "another"
+
+
+SUSPENDED = """
+import os, signal, sys
+from segpipe import lease, storage
+store = storage.open_store(sys.argv[1])
+lease.SILENCE_S = float(sys.argv[2])
+with lease.hold(store) as held:
+    held.check()
+    store.put("work", b"before")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    held.check()
+    store.put("work", b"after")
+"""
+
+
+def test_a_process_that_was_suspended_learns_of_its_loss_before_it_writes_more(tmp_path):
+    output, silence_s = open_store(str(tmp_path)), 0.5
+    words = [sys.executable, "-c", SUSPENDED, str(tmp_path), str(silence_s)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        stat = Path(f"/proc/{process.pid}/stat")
+        wait_until(lambda: ") T " in stat.read_text(), "suspended process", 60)
+        since = time.monotonic()
+        leave_lease(output, owner="another")
+        wait_until(lambda: time.monotonic() > since + silence_s, "silence", DEADLINE_S)
+        process.send_signal(signal.SIGCONT)
+        told = process.communicate(timeout=60)[1]
+    assert "Unfinished" in told.splitlines()[-1]
+    assert "another run has taken over" in told
+    assert output.get("work") == b"before"
+    assert holder(output)["owner"] == "another"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b'{"owner": "them", "ho', b"\x89PNG\r\n", b"[]", b'"text"', b'{"owner": 1}']
+)
+def test_a_lease_that_cannot_be_read_is_taken_over_after_the_silence(output, data, capsys):
+    output.put(lease.LEASE, data)
+    with lease.hold(output) as held:
+        assert held.mine()
+        assert "a lock that cannot be read" in capsys.readouterr().err
+        output.put(lease.LEASE, data)  # a server lost it; nobody else says that it is his
+        held.claim().check()
+        wait_until(lambda: lease.read_holder(output), "heartbeat", DEADLINE_S)
+        held.check()
+    assert lease.read_holder(output) is None
+
+
+def test_another_process_of_the_run_sees_in_the_store_who_holds_the_lease(output):
+    with lease.hold(output) as held:
+        claim = held.claim()
+        assert claim.output == output  # with all its patience
+        claim.check()
+        leave_lease(output, owner="another", host="far")
+        with pytest.raises(Unfinished, match=r"process \d+ on far .* has taken over"):
+            claim.check()
+        output.delete(lease.LEASE)
+        with pytest.raises(Unfinished, match="the lock is gone"):
+            claim.check()

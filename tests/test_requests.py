@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from proxy import Proxy
 from verbs import masks, rows
@@ -135,8 +136,13 @@ def test_a_commit_killed_after_any_of_its_requests_is_whole_or_not_there(s3, sou
 def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_command(
     s3, source, forker
 ):
-    """All groups are committed; what is left is the manifest, the compaction and the summary."""
+    """All groups are committed; what is left is the manifest, the compaction and the summary.
+
+    Results of an earlier run, as 0.1.0 named them, go on the way.
+    """
     template = prepared(s3, source, "end", forker, ["0,1", "2"])
+    old = pa.Table.from_pylist([{"path": "old"}], schema=archive.ROW)
+    archive.write_parquet(template, "results/part-00000.parquet", old)
     undisturbed = open_store(f"{s3.uri}/end-undisturbed")
     copy(template, undisturbed)
     with Proxy(s3.endpoint) as proxy:
@@ -145,7 +151,7 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
         assert forker.run(proxy, None, *segment(source, undisturbed)) == 0  # a finished run again
         assert not [path for method, path, _ in proxy.requests if method in ("PUT", "DELETE")]
         listings = [path for _, path, _ in proxy.requests if "list-type=2" in path]
-        assert len([path for path in listings if "max-keys" not in path]) == 1
+        assert len([path for path in listings if "max-keys" not in path]) == 2  # input, results
     killed = 0
     for number in range(200):
         output = open_store(f"{s3.uri}/end-{number}")
@@ -156,6 +162,7 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
                 break
             assert code == -signal.SIGKILL
             killed += 1
+            assert rows(output)
             if archive.read_json(output, archive.SUMMARY):
                 assert timeless(output) == timeless(undisturbed)  # what has a summary is whole
             assert forker.run(proxy, None, *segment(source, output)) == 0

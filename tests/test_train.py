@@ -4,8 +4,10 @@ Run: pytest tests/test_train.py
 """
 
 import csv
+import json
 import os
 import signal
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +28,12 @@ from segpipe import ddp, lease, states, stream
 from segpipe.board import Board
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
-from segpipe.ddp import Average, TrainJob
+from segpipe.ddp import Average, Best, Session, TrainJob
+from segpipe.errors import Unfinished
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
+from segpipe.storage.local import LocalStore
 from segpipe.stream import Cropper, CropPlan
 
 SMALL = ["--crops-per-image", 10, "--crop-size", 32, "--batch-size", 10]
@@ -299,6 +303,70 @@ def test_a_second_training_into_one_output_is_refused(train, tmp_path, capfd):
         train("shared", "--epochs", 1, code=2)
         assert [entry.key for entry in output.list()] == [lease.LEASE]
     assert "is writing there" in capfd.readouterr().err
+
+
+class Silent:
+    """A board that nobody reads."""
+
+    def __getattr__(self, name: str) -> "Silent":
+        return self
+
+    def remote(self, *_: object) -> None:
+        pass
+
+
+def session(output, held: lease.Lease, monkeypatch) -> Session:
+    """Rank 0 after its first epoch's steps, without a Ray."""
+    made, network = object.__new__(Session), nn.Linear(1, 1)
+    nothing = dict.fromkeys(field.name for field in fields(TrainJob))
+    plan = CropPlan(open_store("nowhere"), (), 540.0, 0, 3, 10, 32, 10)
+    made.job = TrainJob(**nothing | {"plan": plan, "output": output, "claim": held.claim()})
+    made.board, made.rank, made.world_size, made.epoch, made.history = Silent(), 0, 1, 0, []
+    made.network = made.told_network = network
+    made.average, made.best, made.shown = None, Best(), None
+    made.optimizer = torch.optim.AdamW(network.parameters())
+    made.steps = [{"step": 0, "loss": 1.0, "learning_rate": 1.0}]
+    monkeypatch.setattr(Session, "_checkpoint", lambda self, epoch: b"weights %d" % epoch)
+    return made
+
+
+def test_once_another_run_holds_the_output_rank_0_writes_nothing_more(tmp_path, monkeypatch):
+    """Neither a state nor any of the final files, whichever of them comes next."""
+    output = open_store(str(tmp_path))
+    figures = dict.fromkeys(ddp.COLUMNS, 1.0)
+    with lease.hold(output) as held:
+        rank_0 = session(output, held, monkeypatch)
+        rank_0.finish_epoch(figures)
+        rank_0.write_results()
+        assert states.newest(output).epoch == 1
+        card = held.card | {"owner": "another", "beat": time.time(), "progress": {}}
+        output.put(lease.LEASE, json.dumps(card).encode())
+        before = {entry.key: entry.version for entry in output.list()}
+        for write in (lambda: rank_0.finish_epoch(figures), rank_0.write_results):
+            with pytest.raises(Unfinished, match="has taken over, this run stops"):
+                write()
+        assert {entry.key: entry.version for entry in output.list()} == before
+
+
+@pytest.mark.parametrize("last", ["_segpipe/steps/", "history.csv", "curves.png", "last."])
+def test_the_lock_is_looked_at_between_the_files_of_an_end(tmp_path, monkeypatch, last):
+    """Lost while a file is written, it keeps the state, or the model, from being the next."""
+    output, put = open_store(str(tmp_path)), LocalStore.put
+
+    def lose(self, key: str, data: bytes, durable: bool = True) -> None:
+        put(self, key, data, durable)
+        if key.startswith(last):
+            put(self, lease.LEASE, json.dumps(card).encode())
+
+    with lease.hold(output) as held:
+        rank_0 = session(output, held, monkeypatch)
+        card = held.card | {"owner": "another", "beat": time.time(), "progress": {}}
+        monkeypatch.setattr(LocalStore, "put", lose)
+        with pytest.raises(Unfinished):  # noqa: PT012  one of both
+            rank_0.finish_epoch(dict.fromkeys(ddp.COLUMNS, 1.0))
+            rank_0.write_results()
+    assert output.head("model.safetensors") is None
+    assert bool(states.newest(output)) == (last in ("curves.png", "last."))
 
 
 def test_a_training_gives_its_output_free(chosen):

@@ -10,9 +10,18 @@ import os
 
 from segpipe.errors import NotNow, StoreDown, UserError
 from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store
-from segpipe.storage.local import LocalStore
+from segpipe.storage.local import LocalStore, space_told
 
-__all__ = ["PATIENCE_S", "Entry", "Source", "Store", "open_store", "preflight", "read_uri"]
+__all__ = [
+    "PATIENCE_S",
+    "Entry",
+    "Source",
+    "Store",
+    "open_store",
+    "preflight",
+    "read_uri",
+    "space_told",
+]
 
 
 def open_store(uri: str, patience_s: float = PATIENCE_S, anonymous: bool = False) -> Store:

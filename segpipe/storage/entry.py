@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,11 +47,18 @@ class Store(Source, Protocol):
     def head(self, key: str) -> Entry | None:
         """The object's entry, None where there is none."""
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write the whole object or nothing; readers never see half of it."""
+    def put(self, key: str, data: bytes, durable: bool = True) -> None:
+        """Write the whole object or nothing; readers never see half of it.
+
+        It survives a power cut: at once, or where not `durable` after `sync`. Raises Unfinished
+        where a disk is full.
+        """
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Wait until these objects, which were put not durable, would survive a power cut."""
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write the object unless there is one -> whether it was written.
+        """Write the object unless there is one -> whether it was written; not durable.
 
         Exact on local disks and on stores that honour If-None-Match.
         """

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from segpipe.errors import ChangedObject, UserError
+from segpipe.errors import ChangedObject, Unfinished, UserError
 from segpipe.storage.entry import Entry
 
 TEMPORARY = "_segpipe/tmp"  # where a file is written before it is renamed into its place
 TEMPORARY_NAME = re.compile(r"tmp[a-z0-9_]{8}")  # as tempfile.mkstemp makes them
+SYNCS = 8  # files that are synced at once: a network file system answers each after a while
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync a folder
+FULL = (errno.ENOSPC, errno.EDQUOT)
 RAW_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -50,12 +56,34 @@ class LocalStore:
             raise ChangedObject(f"{self.uri(key)}: changed since it was listed")
         return data
 
-    def put(self, key: str, data: bytes) -> None:
-        with self._written(data) as temporary:
+    def put(self, key: str, data: bytes, durable: bool = True) -> None:
+        path = self._path(key)
+        with space_told(path), self._written(data, durable) as temporary:
             os.replace(temporary.name, self._parent(key))
+            if durable:
+                self._sync_folders([path])
+
+    def sync(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        with space_told(self.root), ThreadPoolExecutor(SYNCS) as pool:
+            list(pool.map(_sync, paths))
+        self._sync_folders(paths)
+
+    def _sync_folders(self, paths: Iterable[str]) -> None:
+        """Make the names of these files last: their folders, and those above in this store."""
+        folders = set[str]()
+        for path in paths:
+            folder = os.path.dirname(path)
+            while len(folder) >= len(self.root) and folder not in folders:
+                folders.add(folder)
+                folder = os.path.dirname(folder)
+        for folder in sorted(folders, reverse=True):  # the root last
+            with suppress(PermissionError):  # a folder that may be written and not read
+                _sync(folder)
 
     def put_new(self, key: str, data: bytes) -> bool:
-        with self._written(data) as temporary:
+        path = self._path(key)
+        with space_told(path), self._written(data) as temporary:
             path = self._parent(key)
             try:
                 os.link(temporary.name, path)
@@ -65,8 +93,10 @@ class LocalStore:
                 os.replace(temporary.name, path)
         return True
 
-    def _written(self, data: bytes) -> _Temporary:
-        return _Temporary(os.path.join(self.root, TEMPORARY), data)
+    def _written(self, data: bytes, durable: bool = False) -> _Temporary:
+        if not os.path.isdir(self.root):
+            _make_folder(self.root)
+        return _Temporary(os.path.join(self.root, TEMPORARY), data, durable)
 
     def _parent(self, key: str) -> str:
         path = self._path(key)
@@ -77,7 +107,10 @@ class LocalStore:
         return self
 
     def delete(self, key: str) -> None:
-        Path(self._path(key)).unlink(missing_ok=True)
+        path = self._path(key)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+            self._sync_folders([path])
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder, _, _ = prefix.rpartition("/")
@@ -114,12 +147,15 @@ class LocalStore:
 class _Temporary:
     """A written file that waits to be renamed; gone afterwards, also when the renaming fails."""
 
-    def __init__(self, folder: str, data: bytes) -> None:
+    def __init__(self, folder: str, data: bytes, durable: bool) -> None:
         os.makedirs(folder, exist_ok=True)
         handle, self.name = tempfile.mkstemp(dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
+                if durable:
+                    file.flush()
+                    _sync(self.name)
             os.chmod(self.name, 0o666 & ~_umask())
         except BaseException:
             self.__exit__()
@@ -131,6 +167,47 @@ class _Temporary:
     def __exit__(self, *_: object) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self.name)
+
+
+@contextmanager
+def space_told(path: str) -> Iterator[None]:
+    """What is written here: Unfinished, with the space that is left, where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        existing = path
+        while not os.path.exists(existing):
+            existing = os.path.dirname(existing)
+        space = shutil.disk_usage(existing)
+        free, total = (f"{number / 2**20:,.0f} MiB" for number in (space.free, space.total))
+        raise Unfinished(
+            f"{path}: {error.strerror}, {free} of {total} are free there; make room and "
+            "run the same command again"
+        ) from error
+
+
+def _sync(path: str) -> None:
+    """Wait until a file's content, or the names in a folder, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(handle)
+
+
+def _make_folder(path: str) -> None:
+    """A folder and those above it, which will survive a power cut."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        _make_folder(above)
+    os.makedirs(path, exist_ok=True)
+    with suppress(PermissionError):
+        _sync(above)
 
 
 def _umask() -> int:

@@ -7,7 +7,7 @@ pauses until patience runs out; a user error, and what is true of one key, is to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -96,8 +96,11 @@ class S3Store:
         """The object of exactly this key as a listing shows it; keys below it come later."""
         return (entry for entry in islice(self.list(key), 1) if entry.key == key)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, durable: bool = True) -> None:
         self._ask(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=self._key(key), Body=data))
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Nothing to do: what a store has answered for is there."""
 
     def put_new(self, key: str, data: bytes) -> bool:
         if self.head(key) is not None:  # for stores that take no notice of If-None-Match

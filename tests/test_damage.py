@@ -1,0 +1,201 @@
+"""Files below _segpipe/ that are empty, cut off or something else: nobody is stuck for ever.
+
+Run: pytest tests/test_damage.py
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from verbs import rows_of, run
+
+from segpipe import archive, lease, scale, segment, states
+from segpipe.errors import UserError
+from segpipe.segment import SegmentConfig
+from segpipe.states import State
+from segpipe.storage import open_store
+from segpipe.train import TrainConfig
+
+NUM_IMAGES = 3
+SETTINGS, MANIFEST, LEASE = archive.SETTINGS, archive.MANIFEST, lease.LEASE
+
+
+def foreign_table() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"path": [1], "other": ["x"]}), buffer)
+    return buffer.getvalue()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "picture": lambda data: b"\x89PNG\r\n\x1a\n",
+    "list": lambda data: b"[1, 2]",
+    "object": lambda data: b'{"other": 1}',
+    "table": lambda data: foreign_table(),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """An archive with the output of a run that is finished, each row twice; and a training's."""
+    root = tmp_path_factory.mktemp("damage")
+    os.makedirs(root / "in")
+    for number in range(NUM_IMAGES):
+        (root / "in" / f"{number}.png").write_bytes(b"no photograph")
+    source, output = open_store(str(root / "in")), open_store(str(root / "out"))
+    opened = segment._open(SegmentConfig(source.uri(), output.uri()))
+    archive.write_json(output, SETTINGS, opened.settings)
+    entries = list(source.list())
+    done = [
+        {"path": e.key, "version": e.version, "status": "rejected", "error": "?", "finished": 1.0}
+        for e in entries
+    ]
+    archive.commit_part(output, done)
+    archive.commit_part(output, done[:2])
+    assert segmented(root) == 0
+    archive.write_json(output, LEASE, lease.Lease(output).card | {"beat": 0, "progress": {}})
+    return root
+
+
+def segmented(root: Path) -> int:
+    words = ["--input", root / "in", "--output", root / "out"]
+    return run("segment", *words, "--max-rejected", 1, "--report-images", "off")
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of it, under its own name for its settings to hold."""
+    monkeypatch.setattr(lease, "SILENCE_S", 0.3)
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    monkeypatch.setattr(lease, "FIRST_BEAT_S", 0.05)
+    shutil.copytree(finished / "out", tmp_path / "out", dirs_exist_ok=True)
+    shutil.copytree(finished / "in", tmp_path / "in", copy_function=shutil.copy2)
+    settings = tmp_path / "out" / SETTINGS
+    settings.write_text(settings.read_text().replace(str(finished), str(tmp_path)))
+    return tmp_path
+
+
+def files_of(output: Path) -> dict[str, list[Path]]:
+    """What decides over a run, by kind; the part is one whose rows another part holds as well."""
+    below = output / "_segpipe"
+    parts = sorted((below / "parts").iterdir(), key=lambda path: pq.read_metadata(path).num_rows)
+    return {
+        "settings": [below / "settings.json"],
+        "lease": [below / "lease.json"],
+        "manifest": [below / "manifest.json"],
+        "page": sorted((below / "manifest").iterdir()),
+        "part": parts[:1],
+        "summary": [output / "summary.json"],
+    }
+
+
+def contents(output: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended"),
+    [(kind, False) for kind in ("settings", "lease", "manifest", "page", "part")]
+    + [(kind, True) for kind in ("settings", "lease", "manifest", "summary")],
+)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_segment_and_status_go_on_or_name_the_file(place, kind, damage, ended, capsys):
+    """Of a run that has ended, and of one that was stopped before its summary."""
+    output = place / "out"
+    files = files_of(output)[kind]
+    for path in files:
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    if not ended:
+        (output / "summary.json").unlink()
+
+    code, told = run("status", "--output", output), capsys.readouterr()
+    if kind == "manifest" and not ended:
+        assert code == 2
+        assert f"{output / MANIFEST}: damaged, run the same `segpipe segment` again" in told.err
+    else:
+        assert code == 0, told.err
+        assert ("finished" in told.out) == (ended and kind != "summary")
+
+    before, code, err = contents(output), segmented(place), capsys.readouterr().err
+    if kind == "settings":
+        assert code == 2
+        [line] = err.splitlines()
+        assert f"{output / SETTINGS}: damaged, " in line
+        assert "choose another --output" in line
+        assert contents(output) == before
+        return
+    assert code == 0, err
+    assert [row["path"] for row in rows_of(output)] == [f"{n}.png" for n in range(NUM_IMAGES)]
+    assert json.loads((output / "summary.json").read_text())["rejected"] == NUM_IMAGES
+    if kind == "part":
+        assert f"segment: warning: {files[0]} is damaged, its inputs are done again" in err
+        assert not files[0].exists()
+    assert run("status", "--output", output) == 0
+
+
+def test_what_a_damaged_part_held_is_to_do_again(place):
+    output = open_store(str(place / "out"))
+    manifest = archive.list_inputs(open_store(str(place / "in")).list())
+    for entry in list(output.list(archive.PARTS)):
+        output.put(entry.key, b"cut off")
+    dropped: list[str] = []
+    todo = archive.plan_todo(manifest, archive.read_parts(output, dropped.append))
+    assert len(dropped) == 2
+    assert (todo.num_done, todo.num_rows) == (0, NUM_IMAGES)
+
+
+@pytest.fixture
+def trained(tmp_path) -> Path:
+    """The output of a training of two epochs that is finished, of a set that is not there."""
+    output = open_store(str(tmp_path / "trained"))
+    settings = TrainConfig(str(tmp_path / "set"), output.uri()).settings(
+        open_store(str(tmp_path / "set"))
+    )
+    archive.write_json(output, SETTINGS, settings)
+    for epoch in (1, 2):
+        progress = {"epoch": epoch, "history": [], "best": {"epoch": 0, "loss": 0.0}}
+        states.put(output, State({"model.x": np.zeros(9)}, progress))
+    output.put("model.safetensors", b"weights")
+    return tmp_path / "trained"
+
+
+@pytest.mark.parametrize("kind", ["settings", "state", "marker", "under way"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_train_goes_on_or_names_the_file(trained, kind, damage, capsys):
+    """It would go on from the state before; the set that is not there keeps it from doing so."""
+    below = trained / "_segpipe"
+    path = {
+        "settings": below / "settings.json",
+        "state": below / "states" / "00002.safetensors",
+        "marker": below / "states" / "00002.json",
+        "under way": below / "under-way.json",
+    }[kind]
+    words = ["--data", trained.parent / "set", "--output", trained, "--epochs", 2]
+    assert run("train", *words) == 0
+    assert "2 epochs are finished" in capsys.readouterr().out
+    path.write_bytes(DAMAGES[damage](path.read_bytes() if path.exists() else b"{}"))
+    before, code, err = contents(trained), run("train", *words), capsys.readouterr().err
+    assert code == 2
+    assert contents(trained) == before
+    if kind == "settings":
+        [line] = err.splitlines()
+        assert f"{path}: damaged, " in line
+        return
+    assert str(trained.parent / "set") in err.splitlines()[-1]
+    warning = f"train: warning: {below}/states/00002.safetensors is damaged, the state before it"
+    assert (warning in err) == (kind != "under way")
+
+
+def test_a_damaged_line_of_measurements_is_named(tmp_path):
+    output = open_store(str(tmp_path))
+    output.put(scale.RESULTS, b'{"rate": 1}\n{"ra')
+    with pytest.raises(UserError, match=rf"{tmp_path}/{scale.RESULTS}: has a line that is damaged"):
+        scale._read_rows(output)
