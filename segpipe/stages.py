@@ -312,8 +312,8 @@ def failed(values: dict[str, Any], error: Exception) -> dict[str, Any]:
 
 
 def _left_open(key: str, error: Exception) -> dict[str, Any]:
-    why = f"{type(error).__name__}: {error}"
-    print(f"segpipe: {key}: stays open: {why}", file=sys.stderr)
+    why = f"{key}: {str(error) or type(error).__name__}"
+    print(f"segpipe: stays open: {why}", file=sys.stderr)
     return {"open": True, "error": why}
 
 

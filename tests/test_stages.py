@@ -14,6 +14,7 @@ from segpipe.data import codecs, fundus
 from segpipe.data.synthetic import write_labelled
 from segpipe.decoder import Decoder
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
+from segpipe.models.engine import REFERENCE
 from segpipe.stages import SegmentJob
 from segpipe.storage import open_store
 
@@ -49,7 +50,7 @@ def _own_decoder() -> Iterator[None]:
 def together(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
     """Segmenter, with a network that takes what is not red for vessels."""
     segmenter = stages.Segmenter.__new__(stages.Segmenter)
-    segmenter.job, segmenter.score = job, score
+    segmenter.job, segmenter.score, segmenter.engine = job, score, REFERENCE
     return segmenter(batch)
 
 
@@ -57,7 +58,8 @@ def apart(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
     """As on a GPU."""
     rows = stages.load(batch, job)
     scores = np.stack(list(map(score, rows["canvas"], rows["fov"])))
-    return stages.store(rows | {"score": scores}, job)
+    engines = np.full(len(scores), REFERENCE.name)
+    return stages.store(rows | {"score": scores, "engine": engines}, job)
 
 
 def score(canvas: np.ndarray, fov: np.ndarray) -> np.ndarray:
@@ -149,7 +151,9 @@ def test_a_photograph_for_which_memory_is_short_stays_open(job, monkeypatch, cap
     done = segmented(job)
     assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
     assert [row["path"] for row in rows_of(job)] == ["a.png", "c.png"]
-    assert "segpipe: b.png: stays open: " in capfd.readouterr().err
+    [why] = done["why_open"]
+    assert why.startswith("b.png: ")
+    assert f"segpipe: stays open: {why}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("way", [together, apart])
