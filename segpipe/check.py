@@ -187,7 +187,7 @@ def _cell(labelled: Labelled) -> Image.Image:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     photograph = np.asarray(Image.fromarray(labelled.image).resize(size, Image.Resampling.BOX))
     vessel = (labelled.label == VESSEL).view(np.uint8) * np.uint8(255)
-    drawn = cv2.resize(vessel, size, interpolation=cv2.INTER_AREA) > 127
+    drawn = cv2.resize(vessel, size, interpolation=cv2.INTER_AREA) > 50  # thin ones stay
     outline = cv2.dilate(drawn.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool) & ~drawn
     picture = photograph.copy()
     picture[outline] = OUTLINE
