@@ -38,8 +38,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def drive() -> Path:
     """The real DRIVE, found by SEGPIPE_DATA."""
     root = os.environ.get("SEGPIPE_DATA")
-    if not root or not (Path(root) / "DRIVE").is_dir():
-        pytest.skip("SEGPIPE_DATA is unset or holds no DRIVE/: the real data may not be passed on")
+    if not root:
+        pytest.skip("SEGPIPE_DATA is unset: the real data may not be passed on")
+    assert (Path(root) / "DRIVE").is_dir(), f"SEGPIPE_DATA {root}: holds no DRIVE/"
     return (Path(root) / "DRIVE").absolute()
 
 
