@@ -36,6 +36,7 @@ from segpipe.errors import (
     RejectedImage,
     StarvedDecoder,
     StoreDown,
+    Unfinished,
     UserError,
     internal_error,
 )
@@ -302,7 +303,7 @@ def failed(values: dict[str, Any], error: Exception) -> dict[str, Any]:
 
     Raises `error` again where it is not this input's: the user's, or a store's.
     """
-    if isinstance(error, UserError | StoreDown):
+    if isinstance(error, UserError | StoreDown | Unfinished):
         raise error
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return _left_open(str(values["path"]), error)

@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +27,7 @@ from torch import nn
 from verbs import assert_equal_weights, run, weights
 
 from segpipe import ddp, lease, states, stream
+from segpipe import train as train_module
 from segpipe.board import Board
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
@@ -32,6 +35,7 @@ from segpipe.ddp import Average, Best, Session, TrainJob
 from segpipe.errors import Unfinished
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import Predictor
+from segpipe.states import State
 from segpipe.storage import open_store
 from segpipe.storage.local import LocalStore
 from segpipe.stream import Cropper, CropPlan
@@ -367,6 +371,39 @@ def test_the_lock_is_looked_at_between_the_files_of_an_end(tmp_path, monkeypatch
             rank_0.write_results()
     assert output.head("model.safetensors") is None
     assert bool(states.newest(output)) == (last in ("curves.png", "last."))
+
+
+def test_an_extension_that_is_interrupted_leaves_the_old_model_and_is_not_finished(
+    labelled, tmp_path, monkeypatch, capsys
+):
+    """Killed after its last state and before its model. The workers are left out."""
+    output = open_store(str(tmp_path / "out"))
+    progress = {"history": [], "best": {"epoch": 0, "loss": 0.0}}
+    put = partial(states.put, output)
+    words = ["--data", labelled, "--output", output.uri(), *SMALL, "--epochs"]
+    put(State({"model.x": np.zeros(9)}, progress | {"epoch": 2}))
+    output.put("model.safetensors", b"of two epochs")
+    assert run("train", *words, 2) == 0  # as earlier releases left it
+    assert "2 epochs are finished" in capsys.readouterr().out
+
+    def killed(*_: object) -> None:
+        put(State({"model.x": np.zeros(9)}, progress | {"epoch": 3}))
+        raise Unfinished("killed")
+
+    for name in ("ray_session", "choose_device", "await_resources"):
+        monkeypatch.setattr(train_module.runtime, name, lambda *_: nullcontext())
+    monkeypatch.setattr(train_module, "_resources", lambda *_: {})
+    monkeypatch.setattr(train_module, "_plan", lambda *_: (None, []))
+    monkeypatch.setattr(train_module, "_fit", killed)
+    assert run("train", *words, 3) == 1
+    assert output.get("model.safetensors") == b"of two epochs"
+    write = lambda *_: output.put("model.safetensors", b"of three")  # noqa: E731
+    monkeypatch.setattr(train_module, "_fit", write)
+    assert run("train", *words, 3) == 0
+    assert output.get("model.safetensors") == b"of three"
+    capsys.readouterr()
+    assert run("train", *words, 3) == 0
+    assert "3 epochs are finished" in capsys.readouterr().out
 
 
 def test_a_training_gives_its_output_free(chosen):
