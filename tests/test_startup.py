@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,6 +254,24 @@ with guard.last_word("gone"), runtime.ray_session():
 def test_a_ray_that_dies_ends_the_process_with_one_line_of_ours():
     ended = finish("-c", RAYLET_DIES)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "gone\n")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(capsys, silent):
+    """That thread itself, with one message and then a connection that is gone."""
+    messages = iter([{"job_id": None, "error_message": "Raylet is terminated."}])
+
+    def poll() -> tuple[None, dict]:
+        for message in messages:
+            return None, message
+        raise ConnectionError
+
+    subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
+    job = SimpleNamespace(binary=lambda: b"")
+    worker = SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=job)
+    with startup._silent_listener() if silent else nullcontext():
+        startup.worker.listen_error_messages(worker, threading.Event())
+    assert ("Raylet is terminated." in capsys.readouterr().out) == (not silent)
 
 
 # ---- a busy node
