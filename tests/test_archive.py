@@ -208,6 +208,7 @@ def test_a_shorter_result_leaves_no_file_of_a_longer_one(output, tmp_path, monke
     assert [r["path"] for r in results(tmp_path / "out")] == ["0", "1"]
 
 
+@pytest.mark.nightly  # it writes half a gigabyte
 def test_results_of_64_to_256_mib_are_read_by_the_usual_readers(output, tmp_path, ray_cluster):
     """300 MB of rows that cannot be compressed."""
     rng = np.random.default_rng(0)

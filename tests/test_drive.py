@@ -1,6 +1,6 @@
 """On the real DRIVE: the lecture's losses, masks of the right size, the second observer's figures.
 
-Run: SEGPIPE_DATA=folder-that-holds-DRIVE pytest tests/test_drive.py
+Run: SEGPIPE_DATA=folder-that-holds-DRIVE pytest -m cluster tests/test_drive.py
 """
 
 import csv
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from verbs import run
+
+pytestmark = pytest.mark.cluster  # three minutes
 
 
 @pytest.fixture(scope="module")

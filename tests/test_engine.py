@@ -259,6 +259,7 @@ def engine_of(output: Path) -> str:
     return json.loads((output / "summary.json").read_text())["engine"]["name"]
 
 
+@pytest.mark.cluster
 def test_an_output_keeps_its_engine_and_a_flag_may_name_one_that_matches(
     photograph, tmp_path, ray_cluster, cache, monkeypatch, capsys
 ):

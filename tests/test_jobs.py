@@ -261,7 +261,7 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     assert result["checkpoint"]["flips"] == 4
 
 
-@pytest.mark.parametrize("split", ["test", "training"])
+@pytest.mark.parametrize("split", ["test", pytest.param("training", marks=pytest.mark.nightly)])
 def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
     plain, trained, tmp_path, split, capfd, ray_cluster
 ):

@@ -545,7 +545,13 @@ def dice(network: Network, images: Tensor, labels: Tensor) -> float:
     return (2 * (found & truth).sum() / (found.sum() + truth.sum())).item()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "resunet" else pytest.param(name, marks=pytest.mark.nightly)
+        for name in NAMES
+    ],
+)
 def test_a_network_learns_two_crops_of_drive_by_heart(name, drive):
     width, side, lr, steps = RECIPES[name]
     torch.manual_seed(0)

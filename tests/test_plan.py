@@ -191,7 +191,7 @@ def test_the_same_seed_gives_the_same_course_and_another_another():
 
 def test_no_photograph_is_lost_or_done_twice_when_nodes_die():
     setting = replace(S3, nodes=4, images=200_003)
-    chances = [Chance(seed, spread=0.3, node_hours=0.3, replace_s=60) for seed in range(20)]
+    chances = [Chance(seed, spread=0.3, node_hours=0.3, replace_s=60) for seed in range(6)]
     courses = [simulate(setting, chance) for chance in chances]
     for course in courses:
         assert course.done == 200_003
@@ -199,7 +199,7 @@ def test_no_photograph_is_lost_or_done_twice_when_nodes_die():
     assert min(course.deaths for course in courses) < max(course.deaths for course in courses)
     assert sum(course.again for course in courses) > 0
     undisturbed = simulate(setting, Chance(spread=0.3)).seconds
-    assert sum(course.seconds for course in courses) > 20 * undisturbed
+    assert sum(course.seconds for course in courses) > len(courses) * undisturbed
 
 
 def test_the_driver_lists_and_indexes_again_when_its_node_dies():

@@ -577,6 +577,7 @@ def test_anonymous_without_anything_on_s3_is_refused(words, capsys, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.cluster
 def test_an_archive_in_a_public_bucket_waits_for_what_must_be_restored(
     server, labelled, ray_cluster, capfd
 ):

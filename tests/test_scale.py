@@ -410,6 +410,7 @@ with runtime.ray_session():
 """
 
 
+@pytest.mark.cluster
 def test_a_local_ray_has_the_cores_that_its_process_may_use():
     done = pinned.run([sys.executable, "-c", RAYS_CORES], CORES[:1], {})
     assert done.stdout.split() == ["cores", "1.0", "1"], done.stderr

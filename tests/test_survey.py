@@ -446,6 +446,7 @@ def test_each_kind_of_problem_gets_its_line_and_all_may_be_accepted(tmp_path, ca
     assert [line.split(": ")[1] for line in err.splitlines()] == ["warning", "warning"]
 
 
+@pytest.mark.cluster
 def test_train_and_evaluate_refuse_such_labels_unless_they_are_told(tmp_path, capfd, ray_cluster):
     root, output = write_set(tmp_path / "set"), tmp_path / "out"
     each(lambda v: white(~v))(root)

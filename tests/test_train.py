@@ -197,6 +197,7 @@ def test_a_damaged_state_costs_an_epoch_and_a_warning(train, capfd):
     assert_equal_weights(output / "model.safetensors", whole / "model.safetensors")
 
 
+@pytest.mark.cluster
 def test_a_loss_that_is_no_number_ends_the_run_and_names_step_crops_and_rate(train, capfd):
     output = train("diverged", "--epochs", 2, "--lr", 1e30, code=2)
     (line,) = [text for text in capfd.readouterr().err.splitlines() if "the loss is" in text]
