@@ -169,7 +169,7 @@ def trained(labelled, tmp_path) -> Path:
 @pytest.mark.parametrize("kind", ["settings", "state", "marker", "under way"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_train_goes_on_or_names_the_file(trained, labelled, kind, damage, capsys):
-    """It would go on from the state before; that no training image is left keeps it from doing so."""
+    """It would go on from the state before; with all images held back it cannot."""
     below = trained / "_segpipe"
     path = {
         "settings": below / "settings.json",
