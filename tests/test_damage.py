@@ -142,6 +142,22 @@ def test_segment_and_status_go_on_or_name_the_file(place, kind, damage, ended, c
     assert run("status", "--output", output) == 0
 
 
+@pytest.mark.parametrize("kind", ["manifest", "summary"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verify_names_a_damaged_manifest_and_takes_a_damaged_summary_for_none(
+    place, kind, damage, capsys
+):
+    [path] = files_of(place / "out")[kind]
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    code, told = run("status", "--output", place / "out", "--verify"), capsys.readouterr()
+    if kind == "manifest":
+        assert code == 2
+        assert f"{path}: damaged, run the same `segpipe segment` again" in told.err
+    else:
+        assert code == 0, told.err
+        assert "stopped" in told.out
+
+
 def test_what_a_damaged_part_held_is_to_do_again(place):
     output = open_store(str(place / "out"))
     manifest = archive.list_inputs(open_store(str(place / "in")).list())
