@@ -328,7 +328,7 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
 
 def written_ids(output: Store) -> Ids:
     """Of the inputs whose pages of the manifest lie in the output, in their order."""
-    marker = read_json(output, MANIFEST) or {"digest": ""}
+    marker = read_json(output, MANIFEST, {"digest": str}) or {"digest": ""}
     first = f"{PAGES}{marker['digest'][:16]}-"
     keys = [entry.key for entry in list_own(output, PAGES) if entry.key.startswith(first)]
     return np.concatenate([NO_IDS, *map(_ids, _tables(output, keys, ["id"]))])

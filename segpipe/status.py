@@ -49,8 +49,6 @@ def state_of(output: Store) -> dict[str, Any]:
 
     While a run lists its input, `listed` counts the files seen and the other counts are None.
     """
-    manifest = archive.read_json(output, archive.MANIFEST, {"inputs": int})
-    summary = archive.read_summary(output)
     holder = lease.read_holder(output)
     silent_s = time.time() - holder["beat"] if holder else None
     writer = {
@@ -65,13 +63,14 @@ def state_of(output: Store) -> dict[str, Any]:
     if progress:  # also where the summary of an earlier run stands
         num_inputs = sum(progress[name] for name in ("ok", "rejected", "open"))
         return _state("running", num_inputs, progress) | writer
+    if summary := archive.read_summary(output):
+        counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
+        return _state("finished", summary["inputs"] + summary["open"], counts) | writer
+    manifest = archive.read_json(output, archive.MANIFEST, {"inputs": int})
     if manifest is None:
         raise UserError(
             f"--output {output.uri()}: no run of `segpipe segment` wrote there, check the path"
         )
-    if summary:
-        counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
-        return _state("finished", summary["inputs"] + summary["open"], counts) | writer
     counts = _counted(output, manifest["inputs"])
     return _state("running" if running else "stopped", manifest["inputs"], counts) | writer
 
@@ -82,7 +81,7 @@ def missing_of(output: Store) -> dict[str, int]:
     """
     ids = archive.written_ids(output)
     missing = {name: len(found) for name, found in archive.find_missing(output, ids).items()}
-    summary = archive.read_json(output, archive.SUMMARY)
+    summary = archive.read_summary(output)
     if summary is None:  # inputs without a row are still to do
         return missing | {"rows": 0, "results": 0}
     num_rows = len(ids) - missing["rows"]

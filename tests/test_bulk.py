@@ -18,6 +18,7 @@ from PIL import Image
 from verbs import ONE, rows_of, run
 
 from segpipe import archive, lease, segment
+from segpipe.segment import SegmentConfig
 from segpipe.storage import Store, open_store
 from segpipe.storage.local import LocalStore
 
@@ -241,7 +242,8 @@ def write_done(root: str, names: str, probabilities: bool = False) -> list[objec
         for folder in ("masks", "probabilities") if probabilities else ("masks",):
             output.put(f"{folder}/{entry.key}.png", f"{folder} of {entry.key}".encode())
     archive.commit_part(output, rows)
-    archive.write_json(output, archive.SETTINGS, {"--probabilities": probabilities})
+    config = SegmentConfig(source.uri(), output.uri(), flips=1, probabilities=probabilities)
+    archive.write_json(output, archive.SETTINGS, segment._open(config).settings)
     return [*words_of(root), *(["--probabilities"] if probabilities else [])]
 
 
@@ -317,12 +319,12 @@ def stop_at(number: int, patched: pytest.MonkeyPatch, seen: list[str]) -> None:
     for name in ("put", "delete"):
         known: Callable[..., None] = getattr(LocalStore, name)
 
-        def write(self, key, *data, known=known):
+        def write(self, key, *data, known=known, **options):
             if key != lease.LEASE:
                 if len(seen) == number:
                     raise Killed
                 seen.append(key)
-            known(self, key, *data)
+            known(self, key, *data, **options)
 
         patched.setattr(LocalStore, name, write)
 
@@ -342,6 +344,8 @@ def test_a_run_stopped_at_any_write_leaves_old_or_new_results_and_ends_at_the_ne
         shutil.rmtree(tmp_path / "now", ignore_errors=True)
         shutil.copytree(begun, tmp_path / "now")
         output, words = tmp_path / "now/out", words_of(tmp_path / "now")
+        settings = output / archive.SETTINGS
+        settings.write_text(settings.read_text().replace(str(begun), str(tmp_path / "now")))
         for name in "ac":
             (tmp_path / "now/in" / f"{name}.png").unlink()
         seen: list[str] = []

@@ -400,7 +400,10 @@ def test_segmentation_decodes_on_cpu_pods_and_scales_its_gpus(monkeypatch):
     pods = counted(spec["rayClusterSpec"])
     assert pods["gpu"]["CPU"] == 1
     nodes = [pods[group["groupName"]] for group in (cpu, gpu) for _ in range(group["replicas"])]
-    have = [{"Alive": True, "Resources": node} for node in nodes]
+    have = [
+        {"Alive": True, "NodeID": str(number), "Resources": node}
+        for number, node in enumerate(nodes)
+    ]
     monkeypatch.setattr(ray, "nodes", lambda: have)
     assert runtime.cpus_per_worker(config.workers, "cuda") == 1
 

@@ -24,6 +24,7 @@ from segpipe.storage import open_store
 from segpipe.train import TrainConfig
 
 NUM_IMAGES = 3
+HELD_BACK = 4  # all training images of the drawn set
 SETTINGS, MANIFEST, LEASE = archive.SETTINGS, archive.MANIFEST, lease.LEASE
 
 
@@ -141,6 +142,22 @@ def test_segment_and_status_go_on_or_name_the_file(place, kind, damage, ended, c
     assert run("status", "--output", output) == 0
 
 
+@pytest.mark.parametrize("kind", ["manifest", "summary"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verify_names_a_damaged_manifest_and_takes_a_damaged_summary_for_none(
+    place, kind, damage, capsys
+):
+    [path] = files_of(place / "out")[kind]
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    code, told = run("status", "--output", place / "out", "--verify"), capsys.readouterr()
+    if kind == "manifest":
+        assert code == 2
+        assert f"{path}: damaged, run the same `segpipe segment` again" in told.err
+    else:
+        assert code == 0, told.err
+        assert "stopped" in told.out
+
+
 def test_what_a_damaged_part_held_is_to_do_again(place):
     output = open_store(str(place / "out"))
     manifest = archive.list_inputs(open_store(str(place / "in")).list())
@@ -153,13 +170,11 @@ def test_what_a_damaged_part_held_is_to_do_again(place):
 
 
 @pytest.fixture
-def trained(tmp_path) -> Path:
-    """The output of a training of two epochs that is finished, of a set that is not there."""
-    output = open_store(str(tmp_path / "trained"))
-    settings = TrainConfig(str(tmp_path / "set"), output.uri()).settings(
-        open_store(str(tmp_path / "set"))
-    )
-    archive.write_json(output, SETTINGS, settings)
+def trained(labelled, tmp_path) -> Path:
+    """The output of a training of two epochs that is finished, with all images held back."""
+    output, data = open_store(str(tmp_path / "trained")), open_store(str(labelled))
+    config = TrainConfig(data.uri(), output.uri(), validation_images=HELD_BACK)
+    archive.write_json(output, SETTINGS, config.settings(data))
     for epoch in (1, 2):
         progress = {"epoch": epoch, "history": [], "best": {"epoch": 0, "loss": 0.0}}
         states.put(output, State({"model.x": np.zeros(9)}, progress))
@@ -169,8 +184,8 @@ def trained(tmp_path) -> Path:
 
 @pytest.mark.parametrize("kind", ["settings", "state", "marker", "under way"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_train_goes_on_or_names_the_file(trained, kind, damage, capsys):
-    """It would go on from the state before; the set that is not there keeps it from doing so."""
+def test_train_goes_on_or_names_the_file(trained, labelled, kind, damage, capsys):
+    """It would go on from the state before; with all images held back it cannot."""
     below = trained / "_segpipe"
     path = {
         "settings": below / "settings.json",
@@ -178,7 +193,8 @@ def test_train_goes_on_or_names_the_file(trained, kind, damage, capsys):
         "marker": below / "states" / "00002.json",
         "under way": below / "under-way.json",
     }[kind]
-    words = ["--data", trained.parent / "set", "--output", trained, "--epochs", 2]
+    words = ["--data", labelled, "--output", trained, "--epochs", 2]
+    words += ["--validation-images", HELD_BACK]
     assert run("train", *words) == 0
     assert "2 epochs are finished" in capsys.readouterr().out
     path.write_bytes(DAMAGES[damage](path.read_bytes() if path.exists() else b"{}"))
@@ -189,7 +205,7 @@ def test_train_goes_on_or_names_the_file(trained, kind, damage, capsys):
         [line] = err.splitlines()
         assert f"{path}: damaged, " in line
         return
-    assert str(trained.parent / "set") in err.splitlines()[-1]
+    assert f"--validation-images {HELD_BACK}: {labelled} has" in err.splitlines()[-1]
     warning = f"train: warning: {below}/states/00002.safetensors is damaged, the state before it"
     assert (warning in err) == (kind != "under way")
 

@@ -83,7 +83,9 @@ def group(photograph, output: Store, name: str = "a") -> stages.Group:
     started = stages.Group(job)
     for key in (f"{name}/x.png", f"{name}/y/z.png", f"{name}.png"):
         row = stages.load_one(Entry(key, 1, "1"), data.getvalue(), job, Stopwatch())
-        started.add(row | {"score": np.zeros(row["fov"].shape, np.float32)})
+        score = np.zeros(row["fov"].shape, np.float32)
+        started.add(row | {"score": score, "engine": "compiled fp32"})
+    assert [row["status"] for row in started.rows] == ["ok"] * 3
     return started
 
 

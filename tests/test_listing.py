@@ -12,7 +12,7 @@ import ray
 from processes import wait_until
 from verbs import run
 
-from segpipe import archive, inputs, lease, status
+from segpipe import archive, inputs, lease, startup, status
 from segpipe.errors import UserError
 from segpipe.storage import Entry, open_store
 from segpipe.storage.local import LocalStore
@@ -32,7 +32,7 @@ def no_ray(monkeypatch):
     def start(*_: object, **__: object) -> None:
         raise UserError("Ray was started")
 
-    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(startup, "_start", start)  # ray.init would be tried again, after shutdown
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
@@ -93,7 +93,7 @@ def test_a_listing_goes_before_the_summary_of_an_earlier_run(tmp_path):
     output = open_store(str(tmp_path / "out"))
     archive.write_json(output, archive.MANIFEST, {"inputs": 5, "digest": "x"})
     totals = {"inputs": 5, "ok": 5, "rejected": 0, "open": 0, "images_per_second": 1.0}
-    archive.write_json(output, archive.SUMMARY, totals)
+    archive.write_json(output, archive.SUMMARY, totals | {"inputs_digest": "x"})
     assert status.state_of(output)["state"] == "finished"
     with lease.hold(output) as held:
         held.progress = {"listing": 7}

@@ -22,6 +22,8 @@ from ray.exceptions import ActorUnavailableError
 from segpipe import startup, train
 from segpipe.errors import Unfinished, UserError
 
+PRINT = startup.worker.print_to_stdstream  # Ray's own, also while another test's Ray is silent
+
 
 @pytest.fixture
 def refused(monkeypatch) -> Callable[[str], str]:
@@ -159,6 +161,7 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(monkeypatch):
 def test_a_start_that_fails_is_tried_again_without_what_it_left(monkeypatch, capfd, failures):
     """The part of Ray is played: it starts a process and does not get further, so many times."""
     left: list[subprocess.Popen[bytes]] = []
+    ended: list[int] = []
 
     def init(**_: object) -> None:
         assert all(process.poll() is not None for process in left)
@@ -167,6 +170,7 @@ def test_a_start_that_fails_is_tried_again_without_what_it_left(monkeypatch, cap
             raise Exception("The current node timed out during startup. This could happen")
 
     monkeypatch.setattr(startup, "_init", init)
+    monkeypatch.setattr(startup.ray, "shutdown", lambda: ended.append(len(left)))  # not another's
     if failures < startup.TRIES:
         startup._start({})
     else:
@@ -176,6 +180,7 @@ def test_a_start_that_fails_is_tried_again_without_what_it_left(monkeypatch, cap
         assert str(raised.value).endswith("run the same command again when less runs here")
     told = capfd.readouterr().err.splitlines()
     assert [line[-10:] for line in told] == ["try 2 of 3", "try 3 of 3"][:failures]
+    assert ended == [1, 2, 3][:failures]
 
 
 SLOW_ONCE = """
@@ -257,8 +262,11 @@ def test_a_ray_that_dies_ends_the_process_with_one_line_of_ours():
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(capsys, silent):
+def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(
+    monkeypatch, capsys, silent
+):
     """That thread itself, with one message and then a connection that is gone."""
+    monkeypatch.setattr(startup.worker, "print_to_stdstream", PRINT)
     messages = iter([{"job_id": None, "error_message": "Raylet is terminated."}])
 
     def poll() -> tuple[None, dict]:

@@ -24,7 +24,7 @@ from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.states import State
 from segpipe.storage import open_store
-from segpipe.train import SET
+from segpipe.train import SET, TrainConfig
 
 HEIGHT, WIDTH = 280, 300  # px
 DRAWN = [synthetic.draw_fundus(seed, HEIGHT, WIDTH) for seed in range(3)]
@@ -365,7 +365,9 @@ def begun(root: Path, output: Path, epochs: int) -> None:
     store, labelled = open_store(str(root)), open_labelled(open_store(str(root)))
     looks = [survey.look(store, example)[0] for example in labelled.training]
     place = open_store(str(output))
-    archive.write_json(place, archive.SETTINGS, {SET: survey.listing(labelled.entries, looks)})
+    settings = TrainConfig(str(root), str(output)).settings(store)
+    files = survey.listing(labelled.entries, looks)
+    archive.write_json(place, archive.SETTINGS, settings | {SET: files})
     states.put(place, State({}, {"epoch": epochs, "history": [], "best": {}}))
     place.put("model.safetensors", b"x")
 
@@ -418,7 +420,10 @@ def test_an_output_begun_without_a_list_of_files_is_accepted(tmp_path, capfd):
     """As 0.1.0 wrote it."""
     root = write_set(tmp_path / "set")
     begun(root, tmp_path / "out", epochs=2)
-    archive.write_json(open_store(str(tmp_path / "out")), archive.SETTINGS, {"--seed": 0})
+    output = open_store(str(tmp_path / "out"))
+    settings = archive.read_settings(output)
+    del settings[SET]
+    archive.write_json(output, archive.SETTINGS, settings)
     assert run("train", "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
     assert "was begun without a list of its set's files" in capfd.readouterr().err
 
