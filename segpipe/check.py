@@ -23,7 +23,7 @@ from segpipe.data.datasets import Labelled
 from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
-from segpipe.storage import Store, open_store, preflight
+from segpipe.storage import Store, check_places, check_there, open_store, preflight
 
 SHEET = 20  # photographs on a contact sheet
 COLUMNS = 4
@@ -41,6 +41,10 @@ class CheckConfig:
     output: str | None = None
     """Folder or s3://bucket/prefix for check.json and contact sheets; without, none are written."""
 
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "data", "output")
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -57,12 +61,14 @@ class Checked:
 
 def check(config: CheckConfig) -> int:
     """Print what a set holds and what is wrong with it -> 1 where anything is, else 0."""
+    config.check()
     store = open_store(config.data)
-    output = open_store(config.output) if config.output else None
+    output = None if config.output is None else open_store(config.output)
     if output:
         preflight(store, output)
     else:
         store.check_readable()
+    check_there(store, "--data")
     layout, examples, faults = _opened(store)
     checked, num_sheets = list[Checked](), 0
     cv2.setNumThreads(1)  # the threads here take the cores
@@ -103,8 +109,9 @@ def _opened(store: Store) -> tuple[str, list[tuple[str, Example]], list[str]]:
         if not found.split:
             break
     if not examples:
-        told = faults or [f"{store.uri()}: no images (the layout is {layout})"]
-        raise UserError(told[0])
+        if faults:
+            raise UserError(faults[0])
+        raise UserError(f"{store.uri()}: no images (the layout is {layout}), check the path")
     return layout, examples, faults
 
 

@@ -15,7 +15,7 @@ from segpipe.errors import UserError
 from segpipe.runtime import data_stage
 from segpipe.storage import Store
 
-HINT = "--accept-labels takes labels as they are"
+HINT = "replace it, or give --accept-labels to take labels as they are"
 
 
 def look_at_all(

@@ -46,8 +46,8 @@ LONGEST_SOCKET = 107  # bytes of a path (unix(7), sun_path)
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 ITS_TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
-NO_TOKEN = f"the cluster wants a token and got none; {ITS_TOKEN}"
-ANOTHER_TOKEN = f"the cluster has another token; {ITS_TOKEN}"
+NO_TOKEN = "the cluster wants a token and got none"
+ANOTHER_TOKEN = "the cluster has another token"
 WANTED = "wanted HOST:PORT of a cluster's head, such as 10.0.0.1:6379"
 
 
@@ -159,7 +159,7 @@ def _check_head(address: str, head: str) -> None:
             )
             metadata = head_service.InternalKVGet(question, timeout=ANSWER_S)
     except AuthenticationError as error:
-        raise UserError(f"RAY_ADDRESS {address}: {NO_TOKEN}") from error
+        raise UserError(f"RAY_ADDRESS {address}: {NO_TOKEN}; {ITS_TOKEN}") from error
     except grpc.RpcError as error:
         if error.code() != grpc.StatusCode.UNAUTHENTICATED:
             raise UserError(
@@ -167,7 +167,8 @@ def _check_head(address: str, head: str) -> None:
                 f"({error.code().name.lower()}); {WANTED}"
             ) from error
         sent = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-        raise UserError(f"RAY_ADDRESS {address}: {ANOTHER_TOKEN if sent else NO_TOKEN}") from error
+        wrong = ANOTHER_TOKEN if sent else NO_TOKEN
+        raise UserError(f"RAY_ADDRESS {address}: {wrong}; {ITS_TOKEN}") from error
     if metadata.value:
         check_version(address, json.loads(metadata.value))
 
@@ -191,7 +192,7 @@ def _check_node(address: str) -> None:
         if time.monotonic() > end:
             raise UserError(
                 f"RAY_ADDRESS {address}: no node of it runs on this machine, start one (ray start "
-                "--address) or send the command with `ray job submit`"
+                "--address) or use `ray job submit`"
             )
         time.sleep(POLL_S)
 

@@ -20,6 +20,7 @@ from segpipe.storage import open_store
 from segpipe.train import TrainConfig
 
 SWITCH = "a switch: it takes no value"
+UNSIGNED = "a switch: test_s3_errors has it refused where nothing is on S3"
 PLACES = ["", " ", "http://host/x", "s3://", "s3:/bucket/x"]
 COUNT = ["0", "-1", "1.5", "abc", ""]
 SIZE = ["0", "-1", "nan", "inf", "abc", ""]  # above 0
@@ -28,6 +29,7 @@ CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
 TABLE: dict[str, dict[str, list[str] | str]] = {
+    "check": {"data": [*PLACES, "nowhere"], "output": PLACES},
     "train": {
         "data": [*PLACES, "nowhere"],
         "output": PLACES,
@@ -56,7 +58,9 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "precision": CHOICE,
         "compile": CHOICE,
         "device": ["tpu", "gpu", ""],
+        "anonymous": UNSIGNED,
         "resource_wait": AMOUNT,
+        "accept_labels": SWITCH,
     },
     "segment": {
         "input": [*PLACES, "nowhere", "nowhere.csv"],
@@ -71,6 +75,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "max_rejected": ["1.01", *AMOUNT],
         "max_megapixels": SIZE,
         "retry_rejected": SWITCH,
+        "repair": SWITCH,
+        "anonymous": UNSIGNED,
         "include": ["", " "],
         "exclude": ["", " "],
         "store_patience": AMOUNT,
@@ -90,6 +96,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "report_images": ["yes", ""],
         "workers": COUNT,
         "device": ["tpu", "gpu", ""],
+        "anonymous": UNSIGNED,
+        "accept_labels": SWITCH,
     },
     "scale": {
         "job": CHOICE,
@@ -137,7 +145,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "output": ["", " ", "nowhere/plan.json", "s3://bucket/plan.json"],
     },
     "models": {"json": SWITCH},
-    "status": {"output": [*PLACES, "nowhere"], "json": SWITCH},
+    "status": {"output": [*PLACES, "nowhere"], "json": SWITCH, "verify": SWITCH},
     "demo": {
         "output": PLACES,
         "photographs": COUNT,
@@ -151,6 +159,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
 def needed(verb: str, labelled: Path, photographs: Path, output: Path) -> dict[str, str]:
     """Flags with which the verb would start its work."""
     return {
+        "check": {"data": str(labelled), "output": str(output)},
         "train": {"data": str(labelled), "output": str(output)},
         "segment": {"input": str(photographs), "output": str(output)},
         "evaluate": {"data": str(labelled), "output": str(output)},

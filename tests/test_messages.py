@@ -8,6 +8,7 @@ Run: pytest tests/test_messages.py
 import ast
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,20 @@ from verbs import run
 import segpipe
 from segpipe.errors import StoreDown, Unfinished, UserError
 from segpipe.segment import _store_failures
+from segpipe.storage.s3_errors import ROWS, Kind
 
 ROOT = Path(segpipe.__file__).parent
 ACTIONS = (
     r"choose|check|use |give |name |set |lower |raise |install|delete|wait |renew|wanted|must be|"
     r"needs|leave |draw it|replace it|save it|measure anew|take more|can be meant|allows it|unset|"
-    r"change"
+    r"change|restore it"
 )
 # placeholders that hold a file, a URI or the name of a flag
 NAMES = r"uri|place|path|root|flag\(|source|name|list_uri|endpoint|existing"
 NAMED = rf"--[a-z]|[A-Z]{{2,}}_[A-Z_]+|\{{[^}}]*({NAMES})"
 EXCEPTIONS = {  # a part of the text: why it may lack a name or what to do
     "{errors[0]}": "a UserError of a worker",
+    "{faults[0]}": "a UserError of a split",
     "{row['error']}": "a UserError of a worker",
     "--input {error}": "a UserError, with the flag before it",
     "--measured {error}": "a UserError, with the flag before it",
@@ -38,9 +41,11 @@ EXCEPTIONS = {  # a part of the text: why it may lack a name or what to do
     "{cause}, check the path": "os_error_text names the file",
     "{os_error_text(error)}, check the path": "os_error_text names the file",
     '"{told}": is no path': "the value itself",
-    "{MENDABLE[code]}": "a table of what the user must mend",
+    "{self.uri(key if found.of_key else '')}: {told}": "the table of s3_errors, below",
+    "{self.uri()}: {told}": "the table of s3_errors, below",
+    "{str(error)}": "NotNow names the URI; the table of s3_errors, below",
+    "segpipe runs on": "of the machine, whatever the flags",
     "{error} (is the store up,": "StoreDown names the URI; a question says what to look at",
-    "{GIVE_ANOTHER}": "says what to give",
     "{flag(name)} {getattr(self, name)}: {told}": "told says to leave it out",
 }
 
@@ -51,27 +56,45 @@ class Message:
     text: str
 
 
-def text_of(node: ast.expr) -> str:
-    """The words of a string expression, with {source} for what is filled in."""
+def text_of(node: ast.expr, known: dict[str, ast.expr]) -> str:
+    """The words of a string expression, with {source} for what is filled in.
+
+    `known`: what the module's own constants are; they are put in.
+    """
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(map(text_of, node.values))
+        return "".join(text_of(part, known) for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return "{" + ast.unparse(node.value) + "}"
+        return text_of(node.value, known)
     if isinstance(node, ast.BinOp):
-        return text_of(node.left) + text_of(node.right)
+        return text_of(node.left, known) + text_of(node.right, known)
+    if isinstance(node, ast.Name) and isinstance(
+        known.get(node.id), ast.Constant | ast.JoinedStr | ast.BinOp
+    ):
+        return text_of(known[node.id], known)
     return "{" + ast.unparse(node) + "}"
 
 
+def constants(module: ast.Module) -> dict[str, ast.expr]:
+    return {
+        node.targets[0].id: node.value
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+
+
+@cache
 def messages() -> list[Message]:
     found = []
     for file in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        module = ast.parse(file.read_text())
+        known = constants(module)
+        for node in ast.walk(module):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             if called and node.func.id == "UserError" and node.args:
                 place = f"{file.relative_to(ROOT)}:{node.lineno}"
-                found.append(Message(place, text_of(node.args[0])))
+                found.append(Message(place, text_of(node.args[0], known)))
     return found
 
 
@@ -90,6 +113,19 @@ def test_each_message_names_what_is_wrong_and_says_what_to_do(wanted, told):
         f"{one.place} {told}: {one.text}" for one in checked if not re.search(wanted, one.text)
     ]
     assert not wrong
+
+
+TOLD_AT_ONCE = {Kind.USER, Kind.CREDENTIALS, Kind.CLOCK, Kind.NOT_NOW}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [one for one in ROWS if {one.kind, one.of_one} & TOLD_AT_ONCE],
+    ids=lambda row: row.codes[0],
+)
+def test_each_error_of_s3_that_the_user_must_mend_says_how(row):
+    """What is told of one has the URI before it."""
+    assert re.search(ACTIONS, row.words)
 
 
 def test_no_exception_outlives_its_message():

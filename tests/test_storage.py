@@ -285,7 +285,13 @@ def test_an_unknown_bucket_is_told_when_written_too(s3):
     assert "\n" not in str(told.value)
 
 
-def test_a_server_that_is_not_there_is_told_in_one_line(monkeypatch, fresh_clients):
+@pytest.fixture
+def hurried(monkeypatch):
+    """Before anything was begun a store is given up soon."""
+    monkeypatch.setattr(s3_module, "PREFLIGHT_S", 1.0)
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(monkeypatch, fresh_clients, hurried):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -382,10 +388,13 @@ def test_a_store_that_fails_is_asked_again_until_patience_runs_out(s3, tmp_path)
     open_store(f"{s3.uri}/{tmp_path.name}").put("x", b"content")
     with Proxy(s3.endpoint) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        store = open_store(f"{s3.uri}/{tmp_path.name}", patience_s=2)
+        store = open_store(f"{s3.uri}/{tmp_path.name}", patience_s=60)
         proxy.fault = lambda method, path, number: "503" if number < 3 else None
         assert store.get("x") == b"content"
         assert len(proxy.requests) == 4
+        client = store._client()  # which waits long for an answer, so that each is a 500
+        patch.setattr(type(store), "_client", lambda _: client)
+        store = store.with_patience(1)
         proxy.fault = lambda *_: "500"
         for ask in (store.get, store.delete, lambda key: next(store.list(key))):
             with pytest.raises(StoreDown, match=r"InternalError \(500\)"):
@@ -422,7 +431,7 @@ def tls_endpoint(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_a_plain_endpoint_given_as_https_is_told(s3, monkeypatch, fresh_clients):
+def test_a_plain_endpoint_given_as_https_is_told(s3, monkeypatch, fresh_clients, hurried):
     wrong = s3.endpoint.replace("http:", "https:")
     monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
     told = f"AWS_ENDPOINT_URL {wrong}: the endpoint speaks plain http, use {s3.endpoint}"
@@ -431,7 +440,9 @@ def test_a_plain_endpoint_given_as_https_is_told(s3, monkeypatch, fresh_clients)
             getattr(open_store(s3.uri), check)()
 
 
-def test_a_tls_endpoint_given_as_http_is_told(s3, tls_endpoint, monkeypatch, fresh_clients):
+def test_a_tls_endpoint_given_as_http_is_told(
+    s3, tls_endpoint, monkeypatch, fresh_clients, hurried
+):
     wrong = tls_endpoint.replace("https:", "http:")
     monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
     told = f"AWS_ENDPOINT_URL {wrong}: the endpoint speaks https, use {tls_endpoint}"
@@ -442,11 +453,14 @@ def test_a_tls_endpoint_given_as_http_is_told(s3, tls_endpoint, monkeypatch, fre
 def test_an_answer_of_404_or_403_is_told_with_more_than_the_uri(s3, monkeypatch):
     """As where the endpoint's address holds the bucket's name already."""
     store = open_store(f"{s3.uri}/x")
-    for kind, wrong in ((FileNotFoundError, "no such file"), (PermissionError, "permission")):
+    for kind, told in (
+        (FileNotFoundError, "the store knows no such bucket, check its name and AWS_ENDPOINT_URL"),
+        (PermissionError, "permission denied (check the bucket's name and AWS_ENDPOINT_URL)"),
+    ):
 
         def fail(*_: object, kind: type[OSError] = kind) -> None:
             raise kind(store.uri())
 
         monkeypatch.setattr(type(store), "_ask", fail)
-        with pytest.raises(UserError, match=rf"{store.uri()}: {wrong}.*check the bucket's name"):
+        with pytest.raises(UserError, match=re.escape(f"{store.uri()}: {told}")):
             store.check_readable()

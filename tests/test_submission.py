@@ -259,7 +259,8 @@ for node in ray.nodes():
 def test_a_job_that_cannot_be_done_fails_and_its_log_ends_with_the_one_line(user):
     code, text = user.runs(SEGMENT.replace("s3://BUCKET/photographs", "s3://missing/photographs"))
     assert code == 1
-    line = "segpipe segment: s3://missing/photographs: no such bucket (NoSuchBucket)"
+    line = "segpipe segment: s3://missing/photographs: no such bucket, "
+    line += "check its name and AWS_ENDPOINT_URL (NoSuchBucket)"
     assert line in text.splitlines()
     assert "Traceback" not in text
     _, status = user.runs(told("ray job status").replace("JOB", re.search(JOB, text)[1]))
@@ -289,7 +290,8 @@ def test_without_the_token_nobody_is_let_in(user, cluster):
     for env, wanted in ((none, startup.NO_TOKEN), (another, startup.ANOTHER_TOKEN)):
         refused = cluster.on_head(sys.executable, "-c", joins, RAY_ADDRESS=cluster.head, **env)
         line = refused.stderr.splitlines()[-1]
-        assert line == f"segpipe.errors.UserError: RAY_ADDRESS {cluster.head}: {wanted}"
+        wrong = f"{wanted}; {startup.ITS_TOKEN}"
+        assert line == f"segpipe.errors.UserError: RAY_ADDRESS {cluster.head}: {wrong}"
     let_in = cluster.on_head(sys.executable, "-c", program)
     assert let_in.stdout.split()[-1] == "in", let_in.stderr
 

@@ -112,7 +112,8 @@ def look(
     except UserError as error:
         if not odd or odd[0].kind != "colours":
             raise
-        raise UserError(f"{store.uri(odd[0].key)}: {odd[0].text}") from error  # dark ones, as grey
+        # load_example takes dark colours for grey
+        raise UserError(f"{store.uri(odd[0].key)}: {odd[0].text}, save it so") from error
     share, found = _measured(labelled, labelled.label == VESSEL)
     problem = odd[0] if odd else _misfit(kept, example, labelled, share, found)
     if second and problem is None:

@@ -101,8 +101,10 @@ def select(trials: list[Trial], compile: str, precision: str) -> Trial:
     ]
     running = [trial for trial in allowed if not trial.problem]
     if not running:
-        flags = f"--compile {compile} --precision {precision}"
-        raise UserError(f"{flags}: {allowed[0].problem}; use auto for what this machine has")
+        raise UserError(
+            f"--compile {compile} --precision {precision}: {allowed[0].problem}; "
+            "use auto for what this machine has"
+        )
     true = [trial for trial in running if trial.true]
     return min(true or running, key=lambda trial: trial.ms or 0.0)
 

@@ -83,8 +83,8 @@ ROWS = (
         of_one=Kind.NOT_NOW,
     ),
     # the bucket and its region
-    Row(("NoSuchBucket",), Kind.USER, "no such bucket"),
-    Row(("InvalidBucketName",), Kind.USER, "no bucket can have that name"),
+    Row(("NoSuchBucket",), Kind.USER, "no such bucket, check its name and AWS_ENDPOINT_URL"),
+    Row(("InvalidBucketName",), Kind.USER, "no bucket can have that name, check it"),
     Row(
         (
             "PermanentRedirect",
@@ -121,11 +121,11 @@ ROWS = (
         Kind.USER,
         "the credentials have expired, renew them",
     ),
-    Row(("InvalidToken",), Kind.USER, "the store refuses AWS_SESSION_TOKEN"),
+    Row(("InvalidToken",), Kind.USER, "the store refuses AWS_SESSION_TOKEN, renew or unset it"),
     Row(
         ("AllAccessDisabled", "AccountProblem", "InvalidSecurity", "NotSignedUp", "InvalidPayer"),
         Kind.USER,
-        "the store has closed this account or bucket, ask who runs it",
+        "the store has closed this account or bucket, ask who runs it or use another",
     ),
     Row((CLOCK, "RequestExpired"), Kind.CLOCK, "the clock differs from the store's, set it"),
     Row(
@@ -142,7 +142,7 @@ ROWS = (
     Row(
         ("SSOError", "TokenRetrievalError", "LoginError", "NoAuthTokenError"),
         Kind.USER,
-        "the credentials have expired, sign in again",
+        "the credentials have expired, sign in again to renew them",
     ),
     Row(
         (
@@ -166,12 +166,13 @@ ROWS = (
             "507",
         ),
         Kind.USER,
-        "no space is left at the store, make some, then run the same command again",
+        "no space is left at the store, make some or raise the quota, then run the same command "
+        "again",
     ),
     Row(
         ("EntityTooLarge", "KeyTooLongError", "413"),
         Kind.USER,
-        "the store takes no object this large or with a name this long",
+        "the store takes no object this large or with a name this long, choose another store",
         of_one=Kind.ONE,
         of_key=True,
     ),
@@ -180,7 +181,12 @@ ROWS = (
         Kind.USER,
         "the store does not offer this request, check AWS_ENDPOINT_URL",
     ),
-    Row(("ParamValidationError",), Kind.USER, "no store takes this bucket or key", of_key=True),
+    Row(
+        ("ParamValidationError",),
+        Kind.USER,
+        "no store takes this bucket or key, check the path",
+        of_key=True,
+    ),
     # what passes
     Row(
         (
