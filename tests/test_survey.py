@@ -365,7 +365,8 @@ def begun(root: Path, output: Path, epochs: int) -> None:
     store, labelled = open_store(str(root)), open_labelled(open_store(str(root)))
     looks = [survey.look(store, example)[0] for example in labelled.training]
     place = open_store(str(output))
-    archive.write_json(place, archive.SETTINGS, {SET: survey.listing(labelled.entries, looks)})
+    files = {SET: survey.listing(labelled.entries, looks)}
+    archive.write_json(place, archive.SETTINGS, begun_with(root) | files)
     states.put(place, State({}, {"epoch": epochs, "history": [], "best": {}}))
     place.put("model.safetensors", b"x")
 
@@ -385,6 +386,11 @@ def draw_anew(root: Path) -> None:
     before = label(root, 0).stat().st_size
     white(DRAWN[0][1][::-1]).save(label(root, 0), compress_level=0)
     assert label(root, 0).stat().st_size == before
+
+
+def begun_with(root: Path) -> dict[str, object]:
+    """The least that every version has written of a training."""
+    return {"--data": str(root), "--model": "segnet-lite", "--seed": 0}
 
 
 CHANGES = {
@@ -418,7 +424,7 @@ def test_an_output_begun_without_a_list_of_files_is_accepted(tmp_path, capfd):
     """As 0.1.0 wrote it."""
     root = write_set(tmp_path / "set")
     begun(root, tmp_path / "out", epochs=2)
-    archive.write_json(open_store(str(tmp_path / "out")), archive.SETTINGS, {"--seed": 0})
+    archive.write_json(open_store(str(tmp_path / "out")), archive.SETTINGS, begun_with(root))
     assert run("train", "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
     assert "was begun without a list of its set's files" in capfd.readouterr().err
 
