@@ -223,7 +223,8 @@ def read_json(
 
 
 REMEDIES = {
-    SETTINGS: "it says what was begun here: put it back from a copy, or choose another --output",
+    SETTINGS: "or of another verb; it says what was begun here: put it back from a copy, or choose "
+    "another --output",
     MANIFEST: "run the same `segpipe segment` again, which writes it anew",
 }
 
@@ -324,6 +325,15 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         digest.update(b"".join(ids))
     manifest.digest = digest.hexdigest()
     return manifest
+
+
+def is_written(output: Store, manifest: Manifest, pages: bool) -> bool:
+    """Whether the output's marker is that of this manifest, and all its `pages` are there too."""
+    with suppress(Damaged):
+        marker = read_json(output, MANIFEST, {"digest": str})
+        same = marker is not None and marker["digest"] == manifest.digest
+        return same and not (pages and len(written_ids(output)) < manifest.num_inputs)
+    return False
 
 
 def written_ids(output: Store) -> Ids:
@@ -523,16 +533,18 @@ def group_rows(num_rows: int, workers: int, batch_size: int) -> int:
 # ---- what was deleted since
 
 
-def find_missing(output: Store, ids: Ids) -> dict[str, Ids]:
+def find_missing(
+    output: Store, ids: Ids, damaged: Callable[[str], None] | None = None
+) -> dict[str, Ids]:
     """Of these inputs those without a row (`rows`), and those whose mask is gone (`masks`, and
     `probabilities` where the output has such): their row names a file that a listing does not show,
     or shows empty.
 
     Rows are read before the listing, so that what a run adds meanwhile is not missing. Held are 8
-    bytes for each row and each file.
+    bytes for each row and each file. `damaged` is as in `read_parts`.
     """
     settings = read_json(output, SETTINGS) or {}
-    parts = read_parts(output)
+    parts = read_parts(output, damaged)
     place = parts.find(ids)
     missing = {"rows": ids[place < 0]}
     place = place[place >= 0]
@@ -546,10 +558,13 @@ def find_missing(output: Store, ids: Ids) -> dict[str, Ids]:
 
 def _named_masks(output: Store, parts: Parts) -> Hashes:
     """Hash of each row's mask_path in order of the index, NO_FILE where it has none."""
-    tables = _tables(output, parts.keys, ["mask_path"])
+    used = np.unique(parts.part)  # a damaged one is not
+    tables = _tables(output, [parts.keys[number] for number in used], ["mask_path"])
     hashes = [_path_hashes(pc.fill_null(table["mask_path"], "").to_pylist()) for table in tables]
     first = np.cumsum([0, *map(len, hashes)])
-    return np.concatenate([np.zeros(0, np.uint64), *hashes])[first[parts.part] + parts.row]
+    return np.concatenate([np.zeros(0, np.uint64), *hashes])[
+        first[np.searchsorted(used, parts.part)] + parts.row
+    ]
 
 
 def _listed_masks(output: Store, folder: str) -> Hashes:
@@ -653,9 +668,10 @@ def delete_old_results(output: Store, keys: Sequence[str]) -> None:
 
 
 def count_missing_results(output: Store, summary: dict[str, Any]) -> int:
-    """How many files of results the summary names and the output lacks."""
-    there = {entry.key for entry in list_own(output, RESULTS)}
-    return sum(key not in there for key in summary.get("results", []))
+    """How many files of results the summary names and the output lacks, or has empty."""
+    there = {entry.key for entry in list_own(output, RESULTS) if entry.bytes}
+    named = summary.get("results", [])
+    return sum(key not in there for key in named) if isinstance(named, list) else 1
 
 
 class Totals:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from segpipe.errors import UserError
 
 DEVICES = ("auto", "cpu", "gpu")
+MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
 LARGEST_SEED = 2**63 - 1  # torch holds seeds in 64 bits
 
 
@@ -31,7 +31,7 @@ def check_at_least(config: Any, least: int, *names: str) -> None:
     """Raise UserError where one of these fields is less, infinite or NaN; None will do."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not (value >= least and math.isfinite(value)):
+        if value is not None and not least <= value <= MOST:
             raise UserError(f"{flag(name)} {value}: must be {least} or more{_finite(value)}")
 
 
@@ -57,7 +57,7 @@ def check_above_0(config: Any, *names: str) -> None:
 
 
 def _finite(value: float) -> str:
-    return "" if math.isfinite(value) else ", and a finite number"
+    return "" if abs(value) <= MOST else f", and a finite number of at most {MOST:g}"
 
 
 def unknown_flag(words: Sequence[str], known: Sequence[str]) -> str | None:

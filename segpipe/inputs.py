@@ -9,6 +9,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -17,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from segpipe.data.codecs import EXTENSIONS
-from segpipe.errors import UserError
+from segpipe.errors import StoreDown, UserError
 from segpipe.storage import (
     PREFLIGHT_S,
     Entry,
@@ -133,6 +134,8 @@ class ListedFiles:
 
     def _key(self, path: str) -> str:
         if path.startswith("s3://"):
+            if not path.removeprefix("s3://").partition("/")[0]:
+                raise UserError(f"{self.list_uri}: {path}: no bucket named, use s3://bucket/key")
             return path.removeprefix("s3://")
         if "://" in path:
             raise UserError(f"{self.list_uri}: {path}: use local paths or s3://bucket/key")
@@ -142,9 +145,17 @@ class ListedFiles:
 
     def check_readable(self) -> None:
         try:
-            next(_read_list(self.list_uri, self.anonymous), None)
+            first = next(_read_list(self.list_uri, self.anonymous), [])
+            for key in map(self._key, first[:1]):  # its store, before all others are asked for
+                store, name = self._place(key)
+                with suppress(PermissionError):  # of this one: a row will tell
+                    store.with_patience(PREFLIGHT_S).head(name)
         except UserError as error:
             raise UserError(f"--input {error}") from error
+        except StoreDown as error:
+            raise UserError(
+                f"--input {error} (is the store up, and is AWS_ENDPOINT_URL right?)"
+            ) from error
 
     def answers(self, key: str = "") -> bool:
         return self._place(key)[0].answers()

@@ -267,14 +267,17 @@ def _finished(run: Run, manifest: Manifest, summary: dict[str, Any]) -> bool:
     again = run.config.retry_rejected and summary["rejected"]
     same = summary["inputs_digest"] == manifest.digest
     done = same and not summary["open"] and not again
-    if done and run.config.repair and len(archive.written_ids(run.output)) < manifest.num_inputs:
-        return False  # pages of the manifest were deleted
-    return done and not archive.count_missing_results(run.output, summary)
+    return (
+        done
+        and archive.is_written(run.output, manifest, pages=run.config.repair)
+        and not archive.count_missing_results(run.output, summary)
+    )
 
 
 def _find_missing(run: Run, manifest: Manifest) -> archive.Ids:
-    """Inputs of which something was deleted since they were done."""
-    return np.concatenate(list(archive.find_missing(run.output, manifest.ids()).values()))
+    """Inputs of which something was deleted, or damaged, since they were done."""
+    drop = partial(archive.drop_part, run.output)
+    return np.concatenate(list(archive.find_missing(run.output, manifest.ids(), drop).values()))
 
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:

@@ -108,7 +108,7 @@ def check_cluster() -> None:
 
 def _head(address: str) -> str:
     """HOST:PORT as Ray will ask for it: of the latest cluster of this machine for "auto"."""
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, ValueError):
         if found := services.canonicalize_bootstrap_address(address):
             return str(found)
     raise UserError(
@@ -122,9 +122,10 @@ def _check_answers(address: str, head: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S):
             return
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise UserError(
-            f"RAY_ADDRESS {address}: no such host ({error.strerror}), correct or unset it"
+            f"RAY_ADDRESS {address}: no such host ({why}), correct or unset it"
         ) from error
     except OSError as error:
         raise UserError(

@@ -80,7 +80,8 @@ def missing_of(output: Store) -> dict[str, int]:
     the output has such, and `rows` of inputs that the summary counts as done.
     """
     ids = archive.written_ids(output)
-    missing = {name: len(found) for name, found in archive.find_missing(output, ids).items()}
+    found = archive.find_missing(output, ids, _passed_over)
+    missing = {name: len(some) for name, some in found.items()}
     summary = archive.read_summary(output)
     if summary is None:  # inputs without a row are still to do
         return missing | {"rows": 0, "results": 0}
@@ -91,9 +92,13 @@ def missing_of(output: Store) -> dict[str, int]:
     }
 
 
+def _passed_over(key: str) -> None:
+    """A damaged part's inputs are not done; the next run tells of it."""
+
+
 def _counted(output: Store, num_inputs: int) -> dict[str, Any]:
     """What the parts hold, where no writer tells it; rows of vanished inputs are among them."""
-    parts = archive.read_parts(output, lambda key: None)  # the next run tells of damaged ones
+    parts = archive.read_parts(output, _passed_over)
     ok = int(parts.ok.sum())
     rejected = len(parts.ids) - ok
     return {

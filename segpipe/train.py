@@ -170,7 +170,7 @@ class TrainConfig:
 
     def _num_workers(self) -> list[int]:
         words = self.workers.split(":")
-        if len(words) <= 2 and all(word.isdecimal() for word in words):
+        if len(words) <= 2 and all(word.isdecimal() and len(word) < 10 for word in words):
             numbers = [int(word) for word in words]
             if 1 <= numbers[0] <= numbers[-1]:
                 return numbers
@@ -202,6 +202,7 @@ def train(config: TrainConfig) -> None:
     """Run or resume the training that `config` describes."""
     config.check()
     runtime.check_device(config.device)
+    startup.check_cluster()
     data = open_store(config.data, anonymous=config.anonymous)
     output = open_store(config.output)
     preflight(data, output)

@@ -420,6 +420,36 @@ def test_masks_of_vanished_inputs_and_of_rows_alone_are_not_missing(tmp_path, ca
     assert missing_in(output.uri(), capfd) == (0, {"rows": 0, "masks": 0, "results": 0})
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b"null", b"\x89PNG"])
+def test_a_finished_run_writes_a_damaged_marker_of_its_manifest_anew(tmp_path, damage):
+    words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
+    assert run(*words) == 0
+    whole = output.get(archive.MANIFEST)
+    for flags in ([], ["--repair"]):
+        output.put(archive.MANIFEST, damage)
+        assert run(*words, *flags) == 0
+        assert output.get(archive.MANIFEST) == whole
+
+
+def test_results_that_are_empty_are_missing_and_made_again(tmp_path, capfd):
+    words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
+    assert run(*words) == 0
+    [key] = archive.read_summary(output)["results"]
+    whole = output.get(key)
+    output.put(key, b"")
+    assert missing_in(output.uri(), capfd) == (1, {"rows": 0, "masks": 0, "results": 1})
+    assert run(*words) == 0
+    assert output.get(key) == whole
+
+
+def test_verify_counts_the_rows_of_a_damaged_part(tmp_path, capfd):
+    words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
+    assert run(*words) == 0
+    [part] = output.list(archive.PARTS)
+    output.put(part.key, b"PAR1 cut off")
+    assert missing_in(output.uri(), capfd) == (1, {"rows": 2, "masks": 0, "results": 0})
+
+
 def test_a_repair_with_nothing_to_do_changes_nothing(tmp_path, capfd):
     words = write_done(str(tmp_path), "ab")
     assert run(*words) == 0

@@ -186,3 +186,36 @@ def test_a_listing_tells_how_many_files_it_has_seen(source, monkeypatch):
     seen: list[int] = []
     assert keys(Inputs(source, include=("none",), on_listed=seen.append)) == []
     assert seen == [2, 4, 6]
+
+
+def test_names_that_no_file_can_have_are_inputs_of_a_list_and_no_photographs_of_a_folder(tmp_path):
+    """A link to itself, a name of 300 characters, a zero byte: each ends as a rejection."""
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    folder = open_store(str(tmp_path))
+    assert [entry.key for entry in folder.list()] == ["a.jpg"]
+    names = ["a.jpg", "self.jpg", f"{'n' * 300}.jpg", "zero\0.jpg"]
+    pq.write_table(pa.table({"path": names}), tmp_path / "list.parquet")
+    source = open_source(str(tmp_path / "list.parquet"), 1.0)
+    entries = list(source.list())
+    assert [entry.key for entry in entries] == [f"{tmp_path}/{name}" for name in names]
+    assert [entry.bytes for entry in entries] == [1, 0, 0, 0]
+    for entry in entries[1:]:
+        with pytest.raises(FileNotFoundError):
+            source.get(entry.key, entry.version)
+
+
+def test_a_row_without_a_bucket_is_refused_by_the_lists_name(tmp_path):
+    (tmp_path / "list.csv").write_text("path\ns3://\n")
+    with pytest.raises(UserError, match=r"list\.csv: s3://: no bucket named"):
+        open_source(str(tmp_path / "list.csv"), 1.0).check_readable()
+
+
+def test_the_store_of_a_list_is_asked_before_it_is_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "PREFLIGHT_S", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    (tmp_path / "list.csv").write_text("path\ns3://bucket/1.jpg\n")
+    with pytest.raises(UserError, match=r"--input s3://bucket/1\.jpg: .*AWS_ENDPOINT_URL"):
+        open_source(str(tmp_path / "list.csv"), 600.0).check_readable()

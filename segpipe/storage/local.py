@@ -22,6 +22,7 @@ TEMPORARY_NAME = re.compile(r"tmp[a-z0-9_]{8}")  # as tempfile.mkstemp makes the
 SYNCS = 8  # files that are synced at once: a network file system answers each after a while
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync a folder
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG)  # a link to itself, a name that no file can have
 RAW_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -50,22 +51,32 @@ class LocalStore:
 
     def head(self, key: str) -> Entry | None:
         try:
-            stat = os.stat(self._path(key))
-        except (FileNotFoundError, NotADirectoryError):
+            with self._no_file(key):
+                stat = os.stat(self._path(key))
+        except FileNotFoundError:
             return None
         # what is no regular file is not listed either: a pipe would be read for ever
         return Entry(key, stat.st_size, _version(stat)) if S_ISREG(stat.st_mode) else None
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        try:
-            with open(self._path(key), "rb") as file:
-                data = file.read()
-                stat = os.fstat(file.fileno())
-        except NotADirectoryError as error:
-            raise FileNotFoundError(self.uri(key)) from error
+        with self._no_file(key), open(self._path(key), "rb") as file:
+            data = file.read()
+            stat = os.fstat(file.fileno())
         if version is not None and _version(stat) != version:
             raise ChangedObject(f"{self.uri(key)}: changed since it was listed")
         return data
+
+    @contextmanager
+    def _no_file(self, key: str) -> Iterator[None]:
+        """FileNotFoundError for each way in which no file can have this key."""
+        try:
+            if "\0" in key:
+                raise FileNotFoundError(self.uri(key))
+            yield
+        except OSError as error:
+            if isinstance(error, NotADirectoryError) or error.errno in NO_FILE:
+                raise FileNotFoundError(self.uri(key)) from error
+            raise
 
     def put(self, key: str, data: bytes, durable: bool = True) -> None:
         path = self._path(key)
@@ -253,7 +264,7 @@ def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) 
     try:
         with os.scandir(path) as scan:
             # a folder sorts as its name and a slash
-            names = sorted(f"{item.name}/" if item.is_dir() else item.name for item in scan)
+            names = sorted(f"{item.name}/" if _is_dir(item) else item.name for item in scan)
         stat = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -275,7 +286,18 @@ def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) 
             continue
         if not below.startswith(prefix):
             continue
-        with suppress(FileNotFoundError):  # gone since, or a link to nothing
+        try:
             stat = os.stat(full)
-            if S_ISREG(stat.st_mode):
-                yield Entry(below, stat.st_size, _version(stat))
+        except OSError as error:  # gone since, or a link to nothing or to itself
+            if isinstance(error, FileNotFoundError) or error.errno in NO_FILE:
+                continue
+            raise
+        if S_ISREG(stat.st_mode):
+            yield Entry(below, stat.st_size, _version(stat))
+
+
+def _is_dir(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself; listing it tells what else it may be
+        return False
