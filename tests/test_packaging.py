@@ -34,7 +34,7 @@ def checkout(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("user") / "checkout"
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
-    for name in (name for name in listed.stdout.splitlines() if (ROOT / name).exists()):
+    for name in (name for name in listed.stdout.splitlines() if (ROOT / name).is_file()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for name in LEFT_OUT:
