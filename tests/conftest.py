@@ -21,11 +21,18 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 
 
+CLUSTER_S = 900  # for a test of test-cluster, its fixtures included
 LONG = ("test_jobs.py", "test_kill.py", "test_train.py", "test_bulk.py")  # minutes each
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that of two processes none waits for the other in the end."""
+    """The longest files first, so that of two processes none waits for the other in the end.
+
+    Runs of whole clusters may take longer where cores are slow.
+    """
+    for item in items:
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CLUSTER_S))
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

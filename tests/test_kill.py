@@ -48,7 +48,8 @@ NUM_INPUTS = 6 * COPIES + 2
 
 
 TRAIN = ["-m", "jobs.train", "--epochs", 3, "--workers", 2, "--compile", "off", "--model", "unet"]
-TRAIN += ["--width", 4, "--crops-per-image", 40]
+TRAIN += ["--width", 4, "--crops-per-image", 30, "--validation-images", 1]
+TRAIN += ["--average", 0.9, "--warmup-steps", 5, "--schedule", "cosine", "--cycle-epochs", 2]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,10 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
     assert all((wanted[name] == found[name]).all() for name in wanted)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+STOPS = [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_stopped_training_says_so_in_one_line(number, code, labelled, tmp_path):
     with running(*TRAIN, "--data", labelled, "--output", tmp_path) as job:
         wait_until(lambda: states.finished_epochs(open_store(str(tmp_path))) == 1, "epoch")
@@ -130,6 +134,7 @@ def losses(output: Path) -> list[float]:
         return [float(row["train_loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
     """Three workers, two when a node is taken, three when one is added; the same losses."""
@@ -340,7 +345,7 @@ def test_what_was_done_before_a_kill_is_not_downloaded_again(s3, photographs, tm
     assert downloaded == {entry.key for entry in source.list()} - done
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_stopped_run_keeps_what_is_done_and_says_so_in_one_line(
     number, code, photographs, undisturbed, tmp_path
 ):

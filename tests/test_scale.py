@@ -485,6 +485,7 @@ def test_training_is_measured_beside_the_bare_step(labelled, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_segmentation_is_measured_beside_its_ceilings_pinned_and_goes_on_with_what_is_missing(
     archive, s3, request
@@ -554,6 +555,7 @@ def test_on_a_cluster_nothing_is_pinned_and_the_table_says_so(archive, tmp_path)
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_a_measurement_that_fails_is_told_by_its_own_last_line(labelled, tmp_path):
     """A training set that lacks a label."""
     broken = tmp_path / "set"

@@ -210,7 +210,10 @@ SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)],
+)
 def test_a_signal_while_ray_starts_ends_as_later(number, code, labelled, tmp_path):
     with running(*SEGMENT, labelled / "test/images", "--output", tmp_path) as job:
         pids: list[int] = []

@@ -323,6 +323,7 @@ def test_a_node_that_loses_its_power_and_one_that_joins_change_nothing(user, clu
     sent.assert_whole()
 
 
+@pytest.mark.nightly
 def test_a_job_that_is_stopped_goes_on_when_it_is_sent_again(user, photographs):
     sent = photographs(40, "--compile", "off")
     command = sent.command()
@@ -369,6 +370,7 @@ def losses(output: Store) -> list[float]:
 STAGES = ("known_trials", "MapBatches(load)", "MapBatches(store)")
 
 
+@pytest.mark.nightly
 def test_networks_run_where_the_gpus_are_and_photographs_are_read_elsewhere(
     user, cluster, photographs
 ):
