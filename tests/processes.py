@@ -98,6 +98,14 @@ class Job:
         return self.process.poll() is None
 
 
+def last_words(text: str) -> list[str]:
+    """What a verb told on stderr beside its progress; that a busy machine's Ray had to be started
+    once more is no word of it.
+    """
+    progress = ("train: ", "segment: ", "segpipe: Ray did not start")
+    return [line for line in text.splitlines() if not line.startswith(progress)]
+
+
 @contextmanager
 def running(*words: object, env: dict[str, str] | None = None) -> Iterator[Job]:
     """A job in a process group of its own; killed, with its whole Ray, at the end."""

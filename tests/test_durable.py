@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import finish
+from processes import finish, last_words
 
 from segpipe import archive, records, stages, states
 from segpipe.errors import StoreDown, Unfinished
@@ -256,7 +256,7 @@ def test_a_run_whose_disk_is_full_says_so_in_one_line_and_goes_on_when_there_is_
     words = ["-m", "jobs.segment", "--input", folder, "--output", output, "--flips", 1]
     words += ["--workers", 1, "--batch-size", 4, "--report-images", "off", "--compile", "off"]
     ended = finish(*words)
-    lines = [line for line in ended.stderr.splitlines() if not line.startswith("segment: ")]
+    lines = last_words(ended.stderr)
     assert ended.returncode == 1
     assert len(lines) == 1
     assert re.search(told(output), lines[0])

@@ -28,6 +28,7 @@ from processes import (
     finish,
     kill,
     kill_tree,
+    last_words,
     ray_nodes,
     running,
     token,
@@ -93,10 +94,8 @@ def test_a_stopped_training_says_so_in_one_line(number, code, labelled, tmp_path
         wait_until(lambda: states.finished_epochs(open_store(str(tmp_path))) == 1, "epoch")
         job.process.send_signal(number)
         assert job.wait() == code
-        lines = job.told().splitlines()
-    assert [line for line in lines if not line.startswith("train: ")] == [
-        "segpipe train: stopped, the same command goes on"
-    ]
+        told = last_words(job.told())
+    assert told == ["segpipe train: stopped, the same command goes on"]
 
 
 def test_a_training_whose_lock_another_run_takes_stops_and_the_old_model_stays(
@@ -112,7 +111,7 @@ def test_a_training_whose_lock_another_run_takes_stops_and_the_old_model_stays(
         card = lease.read_holder(output) | {"owner": "another", "host": "far", "place": "elsewhere"}
         output.put(lease.LEASE, json.dumps(card).encode())
         assert job.wait() == 1
-        lines = [line for line in job.told().splitlines() if not line.startswith("train: ")]
+        lines = last_words(job.told())
     assert len(lines) == 1
     assert re.search(r"segpipe train: .*another run has taken over|has taken over, this", lines[0])
     assert lease.read_holder(output) == card
@@ -355,10 +354,8 @@ def test_a_stopped_run_keeps_what_is_done_and_says_so_in_one_line(
         wait_until(lambda: parts.is_dir() and len(list(parts.iterdir())) > 2, "part")
         job.process.send_signal(number)
         assert job.wait() == code
-        lines = job.told().splitlines()
-    assert [line for line in lines if not line.startswith("segment: ")] == [
-        "segpipe segment: stopped, the same command goes on"
-    ]
+        told = last_words(job.told())
+    assert told == ["segpipe segment: stopped, the same command goes on"]
     assert not (tmp_path / "_segpipe" / "lease.json").exists()
     assert_nothing_half_written(tmp_path)
     assert finish(*words).returncode == 0
