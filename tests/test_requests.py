@@ -134,30 +134,31 @@ def test_a_commit_killed_after_any_of_its_requests_is_whole_or_not_there(s3, sou
     assert killed >= NUM_IMAGES + 1 + NUM_IMAGES  # page and photographs read, masks and part put
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_command(
-    s3, source, forker
+    s3, source, forker, every
 ):
     """All groups are committed; what is left is the manifest, the compaction and the summary.
 
     Results of an earlier run, as 0.1.0 named them, go on the way.
     """
-    template = prepared(s3, source, "end", forker, ["0,1", "2"])
+    template = prepared(s3, source, f"end-{every}", forker, ["0,1", "2"])
     old = pa.Table.from_pylist([{"path": "old"}], schema=archive.ROW)
     archive.write_parquet(template, "results/part-00000.parquet", old)
-    undisturbed = open_store(f"{s3.uri}/end-undisturbed")
+    undisturbed = open_store(f"{s3.uri}/end-{every}-undisturbed")
     copy(template, undisturbed)
     with Proxy(s3.endpoint) as proxy:
         assert forker.run(proxy, None, *segment(source, undisturbed)) == 0
         proxy.requests.clear()
         assert forker.run(proxy, None, *segment(source, undisturbed)) == 0  # a finished run again
         written = {path for method, path, _ in proxy.requests if method in ("PUT", "DELETE")}
-        names = {path.partition("?")[0].rpartition("/end-undisturbed/")[2] for path in written}
+        names = {path.partition("?")[0].rpartition("-undisturbed/")[2] for path in written}
         assert names <= {lease.LEASE, PROBE}
         listings = [path for _, path, _ in proxy.requests if "list-type=2" in path]
         assert len([path for path in listings if "max-keys" not in path]) == 2  # input, results
     killed = 0
-    for number in range(200):
-        output = open_store(f"{s3.uri}/end-{number}")
+    for number in range(0, 200, every):
+        output = open_store(f"{s3.uri}/end-{every}-{number}")
         copy(template, output)
         with Proxy(s3.endpoint) as proxy:
             code = forker.run(proxy, number, *segment(source, output))
@@ -174,4 +175,4 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
         summary = archive.read_json(output, archive.SUMMARY)
         assert summary
         assert (summary["inputs"], summary["rejected"], summary["open"]) == (NUM_IMAGES, 1, 0)
-    assert killed > 20
+    assert killed > 20 // every
