@@ -246,24 +246,6 @@ def test_a_batch_node_with_a_deep_temporary_folder_and_no_home_segments(labelled
     assert set(Path("/tmp").glob("segpipe-ray-*")) <= before  # Ray's folder is gone
 
 
-RAYLET_DIES = """
-import threading, psutil
-from segpipe import guard, runtime
-
-with guard.last_word("gone"), runtime.ray_session():
-    for process in psutil.Process().children():
-        if process.name() == "raylet":
-            process.kill()
-    threading.Event().wait()
-"""
-
-
-@pytest.mark.cluster
-def test_a_ray_that_dies_ends_the_process_with_one_line_of_ours():
-    ended = finish("-c", RAYLET_DIES)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "gone\n")
-
-
 @pytest.mark.parametrize("silent", [True, False])
 def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(
     monkeypatch, capsys, silent
