@@ -23,7 +23,8 @@ from segpipe.data.datasets import Labelled
 from segpipe.data.layouts import SPLITS, Example, open_labelled
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
-from segpipe.storage import Store, check_places, check_there, open_store, preflight
+from segpipe.flags import check_anonymous
+from segpipe.storage import Store, check_places, check_there, named, open_store, preflight
 
 SHEET = 20  # photographs on a contact sheet
 COLUMNS = 4
@@ -40,10 +41,13 @@ class CheckConfig:
     """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
     output: str | None = None
     """Folder or s3://bucket/prefix for check.json and contact sheets; without, none are written."""
+    anonymous: bool = False
+    """Read --data without S3 credentials: a public bucket."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
         check_places(self, "data", "output")
+        check_anonymous(self.anonymous, "--data", [self.data])
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,13 @@ class Checked:
 def check(config: CheckConfig) -> int:
     """Print what a set holds and what is wrong with it -> 1 where anything is, else 0."""
     config.check()
-    store = open_store(config.data)
+    store = open_store(config.data, anonymous=config.anonymous)
     output = None if config.output is None else open_store(config.output)
     if output:
         preflight(store, output)
     else:
-        store.check_readable()
+        with named("--data"):
+            store.check_readable()
     check_there(store, "--data")
     layout, examples, faults = _opened(store)
     checked, num_sheets = list[Checked](), 0

@@ -54,7 +54,8 @@ class Fault(StrEnum):
 def os_error_text(error: OSError) -> str:
     """One line: which file, and what is wrong with it; of some errors the text is a path alone."""
     if error.errno is not None and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        name = error.filename2 or error.filename  # the former, of two, is a temporary file's
+        return f"{name}: {error.strerror}"
     text = next(iter(str(error).splitlines()), type(error).__name__)
     for kind, wrong in WRONG.items():
         if isinstance(error, kind) and error.errno is None and ": " not in text:

@@ -8,10 +8,10 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from multiprocessing.pool import ThreadPool
 
 import pyarrow as pa
 import pyarrow.csv
@@ -112,7 +112,9 @@ class ListedFiles:
         """The listed files that start with `prefix`, each once, in the list's order."""
         seen: set[bytes] = set()
         local: set[bool] = set()
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        # Its threads do not keep a process that is stopped, as an executor's do, while a store
+        # that does not answer is waited for.
+        with ThreadPool(ASKED_AT_ONCE) as pool:
             for paths in _read_list(self.list_uri, self.anonymous):
                 keys = dict.fromkeys(self._key(path) for path in paths)
                 new = {_digest(k): k for k in keys if k.startswith(prefix)}
@@ -121,7 +123,7 @@ class ListedFiles:
                 local.update(key.startswith("/") for key in fresh)
                 if len(local) > 1:  # their masks could get one name
                     raise UserError(f"{self.list_uri}: local paths beside s3://, use two lists")
-                yield from pool.map(self._entry, fresh)
+                yield from pool.imap(self._entry, fresh)
 
     def _entry(self, key: str) -> Entry:
         store, name = self._place(key)

@@ -162,6 +162,7 @@ def hold(output: Store) -> Iterator[Lease]:
         with suppress(OSError, UserError):  # the work has told, or will be told by the next run
             if not lease.lost and lease.mine():
                 lease.output.delete(LEASE)
+                lease.output.remove_folders()
 
 
 def read_holder(output: Store) -> dict[str, Any] | None:

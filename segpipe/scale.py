@@ -35,6 +35,7 @@ from segpipe.storage import (
     Store,
     check_places,
     check_there,
+    named,
     open_store,
 )
 
@@ -183,14 +184,16 @@ def _open(config: ScaleConfig) -> Experiment:
     place, most = str(config.input or config.data), max(config.workers)
     source = open_source(place, PATIENCE_S) if config.job == "segment" else open_store(place)
     output, flags = open_store(config.output), config.of_job()
-    source.check_readable()
+    with named("--input" if config.job == "segment" else "--data"):
+        source.check_readable()
     if config.job == "segment":
         weights = checkpoint.read(config.checkpoint)
         checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     else:
         check_there(open_store(place), "--data")
-    output.check_readable()
-    output.check_writable()
+    with named("--output"):
+        output.check_readable()
+        output.check_writable()
     if inside(source, output) is not None:
         raise UserError(f"--output {output.uri()}: lies inside {source.uri()}, choose another")
     if config.job == "train" and config.mode == "strong" and most > flags["batch_size"]:

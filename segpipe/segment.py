@@ -41,7 +41,7 @@ from segpipe.models.flips import FLIPS
 from segpipe.runtime import Progress, SteadyRate
 from segpipe.stages import Scoring, Segmenter, SegmentJob, load, store
 from segpipe.stopwatch import StageTimes
-from segpipe.storage import PATIENCE_S, Source, Store, check_places, open_store
+from segpipe.storage import PATIENCE_S, Source, Store, check_places, named, open_store
 
 FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
@@ -189,8 +189,10 @@ def _open(config: SegmentConfig) -> Run:
     source = open_source(config.input, config.store_patience, config.anonymous)
     output = open_store(config.output, config.store_patience)
     inside(source, output)  # refuses an output that is the input
-    source.check_readable()
-    output.check_readable()
+    with named("--input"):
+        source.check_readable()
+    with named("--output"):
+        output.check_readable()
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
@@ -207,7 +209,8 @@ def _open(config: SegmentConfig) -> Run:
     }
     run = Run(config, source, output, weights, loaded, settings)
     _refuse_changed(run)
-    output.check_writable()
+    with named("--output"):
+        output.check_writable()
     return run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from segpipe import archive, lease
 from segpipe.errors import UserError
 from segpipe.runtime import time_left
-from segpipe.storage import Store, check_places, open_store
+from segpipe.storage import Store, check_places, named, open_store
 
 COUNTS = ("inputs", "done", "ok", "rejected", "open", "images_per_second")
 
@@ -35,7 +35,8 @@ def status(config: StatusConfig) -> int:
     """Print the state of an output -> exit code. Reads alone; a run there is not disturbed."""
     config.check()
     output = open_store(config.output)
-    output.check_readable()
+    with named("--output"):
+        output.check_readable()
     found = state_of(output)
     missing = missing_of(output) if config.verify else {}
     if config.verify:

@@ -36,6 +36,7 @@ from segpipe.flags import (
     check_seed,
     flag,
 )
+from segpipe.models import engine
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
@@ -188,6 +189,11 @@ class TrainConfig:
     def elastic(self) -> bool:
         return ":" in self.workers
 
+    def compiled_problem(self, device: str) -> str:
+        """Why the network's compiled loop cannot be used on a "cpu" or "cuda" here, or ''."""
+        network = self.model, self.width, self.precision, device
+        return engine.training_problem(*network, self.crop_size, self.loss)
+
     def settings(self, data: Store) -> dict[str, Any]:
         """What a resumed run must have been begun with, by flag."""
         may_change = {"recipe", "output", "workers", "device", "resource_wait", "epochs"}
@@ -232,10 +238,18 @@ def train(config: TrainConfig) -> None:
             f"--validation-images {config.validation_images}: {data.uri()} has "
             f"{len(training)} training images, at least one must be left"
         )
+    num_crops = (len(training) - config.validation_images) * config.crops_per_image
+    if config.batch_size > num_crops:
+        raise UserError(
+            f"--batch-size {config.batch_size}: more than the {num_crops} crops of an epoch, "
+            "lower it"
+        )
     with lease.hold(output) as held, runtime.ray_session():
         held.check()
         output.sweep()
         device = runtime.choose_device(config.device)
+        if config.compile == "on" and (problem := config.compiled_problem(device)):
+            raise UserError(f"--compile on: {problem}; use --compile auto")
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)
@@ -263,8 +277,6 @@ def train(config: TrainConfig) -> None:
             compile=config.compile,
             device=device,
         )
-        if config.compile == "on" and (problem := job.compiled_problem()):
-            raise UserError(f"--compile on: {problem}; use --compile auto")
         held.check()
         archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = before.get(SET) or survey.listing(labelled.entries, looks)
@@ -337,11 +349,6 @@ def _plan(
         config.augmentation,
         config.place,
     )
-    if not plan.steps_per_epoch:
-        raise UserError(
-            f"--batch-size {config.batch_size}: more than the "
-            f"{last * config.crops_per_image} crops of an epoch, lower it"
-        )
     return plan, training[last:]
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from PIL import Image
 from processes import Bucket, s3_server
 
-from segpipe import runtime
+from segpipe import runtime, startup
 from segpipe.data import synthetic
+from segpipe.errors import UserError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +73,28 @@ def plain(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Image.open(labelled / f"training/1st_manual/{number:02d}_manual1.gif") as manual:
             manual.save(root / f"labels/{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def photographs(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn set's two test photographs alone."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for file in sorted(labelled.glob("test/images/*")):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb ends with exit code 2 where it would start a Ray; there are no GPUs."""
+
+    def start(*_: object) -> None:
+        raise UserError("Ray was started")
+
+    monkeypatch.setattr(startup, "_start", start)  # ray.init would be tried again, after shutdown
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
 
 
 @pytest.fixture

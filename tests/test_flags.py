@@ -7,12 +7,12 @@ Run: pytest tests/test_flags.py
 """
 
 import dataclasses
+import os
 import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-import ray
 
 from segpipe import cli
 from segpipe.errors import UserError
@@ -29,7 +29,7 @@ CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
 TABLE: dict[str, dict[str, list[str] | str]] = {
-    "check": {"data": [*PLACES, "nowhere"], "output": PLACES},
+    "check": {"data": [*PLACES, "nowhere"], "output": PLACES, "anonymous": UNSIGNED},
     "train": {
         "data": [*PLACES, "nowhere"],
         "output": PLACES,
@@ -181,27 +181,6 @@ def name_of(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory, labelled) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for file in sorted(labelled.glob("test/images/*")):
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-@pytest.fixture
-def no_ray(monkeypatch):
-    """On this machine's own Ray nothing may be started."""
-
-    def start(*_: object, **__: object) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(ray, "init", start)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-
-
 @pytest.fixture
 def refused(no_ray, capfd, tmp_path, monkeypatch):
     """Run a verb that must be refused -> its one line. The current folder must stay empty."""
@@ -310,6 +289,32 @@ def test_a_pickle_of_pytorch_is_told_as_one(refused, photographs, tmp_path, cont
 
 
 @pytest.mark.parametrize(
+    ("verb", "flags", "line"),
+    [
+        ("segment", ("--output={file}",), "--output {file}: is a file, wanted a folder"),
+        ("segment", ("--output={file}/x",), "--output {file}/x: cannot write there"),
+        ("segment", ("--input={pipe}",), "--input {pipe}: is neither a file nor a folder"),
+        ("train", ("--data={file}",), "--data {file}: is a file, wanted a folder"),
+        ("train", ("--output={file}",), "--output {file}: cannot write there"),
+        ("train", ("--batch-size=121",), "--batch-size 121: more than the 120 crops of an epoch"),
+        ("scale", ("--input={pipe}",), "--input {pipe}: is neither a file nor a folder"),
+        ("status", ("--output={file}",), "--output {file}: is a file, wanted a folder"),
+        ("check", ("--data={file}",), "--data {file}: is a file, wanted a folder"),
+    ],
+)
+def test_what_is_in_the_way_is_told_with_the_flag(
+    refused, labelled, photographs, tmp_path, verb, flags, line
+):
+    names = {"file": str(tmp_path / "file"), "pipe": str(tmp_path / "pipe")}
+    Path(names["file"]).write_text("in the way")
+    os.mkfifo(names["pipe"])
+    given = dict(flag.format(**names).removeprefix("--").split("=") for flag in flags)
+    words = needed(verb, labelled, photographs, tmp_path / "output") | given
+    told = refused(verb, *(f"--{name}={value}" for name, value in words.items()))
+    assert line.format(**names) in told
+
+
+@pytest.mark.parametrize(
     ("globs", "wanted"),
     [
         (["--include=*.jpg"], "2 photographs, none matches --include '*.jpg'"),
@@ -322,4 +327,4 @@ def test_globs_that_leave_nothing_are_told_with_the_number(
     output = tmp_path / "output"
     line = refused("segment", f"--input={photographs}", f"--output={output}", *globs)
     assert wanted in line
-    assert not [path for path in output.rglob("*") if path.is_file()]
+    assert not list(output.rglob("*"))

@@ -4,10 +4,13 @@ Run: pytest tests/test_inputs.py
 """
 
 import os
+import signal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import running, wait_until
+from proxy import Proxy
 
 from segpipe import archive, inputs
 from segpipe.errors import UserError
@@ -176,7 +179,7 @@ def test_a_single_file_is_an_input_whatever_its_suffix(s3, tmp_path, place, name
 
 def test_what_is_no_regular_file_is_no_input(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="pipe: does not exist"):
+    with pytest.raises(UserError, match="pipe: is neither a file"):
         open_source(str(tmp_path / "pipe"), 1.0)
 
 
@@ -209,6 +212,22 @@ def test_a_row_without_a_bucket_is_refused_by_the_lists_name(tmp_path):
     (tmp_path / "list.csv").write_text("path\ns3://\n")
     with pytest.raises(UserError, match=r"list\.csv: s3://: no bucket named"):
         open_source(str(tmp_path / "list.csv"), 1.0).check_readable()
+
+
+def test_a_stopped_run_does_not_wait_for_a_store_that_went_deaf_while_it_was_listed(s3, tmp_path):
+    store = open_store(f"{s3.uri}/deaf")
+    store.put("0.jpg", b"x")
+    names = "".join(f"{store.uri(f'{number}.jpg')}\n" for number in range(100))
+    (tmp_path / "list.csv").write_text(f"path\n{names}")
+    with Proxy(s3.endpoint, fault=lambda method, *_: "503" if method == "HEAD" else None) as proxy:
+        proxy.fault, deaf = None, proxy.fault
+        proxy.after = lambda method, *_: method == "HEAD" and setattr(proxy, "fault", deaf)
+        words = ("segment", "--input", tmp_path / "list.csv", "--output", tmp_path / "out")
+        with running("-m", "segpipe", *words, env={"AWS_ENDPOINT_URL": proxy.endpoint}) as job:
+            wait_until(lambda: [s for *_, s in proxy.requests if s == 503], "deaf store")
+            job.process.send_signal(signal.SIGINT)
+            assert job.process.wait(timeout=60) == 130
+            assert job.told().splitlines()[-1].endswith("stopped, the same command goes on")
 
 
 def test_the_store_of_a_list_is_asked_before_it_is_listed(tmp_path, monkeypatch):

@@ -4,41 +4,21 @@ Run: pytest tests/test_listing.py
 """
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-import ray
 from processes import wait_until
 from verbs import run
 
-from segpipe import archive, inputs, lease, startup, status
-from segpipe.errors import UserError
+from segpipe import archive, inputs, lease, status
 from segpipe.storage import Entry, open_store
 from segpipe.storage.local import LocalStore
 
 
 @pytest.fixture
-def folder(labelled, tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for file in sorted(labelled.glob("test/images/*")):
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-@pytest.fixture
-def no_ray(monkeypatch):
-    def start(*_: object, **__: object) -> None:
-        raise UserError("Ray was started")
-
-    monkeypatch.setattr(startup, "_start", start)  # ray.init would be tried again, after shutdown
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def at_listing(monkeypatch, folder) -> Callable[[Callable[[], None]], None]:
+def at_listing(monkeypatch, photographs) -> Callable[[Callable[[], None]], None]:
     """Have something done while the input is listed."""
     listed = LocalStore.list
 
@@ -46,7 +26,7 @@ def at_listing(monkeypatch, folder) -> Callable[[Callable[[], None]], None]:
         def with_look(self: LocalStore, prefix: str = "") -> Iterator[Entry]:
             for entry in listed(self, prefix):
                 yield entry
-                if self.root == str(folder):
+                if self.root == str(photographs):
                     look()
 
         monkeypatch.setattr(LocalStore, "list", with_look)
@@ -55,7 +35,7 @@ def at_listing(monkeypatch, folder) -> Callable[[Callable[[], None]], None]:
 
 
 def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
-    no_ray, folder, tmp_path, at_listing, monkeypatch, capfd
+    no_ray, photographs, tmp_path, at_listing, monkeypatch, capfd
 ):
     output = open_store(str(tmp_path / "out"))
     monkeypatch.setattr(inputs, "LISTED", 1)
@@ -75,13 +55,13 @@ def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
             wait_until(told, "heartbeat of the listing")
             assert run("status", "--output", output.uri(), "--json") == 0
             until_then = capfd.readouterr()
-            assert f"segment: listing {folder}, 1 files, " in until_then.err
+            assert f"segment: listing {photographs}, 1 files, " in until_then.err
             found.append(json.loads(until_then.out))
             assert run("status", "--output", output.uri()) == 0
             assert capfd.readouterr().out.splitlines()[:2] == ["state   listing", "files   1 seen"]
 
     at_listing(look)
-    run("segment", "--input", folder, "--output", output.uri())  # ends where Ray would start
+    run("segment", "--input", photographs, "--output", output.uri())  # ends where Ray would start
     assert "Ray was started" in capfd.readouterr().err
     [state] = found
     assert (state["state"], state["listed"], state["inputs"]) == ("listing", 1, None)
@@ -110,26 +90,25 @@ def test_a_listing_goes_before_the_summary_of_an_earlier_run(tmp_path):
     [("--device", "gpu"), ("--device", "tpu"), ("--checkpoint", "none"), ("--limit", "0")],
 )
 def test_what_is_refused_is_refused_before_anything_is_listed_or_written(
-    no_ray, folder, tmp_path, at_listing, monkeypatch, flags
+    no_ray, photographs, tmp_path, at_listing, flags
 ):
     def look() -> None:
         raise AssertionError("the input was listed")
 
     at_listing(look)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert run("segment", "--input", folder, "--output", tmp_path / "out", *flags) == 2
+    assert run("segment", "--input", photographs, "--output", tmp_path / "out", *flags) == 2
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_cannot_be_written_or_is_locked_is_told_before_the_listing(
-    no_ray, folder, tmp_path, at_listing, capfd
+    no_ray, photographs, tmp_path, at_listing, capfd
 ):
     def look() -> None:
         raise AssertionError("the input was listed")
 
     at_listing(look)
     (tmp_path / "file").write_text("in the way")
-    assert run("segment", "--input", folder, "--output", tmp_path / "file/out") == 2
+    assert run("segment", "--input", photographs, "--output", tmp_path / "file/out") == 2
     assert "cannot write" in capfd.readouterr().err
     output, ended = open_store(str(tmp_path / "out")), threading.Event()
     with lease.hold(output) as held:
@@ -141,7 +120,7 @@ def test_an_output_that_cannot_be_written_or_is_locked_is_told_before_the_listin
         thread = threading.Thread(target=beat)
         thread.start()
         try:
-            assert run("segment", "--input", folder, "--output", output.uri()) == 2
+            assert run("segment", "--input", photographs, "--output", output.uri()) == 2
         finally:
             ended.set()
             thread.join()
@@ -149,18 +128,17 @@ def test_an_output_that_cannot_be_written_or_is_locked_is_told_before_the_listin
 
 
 def test_a_run_that_is_refused_after_ray_started_leaves_no_manifest(
-    folder, tmp_path, ray_cluster, monkeypatch
+    photographs, tmp_path, ray_cluster, monkeypatch
 ):
     """As on a cluster without a GPU: Ray alone knows."""
     output = tmp_path / "out"
-    assert run("segment", "--input", folder, "--output", output, "--device", "gpu") == 2
-    assert not [path for path in output.rglob("*") if path.is_file()]
+    assert run("segment", "--input", photographs, "--output", output, "--device", "gpu") == 2
+    assert not list(output.rglob("*"))
 
 
-def test_a_single_photograph_is_segmented_once(folder, tmp_path, ray_cluster, capfd):
-    [first, *_] = sorted(folder.iterdir())
-    first.rename(folder / "scan.raw")
-    words = ["segment", "--input", folder / "scan.raw", "--output", tmp_path / "out"]
+def test_a_single_photograph_is_segmented_once(photographs, tmp_path, ray_cluster, capfd):
+    shutil.copy(next(photographs.iterdir()), tmp_path / "scan.raw")
+    words = ["segment", "--input", tmp_path / "scan.raw", "--output", tmp_path / "out"]
     words += ["--workers", 1, "--checkpoint", "segnet-lite"]
     assert run(*words) == 0
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["scan.raw.png"]

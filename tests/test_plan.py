@@ -362,6 +362,12 @@ def test_deaths_are_simulated_where_nodes_have_a_lifetime(tmp_path, capsys):
     assert [course["done"] for course in courses] == [1_000_000] * 5
 
 
+def test_nodes_that_die_before_they_have_done_anything_end_the_simulation(capsys):
+    words = ("--images", 1000, "--node-hours", 1e-9)
+    assert run("plan", *words) == 2
+    assert "--node-hours 1e-09: 100,000 nodes died and 0 of 1,000 " in capsys.readouterr().err
+
+
 def test_without_measurements_the_package_has_its_own(capsys):
     assert run("plan", "--images", "1000", "--store", "local") == 0
     assert "worker: the network" in capsys.readouterr().out

@@ -568,6 +568,7 @@ def test_a_bucket_that_is_not_public_is_told_with_the_flag(server):
         ("segment", "--input", "photographs", "--output", "out"),
         ("train", "--data", "set", "--output", "out"),
         ("evaluate", "--data", "set", "other", "--output", "out"),
+        ("check", "--data", "set"),
     ],
 )
 def test_anonymous_without_anything_on_s3_is_refused(words, capsys, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from proxy import Proxy
 
-from segpipe.errors import ChangedObject, StoreDown, UserError
+from segpipe.errors import ChangedObject, StoreDown, UserError, os_error_text
 from segpipe.storage import open_store, preflight, read_uri
 from segpipe.storage import s3 as s3_module
 
@@ -32,6 +32,13 @@ def store(request, tmp_path):
     if request.param == "local":
         return open_store(str(tmp_path / "store"))
     return open_store(f"{request.getfixturevalue('s3').uri}/{tmp_path.name}")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "report.html" / "x").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as told:
+        open_store(str(tmp_path)).put("report.html", b"page")
+    assert os_error_text(told.value) == f"{tmp_path / 'report.html'}: Is a directory"
 
 
 @pytest.mark.parametrize("key", STRANGE)

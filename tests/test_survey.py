@@ -102,6 +102,11 @@ def masks_inverted(root: Path) -> None:
         white(~fov).save(root / f"masks/{name}.png")
 
 
+def masks_of_everything(root: Path) -> None:
+    for name, (_, _, fov) in zip(NAMES, DRAWN, strict=True):
+        white(fov | True).save(root / f"masks/{name}.png")
+
+
 def turned_by_exif(root: Path) -> None:
     """The labels are those of mirrored photographs: they fit neither way."""
     for n, (image, vessel, _) in enumerate(DRAWN):
@@ -140,6 +145,7 @@ WRONG = {
     "three levels, JPEG": (as_jpegs(three_levels, 90), r"labels/a\.jpg: holds .*, wanted two"),
     "shifted": (shifted, r"labels/a\.png: its vessels are no darker.*belong to images/a\.png"),
     "masks inverted": (masks_inverted, r"masks/a\.png: shares \d% with the field of view"),
+    "masks of everything": (masks_of_everything, r"masks/a\.png: covers the whole picture, of wh"),
     "turned": (turned_by_exif, r"labels/a\.png: fits images/a\.jpg.*\(orientation 3\), neither"),
 }
 RIGHT = {

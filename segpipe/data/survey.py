@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LEAST, MOST = 0.02, 0.35  # share of vessels in the field: 0.059 to 0.168 on DRIVE, STARE and HRF
 SAME = 0.9  # intersection over union of a label and a field: one was taken for the other
 SAME_FIELD = 0.5  # of the smaller of the given and the found field that both have
+ALL, FRAMED = 0.99, 0.9  # shares of a picture: a mask of all of it, a field that leaves a frame
 NOTED = 0.001  # share of grey in a label that is worth a line
 
 
@@ -170,6 +171,9 @@ def _misfit(
     smaller = max(1, min(labelled.fov.sum(), field.sum()))
     if (inside := float((labelled.fov & field).sum() / smaller)) < SAME_FIELD:
         text = f"shares {inside:.0%} with the field of view that is found in {example.image}"
+        return Problem("mask", example.mask or example.image, text)
+    if labelled.fov.mean() > ALL and field.mean() < FRAMED:
+        text = f"covers the whole picture, of which the field of view is {field.mean():.0%}"
         return Problem("mask", example.mask or example.image, text)
     return _wrong_vessels(example, example.manual, labelled.orientation, share, found)
 

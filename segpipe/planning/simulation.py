@@ -24,9 +24,11 @@ import numpy as np
 import simpy
 
 from segpipe.archive import PAGE_ROWS
+from segpipe.errors import UserError
 from segpipe.planning.forecast import Setting, end_s, index_s, list_s
 from segpipe.stages import TRANSFERS
 
+MOST_DEATHS = 100_000  # of nodes in a course; with more a run ends late or never
 NUM_LUMPS = 5_000  # entities into which the groups of an archive are gathered, about
 FINE = 2  # lumps for each worker that are to come while they still are large
 IN_FLIGHT = 2  # groups that Ray Data gives to an actor at once
@@ -124,9 +126,17 @@ class _Run:
                 return
             attempt.interrupt()
             yield attempt
-            self.course.deaths += 1
+            self.count_death()
             self.course.restarts += 1
             yield from self.spend("lost", self.chance.replace_s)
+
+    def count_death(self) -> None:
+        self.course.deaths += 1
+        if self.course.deaths > MOST_DEATHS:
+            raise UserError(
+                f"--node-hours {self.chance.node_hours:g}: {MOST_DEATHS:,} nodes died and "
+                f"{self.course.done:,} of {self.setting.images:,} photographs were done, raise it"
+            )
 
     def lifetime(self) -> float:
         """Seconds until a node dies."""
@@ -209,7 +219,7 @@ class _Run:
             while True:
                 workers = [self.env.process(self.worker(number)) for _ in range(cores)]
                 yield self.env.timeout(self.lifetime() if number else 1e18)
-                self.course.deaths += 1
+                self.count_death()
                 for worker in workers:
                     worker.interrupt("died")
                 yield self.env.timeout(self.chance.replace_s)

@@ -7,6 +7,8 @@ its credentials from its own environment.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from segpipe.errors import NotNow, StoreDown, UserError, os_error_text
@@ -23,6 +25,7 @@ __all__ = [
     "check_places",
     "check_there",
     "local_path",
+    "named",
     "open_store",
     "preflight",
     "read_uri",
@@ -76,9 +79,13 @@ def _check_place(uri: str) -> None:
 
 def check_there(source: Store, name: str) -> None:
     """Raise UserError, with the flag's name, where there is nothing to read."""
-    if not source.exists():
-        wrong = "holds no object" if source.uri().startswith("s3://") else "does not exist"
-        raise UserError(f"{name} {source.uri()}: {wrong}, check the path")
+    if source.exists():
+        return
+    wrong = "holds no object"
+    if not source.uri().startswith("s3://"):
+        there = os.path.lexists(source.uri())  # a pipe, a device, a link to nothing
+        wrong = "is neither a file nor a folder" if there else "does not exist"
+    raise UserError(f"{name} {source.uri()}: {wrong}, check the path")
 
 
 def read_uri(uri: str, anonymous: bool = False) -> bytes:
@@ -106,7 +113,20 @@ def read_uri(uri: str, anonymous: bool = False) -> bytes:
         raise UserError(f"{os_error_text(error)}, check the path") from error
 
 
-def preflight(source: Source, output: Store) -> None:
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """A UserError of a store has the name of the flag that names it, or of the variable."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith(("--", "AWS_")):
+            raise
+        raise UserError(f"{name} {error}") from error
+
+
+def preflight(data: Source, output: Store) -> None:
     """Learn within 30 s what the user must change: an unknown bucket, a wrong secret, ..."""
-    source.check_readable()
-    output.check_writable()
+    with named("--data"):
+        data.check_readable()
+    with named("--output"):
+        output.check_writable()

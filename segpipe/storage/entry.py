@@ -75,5 +75,8 @@ class Store(Source, Protocol):
     def check_writable(self) -> None:
         """Raise UserError where nothing can be written; leaves nothing behind."""
 
+    def remove_folders(self) -> None:
+        """Remove our own folders where nothing was written to them, as of a run that is refused."""
+
     def sweep(self) -> None:
         """Remove what killed writers left behind; only where nobody else writes."""

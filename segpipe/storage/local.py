@@ -162,6 +162,11 @@ class LocalStore:
                 f"{self.root}: cannot write there ({error.strerror}), choose another --output"
             ) from error
 
+    def remove_folders(self) -> None:
+        with suppress(OSError):  # one that holds anything
+            for folder in (TEMPORARY, os.path.dirname(TEMPORARY)):
+                os.rmdir(os.path.join(self.root, folder))
+
     def sweep(self) -> None:
         for path in Path(self.root, TEMPORARY).glob("*"):
             if TEMPORARY_NAME.fullmatch(path.name):  # others are the user's
@@ -173,8 +178,7 @@ class _Temporary:
     """A written file that waits to be renamed; gone afterwards, also when the renaming fails."""
 
     def __init__(self, folder: str, data: bytes, durable: bool) -> None:
-        os.makedirs(folder, exist_ok=True)
-        handle, self.name = tempfile.mkstemp(dir=folder)
+        handle, self.name = _make_temporary(folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -192,6 +196,14 @@ class _Temporary:
     def __exit__(self, *_: object) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self.name)
+
+
+def _make_temporary(folder: str) -> tuple[int, str]:
+    """As tempfile.mkstemp, in a folder that is made, and that a run which ends may just remove."""
+    while True:
+        os.makedirs(folder, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return tempfile.mkstemp(dir=folder)
 
 
 @contextmanager

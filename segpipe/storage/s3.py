@@ -176,6 +176,9 @@ class S3Store:
             return True
         return True
 
+    def remove_folders(self) -> None:
+        """Nothing to do: there are none."""
+
     def sweep(self) -> None:
         """Nothing to do: a put is written whole or not at all."""
 
