@@ -24,6 +24,7 @@ from segpipe import archive, ddp, labels, lease, runtime, startup, states, strea
 from segpipe.board import Board
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
+from segpipe.data.globs import Reading
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
@@ -48,6 +49,7 @@ from segpipe.storage import Store, check_places, check_there, open_store, prefli
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
+SINCE_0_2 = "--images", "--labels", "--masks", "--av-colours"  # none of them before
 SET = "set"  # among the settings: the files that the run was begun with
 BOARD_S, BOARD_TRIES = 30.0, 3  # for an answer of the actor that holds progress, on this machine
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
@@ -133,6 +135,15 @@ class TrainConfig:
     """Seconds to wait for the workers' cores or GPUs before giving up."""
     accept_labels: bool = False
     """Train on labels that cannot be right, as `segpipe check` tells, with a warning."""
+    images: str | None = None
+    """Glob of the photographs below --data, of a set in no known layout; with --labels."""
+    labels: str | None = None
+    """Glob of the labels below --data; a star stands for the same in both."""
+    masks: str | None = None
+    """Glob of the masks of the field of view below --data; without, fields are found."""
+    av_colours: str | None = None
+    """What the colours of labels mean: RITE, LES-AV, DRIVE_AV or HRF, or MEANING=RRGGBB,... of
+    artery, vein, crossing, uncertain and vessel; without, as the layout says. All are vessels."""
 
     @classmethod
     def preset(cls, flags: Sequence[str]) -> TrainConfig | None:
@@ -159,6 +170,7 @@ class TrainConfig:
         check_above_0(self, "lr")
         check_choices(self, CHOICES)
         check_anonymous(self.anonymous, "--data", [self.data])
+        Reading.of(self)
         if self.cycle_epochs is not None and self.schedule != "cosine":
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
@@ -200,7 +212,7 @@ class TrainConfig:
         may_change |= {"anonymous", "accept_labels"}  # how the set is read, not what is in it
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
-        kept = asdict(self) | {"data": data.uri()}
+        kept = asdict(self) | {"data": data.uri(), "av_colours": Reading.of(self).colours or None}
         return {flag(name): value for name, value in kept.items() if name not in may_change}
 
 
@@ -215,8 +227,8 @@ def train(config: TrainConfig) -> None:
     check_there(data, "--data")
     settings = config.settings(data)
     before = archive.read_settings(output, "--data", "--model")
-    archive.refuse_changed(output.uri(), before, settings)
-    labelled = open_labelled(data)
+    archive.refuse_changed(output.uri(), dict.fromkeys(SINCE_0_2) | before, settings)
+    labelled = open_labelled(data, reading=Reading.of(config))
     _refuse_changed_set(data, output, before, labelled)
     state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
     done = state.epoch if state else 0
@@ -319,7 +331,7 @@ def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[sur
     looks = labels.look_at_all(data, [*labelled.training, *labelled.test])
     num_training = len(labelled.training)
     told = survey.overview(labelled.layout, looks[:num_training], looks[num_training:])
-    labels.settle("train", data.uri, looks, config.accept_labels, told)
+    labels.settle("train", data.uri, looks, config.accept_labels, told, labelled.notes)
     return looks
 
 
