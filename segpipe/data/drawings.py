@@ -25,6 +25,7 @@ BLUR_PX = 8.0  # standard deviation: wider than a vessel
 RING_PX = 5  # around vessels: the background that they are compared with
 SAME_PLACE = 0.3  # contrast: 0.64 to 2.42 on DRIVE, STARE and HRF, of wrong pairs at most 0.12
 GREY = 64, 192  # levels between: neither black nor white, nor what JPEG leaves beside an edge
+TOUCH = 8  # levels between the channels of a black: (4, 2, 4) in DRIVE's 2nd_manual
 COLOUR = 48  # levels between the channels of a pixel: more than JPEG leaves in a grey picture
 NEAR = 64  # levels, in any channel, from a colour that a pixel is taken for
 SHARE = 0.01  # of the drawn pixels: what is rarer is dirt
@@ -144,7 +145,8 @@ def _by_colours(rgb: Image8, scheme: Scheme | None) -> Drawing | None:
     colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
     lightest, spread = colours.max(axis=1), np.ptp(colours, axis=1)
     if len(codes) <= FEW_VALUES:  # no JPEG, whose greys have a touch of colour: dark ones count
-        drawn, coloured = counts[lightest > 0].sum(), spread > lightest / 4
+        touch = np.maximum(lightest / 4, min(TOUCH, int(lightest.max()) / 4))
+        drawn, coloured = counts[lightest > 0].sum(), spread > touch
     else:
         drawn, coloured = counts[lightest >= GREY[0]].sum(), spread > COLOUR
     if counts[coloured].sum() <= SHARE * drawn:

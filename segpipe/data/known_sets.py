@@ -70,7 +70,7 @@ def _drive(mark: str, prefix: str, splits: Mapping[str, str]) -> Layout:
         "DRIVE",
         mark,
         "training/ and test/, or one of them, each with images/, 1st_manual/ and mask/",
-        f"{prefix}images/{{number}}_{{split}}.tif",
+        f"{prefix}images/{{number}}_{'{split}' if splits else 'training'}.tif",
         (
             LabelPlace(f"{prefix}1st_manual/{{number}}_manual1.gif"),
             LabelPlace(f"{prefix}{{number}}_av.png", "DRIVE_AV"),
@@ -175,7 +175,7 @@ LAYOUTS = (
         photograph="{number}_0000",
         channels=True,
     ),
+    _plain("train/(labels|masks)/", "{split}/", TRAIN),
     _plain("(training|test)/(labels|masks)/", "{split}/", OWN_NAMES),
-    _plain("(train|test)/(labels|masks)/", "{split}/", TRAIN),
     _plain("(labels|masks)/", "", {}),
 )
