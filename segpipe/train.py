@@ -227,7 +227,8 @@ def train(config: TrainConfig) -> None:
     check_there(data, "--data")
     settings = config.settings(data)
     before = archive.read_settings(output, "--data", "--model")
-    archive.refuse_changed(output.uri(), dict.fromkeys(SINCE_0_2) | before, settings)
+    begun = dict.fromkeys(SINCE_0_2) | before if before else before
+    archive.refuse_changed(output.uri(), begun, settings)
     labelled = open_labelled(data, reading=Reading.of(config))
     _refuse_changed_set(data, output, before, labelled)
     state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
