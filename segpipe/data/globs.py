@@ -9,6 +9,7 @@ from typing import Any
 
 from segpipe.data.colours import Scheme
 from segpipe.errors import UserError
+from segpipe.flags import flag
 
 Stars = tuple[str, ...]  # what each star of a glob stands for in a key
 
@@ -36,14 +37,16 @@ class Globs:
         images = _matching("--images", self.images, keys, uri)
         labels = _matching("--labels", self.labels, keys, uri)
         masks = _matching("--masks", self.masks, keys, uri) if self.masks else {}
-        for glob, flag, found in (
+        for glob, flag_name, found in (
             (self.labels, "--labels", labels),
             *([(self.masks, "--masks", masks)] if self.masks else []),
         ):
             for stars, key in images.items():
                 if stars not in found:
                     wanted = _filled(glob, stars)
-                    raise UserError(f"{flag} {glob!r}: none belongs to {uri(key)}, wanted {wanted}")
+                    raise UserError(
+                        f"{flag_name} {glob!r}: none belongs to {uri(key)}, wanted {wanted}"
+                    )
         for stars, key in labels.items():
             if stars not in images:
                 wanted = _filled(self.images, stars)
@@ -74,10 +77,12 @@ class Reading:
         given = {name: getattr(config, name) for name in ("images", "labels", "masks")}
         for name, glob in given.items():
             if glob is not None and not glob.strip():
-                raise UserError(f'--{name} "": is empty, name a glob or leave the flag out')
+                raise UserError(f'{flag(name)} "": is empty, name a glob or leave the flag out')
         if (given["images"] is None) != (given["labels"] is None):
             there, lacks = ("images", "labels") if given["images"] else ("labels", "images")
-            raise UserError(f"--{there} {given[there]!r}: needs --{lacks}, give both or none")
+            raise UserError(
+                f"{flag(there)} {given[there]!r}: needs {flag(lacks)}, give both or none"
+            )
         if given["masks"] is not None and given["images"] is None:
             raise UserError(f"--masks {given['masks']!r}: needs --images and --labels")
         globs = Globs(**given) if given["images"] is not None else None
@@ -98,11 +103,11 @@ def _check_stars(globs: Globs) -> None:
     wanted = _num_stars(globs.images)
     if not wanted:
         raise UserError(f"--images {globs.images!r}: has no star, use one where names differ")
-    for flag, glob in (("--labels", globs.labels), ("--masks", globs.masks)):
+    for flag_name, glob in (("--labels", globs.labels), ("--masks", globs.masks)):
         if glob is not None and _num_stars(glob) != wanted:
             raise UserError(
-                f"{flag} {glob!r}: has {_num_stars(glob)} stars, and --images {globs.images!r} "
-                f"{wanted}, give both as many"
+                f"{flag_name} {glob!r}: has {_num_stars(glob)} stars, and --images "
+                f"{globs.images!r} has {wanted}, give both as many"
             )
 
 
@@ -127,25 +132,27 @@ def _expression(glob: str) -> re.Pattern[str]:
     return re.compile("".join(parts) + re.escape(glob[last:]), re.DOTALL)
 
 
-def _matching(flag: str, glob: str, keys: list[str], uri: Callable[[str], str]) -> dict[Stars, str]:
+def _matching(
+    flag_name: str, glob: str, keys: list[str], uri: Callable[[str], str]
+) -> dict[Stars, str]:
     """The key of each match, by what its stars stand for."""
     try:
         expression = _expression(glob)
     except re.error as error:
-        raise UserError(f"{flag} {glob!r}: is no glob ({error}), change it") from error
+        raise UserError(f"{flag_name} {glob!r}: is no glob ({error}), change it") from error
     found: dict[Stars, str] = {}
     for key in keys:
         if match := expression.fullmatch(key):
             if match.groups() in found:
                 raise UserError(
-                    f"{flag} {glob!r}: matches {found[match.groups()]} and {key} with the same "
-                    "stars, use a star where they differ"
+                    f"{flag_name} {glob!r}: matches {found[match.groups()]} and {key} with the "
+                    "same stars, use a star where they differ"
                 )
             found[match.groups()] = key
     if not found:
         some = f"as {keys[0]}" if keys else "none of which is an image"
         raise UserError(
-            f"{flag} {glob!r}: matches nothing in {uri('')}, {some}; use a glob from there"
+            f"{flag_name} {glob!r}: matches nothing in {uri('')}, {some}; use a glob from there"
         )
     return found
 
