@@ -281,7 +281,7 @@ def test_drive_as_it_is_handed_out_today_has_a_test_without_labels(tmp_path):
     found = open_labelled(open_store(str(root)))
     assert (len(found.training), found.test, found.layout) == (2, (), "DRIVE")
     assert found.num_labels == {"training": 2, "test": 0}
-    told = "1 photographs in test/images/ have no label, as test/1st_manual/01_manual1.gif"
+    told = "1 photographs in test/images/ have no label such as test/1st_manual/01_manual1.gif"
     assert found.notes == (f"{told}, left out",)
     with pytest.raises(UserError, match=re.escape(told)):
         found.examples("test")
@@ -379,6 +379,15 @@ def test_what_lies_in_a_folder_below_must_have_its_partner_in_the_same(tmp_path,
         (root / name).write_bytes(b"x")
     with pytest.raises(UserError, match=told):
         open_labelled(open_store(str(root)))
+
+
+def test_a_file_beside_the_archive_that_it_was_unpacked_from_is_taken(tmp_path):
+    root = write_set(tmp_path, "STARE, gzipped")
+    for file in sorted(root.glob("*/im0001*.gz")):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    found = open_labelled(open_store(str(root)))
+    assert found.training[0].image == "stare-images/im0001.ppm"
+    assert found.training[1].image == "stare-images/im0002.ppm.gz"
 
 
 # ---- nnU-Net

@@ -298,7 +298,7 @@ class _Split:
             return ""
         first = min(self.images)
         wanted = self._key(self.layout.labels[0].template, self.images[first], first)
-        return f"{len(self.images)} photographs in {self.folder}/ have no label, as {wanted}"
+        return f"{len(self.images)} photographs in {self.folder}/ have no label such as {wanted}"
 
     def left_out(self) -> str:
         """That photographs have no label where that is as published; else ''."""
@@ -356,6 +356,7 @@ class _Split:
 
     def _only(self, path: str) -> str | None:
         keys = self.keys.get(path, [])
+        keys = [key for key in keys if key.removesuffix(GZIPPED) == key or key[:-3] not in keys]
         if len(keys) > 1:
             raise UserError(
                 f"{self.store.uri(keys[0])}: {posixpath.basename(keys[1])} lies beside it, "
