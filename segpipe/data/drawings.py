@@ -100,7 +100,9 @@ def _levels(picture: Image.Image) -> Image8:
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= FULL_RANGE:  # NaN too
         raise NotTwoValued(f"holds {low:g} to {high:g}, wanted 0 and {WHITE}")
-    if high > WHITE:
+    if high <= 1 and values.dtype.kind == "f" and not np.isin(values, (0, 1)).all():
+        values = values * np.float32(WHITE)  # probabilities, as a photograph's floats are read
+    elif high > WHITE:
         values = values * np.float32(WHITE / FULL_RANGE)
     if values.dtype.kind == "f":
         values = np.rint(values)
