@@ -20,13 +20,13 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, ddp, labels, lease, runtime, startup, states, stream
+from segpipe import archive, labels, lease, runtime, startup, states, stream, worker
 from segpipe.board import Board
+from segpipe.crop_plan import CropPlan, scaled_size
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.globs import Reading
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
-from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
 from segpipe.flags import (
     DEVICES,
@@ -37,6 +37,7 @@ from segpipe.flags import (
     check_seed,
     flag,
 )
+from segpipe.lease import Claim
 from segpipe.models import engine
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
@@ -46,6 +47,7 @@ from segpipe.recipes import RECIPES
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
 from segpipe.storage import Store, check_places, check_there, open_store, preflight
+from segpipe.trainer import HELD_BACK, LAST, MODEL, TEST, TrainJob, finished
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
@@ -241,11 +243,11 @@ def train(config: TrainConfig) -> None:
         state
         and output.head(MODEL) is not None
         and output.head(UNDER_WAY) is None
-        and ddp.finished(state, config.epochs, config.patience)
+        and finished(state, config.epochs, config.patience)
     ):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
-    training, test = list(labelled.examples("training")), list(labelled.test)
+    training = labelled.examples("training")
     if config.validation_images >= len(training):
         raise UserError(
             f"--validation-images {config.validation_images}: {data.uri()} has "
@@ -266,35 +268,12 @@ def train(config: TrainConfig) -> None:
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)
-        plan, held_back = _plan(config, data, training, looks)
-        job = TrainJob(
-            plan=plan,
-            output=output,
-            claim=held.claim(),
-            training_split=tuple(training),
-            model=config.model,
-            width=config.width,
-            loss=config.loss,
-            lr=config.lr,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-            average=config.average,
-            flips=config.flips,
-            cycle_epochs=(config.cycle_epochs or config.epochs)
-            if config.schedule == "cosine"
-            else None,
-            patience=config.patience,
-            measured=(*([HELD_BACK] if held_back else []), *([TEST] if test else [])),
-            precision=config.precision,
-            compile=config.compile,
-            device=device,
-        )
+        job = job_of(config, data, labelled, looks, held.claim(), device)
         held.check()
         archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = before.get(SET) or survey.listing(labelled.entries, looks)
         archive.write_json(output, archive.SETTINGS, settings | {SET: files})
-        _fit(config, job, resources, held_back, test)
+        _fit(config, job, resources, labelled.test)
         held.check()
         output.delete(UNDER_WAY)
     print(f"train: wrote {output.uri(MODEL)}, {LAST}, {HISTORY}, {CURVES} and {PREDICTIONS}")
@@ -336,23 +315,56 @@ def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[sur
     return looks
 
 
+def job_of(
+    config: TrainConfig,
+    data: Store,
+    labelled: LabelledSet,
+    looks: Sequence[survey.Look],
+    claim: Claim,
+    device: str,
+) -> TrainJob:
+    """What each rank needs to know; `looks` begin with those of the training photographs."""
+    cosine_epochs = config.cycle_epochs or config.epochs
+    held_back = [HELD_BACK] if config.validation_images else []
+    return TrainJob(
+        plan=_plan(config, data, labelled.training, looks),
+        output=claim.output,
+        claim=claim,
+        training_split=tuple(labelled.training),
+        model=config.model,
+        width=config.width,
+        loss=config.loss,
+        lr=config.lr,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        average=config.average,
+        flips=config.flips,
+        cycle_epochs=cosine_epochs if config.schedule == "cosine" else None,
+        patience=config.patience,
+        measured=(*held_back, *([TEST] if labelled.test else [])),
+        precision=config.precision,
+        compile=config.compile,
+        device=device,
+    )
+
+
 def _plan(
-    config: TrainConfig, data: Store, training: list[Example], looks: list[survey.Look]
-) -> tuple[stream.CropPlan, list[Example]]:
-    """-> the crops of the whole run, and the held-back examples."""
+    config: TrainConfig, data: Store, training: Sequence[Example], looks: Sequence[survey.Look]
+) -> CropPlan:
+    """The crops of the whole run."""
     looks = looks[: len(training)]
     diameter = float(statistics.median(one.diameter for one in looks))
     for example, one in zip(training, looks, strict=True):
-        smallest = min(stream.scaled_size(one.height, one.width, one.diameter, diameter))
+        smallest = min(scaled_size(one.height, one.width, one.diameter, diameter))
         if config.place == "photograph" and config.crop_size > smallest:
             raise UserError(
                 f"--crop-size {config.crop_size}: larger than {data.uri(example.image)}, "
                 f"{smallest} px on its shorter side; --place field allows it"
             )
-    last = len(training) - config.validation_images
-    plan = stream.CropPlan(
+    return CropPlan(
         data,
-        tuple(training[:last]),
+        tuple(training[: len(training) - config.validation_images]),
         diameter,
         config.seed,
         config.epochs,
@@ -362,15 +374,13 @@ def _plan(
         config.augmentation,
         config.place,
     )
-    return plan, training[last:]
 
 
 def _fit(
     config: TrainConfig,
     job: TrainJob,
     resources: dict[str, float],
-    held_back: list[Example],
-    test: list[Example],
+    test: Sequence[Example],
 ) -> None:
     plan = job.plan
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -383,11 +393,12 @@ def _fit(
     }
     if test:
         datasets[TEST] = stream.squashed(plan.store, test, config.crop_size).materialize()
-    if held_back:
-        datasets[HELD_BACK] = stream.canvases(plan.store, held_back, plan.diameter).materialize()
+    if job.held_back:
+        held_back = stream.canvases(plan.store, job.held_back, plan.diameter)
+        datasets[HELD_BACK] = held_back.materialize()
     fewest, most = config.fewest_workers, config.most_workers
     trainer = ray.train.torch.TorchTrainer(
-        ddp.work,
+        worker.work,
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if config.elastic else most,  # type: ignore[arg-type]
@@ -438,7 +449,7 @@ def _asked(method: Any) -> Any:
 def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
     plan = job.plan
     progress, total = Progress("train"), plan.epochs * plan.steps_per_epoch * plan.batch_size
-    way = "eager" if job.compile == "off" or job.compiled_problem() else "compiled"
+    way = "compiled" if job.compiled else "eager"
     progress.show(
         f"starting the workers ({way} {job.precision} on {job.device}), "
         f"{states.finished_epochs(job.output)} of {plan.epochs} epochs done"
