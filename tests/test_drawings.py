@@ -115,7 +115,7 @@ def test_other_values_are_refused_and_named(data, told):
     [
         (encoded(Image.fromarray(in_levels(0, 127, 255))), "holds 0, 127, 255, wanted two"),
         (encoded(Image.fromarray(in_levels(0, 1, 255))), "holds 0, 1, 255, wanted two"),
-        (encoded(Image.fromarray(in_levels(0, 32768, 65535, dtype=np.uint16))), "0, 128, 255, want"),
+        (as_tiff(in_levels(0, 32768, 65535, dtype=np.uint16)), "holds 0, 128, 255, wanted two"),
         (as_tiff(in_levels(0, 0.6, 1, dtype=np.float32)), "holds 0, 153, 255, wanted two"),
         (encoded(Image.fromarray(in_levels(0, 128, 255)), "JPEG", quality=90), "wanted two"),
     ],
