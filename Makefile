@@ -23,6 +23,7 @@ test-cluster: setup
 	$(TWO) -m 'cluster and not nightly'
 
 test-nightly: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tables]'
 	$(TWO) -m nightly
 
 gpu: setup

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def commit(output: Store, manifest: Manifest, part_rows: int) -> None:
                 | {"path": one["path"], "version": one["version"], "bytes": one["bytes"]}
                 | {"mask_path": archive.mask_key(one["path"]), "height": 2000, "width": 2000}
                 | {"fov_fraction": random.random(), "vessel_density": random.random()}
-                | {"finished": 1.7e9 + start}
+                | {"finished": datetime.fromtimestamp(1.7e9 + start, UTC)}
                 for one in inputs[start : start + part_rows]
             ]
             archive.commit_part(output, rows)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +30,7 @@ from segpipe.inputs import Inputs
 from segpipe.storage import Store, open_store
 
 PART_ROWS = 16
+FINISHED = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = "clinic-{:02d}/{:08d}_left.jpg"
 
 
@@ -47,7 +49,7 @@ def commit(output: Store, manifest: archive.Manifest, wanted: int, of: int) -> N
                 output,
                 [
                     {"path": one["path"], "version": one["version"], "status": "ok"}
-                    | {"mask_path": archive.mask_key(one["path"]), "finished": 1.0}
+                    | {"mask_path": archive.mask_key(one["path"]), "finished": FINISHED}
                     for one in inputs[start : start + PART_ROWS]
                 ],
             )

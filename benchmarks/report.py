@@ -22,6 +22,7 @@ from PIL import Image
 
 from segpipe import archive, report
 from segpipe.data import codecs, synthetic
+from segpipe.rows import ROW
 from segpipe.storage import open_store
 
 HEIGHT, WIDTH, RATE = 2848, 4288, 28.0  # px, px, photographs per second
@@ -51,9 +52,9 @@ def write_results(folder: str, num_inputs: int) -> dict[str, object]:
             "vessel_density": pa.array(rng.beta(9, 90, len(number)), mask=~ok),
             "finished": pa.array(finished[number]),
         }
-        absent = [name for name in archive.ROW.names if name not in table]
+        absent = [name for name in ROW.names if name not in table]
         table |= {name: pa.nulls(len(number)) for name in absent}
-        rows = pa.table({name: table[name] for name in archive.ROW.names})
+        rows = pa.table({name: table[name] for name in ROW.names})
         totals.add(rows)
         results.add(rows)
     results.close()

@@ -45,6 +45,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segpipe.errors import UserError
+from segpipe.rows import ROW, conform, schema_of
 from segpipe.storage import Entry, Store, space_told
 
 SETTINGS, SUMMARY, REPORT = "_segpipe/settings.json", "summary.json", "report.html"
@@ -63,52 +64,6 @@ FETCHES = 16  # parts that are read at once
 TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
-SCHEMA_VERSION = "1"  # of the rows; it changes when a column changes its meaning or goes
-
-ROW = pa.schema(
-    [
-        ("path", pa.string()),  # key relative to the input; bucket/key or absolute for lists
-        ("mask_path", pa.string()),  # key relative to the output, null without a mask file
-        ("bytes", pa.int64()),  # of the input
-        ("version", pa.string()),  # of the input: etag, or size and time of its last change
-        ("status", pa.string()),  # ok | rejected
-        ("error", pa.string()),  # why it was rejected, null where it was not
-        ("error_code", pa.string()),  # errors.Fault; null where not rejected, or by 0.1.0
-        ("note", pa.string()),  # what to know about the input, such as "first of 3 pages"
-        ("height", pa.int32()),  # px, of input and mask
-        ("width", pa.int32()),
-        ("mask_png", pa.binary()),  # the mask's PNG file; null where only files are written
-        ("probability_path", pa.string()),  # as mask_path; null without --probabilities
-        ("probability_png", pa.binary()),  # as mask_png
-        ("fov_fraction", pa.float32()),  # field of view / image
-        ("vessel_density", pa.float32()),  # vessel / field of view
-        # from here to readable_fraction null without --measure full; see segpipe.measure
-        ("measure_note", pa.string()),  # why something below is NaN
-        ("field_diameter_px", pa.float32()),
-        ("length_density_per_px", pa.float32()),
-        ("length_density", pa.float32()),
-        ("calibre_mean_px", pa.float32()),
-        ("calibre_mean", pa.float32()),
-        ("calibre_std_px", pa.float32()),
-        ("calibre_std", pa.float32()),
-        ("fractal_dimension", pa.float32()),
-        ("tortuosity", pa.float32()),
-        ("num_branch_points", pa.int32()),
-        ("num_components", pa.int32()),
-        ("focus", pa.float32()),
-        ("exposure", pa.float32()),
-        ("underexposed_fraction", pa.float32()),
-        ("overexposed_fraction", pa.float32()),
-        ("readable_fraction", pa.float32()),
-        ("model", pa.string()),
-        ("checkpoint_sha256", pa.string()),
-        ("threshold", pa.float32()),
-        ("settings", pa.string()),  # hash of what the mask depends on
-        ("engine", pa.string()),  # that ran the network, such as "compiled fp32"
-        ("finished", pa.float64()),  # seconds since 1970
-    ],
-    metadata={"segpipe_schema": SCHEMA_VERSION},
-)
 INPUT = pa.schema(
     [
         ("id", pa.binary(16)),
@@ -117,8 +72,7 @@ INPUT = pa.schema(
         ("version", pa.string()),
     ]
 )
-
-INDEX = pa.schema([ROW.field(name) for name in ("path", "version", "status", "finished")])
+INDEX = schema_of(["path", "version", "status", "finished"])
 
 Ids = npt.NDArray[np.bytes_]
 Numbers = npt.NDArray[np.int64]
@@ -198,7 +152,11 @@ def read_parquet(store: Store, key: str, columns: list[str] | None = None) -> pa
         table = pq.read_table(io.BytesIO(data), columns=columns)
         return table if columns is None else table.select(columns)
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise Damaged(f"{store.uri(key)}: damaged, delete it and run the same again") from error
+        raise _damaged(store, key) from error
+
+
+def _damaged(store: Store, key: str) -> Damaged:
+    return Damaged(f"{store.uri(key)}: damaged, {REMEDIES.get(key, REMEDY)}")
 
 
 def read_json(
@@ -217,11 +175,10 @@ def read_json(
             name in found and isinstance(found[name], kind) for name, kind in (fields or {}).items()
         ):
             return found
-    raise Damaged(
-        f"{store.uri(key)}: damaged, {REMEDIES.get(key, 'delete it and run the same again')}"
-    )
+    raise _damaged(store, key)
 
 
+REMEDY = "delete it and run the same again"
 REMEDIES = {
     SETTINGS: "or of another verb; it says what was begun here: put it back from a copy, or choose "
     "another --output",
@@ -413,13 +370,13 @@ def read_parts(output: Store, damaged: Callable[[str], None] | None = None) -> P
                 np.array(list(ids), "S16"),
                 np.full(len(table), number),
                 pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False),
-                table["finished"].fill_null(0.0).to_numpy(),
+                table["finished"].cast(pa.int64()).fill_null(0).to_numpy(),
                 _path_hashes(paths),
             ),
             strict=True,
         ):
             column.append(values)
-    empty = [np.zeros(0, kind) for kind in ("S16", int, bool, float, np.uint64)]
+    empty = [np.zeros(0, kind) for kind in ("S16", int, bool, int, np.uint64)]
     ids_, part, ok, finished, paths_ = (
         np.concatenate([none, *column]) for none, column in zip(empty, columns, strict=True)
     )
@@ -435,11 +392,23 @@ def read_parts(output: Store, damaged: Callable[[str], None] | None = None) -> P
 def _index(output: Store, key: str) -> pa.Table | Damaged:
     """What is indexed of a part."""
     try:
-        return read_parquet(output, key, INDEX.names).cast(INDEX)
+        return _read_rows(output, key, INDEX, INDEX.names)
     except Damaged as error:
         return error
-    except pa.ArrowException:
-        return Damaged(f"{output.uri(key)}: damaged, delete it and run the same again")
+
+
+def _read_rows(
+    output: Store, key: str, schema: pa.Schema = ROW, columns: list[str] | None = None
+) -> pa.Table:
+    """Rows of a part that any release wrote, with the columns of this schema.
+
+    Raises Damaged where one lacks one of `columns`, or holds what is none of its type.
+    """
+    table = read_parquet(output, key, columns)
+    try:
+        return conform(table, schema)
+    except pa.ArrowException as error:
+        raise _damaged(output, key) from error
 
 
 def drop_part(output: Store, key: str) -> None:
@@ -609,8 +578,7 @@ def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
         some = place[start : start + step]
         needed, which = np.unique(parts.part[some], return_inverse=True)
         keys = [parts.keys[number] for number in needed]
-        found = _at_once(partial(read_parquet, output), keys)
-        tables = [_with_columns(table, ROW.names) for table in found]
+        tables = list(_at_once(partial(_read_rows, output), keys))
         first = np.cumsum([0, *(len(table) for table in tables)])[:-1]
         rows = first[which] + parts.row[some]
         yield pa.concat_tables(tables).take(pa.array(rows))
@@ -631,7 +599,7 @@ class Results:
         self.writer = pq.ParquetWriter(self.buffer, ROW, compression="zstd")
 
     def add(self, table: pa.Table) -> None:
-        self.held.append(table.cast(ROW))
+        self.held.append(conform(table))
         if sum(one.nbytes for one in self.held) >= ROW_GROUP_BYTES:
             self._flush()
             if self.buffer.tell() >= RESULT_BYTES:
@@ -707,7 +675,7 @@ def result_groups(
 ) -> Iterator[Callable[[list[str]], pa.Table]]:
     """For each row group of the results, in order of path, a function that reads columns of it.
 
-    Two files at most are held. Columns that older results lack are null. A summary of 0.1.0 lists
+    Two files at most are held. Older results are read as `conform` says. A summary of 0.1.0 lists
     no results: all are read.
     """
     listed: list[str] | None = summary.get("results")
@@ -718,11 +686,4 @@ def result_groups(
 
 
 def _read_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
-    return _with_columns(file.read_row_group(number, columns=columns), columns)
-
-
-def _with_columns(table: pa.Table, columns: list[str]) -> pa.Table:
-    """These columns in their order; those that an older release did not write are null."""
-    for name in set(columns) - set(table.column_names):
-        table = table.append_column(ROW.field(name), pa.nulls(len(table), ROW.field(name).type))
-    return table.select(columns)
+    return conform(file.read_row_group(number, columns=columns), schema_of(columns))

@@ -25,6 +25,7 @@ from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.decoder import Decoder, Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown
+from segpipe.rows import posix_seconds
 from segpipe.storage import Source, Store
 
 OVERLAYS = 24  # photographs shown
@@ -110,7 +111,7 @@ class Findings:
         pixels = pc.multiply(ok["height"].cast(pa.int64()), ok["width"].cast(pa.int64()))
         self.sizes.add(np.log2(_numbers(pixels) / 1e6))
         self.densities.add(_numbers(ok["vessel_density"]))
-        self.timeline.add(_numbers(rows["finished"]))
+        self.timeline.add(posix_seconds(rows["finished"]))
         whys = rows.filter(pc.is_valid(rows["error"])).select(OF_REJECTED)
         for row in whys.to_pylist():
             code, sentence = row["error_code"], row["error"]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
 
@@ -394,7 +395,7 @@ class Group:
             put = partial(self.job.output.put, durable=False)
             self.writes += [_transfers().submit(put, *file) for file in files.items()]
             self.keys += files
-        self.rows.append(row | {"finished": time.time()})
+        self.rows.append(row | {"finished": datetime.now(UTC)})
 
     def _mask(self, path: str, values: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
         """An input's columns; its pictures are added to `files`, by their key in the output."""

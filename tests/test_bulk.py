@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,8 @@ from segpipe import archive, lease, segment
 from segpipe.segment import SegmentConfig
 from segpipe.storage import Store, open_store
 from segpipe.storage.local import LocalStore
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def by_path(output: Path) -> dict[str, dict]:
@@ -237,7 +240,7 @@ def write_done(root: str, names: str, probabilities: bool = False) -> list[objec
         source.put(f"{name}.png", b"")
     rows = []
     for entry in source.list():
-        row = {"path": entry.key, "version": entry.version, "bytes": 0, "finished": 1.0}
+        row = {"path": entry.key, "version": entry.version, "bytes": 0, "finished": WHEN}
         rows.append(row | {"status": "ok", "mask_path": archive.mask_key(entry.key)})
         for folder in ("masks", "probabilities") if probabilities else ("masks",):
             output.put(f"{folder}/{entry.key}.png", f"{folder} of {entry.key}".encode())

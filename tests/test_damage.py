@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from segpipe.storage import open_store
 from segpipe.train import TrainConfig
 
 NUM_IMAGES = 3
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HELD_BACK = 4  # all training images of the drawn set
 SETTINGS, MANIFEST, LEASE = archive.SETTINGS, archive.MANIFEST, lease.LEASE
 
@@ -56,7 +58,7 @@ def finished(tmp_path_factory) -> Path:
     archive.write_json(output, SETTINGS, opened.settings)
     entries = list(source.list())
     done = [
-        {"path": e.key, "version": e.version, "status": "rejected", "error": "?", "finished": 1.0}
+        {"path": e.key, "version": e.version, "status": "rejected", "error": "?", "finished": WHEN}
         for e in entries
     ]
     archive.commit_part(output, done)

@@ -17,9 +17,10 @@ from scipy.spatial import cKDTree
 from skimage import measure as independent
 from skimage.morphology import thin as independent_thin
 
-from segpipe import archive, measure
+from segpipe import measure
 from segpipe.data import synthetic
 from segpipe.data.classes import BACKGROUND, VESSEL, classes_of
+from segpipe.rows import ROW
 
 SIDE, CENTRE, DIAMETER = 560, 280 + 280j, 540
 ANGLES = (0, 7, 22.5, 45, 71, 90, 135)
@@ -396,7 +397,7 @@ def test_a_photograph_without_a_field_has_no_quality():
 
 def test_every_measurement_is_a_column_of_the_rows():
     names = [f.name for kind in (measure.Measurements, measure.Quality) for f in fields(kind)]
-    assert set(names) <= set(archive.ROW.names)
+    assert set(names) <= set(ROW.names)
 
 
 def test_quality_of_drive_is_that_of_readable_photographs(drive):

@@ -6,6 +6,7 @@ Run: pytest tests/test_rejections.py
 import ast
 import pickle
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_numbers_in_the_sentence_do_not_make_another_code():
 
 def rejected(path: str, sentence: str, code: str | None) -> dict:
     why = {"status": "rejected", "error": sentence, "error_code": code}
-    return {"path": path, "version": "1", "finished": 1.0} | why
+    return {"path": path, "version": "1", "finished": datetime(2026, 1, 1, tzinfo=UTC)} | why
 
 
 def test_summary_and_report_count_by_code_and_rows_of_0_1_0_by_their_sentence(tmp_path):

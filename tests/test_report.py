@@ -10,6 +10,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from verbs import run
 
-from segpipe import archive, report
+from segpipe import report
 from segpipe.data import codecs
 from segpipe.errors import StoreDown
+from segpipe.rows import ROW
 from segpipe.storage import open_store
 
 THROUGHPUT, SIZES, DENSITIES = "Throughput", "Image size", "Vessel density"
@@ -38,7 +40,12 @@ def rejected(path: str, error: str, **more) -> dict:
     return {"path": path, "status": "rejected", "error": error} | more
 
 
-def write_results(folder: Path, rows: list[dict], schema=archive.ROW, group_rows=7) -> dict:
+def at(seconds: float) -> datetime:
+    """Since 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def write_results(folder: Path, rows: list[dict], schema=ROW, group_rows=7) -> dict:
     """results/ of these rows, in two files of small row groups -> the summary of their run."""
     (folder / "results").mkdir(parents=True)
     half = len(rows) // 2
@@ -106,8 +113,8 @@ def test_throughput_is_shown_over_the_time_worked(tmp_path):
     """Ten a second for ten seconds, a day's pause, five a second; rejections are work as well."""
     first = 1.7e9 + np.arange(100) / 10
     second = 1.7e9 + 86400 + np.arange(50) / 5
-    rows = [ok(f"a{n}", finished=when) for n, when in enumerate(first)]
-    rows += [rejected(f"b{n}", "empty file", finished=when) for n, when in enumerate(second)]
+    rows = [ok(f"a{n}", finished=at(when)) for n, when in enumerate(first)]
+    rows += [rejected(f"b{n}", "empty file", finished=at(when)) for n, when in enumerate(second)]
     np.random.default_rng(0).shuffle(rows)
     page = page_of(tmp_path, write_results(tmp_path, rows))
     assert counts(page, THROUGHPUT) == [20] * 5 + [10] * 5
@@ -168,7 +175,7 @@ def test_stages_and_engine_are_shown_where_the_summary_has_them(tmp_path):
 
 
 def test_an_archive_without_a_single_mask_has_a_report(tmp_path):
-    rows = [rejected(f"{n}.jpg", "empty file", finished=1.7e9 + n) for n in range(9)]
+    rows = [rejected(f"{n}.jpg", "empty file", finished=at(1.7e9 + n)) for n in range(9)]
     page = page_of(tmp_path, write_results(tmp_path, rows), overlays=24)
     assert "9 photographs: 0 masks, 9 rejected" in page
     assert sum(counts(page, THROUGHPUT)) == 9
@@ -178,7 +185,7 @@ def test_an_archive_without_a_single_mask_has_a_report(tmp_path):
 def test_rows_that_lack_columns_have_a_report(tmp_path):
     """As those of an older version."""
     names = ("path", "status", "error", "height", "width")
-    schema = pa.schema([archive.ROW.field(name) for name in names])
+    schema = pa.schema([ROW.field(name) for name in names])
     summary = write_results(tmp_path, [ok("a"), ok("b"), rejected("c", "empty file")], schema)
     page = page_of(tmp_path, summary)
     assert counts(page, SIZES) == [2]
@@ -389,7 +396,8 @@ def test_a_browser_shows_the_numbers(opened, segmented):
     page, _ = opened
     assert page.locator("h1").inner_text() == "5 photographs: 4 masks, 1 rejected"
     assert page.title() == "segpipe: 4 masks"
-    finished = pq.read_table(segmented / "results", columns=["finished"])["finished"].to_pylist()
+    table = pq.read_table(segmented / "results", columns=["finished"])
+    finished = [when.timestamp() for when in table["finished"].to_pylist()]
     bars = page.locator("figure", has_text=THROUGHPUT).locator("rect").all_text_contents()
     found = [int(re.search(r": (\d+) photographs", bar)[1]) for bar in bars]
     first = int(min(finished))

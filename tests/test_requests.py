@@ -22,6 +22,7 @@ from verbs import masks, rows
 
 from segpipe import archive, lease
 from segpipe.data import synthetic
+from segpipe.rows import ROW
 from segpipe.storage import Store, open_store
 from segpipe.storage.s3 import PROBE
 
@@ -143,7 +144,7 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
     Results of an earlier run, as 0.1.0 named them, go on the way.
     """
     template = prepared(s3, source, f"end-{every}", forker, ["0,1", "2"])
-    old = pa.Table.from_pylist([{"path": "old"}], schema=archive.ROW)
+    old = pa.Table.from_pylist([{"path": "old"}], schema=ROW)
     archive.write_parquet(template, "results/part-00000.parquet", old)
     undisturbed = open_store(f"{s3.uri}/end-{every}-undisturbed")
     copy(template, undisturbed)

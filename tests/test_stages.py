@@ -4,6 +4,7 @@ Run: pytest tests/test_stages.py
 """
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,13 @@ def test_an_error_after_decoding_rejects_its_photograph_and_the_others_are_done(
     job, monkeypatch, capfd, way, module, name, _id
 ):
     error = OSError("encoder error -2") if name == "encode_grey" else TypeError("a bug")
+    begun = datetime.now(UTC)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, failing(getattr(module, name), error))
         done = segmented(job, way)
     assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)
     rows = rows_of(job)
+    assert all(begun <= row["finished"] <= datetime.now(UTC) for row in rows)
     assert [row["status"] for row in rows] == ["ok", "rejected", "ok"]
     assert rows[1]["error_code"] == "internal_error"
     kind = type(error).__name__

@@ -32,6 +32,7 @@ from segpipe.errors import Unfinished, UserError
 from segpipe.flags import flag
 from segpipe.models import checkpoint, engine
 from segpipe.recipes import RECIPES
+from segpipe.rows import posix_seconds
 from segpipe.scaling import findings, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.pinned import Ended
@@ -210,7 +211,7 @@ def _of_rows(store: Store) -> tuple[np.ndarray, float | None]:
     """When each input was finished (seconds since 1970), and mean megapixels of the masks."""
     summary = archive.read_json(store, archive.SUMMARY) or {}
     tables = [read(ROW_COLUMNS) for read in archive.result_groups(store, summary)]
-    finished = np.concatenate([table["finished"].to_numpy() for table in tables])
+    finished = np.concatenate([posix_seconds(table["finished"]) for table in tables])
     pixels = np.concatenate(
         [table["height"].to_numpy().astype(float) * table["width"].to_numpy() for table in tables]
     )

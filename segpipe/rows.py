@@ -1,0 +1,121 @@
+"""What a row of `results/` holds: its columns, with type and meaning, and how older rows are read.
+
+COLUMNS is the one list of them; docs/results.md shows it, which tests/test_rows.py checks. A column
+is added by a line here and a value of its name in the rows that stages make; rows written before it
+have null. Delta and Iceberg take the files as they are: they know no unsigned integers, times in
+microseconds alone, and would read columns by the numbers (field ids) that a file gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA_VERSION = "2"  # it changes when a column changes its meaning or type, or goes
+TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
+TIME = pa.timestamp("us", tz="UTC")
+MICROSECONDS = 1_000_000  # in a second
+
+
+class Column(NamedTuple):
+    """Of the results. Any may be null but `path`, `version` and `status`."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    """With its unit; px are those of the input. As docs/results.md has it."""
+
+
+COLUMNS = (
+    Column("path", TEXT, "key relative to `--input`; for lists `bucket/key` or the absolute path"),
+    Column("mask_path", TEXT, "key of the mask relative to `--output`; null without a file"),
+    Column("bytes", pa.int64(), "size of the input"),
+    Column("version", TEXT, "its etag, or on disks size and time of its last change"),
+    Column("status", TEXT, "`ok` or `rejected`"),
+    Column("error", TEXT, "why it was rejected, else null"),
+    Column("error_code", TEXT, "a code for that reason, see [Rejections](#rejections), else null"),
+    Column("note", TEXT, "what to know about the input, such as `first of 3 pages`, else null"),
+    Column("height", pa.int32(), "px, of input and mask"),
+    Column("width", pa.int32(), "px"),
+    Column("mask_png", BYTES, "the mask as a PNG file, with `--format parquet` or `both`"),
+    Column("probability_path", TEXT, "key of the score's PNG; null without `--probabilities`"),
+    Column("probability_png", BYTES, "the score as a PNG file, as `mask_png`"),
+    Column("fov_fraction", REAL, "field of view / image"),
+    Column("vessel_density", REAL, "vessel / field of view"),
+    # from here to readable_fraction null without --measure full; see segpipe.measure
+    Column("measure_note", TEXT, "why something is NaN, such as `no vessel`, else null"),
+    Column("field_diameter_px", REAL, "larger extent of the field of view, px of the photograph"),
+    Column("length_density_per_px", REAL, "length of vessels' centre lines / field's area, 1/px"),
+    Column("length_density", REAL, "the same per field diameter"),
+    Column("calibre_mean_px", REAL, "mean width of the vessels along their centre lines, px"),
+    Column("calibre_mean", REAL, "the same in field diameters"),
+    Column("calibre_std_px", REAL, "standard deviation of that width, px"),
+    Column("calibre_std", REAL, "the same in field diameters"),
+    Column("fractal_dimension", REAL, "by box counting, 0 to 2"),
+    Column("tortuosity", REAL, "length of vessels' segments / distance of their ends, from 1"),
+    Column("num_branch_points", pa.int32(), "places where three or more vessels meet"),
+    Column("num_components", pa.int32(), "vessels that are not joined"),
+    Column("focus", REAL, "fine / coarser structure in green, 0 and more"),
+    Column("exposure", REAL, "mean of green in the field, 0 to 1"),
+    Column("underexposed_fraction", REAL, "share of the field with green below 16 of 255"),
+    Column("overexposed_fraction", REAL, "share of the field with green from 250 of 255"),
+    Column("readable_fraction", REAL, "share with light and contrast for vessels, 0 to 1"),
+    Column("model", TEXT, "network"),
+    Column("checkpoint_sha256", TEXT, "of the checkpoint file"),
+    Column("threshold", REAL, "of the score, from the checkpoint"),
+    Column(
+        "settings",
+        TEXT,
+        "hash of all that the mask depends on; for the engine, of the one that the output was "
+        "begun with",
+    ),
+    Column(
+        "engine",
+        TEXT,
+        "the engine that made this mask, such as `compiled fp32`; null without a mask, and in rows "
+        "of releases before 0.2",
+    ),
+    Column("finished", TIME, "when; a double, seconds since 1970, in schema version 1"),
+)
+ROW = pa.schema(
+    [(column.name, column.type) for column in COLUMNS], metadata={"segpipe_schema": SCHEMA_VERSION}
+)
+
+
+def schema_of(names: Sequence[str]) -> pa.Schema:
+    """The schema of these columns."""
+    return pa.schema([ROW.field(name) for name in names])
+
+
+def conform(table: pa.Table, schema: pa.Schema = ROW) -> pa.Table:
+    """Rows that any release wrote, with these columns in their order and types of today.
+
+    Those that a release did not write are null. Raises pa.ArrowException where a column holds what
+    its type cannot.
+    """
+    if table.schema.equals(schema):  # as nearly all are: a cast takes as long as reading them
+        return table
+    there = set(table.column_names)
+    columns = [
+        _cast(table[field.name], field.type)
+        if field.name in there
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    if wanted == TIME and pa.types.is_floating(column.type):  # of schema version 1
+        column = pc.round(pc.multiply(column, float(MICROSECONDS))).cast(pa.int64())
+    return column.cast(wanted)
+
+
+def posix_seconds(times: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """`finished` of rows [N] as seconds since 1970 [M]; nulls are left out."""
+    return np.asarray(pc.drop_null(times).cast(pa.int64()).to_numpy() / MICROSECONDS, np.float64)
