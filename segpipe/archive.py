@@ -68,6 +68,7 @@ SCHEMA_VERSION = "1"  # of the rows; it changes when a column changes its meanin
 ROW = pa.schema(
     [
         ("path", pa.string()),  # key relative to the input; bucket/key or absolute for lists
+        ("id", pa.string()),  # of the list's column id, null without
         ("mask_path", pa.string()),  # key relative to the output, null without a mask file
         ("bytes", pa.int64()),  # of the input
         ("version", pa.string()),  # of the input: etag, or size and time of its last change
@@ -115,6 +116,7 @@ INPUT = pa.schema(
         ("path", pa.string()),
         ("bytes", pa.int64()),
         ("version", pa.string()),
+        ("list_id", pa.string()),
     ]
 )
 
@@ -172,9 +174,12 @@ def _hashed(part: str) -> str:
 
 
 def list_own(output: Store, folder: str) -> Iterator[Entry]:
-    """Files of one of these folders that segpipe wrote, known by their names, in their order."""
+    """Files of one of these folders that segpipe wrote, known by their names, in order of them,
+    whatever that of the listing. All are listed when this returns.
+    """
     prefix = f"{folder}part-" if folder == RESULTS else folder  # spares folders of others
-    return (entry for entry in output.list(prefix) if OWN[folder].fullmatch(entry.key))
+    own = [entry for entry in output.list(prefix) if OWN[folder].fullmatch(entry.key)]
+    return iter(sorted(own, key=lambda entry: entry.key))
 
 
 def write_parquet(store: Store, key: str, table: pa.Table) -> None:
@@ -278,7 +283,7 @@ class Manifest:
     num_inputs: int
     num_bytes: int
     digest: str
-    """Of all ids in order: equal digests are equal inputs."""
+    """Of all ids in order, and of a list's own: equal digests are equal inputs."""
 
     def page(self, number: int) -> pa.Table:
         return pq.read_table(io.BytesIO(self._bytes(number)))
@@ -314,7 +319,8 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
     digest, stop, entries = hashlib.sha256(), 0, iter(inputs)
     while page := list(islice(entries, PAGE_ROWS)):
         ids = [input_id(entry.key, entry.version) for entry in page]
-        fields = [[getattr(entry, name) for entry in page] for name in ("key", "bytes", "version")]
+        names = ("key", "bytes", "version", "list_id")
+        fields = [[getattr(entry, name) for entry in page] for name in names]
         with space_told(tempfile.gettempdir()):
             written = manifest.spool.write(_parquet(pa.table([ids, *fields], INPUT)))
             manifest.spool.flush()
@@ -323,6 +329,8 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         manifest.num_inputs += len(page)
         manifest.num_bytes += sum(fields[1])
         digest.update(b"".join(ids))
+        if any(fields[3]):  # they go into the rows
+            digest.update(json.dumps(fields[3]).encode())
     manifest.digest = digest.hexdigest()
     return manifest
 
@@ -594,7 +602,10 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
         place = parts.find(_ids(page))
         num_open += int((place < 0).sum())
         current.append(_path_hashes(page["path"].to_pylist()))
+        list_ids = page["list_id"].filter(pa.array(place >= 0))
         for table in _rows_at(output, parts, place[place >= 0]):
+            own, list_ids = list_ids.slice(0, len(table)), list_ids.slice(len(table))
+            table = table.set_column(table.schema.get_field_index("id"), ROW.field("id"), own)
             totals.add(table)
             results.add(table)
     keys = results.close()

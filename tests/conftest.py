@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 from PIL import Image
-from processes import Bucket, s3_server
+from processes import Bucket, moto_server, s3_server
 
 from segpipe import runtime, startup
 from segpipe.data import synthetic
@@ -108,6 +108,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """A real S3 server on loopback, told to this process and all that it starts."""
     with s3_server(tmp_path_factory.mktemp("s3")) as bucket:
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def moto(s3: Bucket) -> Iterator[str]:
+    """The endpoint of another kind of server; keys are those of `s3`."""
+    with moto_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
