@@ -1,7 +1,7 @@
 """S3 servers as there are others: before a real one stands a proxy that answers as they do.
 
-    with Proxy(s3.endpoint, edit=without_etags) as proxy: ...
-    with Proxy(s3.endpoint, edit=Unordered(s3.endpoint, seed=1)) as proxy: ...
+with Proxy(s3.endpoint, edit=without_etags) as proxy: ...
+with Proxy(s3.endpoint, edit=Unordered(s3.endpoint, seed=1)) as proxy: ...
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import boto3
 from proxy import Answer
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 PAGE = 5  # objects in a page of an unordered listing
 
@@ -62,8 +67,11 @@ class Unordered:
         return Answer(200, [("Content-Type", "application/xml")], body, str(len(body)))
 
     def _listed(self, bucket: str, prefix: str) -> list[str]:
-        client = boto3.client("s3", endpoint_url=self.target)
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = (
+            _client(self.target)
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=bucket, Prefix=prefix)
+        )
         items = [item for page in pages for item in page.get("Contents", [])]
         items += [item for item in items if item["Key"] == self.again]
         items.sort(key=lambda item: item["Key"])
@@ -74,6 +82,11 @@ class Unordered:
             f"<ETag>{escape(item['ETag']) if self.etags else ''}</ETag></Contents>"
             for item in items
         ]
+
+
+@cache
+def _client(endpoint: str) -> S3Client:
+    return boto3.client("s3", endpoint_url=endpoint)
 
 
 def is_listing(method: str, path: str) -> bool:
