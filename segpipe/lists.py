@@ -13,7 +13,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 
@@ -95,10 +95,9 @@ class ListedFiles:
     def _entry(self, named: Named) -> Entry:
         key, list_id = named
         store, name = self._place(key)
-        try:
+        found = None
+        with _of_one(), suppress(UserError):  # reading it will tell
             found = store.head(name)
-        except (UserError, PermissionError):  # reading it will tell
-            found = None
         # What is not there is an input all the same: it ends as a rejection.
         entry = Entry(key, found.bytes, found.version) if found else Entry(key, 0, "")
         return replace(entry, list_id=list_id)
@@ -119,7 +118,7 @@ class ListedFiles:
             first: Rows = next(self._rows(), [])
             for path, _ in first[:1]:  # its store, before all others are asked for
                 store, name = self._place(self._key(path))
-                with suppress(PermissionError):  # of this one: a row will tell
+                with _of_one():  # a row will tell
                     store.with_patience(PREFLIGHT_S).head(name)
         except UserError as error:
             raise UserError(f"--input {error}") from error
@@ -140,6 +139,16 @@ class ListedFiles:
                 for path, list_id in zip(names, ids, strict=True)
                 if path
             ]
+
+
+@contextmanager
+def _of_one() -> Iterator[None]:
+    """Errors of one object go by; StoreDown does not."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreDown):
+            raise
 
 
 def open_list(uri: str, patience_s: float, anonymous: bool, column: str) -> ListedFiles:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rados
 import ray
 from PIL import Image
 from processes import Bucket, moto_server, s3_server
@@ -114,6 +115,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 def moto(s3: Bucket) -> Iterator[str]:
     """The endpoint of another kind of server; keys are those of `s3`."""
     with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def radosgw(s3: Bucket) -> Iterator[str]:
+    """The endpoint of Ceph's gateway, where it is installed."""
+    if not rados.is_installed():
+        pytest.skip(f"one of {', '.join(rados.PROGRAMS)} is not installed")
+    keys = s3.env["AWS_ACCESS_KEY_ID"], s3.env["AWS_SECRET_ACCESS_KEY"]
+    with rados.radosgw_server(*keys) as endpoint:
         yield endpoint
 
 

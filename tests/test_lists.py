@@ -13,6 +13,7 @@ from verbs import ONE, rows_of, run
 from segpipe import archive
 from segpipe.errors import UserError
 from segpipe.inputs import Inputs, open_source
+from segpipe.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store
 
 
@@ -154,3 +155,18 @@ def test_the_last_line_tells_what_was_skipped_and_rows_have_ids(
     }
     assert run(*words, "--checkpoint", "segnet-lite") == 0
     assert f"all 1 inputs are done, {told}" in capfd.readouterr().out
+
+
+def test_a_name_that_a_server_refuses_is_an_input_of_its_own(s3, tmp_path):
+    """rclone answers 400 for //; the others are listed, and a run tells of this one by its name."""
+    store = open_store(f"{s3.uri}/{tmp_path.name}")
+    store.put("a/b.jpg", b"x")
+    names = [f"{store.uri()}//a.jpg", f"{store.uri()}/a/b.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *names]))
+    source = open_source(str(tmp_path / "list.csv"), 1.0)
+    source.check_readable()
+    first, second = Inputs(source)
+    assert (first.bytes, second.bytes) == (0, 1)
+    told = _fetch(source, first)
+    assert isinstance(told, OpenInput)
+    assert f"{store.uri()}//a.jpg: the store refuses the request" in told.reason

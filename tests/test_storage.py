@@ -30,7 +30,10 @@ from segpipe.storage.local import LocalStore
 STRANGE = ["plain.jpg", "with space.jpg", "ä/ö ü.jpg", "a#b?c%20d&e+f.jpg", ".dot/x", "k.png/x"]
 
 
-@pytest.fixture(params=["local", "s3", "moto", "without etags", "unordered"])
+RADOSGW = pytest.param("radosgw", marks=pytest.mark.cluster)
+
+
+@pytest.fixture(params=["local", "s3", "moto", "without etags", "unordered", RADOSGW])
 def store(request, tmp_path):
     if request.param == "local":
         yield open_store(str(tmp_path / "store"))
@@ -38,8 +41,8 @@ def store(request, tmp_path):
     s3, place = request.getfixturevalue("s3"), f"s3://bucket/{tmp_path.name}"
     with ExitStack() as stack:
         endpoint = s3.endpoint
-        if request.param == "moto":
-            endpoint = request.getfixturevalue("moto")
+        if request.param in ("moto", "radosgw"):
+            endpoint = request.getfixturevalue(request.param)
         elif request.param == "without etags":
             endpoint = stack.enter_context(Proxy(s3.endpoint, edit=without_etags)).endpoint
         elif request.param == "unordered":
