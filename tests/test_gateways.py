@@ -56,17 +56,21 @@ def test_without_etags_size_and_second_of_the_last_change_are_the_version(proxy,
     wait_until(again, "second")
 
 
-def test_an_etag_that_only_some_answers_tell_is_no_change(proxy, tmp_path):
-    """Listings with and without, requests without and with."""
-    store = open_store(f"s3://bucket/{tmp_path.name}")
-    store.put("x", b"one")
-    for in_listings in (True, False):
-        proxy.edit = lambda method, path, answer, told=in_listings: (
-            answer if is_listing(method, path) == told else without_etags(method, path, answer)
-        )
-        [entry] = store.list()
-        assert is_timed(entry.version) == (not in_listings)
-        assert store.get("x", entry.version) == b"one"
+def test_an_etag_that_only_some_answers_tell_is_no_change(moto, monkeypatch, tmp_path):
+    """Listings with and without, requests without and with; moto honours If-Match."""
+    with Proxy(moto) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = open_store(f"s3://bucket/{tmp_path.name}")
+        store.put("x", b"one")
+        for in_listings in (True, False):
+            proxy.edit = lambda method, path, answer, told=in_listings: (
+                answer if is_listing(method, path) == told else without_etags(method, path, answer)
+            )
+            [entry] = store.list()
+            assert is_timed(entry.version) == (not in_listings)
+            proxy.requests.clear()
+            assert store.get("x", entry.version) == b"one"
+            assert len(proxy.requests) == 1 + in_listings  # then only a listing tells
 
 
 @pytest.mark.cluster

@@ -119,8 +119,12 @@ def test_a_column_without_a_list_is_refused(tmp_path, capsys):
 # ---- ids in the rows
 
 
-def test_ids_go_into_the_rows_of_parts_that_had_none_and_of_another_list(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_ids_go_into_the_rows_of_parts_that_had_none_and_of_another_list(
+    tmp_path, monkeypatch, at_once
+):
     """Of the list at hand: parts are of any release and any list before."""
+    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", at_once)
     output = open_store(str(tmp_path / "out"))
     old = pa.schema([field for field in archive.ROW if field.name != "id"])
     done = [{"path": name, "version": "v", "status": "ok"} for name in "abc"]
