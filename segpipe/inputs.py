@@ -202,6 +202,15 @@ class Inputs:
         ends = (found.end() for found in re.finditer("/", key))
         return "" in self.outputs or any(key[:end] in self.outputs for end in ends)
 
+    def notes(self) -> list[str]:
+        """What is worth a line, though nothing is wrong, when all are listed."""
+        if not self.num_timed:
+            return []
+        return [
+            f"{self.source.uri()}: the store keeps no etags, an object counts as changed when its "
+            "size or the second of its last change differs"
+        ]
+
     def nothing(self, name: str) -> UserError:
         """The error for a listing without a photograph; `name` is that of --input."""
         globs = [
@@ -220,7 +229,7 @@ class Inputs:
             )
         others = self.skipped.total()
         told = f"{others} other file{'s' * (others != 1)}"
-        told += f": {kinds(self.skipped)}" if others else ""
+        told += f": {_kinds(self.skipped)}" if others else ""
         wanted = " ".join(sorted(EXTENSIONS))
         return UserError(
             f"--input {name}: no photographs there ({told}), wanted {wanted}, "
@@ -232,8 +241,14 @@ class Inputs:
         return included and not any(fnmatchcase(key, glob) for glob in self.exclude)
 
 
-def kinds(skipped: Mapping[str, int]) -> str:
-    """The commonest kinds of skipped files, as "3 .txt, 1 of the operating system"."""
+def skipped_words(skipped: Mapping[str, int]) -> str:
+    """ "3 files skipped (2 .txt, 1 of the operating system), ", or nothing."""
+    number = sum(skipped.values())
+    return f"{number} file{'s' * (number != 1)} skipped ({_kinds(skipped)}), " if number else ""
+
+
+def _kinds(skipped: Mapping[str, int]) -> str:
+    """The commonest kinds."""
     common = Counter(skipped).most_common()
     told = [f"{number} {kind}" for kind, number in common[:TOLD]]
     if more := sum(number for _, number in common[TOLD:]):

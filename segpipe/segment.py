@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,7 +33,7 @@ from segpipe.flags import (
     check_choices,
     check_globs,
 )
-from segpipe.inputs import Inputs, inside, kinds, open_source, refuse_pictures
+from segpipe.inputs import Inputs, inside, open_source, refuse_pictures, skipped_words
 from segpipe.lease import Lease
 from segpipe.lists import COLUMN, LISTS, split_column
 from segpipe.models import checkpoint, engine
@@ -171,17 +171,18 @@ def segment(config: SegmentConfig) -> int:
             listing_s = time.monotonic() - listing
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
-            notes = _notes(run, inputs)
+            for note in inputs.notes():
+                print(f"segment: note: {note}", file=sys.stderr)
             summary = archive.read_summary(run.output)
             missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):
-                left_out = _skipped_words(inputs.skipped)
+                left_out = skipped_words(inputs.skipped)
                 told = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
                 print(f"segment: {told} stands")
                 return _exit_code(config, summary)
             summary = _complete(run, manifest, held, listing_s, missing)
             summary["skipped"] = dict(inputs.skipped.most_common())
-            summary["notes"] = notes
+            summary["notes"] = inputs.notes()
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
@@ -243,19 +244,6 @@ def _inputs(run: Run, held: Lease) -> Inputs:
     )
 
 
-def _notes(run: Run, inputs: Inputs) -> list[str]:
-    """What is worth a line, though nothing is wrong; printed here, once."""
-    notes = []
-    if inputs.num_timed:
-        notes.append(
-            f"{run.config.input}: the store keeps no etags, an object counts as changed when its "
-            "size or the second of its last change differs"
-        )
-    for note in notes:
-        print(f"segment: note: {note}", file=sys.stderr)
-    return notes
-
-
 def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
     before = archive.read_settings(run.output, "--input", "--checkpoint")
@@ -310,7 +298,7 @@ def _find_missing(run: Run, manifest: Manifest) -> archive.Ids:
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
     left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
-    left += _skipped_words(summary["skipped"])
+    left += skipped_words(summary["skipped"])
     course = f"{summary['seconds']:.0f} s"
     if rate := summary["images_per_second"]:
         course += f", {rate:.1f} images/s ({summary['engine']['name']}), "
@@ -323,12 +311,6 @@ def _closing_line(summary: dict[str, Any], output: Store) -> str:
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
         f"see {output.uri(archive.REPORT)}"
     )
-
-
-def _skipped_words(skipped: Mapping[str, int]) -> str:
-    """ "3 files skipped (2 .txt, 1 of the operating system), ", or nothing."""
-    number = sum(skipped.values())
-    return f"{number} file{'s' * (number != 1)} skipped ({kinds(skipped)}), " if number else ""
 
 
 @contextmanager
