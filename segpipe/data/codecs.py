@@ -393,25 +393,15 @@ def _eight_bits(values: npt.NDArray[Any]) -> Image8:
     return np.rint(values if high <= 255 else values / np.float32(257)).astype(np.uint8)
 
 
-# ---- drawings and masks
+# ---- masks
 
 
-def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
-    """An encoded black and white drawing, whatever its palette -> [H, W] bool, True where light.
+def turned_by_pillow(picture: ImageFile.ImageFile) -> int:
+    """The EXIF orientation by which Pillow turns a picture that is not decoded yet: a TIFF's.
 
-    It lies on the pixels that its file stores, as a photograph does. Raises RejectedImage where all
-    is dark but not all black, as where vessels are drawn as 1.
+    1 for all others, whose pixels come as their file stores them.
     """
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        turned = _orientation(picture) if picture.format == "TIFF" else 1  # Pillow turns by it
-        grey = picture.convert("L")
-    levels = np.asarray(grey.transpose(TURNED_BACK[turned]) if turned in TURNED_BACK else grey)
-    if 0 < levels.max() <= WHITE // 2:
-        raise RejectedImage(
-            Fault.INVALID_PIXEL_VALUES,
-            f"its lightest pixel is {levels.max()}, wanted {WHITE} of a drawing",
-        )
-    return levels > WHITE // 2
+    return _orientation(picture) if picture.format == "TIFF" else 1
 
 
 def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
