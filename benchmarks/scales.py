@@ -18,7 +18,7 @@ from pathlib import Path
 from common import ROOT, facts, write
 from matplotlib.figure import Figure
 
-from segpipe.inputs import ASKED_AT_ONCE
+from segpipe.lists import ASKED_AT_ONCE
 from segpipe.models import checkpoint
 from segpipe.plan import PlanConfig, duration, gib, prices, setting_of
 from segpipe.planning import costs

@@ -64,12 +64,14 @@ FETCHES = 16  # parts that are read at once
 TURNS = 32  # groups for each worker where inputs are few: at the end it waits for one group at most
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
+
 INPUT = pa.schema(
     [
         ("id", pa.binary(16)),
         ("path", pa.string()),
         ("bytes", pa.int64()),
         ("version", pa.string()),
+        ("list_id", pa.string()),
     ]
 )
 INDEX = schema_of(["path", "version", "status", "finished"])
@@ -126,9 +128,12 @@ def _hashed(part: str) -> str:
 
 
 def list_own(output: Store, folder: str) -> Iterator[Entry]:
-    """Files of one of these folders that segpipe wrote, known by their names, in their order."""
+    """Files of one of these folders that segpipe wrote, known by their names, in order of them,
+    whatever that of the listing. All are listed when this returns.
+    """
     prefix = f"{folder}part-" if folder == RESULTS else folder  # spares folders of others
-    return (entry for entry in output.list(prefix) if OWN[folder].fullmatch(entry.key))
+    own = [entry for entry in output.list(prefix) if OWN[folder].fullmatch(entry.key)]
+    return iter(sorted(own, key=lambda entry: entry.key))
 
 
 def write_parquet(store: Store, key: str, table: pa.Table) -> None:
@@ -235,7 +240,7 @@ class Manifest:
     num_inputs: int
     num_bytes: int
     digest: str
-    """Of all ids in order: equal digests are equal inputs."""
+    """Of all ids in order, and of a list's own: equal digests are equal inputs."""
 
     def page(self, number: int) -> pa.Table:
         return pq.read_table(io.BytesIO(self._bytes(number)))
@@ -271,7 +276,8 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
     digest, stop, entries = hashlib.sha256(), 0, iter(inputs)
     while page := list(islice(entries, PAGE_ROWS)):
         ids = [input_id(entry.key, entry.version) for entry in page]
-        fields = [[getattr(entry, name) for entry in page] for name in ("key", "bytes", "version")]
+        names = ("key", "bytes", "version", "list_id")
+        fields = [[getattr(entry, name) for entry in page] for name in names]
         with space_told(tempfile.gettempdir()):
             written = manifest.spool.write(_parquet(pa.table([ids, *fields], INPUT)))
             manifest.spool.flush()
@@ -280,6 +286,8 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         manifest.num_inputs += len(page)
         manifest.num_bytes += sum(fields[1])
         digest.update(b"".join(ids))
+        if any(fields[3]):  # they go into the rows
+            digest.update(json.dumps(fields[3]).encode())
     manifest.digest = digest.hexdigest()
     return manifest
 
@@ -563,7 +571,10 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
         place = parts.find(_ids(page))
         num_open += int((place < 0).sum())
         current.append(_path_hashes(page["path"].to_pylist()))
+        list_ids = page["list_id"].filter(pa.array(place >= 0))
         for table in _rows_at(output, parts, place[place >= 0]):
+            own, list_ids = list_ids.slice(0, len(table)), list_ids.slice(len(table))
+            table = table.set_column(table.schema.get_field_index("id"), ROW.field("id"), own)
             totals.add(table)
             results.add(table)
     keys = results.close()

@@ -2,56 +2,77 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from multiprocessing.pool import ThreadPool
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from segpipe.data.codecs import EXTENSIONS
-from segpipe.errors import StoreDown, UserError
-from segpipe.storage import (
-    PREFLIGHT_S,
-    Entry,
-    Source,
-    Store,
-    check_there,
-    local_path,
-    open_store,
-    read_uri,
+from segpipe.errors import UserError
+from segpipe.lists import COLUMN, LISTS, ListedFiles, open_list
+from segpipe.spool import in_order
+from segpipe.storage import PREFLIGHT_S, Entry, Source, Store, check_there, is_timed, open_store
+from segpipe.storage.local import LocalStore
+
+LISTED = 1000  # files between two words on how far a listing is: a page of S3
+
+# kinds of files that are skipped, beside suffixes
+BY_GLOB = "by --include or --exclude"
+OF_OUTPUT = "of segpipe's outputs"
+OF_SYSTEM = "of the operating system"
+OTHERS = "of other kinds"
+LISTED_AGAIN = "listed again under the same name"
+NAMED = (BY_GLOB, OF_OUTPUT, OF_SYSTEM, LISTED_AGAIN)
+KINDS = 30  # suffixes that are counted each; more are other kinds
+TOLD = 5  # kinds that a line tells
+SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # others may be parts of names, and of any length
+DIGITS = re.compile(r"\.[0-9]+")  # the end of a DICOM UID, or of a numbered file: no suffix
+
+OWN = "_segpipe/"
+SETTINGS = f"{OWN}settings.json"  # makes a folder an output
+PICTURES = ("masks", "probabilities")  # folders of an output that hold pictures
+SYSTEM_FILES = frozenset(  # in lower case; AppleDouble files begin with ._
+    (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir")
+)
+SYSTEM_FOLDERS = frozenset(
+    (
+        "__macosx",
+        ".spotlight-v100",
+        ".trashes",
+        ".fseventsd",
+        "$recycle.bin",
+        "system volume information",
+        "@eadir",  # thumbnails of a Synology disk
+    )
 )
 
-LISTS = (".csv", ".parquet")
-COLUMN = "path"  # of a list
-ASKED_AT_ONCE = 16  # files of a list whose size and version are asked for at the same time
-LIST_ROWS = 4096
-LISTED = 1000  # files between two words on how far a listing is: a page of S3
-BY_GLOB = "by --include or --exclude"
 
-
-def open_source(uri: str, patience_s: float, anonymous: bool = False) -> Source:
-    """Where the photographs of --input lie; `anonymous` reads a public bucket unsigned.
+def open_source(
+    uri: str, patience_s: float, anonymous: bool = False, column: str = COLUMN
+) -> Source:
+    """Where the photographs of --input lie; `anonymous` reads a public bucket unsigned, `column`
+    names the files of a list.
 
     Raises UserError where there is nothing.
     """
     if uri.lower().endswith(LISTS):
-        place = uri if uri.startswith("s3://") else local_path(uri)
-        return ListedFiles(place, patience_s, anonymous)
+        return open_list(uri, patience_s, anonymous, column)
     store = open_store(uri, patience_s, anonymous)
     if not store.exists():
         folder, _, name = store.uri().rpartition("/")
         if folder != "s3:/" and name:
             above = open_store(folder or "/", patience_s, anonymous)
-            if above.with_patience(PREFLIGHT_S).head(name) is not None:
+            found = above.with_patience(PREFLIGHT_S).head(name)
+            if found is not None and not found.bytes and store.uri().startswith("s3://"):
+                raise UserError(
+                    f"--input {store.uri()}: is an empty object, as folders are marked with: some "
+                    "servers hide what lies below one, delete it or check the path"
+                )
+            if found is not None:
                 return OneFile(above, name)
         check_there(store, "--input")
     return store
@@ -82,157 +103,113 @@ class OneFile:
         return self.folder.answers(key)
 
 
-@dataclass(frozen=True)
-class ListedFiles:
-    """The files that the column `path` of a CSV or Parquet file names.
-
-    Keys are `bucket/key` or absolute paths; relative paths start at the list's own place.
-    """
-
-    list_uri: str
-    patience_s: float
-    anonymous: bool = False
-
-    def uri(self, key: str = "") -> str:
-        if not key:
-            return self.list_uri
-        return key if key.startswith("/") else f"s3://{key}"
-
-    def _place(self, key: str) -> tuple[Store, str]:
-        if key.startswith("/"):
-            return open_store("/", self.patience_s), key[1:]
-        bucket, _, name = key.partition("/")
-        return open_store(f"s3://{bucket}", self.patience_s, self.anonymous), name
-
-    def get(self, key: str, version: str | None = None) -> bytes:
-        store, name = self._place(key)
-        return store.get(name, version or None)
-
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """The listed files that start with `prefix`, each once, in the list's order."""
-        seen: set[bytes] = set()
-        local: set[bool] = set()
-        # Its threads do not keep a process that is stopped, as an executor's do, while a store
-        # that does not answer is waited for.
-        with ThreadPool(ASKED_AT_ONCE) as pool:
-            for paths in _read_list(self.list_uri, self.anonymous):
-                keys = dict.fromkeys(self._key(path) for path in paths)
-                new = {_digest(k): k for k in keys if k.startswith(prefix)}
-                fresh = [key for digest, key in new.items() if digest not in seen]
-                seen.update(new)
-                local.update(key.startswith("/") for key in fresh)
-                if len(local) > 1:  # their masks could get one name
-                    raise UserError(f"{self.list_uri}: local paths beside s3://, use two lists")
-                yield from pool.imap(self._entry, fresh)
-
-    def _entry(self, key: str) -> Entry:
-        store, name = self._place(key)
-        try:
-            found = store.head(name)
-        except (UserError, PermissionError):  # reading it will tell
-            found = None
-        # What is not there is an input all the same: it ends as a rejection.
-        return Entry(key, found.bytes, found.version) if found else Entry(key, 0, "")
-
-    def _key(self, path: str) -> str:
-        if path.startswith("s3://"):
-            if not path.removeprefix("s3://").partition("/")[0]:
-                raise UserError(f"{self.list_uri}: {path}: no bucket named, use s3://bucket/key")
-            return path.removeprefix("s3://")
-        if "://" in path:
-            raise UserError(f"{self.list_uri}: {path}: use local paths or s3://bucket/key")
-        if not path.startswith("/") and self.list_uri.startswith("s3://"):
-            return f"{posixpath.dirname(self.list_uri).removeprefix('s3://')}/{path}"
-        return os.path.normpath(os.path.join(os.path.dirname(self.list_uri), path))
-
-    def check_readable(self) -> None:
-        try:
-            first = next(_read_list(self.list_uri, self.anonymous), [])
-            for key in map(self._key, first[:1]):  # its store, before all others are asked for
-                store, name = self._place(key)
-                with suppress(PermissionError):  # of this one: a row will tell
-                    store.with_patience(PREFLIGHT_S).head(name)
-        except UserError as error:
-            raise UserError(f"--input {error}") from error
-        except StoreDown as error:
-            raise UserError(
-                f"--input {error} (is the store up, and is AWS_ENDPOINT_URL right?)"
-            ) from error
-
-    def answers(self, key: str = "") -> bool:
-        return self._place(key)[0].answers()
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
-
-
-def _read_list(uri: str, anonymous: bool) -> Iterator[list[str]]:
-    """The paths of a list in batches; the file itself is held, some 100 bytes a row."""
-    data = io.BytesIO(read_uri(uri, anonymous))
-    try:
-        for batch in _batches(data, uri):
-            column = batch.column(batch.schema.get_field_index(COLUMN))
-            yield [path for path in column.cast(pa.string()).to_pylist() if path]
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(
-            f"{uri}: cannot be read as a list ({first}), save it anew as CSV or Parquet"
-        ) from error
-
-
-def _batches(data: io.BytesIO, uri: str) -> Iterator[pa.RecordBatch]:
-    if uri.lower().endswith(".parquet"):
-        file = pq.ParquetFile(data)
-        _check_column(uri, file.schema_arrow.names)
-        yield from file.iter_batches(LIST_ROWS, columns=[COLUMN])
-        return
-    convert = pyarrow.csv.ConvertOptions(column_types={COLUMN: pa.string()})
-    with pyarrow.csv.open_csv(data, convert_options=convert) as reader:
-        _check_column(uri, reader.schema.names)
-        yield from reader
-
-
-def _check_column(uri: str, names: list[str]) -> None:
-    if COLUMN not in names:
-        raise UserError(
-            f"{uri}: has no column {COLUMN!r}, only {', '.join(names) or 'nothing'}, name one so"
-        )
-
-
 @dataclass
 class Inputs:
-    """The photographs of a source; other files are counted by their extension."""
+    """The photographs of a source, in order of their keys, or of the list.
+
+    Other files are counted by kind. A folder that holds `_segpipe/settings.json` is an output:
+    nothing in it is a photograph.
+    """
 
     source: Source
     inside: str | None = None
-    """Keys below this prefix are an output inside the input, and are left out."""
+    """Keys below this prefix are this run's own output inside the input, and are left out."""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     limit: int | None = None
     skipped: Counter[str] = field(default_factory=Counter)
     on_listed: Callable[[int], None] | None = None
     """Called now and then while the source is listed, with the number of files seen."""
+    outputs: set[str] = field(default_factory=set)
+    """Prefixes of the outputs that were found in the input, "" for the input itself."""
+    num_timed: int = 0
+    """Photographs whose store keeps no etags."""
 
     def __iter__(self) -> Iterator[Entry]:
         self.skipped.clear()
-        taken = 0
-        any_suffix = isinstance(self.source, OneFile)
+        self.outputs.clear()
+        self.num_timed = 0
+        # What the user named comes in an order of his own, and each once.
+        for entry in self._taken() if self._named() else self._each_once():
+            self.num_timed += is_timed(entry.version)
+            yield entry
+        if isinstance(self.source, ListedFiles):
+            self.skipped.update(self.source.skipped)
+
+    def _each_once(self) -> Iterator[Entry]:
+        """In order of their keys, whatever the store's own."""
+        listed = in_order(self._taken())
+        if self.limit is not None and self.outputs:  # found after what was taken of them, perhaps
+            self.skipped.clear()
+            listed = in_order(self._taken())
+        before = None
+        for entry in listed:
+            if entry.key == before:
+                self._skip(LISTED_AGAIN)
+            elif self._of_output(entry.key):  # known by a file that was listed after this one
+                self._skip(OF_OUTPUT)
+            else:
+                yield entry
+            before = entry.key
+
+    def _named(self) -> bool:
+        """Whether the user has named each file."""
+        return isinstance(self.source, OneFile | ListedFiles)
+
+    def _taken(self) -> Iterator[Entry]:
+        """What is a photograph as far as is known when it is listed."""
+        taken, last, ordered = 0, "", True
         for number, entry in enumerate(self.source.list(), start=1):
             if self.on_listed is not None and number % LISTED == 0:
                 self.on_listed(number)
+            ordered, last = ordered and last < entry.key, entry.key
+            if not self._named() and f"/{entry.key}".endswith(f"/{SETTINGS}"):
+                self.outputs.add(entry.key.removesuffix(SETTINGS))
             if self.inside is not None and entry.key.startswith(self.inside):
                 continue
-            extension = posixpath.splitext(entry.key)[1].lower()
-            if extension and extension not in EXTENSIONS and not any_suffix:
-                self.skipped[extension] += 1
-            elif not self._wanted(entry.key):
-                self.skipped[BY_GLOB] += 1
-            elif taken == self.limit:
-                return
-            else:
+            if kind := self._kind(entry.key):
+                self._skip(kind)
+            elif taken != self.limit:
                 taken += 1
                 yield entry
+            elif ordered or self._named():
+                return
+            # else one of those that were taken may yet turn out to be of an output
+
+    def _kind(self, key: str) -> str | None:
+        """Why this is no photograph; None where it may be one."""
+        if not self._named():
+            *folders, name = key.lower().split("/")
+            if self._of_output(key) or OWN.rstrip("/") in folders:
+                return OF_OUTPUT
+            if name.startswith("._") or name in SYSTEM_FILES or SYSTEM_FOLDERS & set(folders):
+                return OF_SYSTEM
+            suffix = posixpath.splitext(name)[1]
+            if suffix and suffix not in EXTENSIONS and not DIGITS.fullmatch(suffix):
+                return suffix
+        return None if self._wanted(key) else BY_GLOB
+
+    def _skip(self, kind: str) -> None:
+        named = kind in NAMED or kind in self.skipped
+        if not named and (len(self.skipped) >= KINDS or not SUFFIX.fullmatch(kind)):
+            kind = OTHERS
+        self.skipped[kind] += 1
+
+    def _of_output(self, key: str) -> bool:
+        """Whether this lies in an output that was listed until now."""
+        if not self.outputs:
+            return False
+        ends = (found.end() for found in re.finditer("/", key))
+        return "" in self.outputs or any(key[:end] in self.outputs for end in ends)
+
+    def notes(self) -> list[str]:
+        """What is worth a line, though nothing is wrong, when all are listed."""
+        if not self.num_timed:
+            return []
+        return [
+            f"{self.source.uri()}: the store keeps no etags, an object counts as changed when its "
+            "size or the second of its last change differs"
+        ]
 
     def nothing(self, name: str) -> UserError:
         """The error for a listing without a photograph; `name` is that of --input."""
@@ -245,9 +222,14 @@ class Inputs:
             many = f"{left_out} photograph{'s' * (left_out > 1)}"
             matches = "none matches" if self.include else "none is left by"
             return UserError(f"--input {name}: {many}, {matches} {' and '.join(globs)}, change it")
+        if "" in self.outputs:
+            return UserError(
+                f"--input {name}: is an output of segpipe (it holds {SETTINGS}), of which nothing "
+                "is a photograph, name the folder of the photographs"
+            )
         others = self.skipped.total()
-        kinds = ", ".join(f"{number} {kind}" for kind, number in self.skipped.most_common(5))
-        told = f"{others} other file{'s' * (others != 1)}" + (f": {kinds}" if others else "")
+        told = f"{others} other file{'s' * (others != 1)}"
+        told += f": {_kinds(self.skipped)}" if others else ""
         wanted = " ".join(sorted(EXTENSIONS))
         return UserError(
             f"--input {name}: no photographs there ({told}), wanted {wanted}, "
@@ -259,14 +241,65 @@ class Inputs:
         return included and not any(fnmatchcase(key, glob) for glob in self.exclude)
 
 
+def skipped_words(skipped: Mapping[str, int]) -> str:
+    """ "3 files skipped (2 .txt, 1 of the operating system), ", or nothing."""
+    number = sum(skipped.values())
+    return f"{number} file{'s' * (number != 1)} skipped ({_kinds(skipped)}), " if number else ""
+
+
+def _kinds(skipped: Mapping[str, int]) -> str:
+    """The commonest kinds."""
+    common = Counter(skipped).most_common()
+    told = [f"{number} {kind}" for kind, number in common[:TOLD]]
+    if more := sum(number for _, number in common[TOLD:]):
+        told.append(f"{more} more")
+    return ", ".join(told)
+
+
 def filed_as(source: Source, key: str) -> str:
     """The name that an input's mask goes by: its key, of a listed local file without the root."""
     return key.removeprefix("/") if isinstance(source, ListedFiles) else key
 
 
+# ---- an output inside the input, or the other way round
+
+
 def inside(source: Source, output: Store) -> str | None:
-    """The prefix of the output's keys where it lies inside the input."""
-    root, target = source.uri().rstrip("/") + "/", output.uri().rstrip("/") + "/"
-    if root == target:
+    """The prefix of the output's keys where it lies inside the input.
+
+    Folders are compared by what they are, not by their names: links lead to one folder by many.
+    Raises UserError where they are the same.
+    """
+    if isinstance(source, LocalStore) and isinstance(output, LocalStore):
+        below = source.key_of(output.root)
+    else:
+        root, target = _plain(source.uri()), _plain(output.uri())
+        below = target[len(root) :] if target.startswith(root) else None
+    if below == "":
         raise UserError(f"--output {output.uri()}: is the input itself, choose another folder")
-    return target[len(root) :] if target.startswith(root) else None
+    return below and f"{below.rstrip('/')}/"
+
+
+def _plain(uri: str) -> str:
+    """With single slashes, as some servers see it, and one at the end."""
+    kind, _, path = uri.rpartition("://")
+    return f"{kind}://{re.sub('/+', '/', path).rstrip('/')}/"
+
+
+def refuse_pictures(source: Source, anonymous: bool = False) -> None:
+    """Raise UserError where the input is a folder of masks, or of scores, that segpipe wrote.
+
+    One request for each folder of such a name in its path. What a list names is taken.
+    """
+    if isinstance(source, ListedFiles):
+        return
+    uri = source.uri() if source.uri().startswith("s3://") else os.path.realpath(source.uri())
+    found = False
+    for folder in re.finditer(rf"(?<=[^:/])/({'|'.join(PICTURES)})(?=/|$)", uri):
+        with suppress(OSError, UserError):  # of another's folder, which may not be read
+            above = open_store(uri[: folder.start()], PREFLIGHT_S, anonymous)
+            found = found or above.head(SETTINGS) is not None
+    if found:
+        raise UserError(
+            f"--input {source.uri()}: holds what segpipe made of photographs, name their folder"
+        )

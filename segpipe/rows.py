@@ -33,6 +33,12 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("path", TEXT, "key relative to `--input`; for lists `bucket/key` or the absolute path"),
+    Column(
+        "id",
+        TEXT,
+        "of a list with a column `id`: its value there, of the first row that names the file; "
+        "else null",
+    ),
     Column("mask_path", TEXT, "key of the mask relative to `--output`; null without a file"),
     Column("bytes", pa.int64(), "size of the input"),
     Column("version", TEXT, "its etag, or on disks size and time of its last change"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,8 +33,9 @@ from segpipe.flags import (
     check_choices,
     check_globs,
 )
-from segpipe.inputs import LISTS, Inputs, inside, open_source
+from segpipe.inputs import Inputs, inside, open_source, refuse_pictures, skipped_words
 from segpipe.lease import Lease
+from segpipe.lists import COLUMN, LISTS, split_column
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import REFERENCE, Engine, Trial
@@ -92,6 +94,9 @@ class SegmentConfig:
     """Take only photographs whose key matches one of these globs (* matches / as well)."""
     exclude: tuple[str, ...] = ()
     """Leave out photographs whose key matches one of these globs."""
+    column: str = COLUMN
+    """Column of a list that names its files, such as image; or a path with it in braces, such as
+    train/{image}.jpeg."""
     anonymous: bool = False
     """Read --input without S3 credentials: a public bucket. May change when resumed."""
     store_patience: float = PATIENCE_S
@@ -126,6 +131,9 @@ class SegmentConfig:
         }
         check_choices(self, choices)
         check_anonymous(self.anonymous, "--input", [self.input], LISTS)
+        split_column(self.column)
+        if self.column != COLUMN and not self.input.lower().endswith(LISTS):
+            raise UserError(f"--column {self.column}: --input is no list, leave it out")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
 
@@ -163,14 +171,18 @@ def segment(config: SegmentConfig) -> int:
             listing_s = time.monotonic() - listing
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
+            for note in inputs.notes():
+                print(f"segment: note: {note}", file=sys.stderr)
             summary = archive.read_summary(run.output)
             missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):
-                told = f"all {manifest.num_inputs} inputs are done, {run.output.uri()} stands"
-                print(f"segment: {told}")
+                left_out = skipped_words(inputs.skipped)
+                told = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
+                print(f"segment: {told} stands")
                 return _exit_code(config, summary)
             summary = _complete(run, manifest, held, listing_s, missing)
-            summary["skipped"] = dict(inputs.skipped)
+            summary["skipped"] = dict(inputs.skipped.most_common())
+            summary["notes"] = inputs.notes()
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
@@ -186,9 +198,10 @@ def segment(config: SegmentConfig) -> int:
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
     runtime.check_device(config.device)
-    source = open_source(config.input, config.store_patience, config.anonymous)
+    source = open_source(config.input, config.store_patience, config.anonymous, config.column)
     output = open_store(config.output, config.store_patience)
     inside(source, output)  # refuses an output that is the input
+    refuse_pictures(source, config.anonymous)
     with named("--input"):
         source.check_readable()
     with named("--output"):
@@ -285,6 +298,7 @@ def _find_missing(run: Run, manifest: Manifest) -> archive.Ids:
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
     left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
+    left += skipped_words(summary["skipped"])
     course = f"{summary['seconds']:.0f} s"
     if rate := summary["images_per_second"]:
         course += f", {rate:.1f} images/s ({summary['engine']['name']}), "

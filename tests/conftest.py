@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rados
 import ray
 from PIL import Image
-from processes import Bucket, s3_server
+from processes import Bucket, moto_server, s3_server
 
 from segpipe import runtime, startup
 from segpipe.data import synthetic
@@ -114,6 +115,23 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """A real S3 server on loopback, told to this process and all that it starts."""
     with s3_server(tmp_path_factory.mktemp("s3")) as bucket:
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def moto(s3: Bucket) -> Iterator[str]:
+    """The endpoint of another kind of server; keys are those of `s3`."""
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def radosgw(s3: Bucket) -> Iterator[str]:
+    """The endpoint of Ceph's gateway, where it is installed."""
+    if not rados.is_installed():
+        pytest.skip(f"one of {', '.join(rados.PROGRAMS)} is not installed")
+    keys = s3.env["AWS_ACCESS_KEY_ID"], s3.env["AWS_SECRET_ACCESS_KEY"]
+    with rados.radosgw_server(*keys) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Real processes for the tests: jobs, their families, a cluster of raylets, and their deaths."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -80,6 +81,23 @@ def s3_server(root: Path, host: str = "127.0.0.1") -> Iterator[Bucket]:
                 yield Bucket("s3://bucket", root / "bucket", endpoint, own)
             finally:
                 server.kill()
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """The endpoint of another real S3 server, in memory and in this process, with a `bucket`."""
+    from moto.server import ThreadedMotoServer  # takes half a second
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+        boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket="bucket")
+        yield endpoint
+    finally:
+        server.stop()
 
 
 @dataclass(frozen=True)

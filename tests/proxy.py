@@ -73,6 +73,8 @@ class Proxy:
     """Called before a request is forwarded."""
     after: Hook | None = None
     """Called when the server has answered and the client has not heard of it."""
+    edit: Callable[[str, str, Answer], Answer] | None = None
+    """What the client gets instead of the server's answer: (method, path with query, answer)."""
     stall_s: float = STALL_S
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     """(method, path with query, status that the client got), on record before it gets it."""
@@ -173,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.before:
             proxy.before(self.command, path, number)
         answer = proxy.forward(self.command, path, self.headers.items(), body)
+        if proxy.edit:
+            answer = proxy.edit(self.command, path, answer)
         if proxy.after:
             proxy.after(self.command, path, number)
         return answer

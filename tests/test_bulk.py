@@ -126,11 +126,12 @@ def test_a_list_is_segmented_under_its_own_names(folder, tmp_path, ray_cluster):
     words = ["segment", *ONE, "--input", tmp_path / "list.csv", "--output", tmp_path / "out"]
     assert run(*words, "--max-rejected", 1) == 0
     rows = by_path(tmp_path / "out")
-    assert set(rows) == {f"{folder}/a.png", f"{folder}/missing.png"}
-    assert rows[f"{folder}/missing.png"]["error"] == "not found"
+    assert set(rows) == {f"{folder}/{name}" for name in ("a.png", "missing.png", "notes.txt")}
+    for name in ("missing.png", "notes.txt"):  # a list's names are taken, whatever their suffix
+        assert rows[f"{folder}/{name}"]["error"] == "not found"
     assert rows[f"{folder}/a.png"]["mask_path"] == f"masks{folder}/a.png.png"
     assert (tmp_path / "out" / f"masks{folder}/a.png.png").exists()
-    assert summary_of(tmp_path / "out")["skipped"] == {".txt": 1}
+    assert summary_of(tmp_path / "out")["skipped"] == {"named again in the list": 1}
 
 
 def test_one_photograph_in_many_forms_gets_one_mask(photograph, tmp_path, ray_cluster):

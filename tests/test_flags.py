@@ -82,6 +82,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "max_rejected": ["1.01", *AMOUNT],
         "max_megapixels": SIZE,
         "retry_rejected": SWITCH,
+        "column": ["", " ", "{}", "image"],  # image: --input is no list
         "repair": SWITCH,
         "anonymous": UNSIGNED,
         "include": ["", " "],

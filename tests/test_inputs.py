@@ -12,7 +12,7 @@ import pytest
 from processes import running, wait_until
 from proxy import Proxy
 
-from segpipe import archive, inputs
+from segpipe import archive, inputs, lists
 from segpipe.errors import UserError
 from segpipe.inputs import Inputs, filed_as, inside, open_source
 from segpipe.storage import open_store
@@ -132,7 +132,7 @@ def test_a_listed_file_that_changed_has_another_version(source, tmp_path):
     ],
 )
 def test_a_list_that_cannot_be_meant_is_told(tmp_path, monkeypatch, content, reason):
-    monkeypatch.setattr(inputs.ListedFiles, "_entry", lambda *_: None)
+    monkeypatch.setattr(lists.ListedFiles, "_entry", lambda *_: None)
     (tmp_path / "list.csv").write_text(content)
     with pytest.raises(UserError, match=reason):
         list(open_source(str(tmp_path / "list.csv"), 1.0).list())
@@ -231,10 +231,139 @@ def test_a_stopped_run_does_not_wait_for_a_store_that_went_deaf_while_it_was_lis
 
 
 def test_the_store_of_a_list_is_asked_before_it_is_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "PREFLIGHT_S", 0.5)
+    monkeypatch.setattr(lists, "PREFLIGHT_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     (tmp_path / "list.csv").write_text("path\ns3://bucket/1.jpg\n")
     with pytest.raises(UserError, match=r"--input s3://bucket/1\.jpg: .*AWS_ENDPOINT_URL"):
         open_source(str(tmp_path / "list.csv"), 600.0).check_readable()
+
+
+# ---- what is no photograph
+
+
+def test_suffixes_of_digits_are_none_and_content_decides(tmp_path):
+    """Names of a PACS export, and of numbered scans."""
+    store = open_store(str(tmp_path))
+    names = ["1.2.826.0.1.3680043.8.498.10000177", "IM.0001", "scan.001", "x.dcm", "y.7z", "z.h5"]
+    for name in names:
+        store.put(name, b"x")
+    found = Inputs(store)
+    assert keys(found) == sorted(names[:4])
+    assert found.skipped == {".7z": 1, ".h5": 1}
+
+
+SYSTEM = ["._a.jpg", "sub/._c.tif", ".DS_Store", "sub/Thumbs.db", "desktop.ini", "DICOMDIR"]
+SYSTEM += ["__MACOSX/a.jpg", "__MACOSX/sub/._a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg"]
+
+
+def test_files_that_systems_leave_are_skipped_and_counted(source):
+    for name in SYSTEM:
+        source.put(name, b"\0\5\26\7x")
+    found = Inputs(source)
+    assert keys(found) == ["B.PNG", "a.jpg", "noextension", "sub/c.tif"]
+    assert found.skipped == {".txt": 1, ".csv": 1, "of the operating system": len(SYSTEM)}
+
+
+def test_a_list_is_taken_as_it_is(source, tmp_path):
+    """Whatever the suffix, and wherever a file lies; --exclude alone leaves some out."""
+    names = ["notes.txt", *SYSTEM, "o/masks/a.jpg.png", "sub/table.csv"]
+    for name in [*names, "o/_segpipe/settings.json"]:
+        source.put(name, b"x")
+    listed = write_list(tmp_path, [f"in/{name}" for name in [*names, "in/notes.txt"]], "csv")
+    assert keys(Inputs(listed)) == [f"{tmp_path}/in/{name}" for name in [*names, "in/notes.txt"]]
+    found = Inputs(listed, exclude=("*.csv",))
+    assert len(keys(found)) == len(names)
+    assert found.skipped == {"by --include or --exclude": 1}
+
+
+def test_kinds_of_skipped_files_are_bounded_in_number_and_length(tmp_path):
+    """Suffixes may be parts of names: they are neither kept nor told without end."""
+    store = open_store(str(tmp_path))
+    for number in range(60):
+        store.put(f"x.k{number}", b"x")
+    store.put("Dr. Anna Muster 1970", b"x")
+    store.put(f"x.{'y' * 100}", b"x")
+    found = Inputs(store)
+    assert keys(found) == []
+    assert len(found.skipped) <= inputs.KINDS + 1
+    assert found.skipped.total() == 62
+    assert max(map(len, found.skipped)) < 30
+    assert not any("muster" in kind for kind in found.skipped)
+    told = str(found.nothing("folder"))
+    assert "62 other files: 33 of other kinds, 1 .k0, 1 .k1" in told
+    assert "25 more)" in told
+
+
+# ---- an output and an input under two names
+
+
+def fill_output(store) -> None:
+    for name in ("_segpipe/settings.json", "_segpipe/tmp/tmpabcdefgh", "masks/a.jpg.png", "Z.jpg"):
+        store.put(name, b"{}")
+
+
+def test_an_output_in_an_input_that_is_named_by_a_link_is_left_out(source, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(source.uri())
+    (tmp_path / "far").symlink_to(tmp_path / "in" / "sub")
+    output = open_store(str(tmp_path / "far" / "out"))
+    for place in (source.uri(), str(link)):
+        assert inside(open_store(place), output) == "sub/out/"
+    assert inside(open_store(str(tmp_path / "far")), open_store(f"{link}/sub/ö/x")) == "ö/x/"
+    assert inside(source, open_store(str(tmp_path / "in-2"))) is None
+    assert inside(source, open_store(str(tmp_path / "no" / "in"))) is None
+    for place, other in ((link, source.uri()), (source.uri(), link)):
+        with pytest.raises(UserError, match=f"--output {other}: is the input itself"):
+            inside(open_store(str(place)), open_store(str(other)))
+
+
+@pytest.mark.parametrize("where", ["in/sub/out", "in/out", "elsewhere/out"])
+def test_a_second_run_takes_what_the_first_one_took(source, tmp_path, where):
+    """Also of an output that lies elsewhere, and to which a link leads from within the input."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / "to").symlink_to(tmp_path / where.rpartition("/")[0])
+    output = open_store(str(tmp_path / where))
+    output.put("_segpipe/lease.json", b"{}")  # as the first run finds it
+    first = keys(Inputs(source, inside(source, output)))
+    assert {"B.PNG", "a.jpg", "noextension", "sub/c.tif"} <= set(first)
+    fill_output(output)
+    assert keys(Inputs(source, inside(source, output))) == first
+
+
+def test_nothing_in_an_output_is_a_photograph_and_it_is_counted(source):
+    """Not what was listed before the file that tells, either."""
+    for place in ("trial", "deep/er/trial"):
+        fill_output(open_store(f"{source.uri()}/{place}"))
+    found = Inputs(source)
+    assert keys(found) == ["B.PNG", "a.jpg", "noextension", "sub/c.tif"]
+    assert found.skipped["of segpipe's outputs"] == 8
+    assert found.outputs == {"trial/", "deep/er/trial/"}
+    assert keys(Inputs(source, limit=3)) == ["B.PNG", "a.jpg", "noextension"]
+
+
+def test_an_input_that_is_an_output_is_refused_by_name(source, tmp_path):
+    fill_output(source)
+    found = Inputs(source)
+    assert keys(found) == []
+    told = str(found.nothing(source.uri()))
+    assert told.startswith(f"--input {source.uri()}: is an output of segpipe")
+    assert "masks.png" not in told
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_masks_that_segpipe_wrote_are_refused_as_an_input(s3, tmp_path, place):
+    """Those of another program are photographs like all others."""
+    root = f"{s3.uri}/{tmp_path.name}" if place == "s3" else str(tmp_path / "archive")
+    fill_output(open_store(f"{root}/out"))
+    open_store(f"{root}/out").put("masks/sub/b.jpg.png", b"x")
+    open_store(root).put("masks/a.jpg", b"x")
+    for name in ("out/masks", "out/masks/sub", "out/masks/a.jpg.png"):
+        with pytest.raises(UserError, match=f"--input {root}/{name}: holds what segpipe made"):
+            inputs.refuse_pictures(open_source(f"{root}/{name}", 1.0))
+    inputs.refuse_pictures(open_source(f"{root}/masks", 1.0))
+    if place == "local":
+        (tmp_path / "link").symlink_to(f"{root}/out/masks")
+        with pytest.raises(UserError, match="holds what segpipe made"):
+            inputs.refuse_pictures(open_source(str(tmp_path / "link"), 1.0))

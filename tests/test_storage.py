@@ -14,24 +14,47 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from gateways import Unordered, without_etags
 from proxy import Proxy
 
 from segpipe.errors import ChangedObject, StoreDown, UserError, os_error_text
-from segpipe.storage import open_store, preflight, read_uri
+from segpipe.storage import Store, open_store, preflight, read_uri
 from segpipe.storage import s3 as s3_module
+from segpipe.storage.local import LocalStore
 
 STRANGE = ["plain.jpg", "with space.jpg", "ä/ö ü.jpg", "a#b?c%20d&e+f.jpg", ".dot/x", "k.png/x"]
 
 
-@pytest.fixture(params=["local", "s3"])
+RADOSGW = pytest.param("radosgw", marks=pytest.mark.cluster)
+
+
+@pytest.fixture(params=["local", "s3", "moto", "without etags", "unordered", RADOSGW])
 def store(request, tmp_path):
     if request.param == "local":
-        return open_store(str(tmp_path / "store"))
-    return open_store(f"{request.getfixturevalue('s3').uri}/{tmp_path.name}")
+        yield open_store(str(tmp_path / "store"))
+        return
+    s3, place = request.getfixturevalue("s3"), f"s3://bucket/{tmp_path.name}"
+    with ExitStack() as stack:
+        endpoint = s3.endpoint
+        if request.param in ("moto", "radosgw"):
+            endpoint = request.getfixturevalue(request.param)
+        elif request.param == "without etags":
+            endpoint = stack.enter_context(Proxy(s3.endpoint, edit=without_etags)).endpoint
+        elif request.param == "unordered":
+            unordered = Unordered(s3.endpoint, seed=0)
+            endpoint = stack.enter_context(Proxy(s3.endpoint, edit=unordered)).endpoint
+        request.getfixturevalue("monkeypatch").setenv("AWS_ENDPOINT_URL", endpoint)
+        yield open_store(place)
+
+
+def listed(store: Store, prefix: str = "") -> list[str]:
+    """Keys, which may come in any order."""
+    return sorted(entry.key for entry in store.list(prefix))
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
@@ -53,12 +76,12 @@ def test_what_was_put_is_listed_and_read_and_deleted(store, key):
     store.delete(key)  # again is no error
 
 
-def test_a_listing_comes_in_order_and_by_prefix(store):
-    keys = ["a.jpg", "a/b.jpg", "a/c/d.jpg", "a0.jpg", "b/x.jpg"]
+def test_a_listing_is_whole_and_by_prefix(store):
+    keys = ["a.jpg", "a/b.jpg", "a/c/d.jpg", "a0.jpg", "b/x.jpg", *(f"d/{n}" for n in range(9))]
     for key in reversed(keys):
         store.put(key, b"x")
-    assert [entry.key for entry in store.list()] == sorted(keys)
-    assert [entry.key for entry in store.list("a/")] == ["a/b.jpg", "a/c/d.jpg"]
+    assert listed(store) == sorted(keys)
+    assert listed(store, "a/") == ["a/b.jpg", "a/c/d.jpg"]
 
 
 def test_a_changed_object_has_another_version(store):
@@ -155,7 +178,7 @@ def test_a_uri_of_an_unknown_kind_is_told(uri):
         open_store(uri)
 
 
-def test_keys_of_any_letters_come_in_the_order_of_sorted_keys(store):
+def test_keys_of_any_letters_are_listed_of_a_folder_in_the_order_of_sorted_keys(store):
     """Also names before and after the slash in order, of which folders are made."""
     keys = [
         f"{a}{b}"
@@ -165,10 +188,12 @@ def test_keys_of_any_letters_come_in_the_order_of_sorted_keys(store):
     keys = sorted({key for key in keys if not any(k.startswith(f"{key}/") for k in keys)})
     for key in reversed(keys):
         store.put(key, key.encode())
-    assert [entry.key for entry in store.list()] == keys
+    assert listed(store) == keys
+    if isinstance(store, LocalStore):
+        assert [entry.key for entry in store.list()] == keys
     assert all(store.get(key) == key.encode() for key in keys)
     for prefix in ("x", "x/", "x-", "x-y/", "日", "none", "x.y1"):
-        assert [e.key for e in store.list(prefix)] == [k for k in keys if k.startswith(prefix)]
+        assert listed(store, prefix) == [k for k in keys if k.startswith(prefix)]
 
 
 def test_a_stores_neighbour_whose_name_goes_on_is_not_its_own(s3, tmp_path):

@@ -284,8 +284,8 @@ def _of_training(experiment: Experiment, workers: int) -> dict[str, Any]:
 def _steps(store: Store) -> np.ndarray:
     """[steps, 3]: seconds of waiting for data and of the step, and since 1970 at its end."""
     rows: list[dict[str, str]] = []
-    for entry in store.list(records.STEPS.partition("{")[0]):
-        rows += csv.DictReader(io.StringIO(store.get(entry.key).decode()))
+    for key in sorted(entry.key for entry in store.list(records.STEPS.partition("{")[0])):
+        rows += csv.DictReader(io.StringIO(store.get(key).decode()))
     return np.array([[float(row[name]) for name in ("wait_s", "step_s", "ended")] for row in rows])
 
 

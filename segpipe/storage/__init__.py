@@ -13,7 +13,7 @@ from typing import Any
 
 from segpipe.errors import NotNow, StoreDown, UserError, os_error_text
 from segpipe.flags import flag
-from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store
+from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store, is_timed
 from segpipe.storage.local import LocalStore, space_told
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Store",
     "check_places",
     "check_there",
+    "is_timed",
     "local_path",
     "named",
     "open_store",

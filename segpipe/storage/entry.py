@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 PATIENCE_S = 600.0  # seconds for which a store that does not answer is tried again
 PREFLIGHT_S = 8.0  # seconds of patience before anything was begun; four requests end within 30 s
+TIMED = re.compile(r"bytes=[0-9]+,modified=\S+")
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,22 @@ class Entry:
     key: str
     bytes: int
     version: str
+    list_id: str | None = None
+    """Of a file that a list names: its value in the list's column `id`."""
+
+
+def timed_version(bytes: int, modified: datetime | None) -> str:
+    """The version of an object whose store keeps no etags: size and second of its last change.
+
+    Headers tell seconds, listings fractions of them.
+    """
+    moment = f"{modified.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if modified else "unknown"
+    return f"bytes={bytes},modified={moment}"
+
+
+def is_timed(version: str) -> bool:
+    """Whether a version is no etag, but one of `timed_version`."""
+    return TIMED.fullmatch(version) is not None
 
 
 class Source(Protocol):
@@ -32,7 +51,10 @@ class Source(Protocol):
         """
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """All objects whose key starts with `prefix`, in order of their keys, page by page."""
+        """All objects whose key starts with `prefix`, page by page, in the store's own order.
+
+        Folders, and most stores, list in order of their keys; some stores do not.
+        """
 
     def check_readable(self) -> None:
         """Raise UserError within seconds for what the user must change."""

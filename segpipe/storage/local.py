@@ -39,6 +39,23 @@ class LocalStore:
         path = os.path.join(self.root, key)
         return path if "\\x" not in key or os.path.exists(path) else _raw(path)
 
+    def key_of(self, path: str) -> str | None:
+        """The key of what lies in this folder, "" for the folder itself; None for anything else.
+
+        Folders are compared by device and inode: links, and mounts of this folder, are other names
+        of it. A mount of a folder in this one is not seen through.
+        """
+        for at in (os.path.abspath(path), os.path.realpath(path)):
+            names: list[str] = []
+            name = "."
+            while name:
+                with suppress(OSError):  # what is not there yet
+                    if os.path.samefile(at, self.root):
+                        return "/".join(map(_key_of, reversed(names)))
+                at, name = os.path.split(at)
+                names.append(name)
+        return None
+
     def exists(self) -> bool:
         try:
             return S_ISDIR(os.stat(self.root).st_mode)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -31,7 +30,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from urllib3.exceptions import HTTPError
 
 from segpipe.errors import ChangedObject, NotNow, StoreDown, UserError, os_error_text
-from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry
+from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, is_timed, timed_version
 from segpipe.storage.s3_errors import ACCESS, Finding, Kind, look_up
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ T = TypeVar("T")
 LONGEST_PAUSE_S = 10.0  # seconds between two tries
 CONNECT_S, READ_S = 5.0, 60.0  # seconds until a connection, or until some bytes of an answer
 CONNECTIONS = 16
+MARKER_S = 2.0  # seconds of patience for a look why an output cannot be written
 PROBE = "_segpipe/probe"  # written and deleted to learn whether an output can be written
 
 
@@ -80,24 +80,25 @@ class S3Store:
             )
         except FileNotFoundError:
             return None
-        return Entry(key, found["ContentLength"], found["ETag"].strip('"'))
+        return Entry(key, found["ContentLength"], _versions(found["ContentLength"], found)[0])
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        same = {} if version is None else {"IfMatch": f'"{version}"'}
+        same = {} if version is None or is_timed(version) else {"IfMatch": f'"{version}"'}
 
-        def fetch(s3: S3Client) -> tuple[bytes, str]:
+        def fetch(s3: S3Client) -> tuple[bytes, list[str]]:
             found = s3.get_object(Bucket=self.bucket, Key=self._key(key), **same)  # type: ignore[arg-type]
-            return found["Body"].read(), found["ETag"].strip('"')
+            data = found["Body"].read()
+            return data, _versions(len(data), found)
 
-        data, etag = self._ask(key, fetch)
+        data, versions = self._ask(key, fetch)
         # Stores that take no notice of If-Match are believed when they list another version now.
-        if version not in (None, etag) and version not in (e.version for e in self._named(key)):
+        if version not in (None, *versions) and version != self._listed_version(key):
             raise ChangedObject(f"{self.uri(key)}: changed since it was listed")
         return data
 
-    def _named(self, key: str) -> Iterator[Entry]:
-        """The object of exactly this key as a listing shows it; keys below it come later."""
-        return (entry for entry in islice(self.list(key), 1) if entry.key == key)
+    def _listed_version(self, key: str) -> str | None:
+        """Of the object of exactly this key, as a listing shows it among those that begin so."""
+        return next((entry.version for entry in self.list(key) if entry.key == key), None)
 
     def put(self, key: str, data: bytes, durable: bool = True) -> None:
         self._ask(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=self._key(key), Body=data))
@@ -130,6 +131,7 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         token: dict[str, str] = {}
+        start = self._key("")
         while True:
             page = self._ask(
                 prefix,
@@ -138,12 +140,19 @@ class S3Store:
                 ),
             )
             for item in page.get("Contents", []):
-                key = item["Key"][len(self._key("")) :]
+                if not item["Key"].startswith(start):  # its first letters would be cut off
+                    raise UserError(
+                        f"{self.uri()}: the store lists {item['Key']} there, as it takes // for /; "
+                        "give the path without //"
+                    )
+                key = item["Key"][len(start) :]
                 if key and not key.endswith("/"):
-                    yield Entry(key, item["Size"], item["ETag"].strip('"'))
+                    yield Entry(key, item["Size"], _versions(item["Size"], item)[0])
             if not page.get("IsTruncated"):
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            before, token = token, {"ContinuationToken": page.get("NextContinuationToken", "")}
+            if token in (before, {"ContinuationToken": ""}):
+                raise OSError(f"{self.uri(prefix)}: the store's listing does not go on, nor end")
 
     def check_readable(self) -> None:
         with _told(self):
@@ -164,8 +173,32 @@ class S3Store:
     def check_writable(self) -> None:
         hurried = self.with_patience(PREFLIGHT_S)
         with _told(self):
-            hurried.put(PROBE, b"")
+            try:
+                hurried.put(PROBE, b"")
+            except OSError as error:
+                self._tell_marker(error)
+                raise
             hurried.delete(PROBE)
+
+    def _tell_marker(self, error: OSError) -> None:
+        """Raise UserError where an empty object has the name of this prefix, or of one above.
+
+        Such objects mark folders. Servers that keep objects as files can hold nothing below one.
+        """
+        parts = self.prefix.split("/") if self.prefix else []
+        for number in range(1, len(parts) + 1):
+            name = "/".join(parts[:number])
+            marker = replace(self, prefix="", patience_s=MARKER_S)
+            with suppress(OSError, UserError):
+                found = marker.head(name)
+                if found is not None and not found.bytes:
+                    break
+        else:
+            return
+        raise UserError(
+            f"{self.uri()}: cannot write there, the empty object {marker.uri(name)} is in the way, "
+            "delete it or choose another --output"
+        ) from error
 
     def answers(self, key: str = "") -> bool:
         try:
@@ -241,6 +274,15 @@ class S3Store:
                 return NotNow(f"{self.uri(key)}: {told}")
             case Kind.ONE:
                 return OSError(f"{self.uri(key)}: {told}")
+
+
+def _versions(bytes: int, answer: Mapping[str, Any]) -> list[str]:
+    """What an object's version may be called by this answer, or item of a listing: by its etag, and
+    by size and time. Some stores keep no etag, others tell it in some of their answers.
+    """
+    etag = (answer.get("ETag") or "").strip('"')
+    timed = timed_version(bytes, answer.get("LastModified"))
+    return [etag, timed] if etag else [timed]
 
 
 @contextmanager

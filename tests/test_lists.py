@@ -1,0 +1,176 @@
+"""Lists as clinics and data sets have them: other columns, encodings, names.
+
+Run: pytest tests/test_lists.py
+"""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from verbs import ONE, rows_of, run
+
+from segpipe import archive
+from segpipe.errors import UserError
+from segpipe.inputs import Inputs, open_source
+from segpipe.stages import OpenInput, _fetch
+from segpipe.storage import Entry, open_store
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function: a list of this text, or table, in this encoding -> what it names, with ids."""
+    for name in ("a.jpg", "b.jpg", "ä.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+
+    def found(content: str | pa.Table, encoding: str = "utf-8", column: str = "path") -> list:
+        if isinstance(content, pa.Table):
+            place = tmp_path / "list.parquet"
+            pq.write_table(content, place)
+        else:
+            place = tmp_path / "list.csv"
+            place.write_bytes(content.encode(encoding))
+        entries = Inputs(open_source(str(place), 1.0, column=column))
+        return [
+            (entry.key.removeprefix(f"{tmp_path}/"), entry.list_id, entry.bytes)
+            for entry in entries
+        ]
+
+    return found
+
+
+def test_other_columns_are_neither_guessed_at_nor_converted(write, monkeypatch):
+    """Numbers for more than a block, then a word: as ages, grades and dates are in exports."""
+    rows = "".join(f"{'ab'[n % 2]}.jpg,{n % 90},2020-01-01\n" for n in range(60_000))
+    assert len(rows) > 1 << 20
+    found = write(f"path,age,date\n{rows}ä.jpg,unknown,\n")
+    assert found == [("a.jpg", None, 5), ("b.jpg", None, 5), ("ä.jpg", None, 6)]
+
+
+def test_a_note_may_have_lines_wherever_a_block_ends(write):
+    note = "first line\nsecond line\n" * 8
+    rows = "".join(f'{"ab"[n % 2]}.jpg,"{note}"\n' for n in range(8_000))
+    assert [key for key, *_ in write(f"path,note\n{rows}")] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_text_is_read_in_what_programs_save_it_in(write, encoding, ends):
+    assert write(ends.join(["path,größe", "ä.jpg,1", ""]), encoding) == [("ä.jpg", None, 6)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp437"])
+def test_text_in_anything_else_is_refused_in_a_line_that_names_the_list(write, tmp_path, encoding):
+    with pytest.raises(UserError) as told:
+        write("path,größe\nä.jpg,1\n", encoding)
+    assert str(told.value).startswith(f"{tmp_path}/list.csv: is neither UTF-8 nor UTF-16")
+    assert "save it anew as CSV in UTF-8" in str(told.value)
+
+
+def test_another_column_in_another_encoding_does_not_matter(write):
+    assert write("path,größe\na.jpg,größer\n", "latin-1") == [("a.jpg", None, 5)]
+
+
+def test_a_cut_off_utf_16_is_refused_in_a_line(tmp_path):
+    (tmp_path / "list.csv").write_bytes("path\na.jpg".encode("utf-16")[:-1])
+    with pytest.raises(UserError, match="is neither UTF-8"):
+        open_source(str(tmp_path / "list.csv"), 1.0).check_readable()
+
+
+def test_ids_are_text_and_the_first_row_of_a_file_counts(write):
+    assert write("id,path\n007,a.jpg\n8,b.jpg\n9,a.jpg\n,ä.jpg\n") == [
+        ("a.jpg", "007", 5),
+        ("b.jpg", "8", 5),
+        ("ä.jpg", "", 6),
+    ]
+    table = pa.table({"path": ["b.jpg", "a.jpg"], "id": [12, None], "age": [1.5, 2.5]})
+    assert write(table) == [("b.jpg", "12", 5), ("a.jpg", None, 5)]
+
+
+def test_rows_that_name_a_file_again_are_counted(tmp_path):
+    (tmp_path / "list.csv").write_text("path\na.jpg\n./a.jpg\nb.jpg\na.jpg\n\n")
+    found = Inputs(open_source(str(tmp_path / "list.csv"), 1.0))
+    assert len(list(found)) == len(list(found)) == 2
+    assert found.skipped == {"named again in the list": 2}
+
+
+def test_a_column_of_another_name_and_a_path_around_it(write):
+    """EyePACS has `image` and no suffix, APTOS `id_code`."""
+    assert write("image,level\na.jpg,0\n", column="image") == [("a.jpg", None, 5)]
+    assert write("id_code\nb\n", column="./{id_code}.jpg") == [("b.jpg", None, 5)]
+    assert write("id\na.jpg\n", column="id") == [("a.jpg", "a.jpg", 5)]
+    with pytest.raises(UserError, match="has no column 'image', only path, id: name one so"):
+        write("path,id\na.jpg,1\n", column="{image}.jpg")
+
+
+@pytest.mark.parametrize("column", ["", " ", "{}", "a{b", "{a}{b}", "{{a}}"])
+def test_a_column_that_cannot_be_meant_is_refused(tmp_path, column, capsys):
+    words = ["--input", tmp_path / "l.csv", "--output", tmp_path / "out", "--column", column]
+    assert run("segment", *words) == 2
+    assert "--column" in capsys.readouterr().err
+
+
+def test_a_column_without_a_list_is_refused(tmp_path, capsys):
+    words = ["--input", tmp_path, "--output", tmp_path / "out", "--column", "image"]
+    assert run("segment", *words) == 2
+    assert "--column image: --input is no list" in capsys.readouterr().err
+
+
+# ---- ids in the rows
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_ids_go_into_the_rows_of_parts_that_had_none_and_of_another_list(
+    tmp_path, monkeypatch, at_once
+):
+    """Of the list at hand: parts are of any release and any list before."""
+    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", at_once)
+    output = open_store(str(tmp_path / "out"))
+    old = pa.schema([field for field in archive.ROW if field.name != "id"])
+    done = [{"path": name, "version": "v", "status": "ok"} for name in "abc"]
+    part = pa.Table.from_pylist(done, schema=old)
+    archive.write_parquet(output, f"{archive.PARTS}{0:032x}.parquet", part)
+    digests = []
+    for ids in ([None, None, None], ["1", None, "3"], ["4", "5", "6"]):
+        listed = [Entry(n, 1, "v", one) for n, one in zip("abc", ids, strict=True)]
+        manifest = archive.list_inputs([*listed[:1], Entry("open", 1, "v", "x"), *listed[1:]])
+        digests.append(manifest.digest)
+        summary = archive.compact(output, manifest)
+        table = archive.read_parquet(output, summary["results"][0])
+        assert table.schema.names == archive.ROW.names
+        assert table["id"].to_pylist() == ids
+        assert table["path"].to_pylist() == list("abc")
+    assert len(set(digests)) == 3  # else a finished run would keep the ids that it has
+
+
+def test_the_last_line_tells_what_was_skipped_and_rows_have_ids(
+    photographs, tmp_path, ray_cluster, capfd
+):
+    names = [path.name for path in sorted(photographs.iterdir())]
+    text = f"id,path,age\n7,{photographs}/{names[0]},60\n8,{photographs}/{names[0]},x\n"
+    (tmp_path / "list.csv").write_text(text, encoding="utf-16")
+    words = ["segment", "--input", tmp_path / "list.csv", "--output", tmp_path / "out", *ONE]
+    assert run(*words, "--checkpoint", "segnet-lite") == 0
+    told = "1 file skipped (1 named again in the list), "
+    assert f"1 masks, 0 rejected, {told}" in capfd.readouterr().out
+    assert [(row["id"], row["status"]) for row in rows_of(tmp_path / "out")] == [("7", "ok")]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["skipped"] == {
+        "named again in the list": 1
+    }
+    assert run(*words, "--checkpoint", "segnet-lite") == 0
+    assert f"all 1 inputs are done, {told}" in capfd.readouterr().out
+
+
+def test_a_name_that_a_server_refuses_is_an_input_of_its_own(s3, tmp_path):
+    """rclone answers 400 for //; the others are listed, and a run tells of this one by its name."""
+    store = open_store(f"{s3.uri}/{tmp_path.name}")
+    store.put("a/b.jpg", b"x")
+    names = [f"{store.uri()}//a.jpg", f"{store.uri()}/a/b.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *names]))
+    source = open_source(str(tmp_path / "list.csv"), 1.0)
+    source.check_readable()
+    first, second = Inputs(source)
+    assert (first.bytes, second.bytes) == (0, 1)
+    told = _fetch(source, first)
+    assert isinstance(told, OpenInput)
+    assert f"{store.uri()}//a.jpg: the store refuses the request" in told.reason
