@@ -77,6 +77,11 @@ ROW = pa.schema(
         ("note", pa.string()),  # what to know about the input, such as "first of 3 pages"
         ("height", pa.int32()),  # px, of input and mask
         ("width", pa.int32()),
+        # of a DICOM file that says so, null elsewhere; see segpipe.data.photograph.Acquisition
+        ("laterality", pa.string()),  # R | L | B
+        ("pixel_spacing_mm", pa.float32()),  # in the retina, nominal
+        ("device", pa.string()),  # manufacturer and model
+        ("acquired", pa.string()),  # date and time, ISO 8601
         ("mask_png", pa.binary()),  # the mask's PNG file; null where only files are written
         ("probability_path", pa.string()),  # as mask_path; null without --probabilities
         ("probability_png", pa.binary()),  # as mask_png

@@ -16,13 +16,13 @@ import tifffile
 from PIL import Image, ImageOps, PngImagePlugin
 
 from segpipe.data.codecs import (
-    MAX_PAGES,
     Photograph,
     decode_binary,
     decode_image,
     decode_photograph,
     encode_mask,
 )
+from segpipe.data.tiff import MAX_PAGES
 from segpipe.errors import RejectedImage
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (31, 47, 3), np.uint8)
@@ -182,11 +182,12 @@ def test_a_tiff_is_read_however_it_is_laid_out(values, planes, compression, tile
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["u2", "i2", "i4", "f4"])
-def test_grey_of_any_depth_and_byte_order_keeps_its_range(dtype, byteorder, compression):
-    """0 to 32767, as floats and 32 bit integers have no range of their own."""
+def test_grey_of_any_depth_and_byte_order_fills_the_range(dtype, byteorder, compression):
+    """0 to 32767, which signed numbers of 16 bits have at most."""
     values = (DEEP[..., 0] >> 1).astype(dtype)
     image = decode_image(tiff(values, byteorder=byteorder, compression=compression)).astype(int)
-    np.testing.assert_allclose(image, np.repeat(values[..., None] / 257, 3, axis=2), atol=1)
+    wanted = np.repeat(values[..., None] * (255 / 32767), 3, axis=2)
+    np.testing.assert_allclose(image, wanted, atol=1)
 
 
 def test_a_bigtiff_is_read():

@@ -1,0 +1,136 @@
+"""Samples of any depth -> 8 bits a channel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segpipe.data.photograph import Image8
+from segpipe.errors import Fault, RejectedImage
+
+FULL_RANGE = 65535  # of 16 bits
+FEWEST_BITS = 8  # that a picture uses: what has fewer in a file of 16 is black
+
+
+def used_bits(highest: int, stated: int = 0) -> int:
+    """How many of 16 bits are used by samples of up to `highest`, where a file states `stated`.
+
+    The smallest of 8 and 10 to 16 bits that hold both, as cameras have 10, 12 or 14 and other
+    programs put 8 into 16; 16 where fewer than 8 would do, as that is a picture without light.
+    """
+    bits = max(highest, stated).bit_length()
+    return 10 if bits == 9 else bits if FEWEST_BITS <= bits <= 16 else 16
+
+
+def upper_eight(samples: npt.NDArray[np.uint16], stated: int = 0) -> tuple[Image8, str]:
+    """Samples of 16 bits -> the upper 8 of the bits that are used, and a note where few are.
+
+    `stated` is the maximum that the file states, 0 for none.
+    """
+    bits = used_bits(int(samples.max()), stated)
+    return (samples >> (bits - 8)).astype(np.uint8), few_bits_note(bits)
+
+
+def few_bits_note(bits: int) -> str:
+    """What the results say of 16 bits of which so many are used."""
+    return f"16 bits of which {bits} are used" if bits < 16 else ""
+
+
+def stated_by_png(highest: int, significant: int) -> int:
+    """The maximum that a PNG's sBIT states: nothing, or more than it says, where it is not so.
+
+    The standard has encoders scale samples up to 16 bits, and those that write sBIT do; where none
+    is above what its bits can hold they were left as they came.
+    """
+    if not significant:
+        return 0
+    return 2**significant - 1 if highest < 2**significant else FULL_RANGE
+
+
+def from_numbers(values: npt.NDArray[Any]) -> tuple[Image8, str]:
+    """Floats or 32 bit integers of a range that no file states -> uint8 alike, and a note.
+
+    Floats within 0 to 1 are multiplied by 255; else values within 0 to 255 are taken as they are,
+    and others up to 65535 fill the bits that `used_bits` counts. Raises RejectedImage for others.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise RejectedImage(Fault.INVALID_PIXEL_VALUES, "pixel values that are not numbers")
+    if low < 0 or high > FULL_RANGE:
+        raise RejectedImage(Fault.INVALID_PIXEL_VALUES, f"pixel values outside 0 to {FULL_RANGE}")
+    if values.dtype.kind == "f" and high <= 1:
+        return _scaled(values, 255), ""
+    if high <= 255:
+        return _scaled(values, 1), ""
+    bits = used_bits(math.ceil(high))
+    note = f"pixel values of {bits} bits" if bits < 16 else ""
+    return _scaled(values, 255 / (2**bits - 1)), note
+
+
+def _scaled(values: npt.NDArray[Any], factor: float) -> Image8:
+    """values * factor, rounded, channel by channel, as a photograph of floats takes much memory."""
+    scaled = np.empty(values.shape, np.uint8)
+    for channel in np.ndindex(values.shape[2:]):
+        scaled[..., *channel] = np.rint(values[..., *channel] * np.float32(factor))
+    return scaled
+
+
+def as_colour(channels: npt.NDArray[Any]) -> Image.Image:
+    """[H, W] or [H, W, 1 or 3] in 0 to 255 -> mode RGB, grey repeated."""
+    channels = channels.astype(np.uint8, copy=False)
+    if channels.ndim == 3 and channels.shape[2] == 3:
+        return Image.fromarray(channels)
+    return Image.fromarray(channels.reshape(channels.shape[:2])).convert("RGB")
+
+
+# ---- colours of more than 8 bits, which Pillow does not hold
+
+
+def wide_colours(data: bytes) -> npt.NDArray[Any] | None:
+    """A PNG, TIFF, netpbm or JPEG 2000 -> [H, W, 3] RGB as OpenCV reads it, turned by EXIF in a
+    TIFF alone; None where it cannot. Its size must have been checked.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None or found.ndim != 3 or found.shape[2] not in (3, 4):
+        return None
+    return found[..., 2::-1]
+
+
+def highest_of(picture: Image.Image) -> int:
+    """What the largest of 16 bits may be where Pillow kept the upper 8 of them."""
+    return max(int(high) for _, high in picture.getextrema()) << 8 | 0xFF  # type: ignore[misc]
+
+
+def refined(picture: Image.Image, data: bytes, stated: int = 0) -> tuple[Image.Image, str]:
+    """A picture of mode RGB of which Pillow kept the upper 8 of 16 bits -> those that are used.
+
+    `stated` is the maximum that the file states, 0 for none.
+
+    Read again where these are others, which both decoders must agree on. Raises RejectedImage
+    where they do not: no mask is made of half a picture.
+    """
+    if used_bits(highest_of(picture), stated) == 16:
+        return picture, ""
+    wide = wide_colours(data)
+    if wide is None or not _agree(wide, np.asarray(picture)):
+        raise RejectedImage(
+            Fault.UNSUPPORTED_PIXELS, "colours of 16 bits of which few are used, in a rare layout"
+        )
+    eight, note = upper_eight(wide, stated)
+    return (as_colour(eight), note) if note else (picture, "")
+
+
+def _agree(wide: npt.NDArray[Any], upper: Image8) -> bool:
+    """Whether these samples of 16 bits have those upper 8, up to rounding."""
+    if wide.dtype != np.uint16 or wide.shape != upper.shape:
+        return False
+    channels = range(upper.shape[2])
+    return all(
+        np.abs((wide[..., c] >> 8).astype(np.int16) - upper[..., c]).max() <= 1 for c in channels
+    )
