@@ -12,7 +12,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-import tifffile
+from files import chunk, encoded, smooth, tiff
 from PIL import Image, ImageOps, PngImagePlugin
 
 from segpipe.data.codecs import (
@@ -29,31 +29,6 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (31, 47, 3), np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (31, 47, 3), np.uint16)
 UPPER = (DEEP >> 8).astype(np.uint8)  # of 16 bits the upper 8
 GREY = np.repeat(PIXELS[..., :1], 3, axis=2)
-
-
-def encoded(picture: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(values: np.ndarray, photometric: str = "minisblack", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values, photometric=photometric, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """Of a PNG."""
-    check = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-
-def smooth(height: int = 48, width: int = 64) -> np.ndarray:
-    """A picture [H, W, 3] uint8 that no lossy format changes by much."""
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([3 * columns, 4 * rows, rows + columns], axis=2).astype(np.uint8)
 
 
 def smooth_colours(height: int = 48, width: int = 64) -> Image.Image:
@@ -182,12 +157,11 @@ def test_a_tiff_is_read_however_it_is_laid_out(values, planes, compression, tile
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["u2", "i2", "i4", "f4"])
-def test_grey_of_any_depth_and_byte_order_fills_the_range(dtype, byteorder, compression):
-    """0 to 32767, which signed numbers of 16 bits have at most."""
+def test_grey_of_any_depth_and_byte_order_keeps_its_range(dtype, byteorder, compression):
+    """0 to 32767, as floats and 32 bit integers have no range of their own."""
     values = (DEEP[..., 0] >> 1).astype(dtype)
     image = decode_image(tiff(values, byteorder=byteorder, compression=compression)).astype(int)
-    wanted = np.repeat(values[..., None] * (255 / 32767), 3, axis=2)
-    np.testing.assert_allclose(image, wanted, atol=1)
+    np.testing.assert_allclose(image, np.repeat(values[..., None] / 257, 3, axis=2), atol=1)
 
 
 def test_a_bigtiff_is_read():
@@ -696,7 +670,7 @@ def test_a_complex_tiff_is_named_so():
 
 @pytest.mark.parametrize(
     ("values", "photometric"),
-    [(np.ones((20, 20)), "minisblack"), (np.ones((20, 20, 3), "f4"), "rgb"), (PIXELS, "cielab")],
+    [(np.ones((20, 20)), "minisblack"), (np.ones((20, 20, 3), "f8"), "rgb"), (PIXELS, "cielab")],
 )
 def test_a_tiff_of_rare_pixels_is_named_so(values, photometric):
     wanted = "cannot be decoded: TIFF with pixels of a kind that is not read"

@@ -14,17 +14,38 @@ from segpipe.data.photograph import Image8
 from segpipe.errors import Fault, RejectedImage
 
 FULL_RANGE = 65535  # of 16 bits
-FEWEST_BITS = 8  # that a picture uses: what has fewer in a file of 16 is black
+DEPTHS = (8, 10, 12, 14, 16)  # bits: of cameras' converters, and of the programs behind them
+LEVELS = 32  # that 8 bits shifted up have at least, to be known by the zeros below them
 
 
-def used_bits(highest: int, stated: int = 0) -> int:
-    """How many of 16 bits are used by samples of up to `highest`, where a file states `stated`.
+def used_bits(samples: npt.NDArray[np.uint16], stated: int = 0) -> int:
+    """How many of 16 bits are used by these samples, in a file that states a maximum of `stated`.
 
-    The smallest of 8 and 10 to 16 bits that hold both, as cameras have 10, 12 or 14 and other
-    programs put 8 into 16; 16 where fewer than 8 would do, as that is a picture without light.
+    Those of `stated` where it is one less than a power of two and no sample is above it. Else 8
+    bits that were shifted up, or repeated, as programs make 16 of 8, are known by their lower bits.
+    Else the smallest of DEPTHS that holds the largest sample; what 7 bits hold has no light.
     """
-    bits = max(highest, stated).bit_length()
-    return 10 if bits == 9 else bits if FEWEST_BITS <= bits <= 16 else 16
+    highest = int(samples.max())
+    if stated >= max(highest, 2**8 - 1) and not stated & (stated + 1):
+        return stated.bit_length()
+    zeros = _num_zeros(int(np.bitwise_or.reduce(samples, axis=None)))
+    if 0 < zeros <= 8 and LEVELS <= highest >> zeros <= 255:
+        return 8 + zeros
+    if not (samples % 257).any():  # each of 8 bits twice
+        return 16
+    return bits_of(max(highest, stated))
+
+
+def bits_of(highest: int) -> int:
+    """The smallest of DEPTHS that holds this value, the largest where 7 bits do."""
+    if highest < 2**7:
+        return DEPTHS[-1]
+    return next((bits for bits in DEPTHS if highest < 2**bits), DEPTHS[-1])
+
+
+def _num_zeros(value: int) -> int:
+    """Of the bits below the lowest one that is set; 0 of nothing."""
+    return max(0, (value & -value).bit_length() - 1)
 
 
 def upper_eight(samples: npt.NDArray[np.uint16], stated: int = 0) -> tuple[Image8, str]:
@@ -32,13 +53,9 @@ def upper_eight(samples: npt.NDArray[np.uint16], stated: int = 0) -> tuple[Image
 
     `stated` is the maximum that the file states, 0 for none.
     """
-    bits = used_bits(int(samples.max()), stated)
-    return (samples >> (bits - 8)).astype(np.uint8), few_bits_note(bits)
-
-
-def few_bits_note(bits: int) -> str:
-    """What the results say of 16 bits of which so many are used."""
-    return f"16 bits of which {bits} are used" if bits < 16 else ""
+    bits = used_bits(samples, stated)
+    note = f"16 bits of which {bits} are used" if bits < 16 else ""
+    return (samples >> (bits - 8)).astype(np.uint8), note
 
 
 def stated_by_png(highest: int, significant: int) -> int:
@@ -56,7 +73,7 @@ def from_numbers(values: npt.NDArray[Any]) -> tuple[Image8, str]:
     """Floats or 32 bit integers of a range that no file states -> uint8 alike, and a note.
 
     Floats within 0 to 1 are multiplied by 255; else values within 0 to 255 are taken as they are,
-    and others up to 65535 fill the bits that `used_bits` counts. Raises RejectedImage for others.
+    and others up to 65535 fill the bits that `bits_of` counts. Raises RejectedImage for others.
     """
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -67,7 +84,7 @@ def from_numbers(values: npt.NDArray[Any]) -> tuple[Image8, str]:
         return _scaled(values, 255), ""
     if high <= 255:
         return _scaled(values, 1), ""
-    bits = used_bits(math.ceil(high))
+    bits = bits_of(math.ceil(high))
     note = f"pixel values of {bits} bits" if bits < 16 else ""
     return _scaled(values, 255 / (2**bits - 1)), note
 
@@ -110,20 +127,22 @@ def highest_of(picture: Image.Image) -> int:
 def refined(picture: Image.Image, data: bytes, stated: int = 0) -> tuple[Image.Image, str]:
     """A picture of mode RGB of which Pillow kept the upper 8 of 16 bits -> those that are used.
 
-    `stated` is the maximum that the file states, 0 for none.
-
-    Read again where these are others, which both decoders must agree on. Raises RejectedImage
-    where they do not: no mask is made of half a picture.
+    `stated` is the maximum that the file states, 0 for none. The file is read again where the upper
+    bits may be empty, and both decoders must agree. Raises RejectedImage where few are used and
+    they do not: no mask is made of half a picture.
     """
-    if used_bits(highest_of(picture), stated) == 16:
+    highest = highest_of(picture)
+    if stated == FULL_RANGE or highest >= 2**15:
         return picture, ""
     wide = wide_colours(data)
-    if wide is None or not _agree(wide, np.asarray(picture)):
-        raise RejectedImage(
-            Fault.UNSUPPORTED_PIXELS, "colours of 16 bits of which few are used, in a rare layout"
-        )
-    eight, note = upper_eight(wide, stated)
-    return (as_colour(eight), note) if note else (picture, "")
+    if wide is not None and _agree(wide, np.asarray(picture)):
+        eight, note = upper_eight(wide, stated)
+        return (as_colour(eight), note) if note else (picture, "")
+    if bits_of(max(highest, stated)) == 16:
+        return picture, ""
+    raise RejectedImage(
+        Fault.UNSUPPORTED_PIXELS, "colours of 16 bits of which few are used, in a rare layout"
+    )
 
 
 def _agree(wide: npt.NDArray[Any], upper: Image8) -> bool:

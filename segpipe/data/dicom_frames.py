@@ -97,8 +97,7 @@ def first_frame(dataset: Dataset, syntax: UID, num_frames: int) -> Frame:
 def _header(data: bytes, syntax: UID) -> Header:
     if syntax in JPEG_2000:
         return jpeg_2000_header(data)
-    if syntax not in JPEG_LS:
-        check_scans(data)
+    check_scans(data, is_ls=syntax in JPEG_LS)
     header = jpeg_header(data)
     wanted = next(found for kinds, found in PROCESSES.items() if syntax in kinds)
     if header.process not in wanted:

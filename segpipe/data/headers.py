@@ -13,6 +13,7 @@ from typing import NamedTuple
 from segpipe.errors import Fault, RejectedImage
 
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but for restarts: what ends a scan
+JPEG_LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # there 0xFF is followed by a bit of 0
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7: JPEG-LS (ITU-T T.87)
 MAX_SCANS = 100  # of a JPEG, as libtiff has it: encoders write about 10
 CODESTREAM = b"\xff\x4f\xff\x51"  # how JPEG 2000 begins: start of codestream, then its size
@@ -45,14 +46,16 @@ def jpeg_header(jpeg: bytes) -> Header:
     raise ValueError("no start of frame")
 
 
-def check_scans(jpeg: bytes) -> None:
-    """Walks over a JPEG's scans; ValueError where no end follows, RejectedImage for too many.
+def check_scans(jpeg: bytes, is_ls: bool = False) -> None:
+    """Walks over the scans of a JPEG or JPEG-LS; ValueError where no end follows, RejectedImage for
+    too many.
 
-    Decoders fill up what a download left empty and say nothing; and as a progressive scan of some
-    bytes visits every pixel, a small file of many could take hours.
+    Decoders fill up what a download left empty and say nothing, CharLS after minutes; and as a
+    progressive scan of some bytes visits every pixel, a small file of many could take hours.
     """
     num_scans, place = 0, 2
-    while (marker := JPEG_MARKER.search(jpeg, place)) and marker[0] != b"\xff\xd9":
+    markers = JPEG_LS_MARKER if is_ls else JPEG_MARKER
+    while (marker := markers.search(jpeg, place)) and marker[0] != b"\xff\xd9":
         num_scans += marker[0] == b"\xff\xda"
         place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
     if num_scans > MAX_SCANS:

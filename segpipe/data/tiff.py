@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
@@ -234,13 +234,15 @@ def _fronted(data: bytes, offset: int) -> bytes:
 
 
 def _directory(data: bytes) -> ImageFileDirectory_v2 | None:
-    """The first directory's tags; None where it is damaged, or has no picture."""
+    """The first directory's tags; None where one of them is damaged, or it has no picture."""
     with suppress(Exception):  # as damaged as Pillow will find it
-        header = data[:16] if b"+" in data[2:4] else data[:8]
-        tags = ImageFileDirectory_v2(header)
-        stream = io.BytesIO(data)
-        order: Literal["big", "little"] = "big" if tags.prefix == b"MM" else "little"
-        stream.seek(int.from_bytes(header[len(header) // 2 :], order))
+        order, big = "<>"[data[:1] == b"M"], b"+" in data[2:4]
+        header = data[:16] if big else data[:8]
+        (offset,) = struct.unpack(order + "Q" if big else order + "4xI", header[-8:])
+        (num_entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+        tags, stream = ImageFileDirectory_v2(header), io.BytesIO(data)
+        stream.seek(offset)
         tags.load(stream)
-        return tags if {IMAGEWIDTH, IMAGELENGTH} <= set(tags) else None
+        whole = {IMAGEWIDTH, IMAGELENGTH} <= set(tags) and len(tags) == num_entries
+        return tags if whole else None
     return None
