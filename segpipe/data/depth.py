@@ -109,14 +109,14 @@ def as_colour(channels: npt.NDArray[Any]) -> Image.Image:
 
 
 def wide_colours(data: bytes) -> npt.NDArray[Any] | None:
-    """A PNG, TIFF, netpbm or JPEG 2000 -> [H, W, 3] RGB as OpenCV reads it, turned by EXIF in a
-    TIFF alone; None where it cannot. Its size must have been checked.
+    """A PNG, TIFF or JPEG 2000 -> [H, W, 3] RGB as OpenCV reads it, grey repeated; None where it
+    cannot. A TIFF is turned by EXIF. Its size must have been checked.
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is None or found.ndim != 3 or found.shape[2] not in (3, 4):
+    if found is None or (found.ndim == 3 and found.shape[2] not in (3, 4)):
         return None
-    return found[..., 2::-1]
+    return found[..., 2::-1] if found.ndim == 3 else np.stack([found] * 3, axis=2)
 
 
 def highest_of(picture: Image.Image) -> int:
@@ -135,7 +135,7 @@ def refined(picture: Image.Image, data: bytes, stated: int = 0) -> tuple[Image.I
     if stated == FULL_RANGE or highest >= 2**15:
         return picture, ""
     wide = wide_colours(data)
-    if wide is not None and _agree(wide, np.asarray(picture)):
+    if wide is not None and agree(wide, np.asarray(picture)):
         eight, note = upper_eight(wide, stated)
         return (as_colour(eight), note) if note else (picture, "")
     if bits_of(max(highest, stated)) == 16:
@@ -145,11 +145,16 @@ def refined(picture: Image.Image, data: bytes, stated: int = 0) -> tuple[Image.I
     )
 
 
-def _agree(wide: npt.NDArray[Any], upper: Image8) -> bool:
-    """Whether these samples of 16 bits have those upper 8, up to rounding."""
+def agree(wide: npt.NDArray[Any], upper: Image8, bits: int = 16) -> bool:
+    """Whether these samples of so many bits have those upper 8, up to rounding.
+
+    Pillow 13.0.0 rounds the white of a JPEG 2000 of more than 8 bits up to 256, which is black.
+    """
     if wide.dtype != np.uint16 or wide.shape != upper.shape:
         return False
-    channels = range(upper.shape[2])
-    return all(
-        np.abs((wide[..., c] >> 8).astype(np.int16) - upper[..., c]).max() <= 1 for c in channels
-    )
+    for channel in range(upper.shape[2]):
+        expected = (wide[..., channel] >> (bits - 8)).astype(np.uint8)
+        apart = (upper[..., channel] - expected).view(np.int8)
+        if not -1 <= apart.min() <= apart.max() <= 1:
+            return False
+    return True

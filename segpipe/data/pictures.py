@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from segpipe.data.headers import check_scans, jpeg_2000_header, png_depth, webp_
 from segpipe.data.photograph import Photograph, check_size, joined
 from segpipe.errors import Fault, RejectedImage
 
-RARE_COLOURS = "pixels of a kind that is not read"  # L*a*b*
+RARE_COLOURS = "pixels of a kind that is not read"
+COMMENT = re.compile(rb"#[^\r\n]*")  # of a plain netpbm
 MAX_COMPONENTS = 4  # of JPEG 2000: colours and alpha
 
 
@@ -32,9 +34,9 @@ def read_picture(
         if kind == "JPEG":
             check_scans(data)
             reduction = _reduce_jpeg(picture, enough)
-        deep = _is_deep(data, kind, (width, height))
+        bits = _depth(data, kind, (width, height))
         # in this order: PNG may have EXIF behind its pixels, and to count a GIF's frames drops them
-        pixels, depth_note = _pixels(picture, data, deep)
+        pixels, depth_note = _pixels(picture, data, bits)
         orientation, note = orientation_of(picture), _note(picture, kind)
     return Photograph(pixels, orientation, joined(note, depth_note), (height, width), reduction)
 
@@ -97,34 +99,58 @@ def _note(picture: ImageFile.ImageFile, kind: str) -> str:
 # ---- pixels
 
 
-def _is_deep(data: bytes, kind: str, size: tuple[int, int]) -> bool:
-    """Whether samples have 16 bits, of which not all may be used."""
-    if kind == "JPEG2000":
-        header = jpeg_2000_header(data)
-        if header[:2] != size:
-            raise ValueError(f"{header[:2]} pixels in a file of {size}")
-        if header.components > MAX_COMPONENTS:
-            raise ValueError(f"{header.components} components")
-        return header.bits == 16  # fewer are all used
-    return kind == "PNG" and png_depth(data)[0] == 16
+def _depth(data: bytes, kind: str, size: tuple[int, int]) -> int:
+    """Bits of a PNG's or JPEG 2000's samples; of others 8 are enough to say."""
+    if kind == "PNG":
+        return png_depth(data)[0]
+    if kind != "JPEG2000":
+        return 8
+    header = jpeg_2000_header(data)
+    if header[:2] != size:
+        raise ValueError(f"{header[:2]} pixels in a file of {size}")
+    if header.components > MAX_COMPONENTS:
+        raise ValueError(f"{header.components} components")
+    return header.bits
 
 
-def _pixels(picture: ImageFile.ImageFile, data: bytes, deep: bool) -> tuple[Image.Image, str]:
-    """-> mode RGB, and a note."""
+def _pixels(picture: ImageFile.ImageFile, data: bytes, bits: int) -> tuple[Image.Image, str]:
+    """-> mode RGB, and a note. `bits` of samples are what a PNG, JPEG 2000 or netpbm has."""
     picture.load()  # here, as numpy takes some errors while decoding for "this is no array"
     if picture.mode == "F":
         eight, note = depth.from_numbers(np.asarray(picture))
         return depth.as_colour(eight), note
-    grey = picture.mode.startswith("I")
-    if not deep:
-        return (depth.as_colour(np.asarray(picture) >> 8) if grey else colours(picture)), ""
-    samples = np.asarray(picture).astype(np.uint16, copy=False) if grey else None
-    highest = depth.highest_of(picture) if samples is None else int(samples.max())
-    stated = depth.stated_by_png(highest, png_depth(data)[1]) if picture.format == "PNG" else 0
-    if samples is None:
-        return depth.refined(colours(picture), data, stated)
-    eight, note = depth.upper_eight(samples, stated)
-    return depth.as_colour(eight), note
+    if picture.mode.startswith("I"):  # which Pillow scales to 16 bits
+        samples = np.asarray(picture).astype(np.uint16, copy=False)
+        if bits != 16:
+            return depth.as_colour(samples >> 8), ""
+        eight, note = depth.upper_eight(samples, _stated(picture, data, int(samples.max())))
+        return depth.as_colour(eight), note
+    if bits <= 8:
+        return colours(picture), ""
+    if picture.format == "JPEG2000":
+        return _deep_jpeg_2000(colours(picture), data, bits)
+    highest = depth.highest_of(picture)
+    return depth.refined(colours(picture), data, _stated(picture, data, highest))
+
+
+def _stated(picture: ImageFile.ImageFile, data: bytes, highest: int) -> int:
+    """The maximum that a file of 16 bits states, of which none is above `highest`; 0 for none."""
+    if picture.format != "PNG":
+        return 0
+    return depth.stated_by_png(highest, png_depth(data)[1])
+
+
+def _deep_jpeg_2000(upper: Image.Image, data: bytes, bits: int) -> tuple[Image.Image, str]:
+    """Colours of more than 8 bits, by OpenCV: of Pillow's `upper` 8 bits white may be black."""
+    wide = depth.wide_colours(data)
+    if wide is None or not depth.agree(wide, np.asarray(upper), bits):
+        raise RejectedImage(
+            Fault.UNSUPPORTED_PIXELS, f"cannot be decoded: JPEG 2000 with {RARE_COLOURS}"
+        )
+    if bits == 16:
+        eight, note = depth.upper_eight(wide)
+        return depth.as_colour(eight), note
+    return depth.as_colour(wide >> (bits - 8)), ""
 
 
 def colours(picture: Image.Image) -> Image.Image:
@@ -147,13 +173,12 @@ def read_netpbm(data: bytes, kind: str, max_megapixels: float) -> Photograph:
         check_size(*picture.size, max_megapixels)
         [(codec, _, offset, parameters)] = picture.tile or []
         stored = picture.height, picture.width
-        maximum = int(parameters[-1]) if isinstance(parameters, tuple) else 0
-        if codec != "ppm":  # of 255 or grey of 65535, which are stored as they are, or plain text
-            deep = maximum == depth.FULL_RANGE or (not maximum and picture.mode.startswith("I"))
-            pixels, note = _pixels(picture, data, deep)
+        if codec == "raw" or not isinstance(parameters, tuple):  # what Pillow keeps as it is
+            pixels, note = _pixels(picture, data, 16 if picture.mode.startswith("I") else 8)
             return Photograph(pixels, 1, note, stored)
-        shape = *stored, len(picture.getbands())
-    samples = _netpbm_samples(data, offset, shape, maximum)  # a minute's work for Pillow
+        shape, maximum = (*stored, len(picture.getbands())), int(parameters[-1])
+    read = _plain_samples if codec == "ppm_plain" else _binary_samples  # a minute's work for Pillow
+    samples = read(data, offset, shape, maximum)
     if maximum == depth.FULL_RANGE:
         eight, note = depth.upper_eight(samples)
         return Photograph(depth.as_colour(eight), 1, note, stored)
@@ -161,8 +186,19 @@ def read_netpbm(data: bytes, kind: str, max_megapixels: float) -> Photograph:
     return Photograph(depth.as_colour(scaled), 1, "", stored)
 
 
-def _netpbm_samples(
+def _binary_samples(
     data: bytes, offset: int, shape: tuple[int, ...], maximum: int
 ) -> npt.NDArray[Any]:
     dtype = np.dtype(">u2" if maximum > 255 else "u1")
     return np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
+
+
+def _plain_samples(
+    data: bytes, offset: int, shape: tuple[int, ...], maximum: int
+) -> npt.NDArray[Any]:
+    """Decimal numbers between white space, and comments up to their line's end."""
+    text = COMMENT.sub(b"", data[offset:])
+    samples = np.fromstring(text, np.int32, math.prod(shape), sep=" ").reshape(shape)
+    if samples.min() < 0 or samples.max() > maximum:
+        raise ValueError("a sample beyond the maximum")
+    return samples.astype(np.uint16)
