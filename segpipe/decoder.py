@@ -45,7 +45,7 @@ import numpy.typing as npt
 
 from segpipe.data import codecs, fundus
 from segpipe.data.fundus import Geometry
-from segpipe.data.photograph import Acquisition, Photograph
+from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder, internal_error
 
 TRIES = 2  # crashes of a child on one photograph: the first may have been another's fault
@@ -110,7 +110,7 @@ class Fitted:
     """What was odd about the file, or ''."""
     seconds: dict[str, float] = field(default_factory=dict)
     """On the clock, of each step: "decode", "field", "resize"."""
-    acquisition: Acquisition = Acquisition()
+    acquisition: Acquisition = NOTHING_SAID
     """What the file says of how it was taken."""
 
 

@@ -28,7 +28,7 @@ from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
 from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
-from segpipe.data.photograph import Acquisition
+from segpipe.data.photograph import NOTHING_SAID, Acquisition
 from segpipe.decoder import Decoder
 from segpipe.errors import (
     ChangedObject,
@@ -146,7 +146,7 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
     unread: dict[str, Any] = {
         "note": "",
         "orientation": 1,
-        **_columns(Acquisition()),
+        **_columns(NOTHING_SAID),
         "geometry": np.zeros(8, np.int32),
         "canvas": np.zeros((side, side, 3), np.uint8),
         "fov": np.zeros((side, side), np.uint8),

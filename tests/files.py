@@ -41,8 +41,8 @@ def tiff_pages(*pages: tuple[np.ndarray, int]) -> bytes:
     """Pages of RGB, each with its NewSubfileType: 1 of a reduced copy, 4 of a mask."""
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
-        for values, kind in pages:
-            file.write(values, photometric="rgb", subfiletype=kind)
+        for values, kind in pages:  # tifffile refuses some that others write
+            file.write(values, photometric="rgb", extratags=[(254, 4, 1, kind, True)])
     return buffer.getvalue()
 
 

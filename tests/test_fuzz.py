@@ -26,7 +26,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
-from segpipe.data.codecs import Photograph, decode_photograph
+from segpipe.data.codecs import decode_photograph
+from segpipe.data.photograph import Photograph
 from segpipe.errors import RejectedImage
 
 NUM_FILES = 2000

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.classes import classes_of
-from segpipe.data.codecs import Photograph, decode_binary, decode_photograph
+from segpipe.data.codecs import decode_binary, decode_photograph
 from segpipe.data.drawings import SAME_PLACE, contrast
 from segpipe.data.fundus import find_fov
 from segpipe.data.layouts import Example
+from segpipe.data.photograph import Photograph
 from segpipe.errors import RejectedImage, UserError
 
 if TYPE_CHECKING:

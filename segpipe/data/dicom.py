@@ -99,8 +99,8 @@ def _dataset(data: bytes, max_megapixels: float) -> Dataset:
     if UID(meta.TransferSyntaxUID) != DeflatedExplicitVRLittleEndian:
         return dcmread(io.BytesIO(data), force=True, specific_tags=list(ELEMENTS))
     # pydicom would unpack a deflated file of any size
-    dataset = _plain(_inflated(data[stream.tell() :], max_megapixels))
-    return _with_syntax(dataset, ExplicitVRLittleEndian)
+    unpacked = _inflated(data[stream.tell() :], max_megapixels)
+    return _with_syntax(_plain(unpacked), ExplicitVRLittleEndian)
 
 
 def _with_syntax(dataset: Dataset, syntax: UID) -> Dataset:
@@ -151,9 +151,7 @@ def _check_readable(dataset: Dataset, syntax: UID) -> None:
     if not 1 <= stored <= bits:
         raise ValueError(f"{stored} bits stored of {bits}")
     if dataset.get("HighBit", stored - 1) != stored - 1:
-        raise RejectedImage(
-            Fault.UNSUPPORTED_PIXELS, "DICOM whose HighBit is not BitsStored - 1"
-        )
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM whose HighBit is not BitsStored - 1")
     if (
         kind not in (*COLOURS, *GREYS, "PALETTE COLOR")
         or (kind in LUMA and bits != 8)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,

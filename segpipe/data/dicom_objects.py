@@ -74,7 +74,7 @@ def check_class(dataset: Dataset) -> None:
 
 
 def acquisition_of(dataset: Dataset) -> tuple[Acquisition, str]:
-    """What a photograph says of how it was taken, and a note; what is damaged counts as not said."""
+    """How a photograph says that it was taken, and a note; what is damaged counts as not said."""
     spacing, note = _pixel_spacing(dataset)
     names = (_text(dataset, "Manufacturer"), _text(dataset, "ManufacturerModelName"))
     return Acquisition(

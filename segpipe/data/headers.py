@@ -15,6 +15,7 @@ from segpipe.errors import Fault, RejectedImage
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but for restarts: what ends a scan
 JPEG_LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # there 0xFF is followed by a bit of 0
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7: JPEG-LS (ITU-T T.87)
+HEIF_SIZE = re.compile(rb"ispe\0\0\0\0(.{8})", re.DOTALL)
 MAX_SCANS = 100  # of a JPEG, as libtiff has it: encoders write about 10
 CODESTREAM = b"\xff\x4f\xff\x51"  # how JPEG 2000 begins: start of codestream, then its size
 START_OF_TILE, END_OF_CODESTREAM = b"\xff\x90", b"\xff\xd9"
@@ -127,6 +128,28 @@ def webp_size(data: bytes) -> tuple[int, int]:
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     width, height = struct.unpack_from("<HH", data, 26)
     return width & 0x3FFF, height & 0x3FFF
+
+
+def heif_size(data: bytes) -> tuple[int, int]:
+    """Width and height in px of the largest picture in a HEIF or AVIF (ISO 23008-12, 6.5.3)."""
+    sizes = [struct.unpack(">II", found[1]) for found in HEIF_SIZE.finditer(_box(data, b"meta"))]
+    return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+
+
+def _box(data: bytes, wanted: bytes) -> bytes:
+    """The first box of this kind at the top of a file (ISO 14496-12, 4.2), nothing without one."""
+    place = 0
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, place + 8)
+        stop = place + length if length else len(data)
+        if kind == wanted:
+            return data[place:stop]
+        if stop < place + 8:
+            break
+        place = stop
+    return b""
 
 
 def png_depth(data: bytes) -> tuple[int, int]:

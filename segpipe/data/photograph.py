@@ -39,6 +39,9 @@ class Acquisition:
     """Date and time as ISO 8601 has them; the device's own clock where no zone is given."""
 
 
+NOTHING_SAID = Acquisition()
+
+
 @dataclass(frozen=True)
 class Photograph:
     """A decoded file, on the grid of pixels that the file stores."""
@@ -53,7 +56,7 @@ class Photograph:
     """H, W of the file."""
     reduction: int = 1
     """How many of the file's pixels on each side make one of the picture's: 1, 2, 4 or 8."""
-    acquisition: Acquisition = Acquisition()
+    acquisition: Acquisition = NOTHING_SAID
     """How it was taken."""
 
     @property

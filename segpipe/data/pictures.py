@@ -1,4 +1,4 @@
-"""The formats that Pillow opens -> photograph: JPEG, PNG, BMP, WebP, GIF, netpbm, and newer ones."""
+"""What Pillow opens -> photograph: JPEG, PNG, BMP, WebP, GIF, netpbm, JPEG 2000, AVIF, HEIF."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ import numpy.typing as npt
 from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, TiffImagePlugin
 
 from segpipe.data import depth
-from segpipe.data.headers import check_scans, jpeg_2000_header, png_depth, webp_size
-from segpipe.data.photograph import Photograph, check_size, joined
+from segpipe.data.headers import (
+    check_scans,
+    heif_size,
+    jpeg_2000_header,
+    png_depth,
+    webp_size,
+)
+from segpipe.data.photograph import Photograph, check_area, check_size, joined
 from segpipe.errors import Fault, RejectedImage
 
 RARE_COLOURS = "pixels of a kind that is not read"
@@ -27,6 +33,9 @@ def read_picture(
     """Whatever its decoder raises is raised, where it is not RejectedImage."""
     if kind == "WEBP":  # the one format for which Pillow takes memory on opening
         check_size(*webp_size(data), max_megapixels)
+    if kind in ("AVIF", "HEIF"):  # whose decoders call what they find too large damaged
+        width, height = heif_size(data)
+        check_area(width * height, max_megapixels)
     with opened(data, kind) as picture:
         width, height = picture.size
         check_size(width, height, max_megapixels)

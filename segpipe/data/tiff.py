@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from segpipe.errors import Fault, RejectedImage
 
 MAX_PAGES = 1000  # that are counted: the chain of pages may be a loop
 MAX_SAMPLE_VALUE, ORIENTATION = 281, 274  # tags
-SUBFILE_TYPES = {  # tags that come first in a directory -> whether this value marks no photograph
+SUBFILE_TYPES: dict[int, Callable[[int], bool]] = {  # tags that come first in a directory -> whether this value marks no photograph
     254: lambda bits: bool(bits & 0b101),  # NewSubfileType: a reduced copy, a transparency mask
     255: lambda number: number == 2,  # SubfileType, which it replaces: a reduced copy
 }
@@ -45,12 +45,19 @@ COMPRESSIONS = {  # that others write -> what is said of them
     **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
     **dict.fromkeys((22610, 34934), "JPEG XR"),
     **dict.fromkeys((50002, 52546), "JPEG XL"),
-    **{34887: "LERC", 34892: "lossy JPEG", 34933: "PNG", 50001: "WebP"},
+    34887: "LERC",
+    34892: "lossy JPEG",
+    34933: "PNG",
+    50001: "WebP",
 }
 
 
 def read_tiff(data: bytes, kind: str, max_megapixels: float) -> Photograph:
     """Raises RejectedImage, and whatever Pillow does where the file is damaged."""
+    if data.startswith(b"MM\0+"):
+        raise RejectedImage(
+            Fault.UNSUPPORTED_PIXELS, "TIFF in a layout that is not read: big-endian BigTIFF"
+        )
     data, page_note = _photographs_page(data)
     tags = _directory(data)
     if tags is not None:
@@ -96,9 +103,7 @@ def _check_sizes(tags: ImageFileDirectory_v2, max_megapixels: float) -> tuple[in
 def _check_kind(tags: ImageFileDirectory_v2) -> None:
     """Raises RejectedImage for a page that is whole and yet none that is read."""
     if {COMPLEX_INTEGER, COMPLEX} & set(tags.get(SAMPLEFORMAT, ())):
-        raise RejectedImage(
-            Fault.UNSUPPORTED_PIXELS, "cannot be decoded: TIFF of complex numbers"
-        )
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "cannot be decoded: TIFF of complex numbers")
     compression = tags.get(COMPRESSION, 1)
     if compression not in READ_COMPRESSIONS:
         name = COMPRESSIONS.get(compression, f"number {compression}")
@@ -240,7 +245,8 @@ def _directory(data: bytes) -> ImageFileDirectory_v2 | None:
         header = data[:16] if big else data[:8]
         (offset,) = struct.unpack(order + "Q" if big else order + "4xI", header[-8:])
         (num_entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
-        tags, stream = ImageFileDirectory_v2(header), io.BytesIO(data)
+        tags = ImageFileDirectory_v2(header)
+        stream = io.BytesIO(data)
         stream.seek(offset)
         tags.load(stream)
         whole = {IMAGEWIDTH, IMAGELENGTH} <= set(tags) and len(tags) == num_entries
