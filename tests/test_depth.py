@@ -221,8 +221,9 @@ def test_floats_of_colour_in_planes_apart_are_named():
         ([1024 + 1], 0, 12),
         ([16383], 0, 14),
         ([16384 + 1], 0, 16),
-        ([33 << 7, 0], 0, 15),
-        ([31 << 7, 0], 0, 12),  # too few levels to tell
+        ([n << 7 for n in range(33)], 0, 15),
+        ([n << 7 for n in range(31)], 0, 12),  # too few levels to tell
+        ([200 << 4, 90 << 4, 40 << 4], 0, 12),
         ([4095, 1], 65535, 16),
         ([0], 0, 16),
     ],

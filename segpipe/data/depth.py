@@ -15,7 +15,7 @@ from segpipe.errors import Fault, RejectedImage
 
 FULL_RANGE = 65535  # of 16 bits
 DEPTHS = (8, 10, 12, 14, 16)  # bits: of cameras' converters, and of the programs behind them
-LEVELS = 32  # that 8 bits shifted up have at least, to be known by the zeros below them
+LEVELS = 32  # of 8 bits: what has fewer may be even by chance, and is no photograph
 
 
 def used_bits(samples: npt.NDArray[np.uint16], stated: int = 0) -> int:
@@ -29,7 +29,7 @@ def used_bits(samples: npt.NDArray[np.uint16], stated: int = 0) -> int:
     if stated >= max(highest, 2**8 - 1) and not stated & (stated + 1):
         return stated.bit_length()
     zeros = _num_zeros(int(np.bitwise_or.reduce(samples, axis=None)))
-    if 0 < zeros <= 8 and LEVELS <= highest >> zeros <= 255:
+    if 0 < zeros <= 8 and highest >> zeros <= 255 and _num_levels(samples, zeros) >= LEVELS:
         return 8 + zeros
     if not (samples % 257).any():  # each of 8 bits twice
         return 16
@@ -46,6 +46,14 @@ def bits_of(highest: int) -> int:
 def _num_zeros(value: int) -> int:
     """Of the bits below the lowest one that is set; 0 of nothing."""
     return max(0, (value & -value).bit_length() - 1)
+
+
+def _num_levels(samples: npt.NDArray[np.uint16], zeros: int) -> int:
+    """How many different values of 8 bits there are above so many lower bits."""
+    seen = np.zeros(256, np.bool_)
+    for row in samples:
+        seen[row >> zeros] = True
+    return int(seen.sum())
 
 
 def upper_eight(samples: npt.NDArray[np.uint16], stated: int = 0) -> tuple[Image8, str]:
