@@ -14,6 +14,28 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
 OPHTHALMIC_8_BIT = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+SECRETS = {  # attributes that name or describe a patient, each with a word to look for
+    "PatientName": "Wxyzname^Secret",
+    "PatientID": "Wxyzid",
+    "IssuerOfPatientID": "Wxyzissuer",
+    "OtherPatientIDs": "Wxyzother",
+    "PatientBirthDate": "19330303",
+    "PatientAddress": "Wxyzstreet",
+    "PatientComments": "Wxyzcomment",
+    "InstitutionName": "Wxyzclinic",
+    "ReferringPhysicianName": "Wxyzdoctor",
+    "OperatorsName": "Wxyzoperator",
+    "AccessionNumber": "Wxyzaccession",
+    "StudyDescription": "Wxyzstudy",
+    "SeriesDescription": "Wxyzseries",
+    "StudyID": "Wxyzstudyid",
+    "StudyDate": "20190919",
+    "ImageComments": "Wxyzimage",
+    "DeviceSerialNumber": "Wxyzserial",
+    "StationName": "Wxyzstation",
+    "SOPInstanceUID": "1.2.777777.1",
+    "StudyInstanceUID": "1.2.777777.2",
+}
 
 
 def smooth(height: int = 48, width: int = 64) -> np.ndarray:

@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from files import dicom, header, saved, smooth, written
+from files import SECRETS, dicom, header, saved, smooth, written
 from pydicom import DataElement, dcmread
 from pydicom.datadict import DicomDictionary
 from pydicom.tag import Tag
@@ -46,28 +46,6 @@ OTHERS = [
     EncapsulatedPDFStorage,
     UID("1.2.826.0.1.3680043.2.1"),  # a device's own
 ]
-SECRETS = {  # attributes that name or describe a patient, each with a word to look for
-    "PatientName": "Wxyzname^Secret",
-    "PatientID": "Wxyzid",
-    "IssuerOfPatientID": "Wxyzissuer",
-    "OtherPatientIDs": "Wxyzother",
-    "PatientBirthDate": "19330303",
-    "PatientAddress": "Wxyzstreet",
-    "PatientComments": "Wxyzcomment",
-    "InstitutionName": "Wxyzclinic",
-    "ReferringPhysicianName": "Wxyzdoctor",
-    "OperatorsName": "Wxyzoperator",
-    "AccessionNumber": "Wxyzaccession",
-    "StudyDescription": "Wxyzstudy",
-    "SeriesDescription": "Wxyzseries",
-    "StudyID": "Wxyzstudyid",
-    "StudyDate": "20190919",
-    "ImageComments": "Wxyzimage",
-    "DeviceSerialNumber": "Wxyzserial",
-    "StationName": "Wxyzstation",
-    "SOPInstanceUID": "1.2.777777.1",
-    "StudyInstanceUID": "1.2.777777.2",
-}
 
 
 def rejection(data: bytes) -> RejectedImage:

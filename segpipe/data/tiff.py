@@ -31,7 +31,9 @@ from segpipe.errors import Fault, RejectedImage
 
 MAX_PAGES = 1000  # that are counted: the chain of pages may be a loop
 MAX_SAMPLE_VALUE, ORIENTATION = 281, 274  # tags
-SUBFILE_TYPES: dict[int, Callable[[int], bool]] = {  # tags that come first in a directory -> whether this value marks no photograph
+SUBFILE_TYPES: dict[
+    int, Callable[[int], bool]
+] = {  # tags that come first in a directory -> whether this value marks no photograph
     254: lambda bits: bool(bits & 0b101),  # NewSubfileType: a reduced copy, a transparency mask
     255: lambda number: number == 2,  # SubfileType, which it replaces: a reduced copy
 }
