@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -120,6 +119,8 @@ def wide_colours(data: bytes) -> npt.NDArray[Any] | None:
     """A PNG, TIFF or JPEG 2000 -> [H, W, 3] RGB as OpenCV reads it, grey repeated; None where it
     cannot. A TIFF is turned by EXIF. Its size must have been checked.
     """
+    import cv2  # 0.1 s, which processes that list inputs need not wait for
+
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or (found.ndim == 3 and found.shape[2] not in (3, 4)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from segpipe.errors import Fault, RejectedImage
 
 RARE_COLOURS = "pixels of a kind that is not read"
 COMMENT = re.compile(rb"#[^\r\n]*")  # of a plain netpbm
+HEIF_READERS = ("pi_heif", "pillow_heif")  # one library, without an encoder and with it
 MAX_COMPONENTS = 4  # of JPEG 2000: colours and alpha
 
 
@@ -63,12 +65,14 @@ def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
 
 
 def _register_heif() -> None:
-    try:
-        import pi_heif
-    except ImportError as error:
-        raise RejectedImage(Fault.MISSING_EXTRA, "HEIF needs the extra segpipe[heic]") from error
-    pi_heif.options.DECODE_THREADS = 1
-    pi_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+    for name in HEIF_READERS:
+        try:
+            reader = import_module(name)
+        except ImportError:
+            continue
+        reader.register_heif_opener(thumbnails=False, decode_threads=1)
+        return
+    raise RejectedImage(Fault.MISSING_EXTRA, "HEIF needs the extra segpipe[heic]")
 
 
 def _reduce_jpeg(picture: ImageFile.ImageFile, enough: float) -> int:
