@@ -18,6 +18,7 @@ import tifffile
 from files import chunk, encoded, heic, png16, smooth, tiff, tiff_pages
 from PIL import Image, ImageOps, PngImagePlugin
 
+from segpipe.data import pictures
 from segpipe.data.codecs import (
     EXTENSIONS,
     decode_binary,
@@ -737,8 +738,14 @@ def test_a_tiff_in_another_compression_is_named_and_not_called_damaged(compressi
     assert reason(data) == f"TIFF in a compression that is not read: {name}"
 
 
-def test_a_jpeg_2000_larger_than_its_box_says_is_rejected_before_decoding():
+def test_a_jpeg_2000_larger_than_its_box_says_is_rejected_before_decoding(monkeypatch):
     """The box says 48 px, its codestream 30000."""
+
+    def decode(*_: object) -> None:
+        raise RejectedImage(Fault.INTERNAL_ERROR, "decoded")
+
+    monkeypatch.setattr(pictures, "_pixels", decode)
+    assert reason(encoded(smooth_colours(), "JPEG2000")) == "decoded"
     data = bytearray(encoded(smooth_colours(), "JPEG2000"))
     struct.pack_into(">II", data, data.index(b"\xff\x51") + 6, 30000, 30000)
     assert reason(bytes(data)) == "cannot be decoded: cut off or damaged JPEG2000"
@@ -847,3 +854,19 @@ def test_a_format_of_boxes_is_known_by_its_brands(brand):
 
 def test_the_suffix_of_every_format_that_is_read_is_taken_for_a_photograph():
     assert {".jp2", ".j2k", ".avif", ".heic", ".heif", ".jxl", ".jpg", ".dcm"} <= EXTENSIONS
+
+
+def test_a_jpeg_2000_that_ends_between_two_tiles_is_damaged():
+    """OpenJPEG gives black for those that are not there, without a word."""
+    data = encoded(smooth_colours(), "JPEG2000", no_jp2=True, tile_size=(16, 16))
+    tiles = [found.start() for found in re.finditer(b"\xff\x90\0\x0a", data)]
+    assert len(tiles) == 12
+    num_silent = 0
+    for length in (place + more for place in tiles for more in range(-2, 16)):
+        try:
+            Image.open(io.BytesIO(data[:length])).load()
+            num_silent += 1
+        except OSError:
+            pass
+        assert reason(data[:length]) == "cannot be decoded: cut off or damaged JPEG2000"
+    assert num_silent > 0  # or this test is worth nothing

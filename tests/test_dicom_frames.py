@@ -95,6 +95,15 @@ def test_a_lossless_frame_comes_back_pixel_by_pixel(syntax, pixels):
     assert found.note == ""
 
 
+def test_colours_of_a_lossless_frame_are_what_the_file_says():
+    """Also behind a JFIF marker, of which pydicom concludes that they are to be converted."""
+    data = frame(JPEGLosslessSV1, EIGHT, 8)
+    assert data[2:4] == b"\xff\xee"  # Adobe's, which says RGB
+    jfif = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+    found = decode_photograph(file(JPEGLosslessSV1, "RGB 8", data[:2] + jfif + data[18:]))
+    np.testing.assert_array_equal(found.image, EIGHT)
+
+
 @pytest.mark.parametrize("pixels", ["RGB 12", "grey 12"])
 def test_jpeg_of_twelve_bits_keeps_its_upper_eight(pixels):
     image = decode_photograph(file(JPEGExtended12Bit, pixels)).image.astype(int)
