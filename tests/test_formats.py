@@ -4,6 +4,7 @@ Run: pytest tests/test_formats.py
 Write the table anew: python tests/test_formats.py --write
 """
 
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from files import compressed, dicom, encapsulated, encoded, heic, png16, smooth,
 from PIL import Image
 from pydicom import uid
 
-from segpipe.data.codecs import decode_photograph
+from segpipe.data.codecs import EXTENSIONS, decode_photograph
 from segpipe.errors import RejectedImage
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -328,6 +329,11 @@ def test_no_whole_file_is_called_damaged():
 def test_the_page_says_what_is_true():
     """`python tests/test_formats.py --write` where it does not."""
     assert BEGIN + table() + END in PAGE.read_text()
+
+
+def test_the_suffixes_of_the_page_are_those_of_the_code():
+    text = PAGE.read_text().partition("by its suffix:")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\.\w+)`", text)) == EXTENSIONS
 
 
 def test_each_variety_is_another_one():
