@@ -16,6 +16,7 @@ import numpy as np
 from common import ROOT, drive, facts, history_of, minutes_of, run, write
 
 from segpipe import metrics
+from segpipe.crop_plan import canvas
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint
@@ -23,7 +24,6 @@ from segpipe.models.fused import fused
 from segpipe.models.networks import load_network
 from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
-from segpipe.stream import canvas
 
 HELD_BACK = 4
 FLAGS = f"--recipe resunet --precision bf16 --validation-images {HELD_BACK}"

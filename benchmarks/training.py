@@ -31,13 +31,13 @@ from common import drive, facts, last_json, loops, run, write
 from torch import nn
 
 from segpipe import runtime
+from segpipe.crop_plan import Cropper, CropPlan
 from segpipe.data.classes import CLASSES
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, networks
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import channels_last
 from segpipe.storage import open_store
-from segpipe.stream import Cropper, CropPlan
 
 PLAIN_EPOCHS = 3
 BATCH, COMPARED = 10, 100  # crops a step; steps whose losses are compared

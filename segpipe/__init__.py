@@ -44,8 +44,11 @@ In the order in which data flows:
     decoder.py    untrusted bytes are decoded in a child process
     startup.py    starting a Ray or joining a cluster, and what can be wrong with either
     runtime.py    what every worker of Ray is told, and progress
+    crop_plan.py  what a training's crops are, and who cuts them
+    kept_weights.py  the mean of a training's weights, and the best
+    trainer.py    one rank of a training, in plain torch
     stream.py     the crop stream that feeds Ray Train
-    ddp.py        one worker of a training
+    worker.py     a trainer as a worker of Ray Train
     stages.py     what Ray Data does to a photograph before and after the network
     plots.py      what training and evaluation draw
     report.py     the HTML report of an archive

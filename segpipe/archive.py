@@ -262,9 +262,9 @@ def refuse_changed(place: str, before: dict[str, Any], settings: dict[str, Any])
     """Raise UserError where an output was begun with other settings; both by flag."""
     for flag, value in settings.items():
         if before.get(flag, value) != value:
-            raise UserError(
-                f"{flag} {value}: {place} was begun with {before[flag]}, choose another --output"
-            )
+            given = f"without {flag}" if value is None else f"{flag} {value}"
+            begun = "without it" if before[flag] is None else f"with {before[flag]}"
+            raise UserError(f"{given}: {place} was begun {begun}, choose another --output")
 
 
 # ---- the inputs of this attempt

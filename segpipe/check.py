@@ -20,7 +20,9 @@ from PIL import Image, ImageDraw
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
-from segpipe.data.layouts import SPLITS, Example, open_labelled
+from segpipe.data.globs import Reading
+from segpipe.data.known_sets import SPLITS
+from segpipe.data.layouts import Example, open_labelled
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
 from segpipe.flags import check_anonymous
@@ -43,11 +45,21 @@ class CheckConfig:
     """Folder or s3://bucket/prefix for check.json and contact sheets; without, none are written."""
     anonymous: bool = False
     """Read --data without S3 credentials: a public bucket."""
+    images: str | None = None
+    """Glob of the photographs below --data, of a set in no known layout; with --labels."""
+    labels: str | None = None
+    """Glob of the labels below --data; a star stands for the same in both."""
+    masks: str | None = None
+    """Glob of the masks of the field of view below --data; without, fields are found."""
+    av_colours: str | None = None
+    """What the colours of labels mean: RITE, LES-AV, DRIVE_AV or HRF, or MEANING=RRGGBB,... of
+    artery, vein, crossing, uncertain and vessel; without, as the layout says. All are vessels."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
         check_places(self, "data", "output")
         check_anonymous(self.anonymous, "--data", [self.data])
+        Reading.of(self)
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,7 @@ def check(config: CheckConfig) -> int:
         with named("--data"):
             store.check_readable()
     check_there(store, "--data")
-    layout, examples, faults = _opened(store)
+    layout, examples, faults, notes = _opened(store, Reading.of(config))
     checked, num_sheets = list[Checked](), 0
     cv2.setNumThreads(1)  # the threads here take the cores
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -88,7 +100,7 @@ def check(config: CheckConfig) -> int:
                 num_sheets += 1
                 output.put(f"contact-{num_sheets:02d}.png", _sheet(page))
     faults += survey.problem_lines(store.uri, [one.problem for one in checked])
-    print("\n".join(_told(layout, checked, faults)))
+    print("\n".join(_told(layout, checked, faults, notes)))
     if output:
         output.put("check.json", _json(store, layout, checked, faults))
         sheets = "contact-01.png" + (", ..." if num_sheets > 1 else "")
@@ -96,19 +108,23 @@ def check(config: CheckConfig) -> int:
     return 1 if faults else 0
 
 
-def _opened(store: Store) -> tuple[str, list[tuple[str, Example]], list[str]]:
-    """-> layout, the examples by split, and why a split cannot be used.
+def _opened(
+    store: Store, reading: Reading
+) -> tuple[str, list[tuple[str, Example]], list[str], list[str]]:
+    """-> layout, the examples by split, why a split cannot be used, and what is to be noted.
 
     Raises UserError where the set has no known layout, or no split can be used.
     """
-    layout, examples, faults = "", list[tuple[str, Example]](), list[str]()
+    layout, examples = "", list[tuple[str, Example]]()
+    faults, notes = list[str](), dict[str, None]()
     for split in SPLITS:
         try:
-            found = open_labelled(store, [split])
+            found = open_labelled(store, [split], reading)
         except UserError as error:
             faults.append(str(error))
             continue
         layout = found.layout
+        notes |= dict.fromkeys(found.notes)
         name = split if found.split else "all"
         examples += [(name, one) for one in (*found.training, *found.test)]
         if not found.split:
@@ -116,8 +132,9 @@ def _opened(store: Store) -> tuple[str, list[tuple[str, Example]], list[str]]:
     if not examples:
         if faults:
             raise UserError(faults[0])
-        raise UserError(f"{store.uri()}: no images (the layout is {layout}), check the path")
-    return layout, examples, faults
+        told = "; ".join(notes) or "no images"
+        raise UserError(f"{store.uri()}: {told} (the layout is {layout}), check the path")
+    return layout, examples, faults, list(notes)
 
 
 def _checked(store: Store, place: tuple[str, Example], with_cell: bool) -> Checked:
@@ -140,12 +157,14 @@ def _unusable(store: Store, example: Example, error: str) -> Problem:
 # ---- what is told
 
 
-def _told(layout: str, checked: Sequence[Checked], faults: Sequence[str]) -> Iterator[str]:
+def _told(
+    layout: str, checked: Sequence[Checked], faults: Sequence[str], notes: Sequence[str]
+) -> Iterator[str]:
     yield f"{'layout':<9} {layout}"
     for split in dict.fromkeys(one.split for one in checked):
         some = [one for one in checked if one.split == split]
         yield f"{split:<9} {_told_of_split(some)}"
-    for line in survey.notes([one.look for one in checked if one.look]):
+    for line in (*notes, *survey.notes([one.look for one in checked if one.look])):
         yield f"{'note':<9} {line}"
     for line in faults:
         yield f"{'problem':<9} {line}"

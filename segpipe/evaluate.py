@@ -17,7 +17,9 @@ from segpipe import evaluation_report, labels, metrics, runtime
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
-from segpipe.data.layouts import SPLITS, Example, open_labelled
+from segpipe.data.globs import Reading
+from segpipe.data.known_sets import SPLITS
+from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.errors import UserError
 from segpipe.evaluation_report import Pictures, draw, spread, table
 from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
@@ -62,6 +64,15 @@ class EvaluateConfig:
     """Read --data without S3 credentials: public buckets."""
     accept_labels: bool = False
     """Measure by labels that cannot be right, as `segpipe check` tells, with a warning."""
+    images: str | None = None
+    """Glob of the photographs below --data, of a set in no known layout; with --labels."""
+    labels: str | None = None
+    """Glob of the labels below --data; a star stands for the same in both."""
+    masks: str | None = None
+    """Glob of the masks of the field of view below --data; without, fields are found."""
+    av_colours: str | None = None
+    """What the colours of labels mean: RITE, LES-AV, DRIVE_AV or HRF, or MEANING=RRGGBB,... of
+    artery, vein, crossing, uncertain and vessel; without, as the layout says. All are vessels."""
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
@@ -72,6 +83,7 @@ class EvaluateConfig:
         check_choices(self, {**choices, "report_images": ("on", "off")})
         check_at_least(self, 1, "workers")
         check_anonymous(self.anonymous, "--data", self.data)
+        Reading.of(self)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,8 @@ class LabelledData:
     """given or found."""
     layout: str = ""
     """As layouts names it."""
+    notes: tuple[str, ...] = ()
+    """What is to be told of it."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -132,20 +146,33 @@ def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[Labelled
     """The sets with names that differ. Raises UserError where one has nothing to measure."""
     sets: list[LabelledData] = []
     for store in stores:
-        labelled = open_labelled(store, [config.split])
+        labelled = open_labelled(store, [config.split], Reading.of(config))
+        _check_split(labelled, config.split)
         examples = labelled.examples(config.split)
         given = config.fov == "given" and examples[0].mask is not None
         field = "given" if given else "found"
         name = unique_name(store.uri(), [data.name for data in sets])
-        sets.append(LabelledData(name, store, examples, field, labelled.layout))
+        sets.append(LabelledData(name, store, examples, field, labelled.layout, labelled.notes))
     return sets
+
+
+def _check_split(labelled: LabelledSet, split: str) -> None:
+    """Raise UserError where another split has labels, and this one none."""
+    other = next((name for name, num in labelled.num_labels.items() if num), None)
+    if labelled.split and other and not labelled.num_labels[split]:
+        problem = labelled.unlabelled.get(split, f"no images in {labelled.folders[split]}")
+        raise UserError(
+            f"--split {split}: {labelled.uri}: {problem}; give --split {other}, which has "
+            f"{labelled.num_labels[other]} labels"
+        )
 
 
 def _survey(config: EvaluateConfig, data: LabelledData, told: str) -> None:
     """Look at every label before any is measured by; told is put before what is printed."""
     looks = labels.look_at_all(data.store, list(data.examples), config.fov == "found", True)
     told += survey.overview(data.layout, looks)
-    labels.settle("evaluate", data.store.uri, looks, config.accept_labels, told)
+    accept = config.accept_labels
+    labels.settle("evaluate", data.store.uri, looks, accept, told, data.notes)
 
 
 def unique_name(uri: str, taken: Sequence[str]) -> str:

@@ -45,9 +45,14 @@ def look_at_all(
 
 
 def settle(
-    verb: str, uri: Callable[[str], str], looks: Sequence[Look], accept: bool, told: str
+    verb: str,
+    uri: Callable[[str], str],
+    looks: Sequence[Look],
+    accept: bool,
+    told: str,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Print `told` and what is to be noted.
+    """Print `told`, the set's own `notes` and what is to be noted of its labels.
 
     Raises UserError for labels that cannot be right; with `accept` that is printed as a warning.
     """
@@ -58,5 +63,5 @@ def settle(
             print(f"segpipe {verb}: {line}", file=sys.stderr)
         raise UserError(f"{last}; {HINT}")
     print(f"{verb}: {told}")
-    for line in [f"warning: {line}" for line in lines] + survey.notes(looks):
+    for line in [*(f"warning: {line}" for line in lines), *notes, *survey.notes(looks)]:
         print(f"{verb}: {line}", file=sys.stderr)

@@ -52,7 +52,11 @@ FETCHED_BYTES = 64 << 20  # of files that wait to be decoded in one process, or 
 LARGEST_FILE_BYTES = 1 << 30  # 200 megapixels of 16-bit RGB are 1.2 GB; real files are compressed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DECODING_S = 60.0  # seconds of CPU for one photograph; 200 megapixels take some 10
-NO_MEMORY = ("can't allocate memory", "Insufficient memory")  # torch's and OpenCV's words on a CPU
+NO_MEMORY = (  # words of torch on a CPU, of OpenCV, and of torch on a GPU
+    "can't allocate memory",
+    "Insufficient memory",
+    "CUDA out of memory",
+)
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -180,9 +184,33 @@ class Scoring:
         watch = Stopwatch()
         kept = {"canvas": batch["canvas"]} if self.keep_canvas else {}
         with watch.time("model"):
-            batch = self.scorer(batch) | kept
+            batch = self._scored(batch) | kept
         batch["engine"] = np.full(len(batch["path"]), self.engine.name)
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
+
+    def _scored(self, batch: Batch) -> Batch:
+        """With a score. Where the batch fails each row is tried alone.
+
+        Raises the last error where all fail: then it is the network's or the device's.
+        """
+        try:
+            return self.scorer(dict(batch))
+        except Exception:
+            if len(batch["path"]) == 1:
+                raise
+        rows, last = [], None
+        for n in range(len(batch["path"])):
+            row = {name: column[n : n + 1] for name, column in batch.items()}
+            try:
+                rows.append(self.scorer(dict(row)))
+            except Exception as error:
+                last = error
+                values = failed({"path": row["path"][0]}, error)
+                row |= {name: np.array([value]) for name, value in values.items()}
+                rows.append(row | {"score": np.zeros(row.pop("canvas").shape[:3], np.float32)})
+        if last is not None and all(row["error"][0] for row in rows):
+            raise last
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def store(batch: Batch, job: SegmentJob) -> Batch:

@@ -7,16 +7,10 @@ order whatever the number of workers. Each row carries its step and rank, and th
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions, ExecutionResources
@@ -24,78 +18,23 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
-from segpipe import states
-from segpipe.data import crops, fundus
-from segpipe.data.datasets import Labelled, load_example
+from segpipe import crop_plan, states
+from segpipe.crop_plan import Batch, Cropper, CropPlan
 from segpipe.data.layouts import Example
 from segpipe.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.storage import Store
 
-CACHE_BYTES = 256 << 20  # decoded images that one crop actor keeps
 CROPS = "crops"  # the stream's name among a training's data sets
 BLOCK_BYTES = 16 << 20  # crops of a block: more spread Ray's cost of a task, fewer wait for it
 MOST_BLOCK_STEPS = 64
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
 AHEAD = 4  # blocks on their way to each worker
 
-Batch = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class CropPlan:
-    """What the run's crops are. Row ids of the stream mean something only together with it."""
-
-    store: Store
-    examples: tuple[Example, ...]
-    diameter: float
-    """Working diameter in px."""
-    seed: int
-    epochs: int
-    crops_per_image: int
-    crop_size: int
-    """px"""
-    batch_size: int
-    """Crops a step, all workers together."""
-    augmentation: str = "none"
-    """How crops are changed, a key of AUGMENTATIONS."""
-    place: str = "photograph"
-    """Where crops lie, one of crops.PLACES."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches; the permutation's tail is left out, other crops every epoch."""
-        return len(self.examples) * self.crops_per_image // self.batch_size
-
-    def share(self, rank: int, world_size: int) -> range:
-        """The slots of a step that belong to `rank`; shares differ by one crop at most."""
-        return range(
-            rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size
-        )
-
-    def share_bytes(self, world_size: int) -> int:
-        """Of the images and labels of the largest share of a step."""
-        return -(-self.batch_size // world_size) * 4 * self.crop_size**2
-
-    def block_steps(self, world_size: int) -> int:
-        """Steps of one worker that are cropped at once."""
-        by_number = self.epochs * self.steps_per_epoch * world_size // MOST_BLOCKS
-        by_bytes = BLOCK_BYTES // self.share_bytes(world_size)
-        return max(1, min(max(by_bytes, by_number), MOST_BLOCK_STEPS))
-
-    def crops_of_step(self, step: int) -> npt.NDArray[np.int64]:
-        """[batch_size, 2] of (image, k), in order of their slots."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, len(self.examples), self.crops_per_image)
-        return order[step_in_epoch * self.batch_size :][: self.batch_size]
-
-
-_epoch_order = lru_cache(maxsize=2)(crops.epoch_order)
-
 
 def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
     """Rows `step, rank, slot [n], crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`."""
     end_step = plan.epochs * plan.steps_per_epoch
-    steps = StepBlocks(first_step, end_step, world_size, plan.block_steps(world_size))
+    steps = StepBlocks(first_step, end_step, world_size, block_steps(plan, world_size))
     rows: Dataset = ray.data.read_datasource(  # step, rank
         # Without the number Ray Data may split a block, and a worker gets another's steps.
         steps,
@@ -109,6 +48,13 @@ def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
         compute=ActorPoolStrategy(size=1),
         num_cpus=DATA_CPUS,
     )
+
+
+def block_steps(plan: CropPlan, world_size: int) -> int:
+    """Steps of one worker that are cropped at once."""
+    by_number = plan.epochs * plan.steps_per_epoch * world_size // MOST_BLOCKS
+    by_bytes = BLOCK_BYTES // plan.share_bytes(world_size)
+    return max(1, min(max(by_bytes, by_number), MOST_BLOCK_STEPS))
 
 
 class StepBlocks(Datasource):
@@ -140,118 +86,22 @@ def _step_rows(steps: range, rank: int) -> list[pa.Table]:
     return [pa.table({"step": list(steps), "rank": [rank] * len(steps)})]
 
 
-class Cropper:
-    """Reads, decodes and crops. Lives in an actor, for its cache of decoded images."""
-
-    def __init__(self, plan: CropPlan, world_size: int, nice: int = 0) -> None:
-        """`nice` is added to the niceness of this process."""
-        self.plan, self.world_size = plan, world_size
-        self.cache = ImageCache(plan)
-        os.nice(nice)
-        self.augmentation = crops.AUGMENTATIONS[plan.augmentation]
-        cv2.setNumThreads(1)  # the cores are the workers'
-
-    def __call__(self, batch: Batch) -> Batch:
-        steps, (rank, *_) = batch["step"], batch["rank"]
-        slots = np.asarray(self.plan.share(int(rank), self.world_size))
-        chosen = np.stack([self.plan.crops_of_step(int(step))[slots] for step in steps])
-        size = self.plan.crop_size
-        images = np.empty((*chosen.shape[:2], size, size, 3), np.uint8)
-        labels = np.empty((*chosen.shape[:2], size, size), np.uint8)
-        for row, step in enumerate(steps):
-            epoch = int(step) // self.plan.steps_per_epoch
-            for at, (index, k) in enumerate(chosen[row]):
-                images[row, at], labels[row, at] = self._crop(epoch, int(index), int(k))
-        slot = np.tile(slots, (len(steps), 1))
-        return {**batch, "slot": slot, "crop": chosen, "image": images, "label": labels}
-
-    def _crop(
-        self, epoch: int, index: int, k: int
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        plan, size = self.plan, self.plan.crop_size
-        image, label = self.cache.get(index)
-        how = self.augmentation, plan.place
-        return crops.crop(image, label, plan.seed, epoch, index, k, size, *how)
+def squashed(store: Store, examples: Sequence[Example], size: int) -> Dataset:
+    """Rows of crop_plan's `squashed`."""
+    return _photographs(examples, partial(crop_plan.squashed, store, size=size))
 
 
-class ImageCache:
-    """Decoded images at the working scale, the least recently used leave first."""
-
-    def __init__(self, plan: CropPlan, limit_bytes: int = CACHE_BYTES) -> None:
-        self.plan, self.limit_bytes, self.bytes = plan, limit_bytes, 0
-        self.held: OrderedDict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = (
-            OrderedDict()
-        )
-
-    def get(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """-> image [H, W, 3] uint8, label [H, W] uint8."""
-        if index in self.held:
-            self.held.move_to_end(index)
-            return self.held[index]
-        loaded = at_working_scale(
-            load_example(self.plan.store, self.plan.examples[index]), self.plan.diameter
-        )
-        self.held[index] = loaded
-        self.bytes += _nbytes(loaded)
-        while self.bytes > self.limit_bytes and len(self.held) > 1:
-            _, dropped = self.held.popitem(last=False)
-            self.bytes -= _nbytes(dropped)
-        return loaded
+def canvases(store: Store, examples: Sequence[Example], diameter: float) -> Dataset:
+    """Rows of crop_plan's `canvas`."""
+    return _photographs(examples, partial(crop_plan.canvas, store, diameter=diameter))
 
 
-def _nbytes(arrays: tuple[npt.NDArray[Any], ...]) -> int:
-    return sum(array.nbytes for array in arrays)
+def _photographs(examples: Sequence[Example], load: Callable[..., Batch]) -> Dataset:
+    def load_row(row: dict[str, Any]) -> dict[str, Any]:
+        return load(example=Example.from_row(row))
 
-
-def at_working_scale(
-    labelled: Labelled, diameter: float
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """-> the whole image [H, W, 3] uint8 and label [H, W] uint8, the field at its diameter."""
-    fov = labelled.fov
-    height, width = scaled_size(fov.shape[0], fov.shape[1], fundus.fov_diameter(fov), diameter)
-    return (
-        fundus.resize_image(labelled.image, height, width),
-        fundus.resize_classes(labelled.label, height, width),
-    )
-
-
-def scaled_size(height: int, width: int, field_diameter: float, diameter: float) -> tuple[int, int]:
-    """(height, width) in px of an image after its field is scaled to the working diameter."""
-    scale = fundus.scale_to(field_diameter, diameter)
-    return round(height * scale), round(width * scale)
-
-
-def squashed(store: Store, examples: list[Example], size: int) -> Dataset:
-    """Whole images squashed to the crop size, as the lecture tests: image, label [size, size]."""
-
-    def squash(row: dict[str, Any]) -> dict[str, Any]:
-        labelled = load_example(store, Example.from_row(row))
-        image = fundus.resize_image(labelled.image, size, size)
-        return {"image": image, "label": fundus.resize_classes(labelled.label, size, size)}
-
-    return _rows(examples).map(squash, **data_stage(len(examples)))
-
-
-def canvases(store: Store, examples: list[Example], diameter: float) -> Dataset:
-    """Rows of `canvas`."""
-
-    def fit(row: dict[str, Any]) -> dict[str, Any]:
-        return canvas(store, Example.from_row(row), diameter)
-
-    return _rows(examples).map(fit, **data_stage(len(examples)))
-
-
-def canvas(store: Store, example: Example, diameter: float) -> dict[str, npt.NDArray[np.uint8]]:
-    """A field on its canvas, as a network is used: image [S, S, 3] uint8, label [S, S] uint8."""
-    labelled = load_example(store, example)
-    geometry = fundus.plan_fit(labelled.fov, diameter)
-    side = fundus.canvas_side(diameter)
-    image = fundus.fit_image(labelled.image, geometry, side)
-    return {"image": image, "label": fundus.fit_classes(labelled.label, geometry, side)}
-
-
-def _rows(examples: list[Example]) -> Dataset:
-    return ray.data.from_items([example.as_row() for example in examples])
+    rows = ray.data.from_items([example.as_row() for example in examples])
+    return rows.map(load_row, **data_stage(len(examples)))
 
 
 class TrainingData(DataConfig):
@@ -283,7 +133,7 @@ class TrainingData(DataConfig):
     def _crops(self, world_size: int) -> list[DataIterator]:
         first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
         dataset = crop_stream(self.plan, first_step, world_size)
-        block_bytes = self.plan.block_steps(world_size) * self.plan.share_bytes(world_size)
+        block_bytes = block_steps(self.plan, world_size) * self.plan.share_bytes(world_size)
         dataset.context.execution_options = ExecutionOptions(
             preserve_order=True,
             resource_limits=ExecutionResources(

@@ -20,12 +20,13 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, ddp, labels, lease, runtime, startup, states, stream
+from segpipe import archive, labels, lease, runtime, startup, states, stream, worker
 from segpipe.board import Board
+from segpipe.crop_plan import CropPlan, scaled_size
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
+from segpipe.data.globs import Reading
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
-from segpipe.ddp import HELD_BACK, LAST, MODEL, TEST, TrainJob
 from segpipe.errors import UserError
 from segpipe.flags import (
     DEVICES,
@@ -36,6 +37,7 @@ from segpipe.flags import (
     check_seed,
     flag,
 )
+from segpipe.lease import Claim
 from segpipe.models import engine
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
@@ -45,9 +47,11 @@ from segpipe.recipes import RECIPES
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
 from segpipe.storage import Store, check_places, check_there, open_store, preflight
+from segpipe.trainer import HELD_BACK, LAST, MODEL, TEST, TrainJob, finished
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
+SINCE_0_2 = "--images", "--labels", "--masks", "--av-colours"  # none of them before
 SET = "set"  # among the settings: the files that the run was begun with
 BOARD_S, BOARD_TRIES = 30.0, 3  # for an answer of the actor that holds progress, on this machine
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
@@ -133,6 +137,15 @@ class TrainConfig:
     """Seconds to wait for the workers' cores or GPUs before giving up."""
     accept_labels: bool = False
     """Train on labels that cannot be right, as `segpipe check` tells, with a warning."""
+    images: str | None = None
+    """Glob of the photographs below --data, of a set in no known layout; with --labels."""
+    labels: str | None = None
+    """Glob of the labels below --data; a star stands for the same in both."""
+    masks: str | None = None
+    """Glob of the masks of the field of view below --data; without, fields are found."""
+    av_colours: str | None = None
+    """What the colours of labels mean: RITE, LES-AV, DRIVE_AV or HRF, or MEANING=RRGGBB,... of
+    artery, vein, crossing, uncertain and vessel; without, as the layout says. All are vessels."""
 
     @classmethod
     def preset(cls, flags: Sequence[str]) -> TrainConfig | None:
@@ -159,6 +172,7 @@ class TrainConfig:
         check_above_0(self, "lr")
         check_choices(self, CHOICES)
         check_anonymous(self.anonymous, "--data", [self.data])
+        Reading.of(self)
         if self.cycle_epochs is not None and self.schedule != "cosine":
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
@@ -200,7 +214,7 @@ class TrainConfig:
         may_change |= {"anonymous", "accept_labels"}  # how the set is read, not what is in it
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
-        kept = asdict(self) | {"data": data.uri()}
+        kept = asdict(self) | {"data": data.uri(), "av_colours": Reading.of(self).colours or None}
         return {flag(name): value for name, value in kept.items() if name not in may_change}
 
 
@@ -215,8 +229,9 @@ def train(config: TrainConfig) -> None:
     check_there(data, "--data")
     settings = config.settings(data)
     before = archive.read_settings(output, "--data", "--model")
-    archive.refuse_changed(output.uri(), before, settings)
-    labelled = open_labelled(data)
+    begun = dict.fromkeys(SINCE_0_2) | before if before else before
+    archive.refuse_changed(output.uri(), begun, settings)
+    labelled = open_labelled(data, reading=Reading.of(config))
     _refuse_changed_set(data, output, before, labelled)
     state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
     done = state.epoch if state else 0
@@ -228,11 +243,11 @@ def train(config: TrainConfig) -> None:
         state
         and output.head(MODEL) is not None
         and output.head(UNDER_WAY) is None
-        and ddp.finished(state, config.epochs, config.patience)
+        and finished(state, config.epochs, config.patience)
     ):
         print(f"train: {done} epochs are finished, {output.uri(MODEL)} stands")
         return
-    training, test = list(labelled.examples("training")), list(labelled.test)
+    training = labelled.examples("training")
     if config.validation_images >= len(training):
         raise UserError(
             f"--validation-images {config.validation_images}: {data.uri()} has "
@@ -253,35 +268,12 @@ def train(config: TrainConfig) -> None:
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)
-        plan, held_back = _plan(config, data, training, looks)
-        job = TrainJob(
-            plan=plan,
-            output=output,
-            claim=held.claim(),
-            training_split=tuple(training),
-            model=config.model,
-            width=config.width,
-            loss=config.loss,
-            lr=config.lr,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-            average=config.average,
-            flips=config.flips,
-            cycle_epochs=(config.cycle_epochs or config.epochs)
-            if config.schedule == "cosine"
-            else None,
-            patience=config.patience,
-            measured=(*([HELD_BACK] if held_back else []), *([TEST] if test else [])),
-            precision=config.precision,
-            compile=config.compile,
-            device=device,
-        )
+        job = job_of(config, data, labelled, looks, held.claim(), device)
         held.check()
         archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = before.get(SET) or survey.listing(labelled.entries, looks)
         archive.write_json(output, archive.SETTINGS, settings | {SET: files})
-        _fit(config, job, resources, held_back, test)
+        _fit(config, job, resources, labelled.test)
         held.check()
         output.delete(UNDER_WAY)
     print(f"train: wrote {output.uri(MODEL)}, {LAST}, {HISTORY}, {CURVES} and {PREDICTIONS}")
@@ -319,27 +311,60 @@ def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[sur
     looks = labels.look_at_all(data, [*labelled.training, *labelled.test])
     num_training = len(labelled.training)
     told = survey.overview(labelled.layout, looks[:num_training], looks[num_training:])
-    labels.settle("train", data.uri, looks, config.accept_labels, told)
+    labels.settle("train", data.uri, looks, config.accept_labels, told, labelled.notes)
     return looks
 
 
+def job_of(
+    config: TrainConfig,
+    data: Store,
+    labelled: LabelledSet,
+    looks: Sequence[survey.Look],
+    claim: Claim,
+    device: str,
+) -> TrainJob:
+    """What each rank needs to know; `looks` begin with those of the training photographs."""
+    cosine_epochs = config.cycle_epochs or config.epochs
+    held_back = [HELD_BACK] if config.validation_images else []
+    return TrainJob(
+        plan=_plan(config, data, labelled.training, looks),
+        output=claim.output,
+        claim=claim,
+        training_split=tuple(labelled.training),
+        model=config.model,
+        width=config.width,
+        loss=config.loss,
+        lr=config.lr,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        average=config.average,
+        flips=config.flips,
+        cycle_epochs=cosine_epochs if config.schedule == "cosine" else None,
+        patience=config.patience,
+        measured=(*held_back, *([TEST] if labelled.test else [])),
+        precision=config.precision,
+        compile=config.compile,
+        device=device,
+    )
+
+
 def _plan(
-    config: TrainConfig, data: Store, training: list[Example], looks: list[survey.Look]
-) -> tuple[stream.CropPlan, list[Example]]:
-    """-> the crops of the whole run, and the held-back examples."""
+    config: TrainConfig, data: Store, training: Sequence[Example], looks: Sequence[survey.Look]
+) -> CropPlan:
+    """The crops of the whole run."""
     looks = looks[: len(training)]
     diameter = float(statistics.median(one.diameter for one in looks))
     for example, one in zip(training, looks, strict=True):
-        smallest = min(stream.scaled_size(one.height, one.width, one.diameter, diameter))
+        smallest = min(scaled_size(one.height, one.width, one.diameter, diameter))
         if config.place == "photograph" and config.crop_size > smallest:
             raise UserError(
                 f"--crop-size {config.crop_size}: larger than {data.uri(example.image)}, "
                 f"{smallest} px on its shorter side; --place field allows it"
             )
-    last = len(training) - config.validation_images
-    plan = stream.CropPlan(
+    return CropPlan(
         data,
-        tuple(training[:last]),
+        tuple(training[: len(training) - config.validation_images]),
         diameter,
         config.seed,
         config.epochs,
@@ -349,15 +374,13 @@ def _plan(
         config.augmentation,
         config.place,
     )
-    return plan, training[last:]
 
 
 def _fit(
     config: TrainConfig,
     job: TrainJob,
     resources: dict[str, float],
-    held_back: list[Example],
-    test: list[Example],
+    test: Sequence[Example],
 ) -> None:
     plan = job.plan
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -370,11 +393,12 @@ def _fit(
     }
     if test:
         datasets[TEST] = stream.squashed(plan.store, test, config.crop_size).materialize()
-    if held_back:
-        datasets[HELD_BACK] = stream.canvases(plan.store, held_back, plan.diameter).materialize()
+    if job.held_back:
+        held_back = stream.canvases(plan.store, job.held_back, plan.diameter)
+        datasets[HELD_BACK] = held_back.materialize()
     fewest, most = config.fewest_workers, config.most_workers
     trainer = ray.train.torch.TorchTrainer(
-        ddp.work,
+        worker.work,
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if config.elastic else most,  # type: ignore[arg-type]
@@ -425,7 +449,7 @@ def _asked(method: Any) -> Any:
 def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
     plan = job.plan
     progress, total = Progress("train"), plan.epochs * plan.steps_per_epoch * plan.batch_size
-    way = "eager" if job.compile == "off" or job.compiled_problem() else "compiled"
+    way = "compiled" if job.compiled else "eager"
     progress.show(
         f"starting the workers ({way} {job.precision} on {job.device}), "
         f"{states.finished_epochs(job.output)} of {plan.epochs} epochs done"

@@ -24,7 +24,13 @@ def pytest_configure() -> None:
 
 
 CLUSTER_S = 900  # for a test of test-cluster, its fixtures included
-LONG = ("test_jobs.py", "test_kill.py", "test_train.py", "test_bulk.py")  # minutes each
+LONG = (  # minutes each
+    "test_jobs.py",
+    "test_kill.py",
+    "test_train.py",
+    "test_bulk.py",
+    "test_trainer.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,6 @@ from files import chunk, encoded, heic, png16, smooth, tiff
 from PIL import Image, ImageOps, PngImagePlugin
 
 from segpipe.data.codecs import (
-    decode_binary,
     decode_image,
     decode_photograph,
     encode_mask,
@@ -444,13 +443,6 @@ def test_a_mask_has_the_header_and_palette_that_pillow_writes():
         palette = png.index(b"PLTE") + 4
         assert png[palette : palette + 9] == bytes([0, 0, 0, 255, 255, 255, 128, 128, 128])
     assert data == encode_mask(mask.copy())
-
-
-def test_a_drawing_with_palette_indices_0_and_1_is_read_by_its_colours():
-    drawing = np.random.default_rng(2).random((9, 9)) > 0.5
-    picture = Image.fromarray(drawing.astype(np.uint8), "P")
-    picture.putpalette([0, 0, 0, 255, 255, 255])
-    np.testing.assert_array_equal(decode_binary(encoded(picture, "GIF")), drawing)
 
 
 # ---- rejected

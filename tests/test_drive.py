@@ -5,33 +5,28 @@ Run: SEGPIPE_DATA=folder-that-holds-DRIVE pytest -m cluster tests/test_drive.py
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 from PIL import Image
 from verbs import run
 
-pytestmark = pytest.mark.cluster  # three minutes
+pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def trained(drive: Path, tmp_path_factory, ray_cluster) -> Path:
-    output = tmp_path_factory.mktemp("drive")
-    assert run("train", "--data", drive, "--output", output, "--epochs", 2, "--workers", 2) == 0
-    return output
-
-
-def test_the_lectures_losses_come_out(trained):
+def test_the_lectures_losses_come_out(drive, tmp_path):
     """0.0586 and 0.0390 on its scale, a tenth of the mean loss per pixel."""
-    rows = list(csv.DictReader((trained / "history.csv").open()))
-    losses = [float(row["train_loss"]) for row in rows]
+    output = ranks.train(drive, tmp_path, "--epochs", 2, world_size=2)
+    losses = [float(row["train_loss"]) for row in ranks.history(output)]
     assert losses == pytest.approx([0.60, 0.39], abs=0.05)
 
 
-def test_no_step_waits_longer_at_an_epochs_start(trained):
+@pytest.mark.nightly
+def test_no_step_waits_longer_at_an_epochs_start(drive, tmp_path, ray_cluster):
     """The stream is ahead of the worker there as elsewhere."""
-    with (trained / "_segpipe/steps/epoch-00002.csv").open() as file:
+    assert run("train", "--data", drive, "--output", tmp_path, "--epochs", 2, "--workers", 2) == 0
+    with (tmp_path / "_segpipe/steps/epoch-00002.csv").open() as file:
         rows = list(csv.DictReader(file))
     waits = np.array([float(row["wait_s"]) for row in rows])
     assert len(waits) == 60

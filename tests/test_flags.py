@@ -28,8 +28,14 @@ AMOUNT = ["-1", "nan", "inf", "abc", ""]  # 0 or more
 CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
+READ_BY: dict[str, list[str] | str] = {
+    "images": ["images/*.png", "", " "],  # each needs others
+    "labels": ["labels/*.png", ""],
+    "masks": ["masks/*.png", ""],
+    "av_colours": ["artery=red", "rite", "artery=FF0000,vein=FF0000", ""],
+}
 TABLE: dict[str, dict[str, list[str] | str]] = {
-    "check": {"data": [*PLACES, "nowhere"], "output": PLACES, "anonymous": UNSIGNED},
+    "check": {"data": [*PLACES, "nowhere"], "output": PLACES, "anonymous": UNSIGNED, **READ_BY},
     "train": {
         "data": [*PLACES, "nowhere"],
         "output": PLACES,
@@ -61,6 +67,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "anonymous": UNSIGNED,
         "resource_wait": AMOUNT,
         "accept_labels": SWITCH,
+        **READ_BY,
     },
     "segment": {
         "input": [*PLACES, "nowhere", "nowhere.csv"],
@@ -98,6 +105,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "device": ["tpu", "gpu", ""],
         "anonymous": UNSIGNED,
         "accept_labels": SWITCH,
+        **READ_BY,
     },
     "scale": {
         "job": CHOICE,

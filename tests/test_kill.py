@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
+import ranks
 from PIL import Image
 from processes import (
     Job,
@@ -48,17 +49,16 @@ COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
 
 
-TRAIN = ["-m", "jobs.train", "--epochs", 3, "--workers", 2, "--compile", "off", "--model", "unet"]
-TRAIN += ["--width", 4, "--crops-per-image", 30, "--validation-images", 1]
-TRAIN += ["--average", 0.9, "--warmup-steps", 5, "--schedule", "cosine", "--cycle-epochs", 2]
+FLAGS = ["--epochs", 3, "--workers", 2, "--compile", "off", "--model", "unet", "--width", 4]
+FLAGS += ["--crops-per-image", 30, "--validation-images", 1, "--average", 0.9]
+FLAGS += ["--warmup-steps", 5, "--schedule", "cosine", "--cycle-epochs", 2]
+TRAIN = ["-m", "jobs.train", *FLAGS]
 
 
 @pytest.fixture(scope="module")
 def trained(labelled, tmp_path_factory) -> Path:
-    """A training that nobody killed."""
-    output = tmp_path_factory.mktemp("trained")
-    assert finish(*TRAIN, "--data", labelled, "--output", output).returncode == 0
-    return output
+    """A training that nobody killed: two ranks without a Ray."""
+    return ranks.train(labelled, tmp_path_factory.mktemp("trained"), *FLAGS, world_size=2)
 
 
 @pytest.mark.parametrize("place", ["s3", pytest.param("disk", marks=pytest.mark.nightly)])

@@ -3,7 +3,11 @@
 Run: SEGPIPE_DATA=folder-that-holds-STARE pytest tests/test_layouts.py
 """
 
+import gzip
+import io
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from PIL import Image
 
 from segpipe.data import synthetic
 from segpipe.data.datasets import load_example, load_second
+from segpipe.data.known_sets import LAYOUTS
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.errors import UserError
 from segpipe.storage import open_store
@@ -75,27 +80,94 @@ SETS: dict[str, list[dict[str, str]]] = {
         {"image": f"{s}/images/{n}.jpg", "manual": f"{s}/labels/{n}.png"}
         for s, n in (("training", "a"), ("training", "b"), ("test", "a"))
     ],
+    "plain, train": [
+        {"image": f"{s}/images/{n}.jpg", "manual": f"{s}/labels/{n}.png"}
+        for s, n in (("train", "a"), ("train", "b"), ("test", "a"))
+    ],
+    "DRIVE, training alone": [
+        {
+            "image": f"images/{n}_training.tif",
+            "manual": f"1st_manual/{n}_manual1.gif",
+            "mask": f"mask/{n}_training_mask.gif",
+        }
+        for n in (21, 22, 40)
+    ],
+    "RITE": [
+        {"image": f"{s}/images/{n}_{s}.tif", "manual": f"{s}/vessel/{n}_{s}.png"}
+        for s, n in (("training", "21"), ("training", "22"), ("test", "01"))
+    ],
+    "LES-AV": [
+        {
+            "image": f"images/{n}.png",
+            "manual": f"vessel-segmentations/{n}.png",
+            "mask": f"masks/{n}.png",
+        }
+        for n in (22, 27, 284)
+    ],
+    "FIVES": [
+        {"image": f"{s}/Original/{n}.png", "manual": f"{s}/Ground truth/{n}.png"}
+        for s, n in (("train", "1_A"), ("train", "2_D"), ("test", "1_A"))
+    ],
+    "nnU-Net": [
+        {"image": f"images{s}/{n}_0000.png", "manual": f"labels{s}/{n}.png"}
+        for s, n in (("Tr", "case_1"), ("Tr", "eye_0002"), ("Ts", "case_1"))
+    ],
+    "plain, folders below": [
+        {
+            "image": f"images/{n}.jpg",
+            "manual": f"labels/{n}.png",
+            "mask": f"masks/{n}.png",
+            "name": n,
+        }
+        for n in ("A/1", "B/1", "B/{x}/2")
+    ],
+    "DRIVE, folders below": [
+        {
+            "image": f"{s}/images/{n}_{s}.tif",
+            "manual": f"{s}/1st_manual/{n}_manual1.gif",
+            "mask": f"{s}/mask/{n}_{s}_mask.gif",
+            "name": f"{n}_{s}",
+        }
+        for s, n in (("training", "left/21"), ("training", "right/21"), ("test", "01"))
+    ],
+    "STARE, gzipped": [
+        {
+            "image": f"stare-images/im{n}.ppm.gz",
+            "manual": f"labels-ah/im{n}.ah.ppm.gz",
+            "second": f"labels-vk/im{n}.vk.PPM.GZ",
+            "name": f"im{n}",
+        }
+        for n in ("0001", "0002", "0044")
+    ],
 }
-SPLIT = ("DRIVE", "plain, splits")  # the third photograph is the test
+SPLIT = {  # the third photograph is the test
+    *("DRIVE", "plain, splits", "plain, train", "RITE", "FIVES", "nnU-Net", "DRIVE, folders below")
+}
 
 
 def write_set(root: Path, layout: str) -> Path:
     for files, (image, vessel, fov) in zip(SETS[layout], DRAWN, strict=True):
         pixels = {"image": image, "manual": vessel, "second": SECOND, "mask": fov}
         for what, key in files.items():
+            if what == "name":
+                continue
             path = root / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            array = pixels[what].astype(np.uint8) * (1 if what == "image" else 255)
-            picture = Image.fromarray(array)
+            white = 1 if what == "image" or layout == "nnU-Net" else 255
+            picture = Image.fromarray(pixels[what].astype(np.uint8) * np.uint8(white))
             if what == "mask" and path.suffix == ".tif":
                 picture = picture.convert("RGB")  # as some of HRF's are
-            picture.save(path, Image.registered_extensions()[path.suffix.lower()])
+            packed = path.suffix.lower() == ".gz"
+            extension = Path(path.stem if packed else path).suffix.lower()
+            file = io.BytesIO()
+            picture.save(file, Image.registered_extensions()[extension])
+            path.write_bytes(gzip.compress(file.getvalue()) if packed else file.getvalue())
     (root / "README.txt").write_text("about this set")
     return root
 
 
 def wanted(files: dict[str, str]) -> Example:
-    name = Path(files["image"]).stem
+    name = files.get("name", Path(files["image"]).stem)
     return Example(name, files["image"], files["manual"], files.get("mask"), files.get("second"))
 
 
@@ -160,7 +232,7 @@ MISSING = [
     for layout, photographs in SETS.items()
     for place, files in enumerate(photographs)
     for what in files
-    if what != "second"
+    if what not in ("second", "name")
 ]
 
 
@@ -170,13 +242,17 @@ def test_a_missing_file_is_named(layout, place, what, tmp_path):
     key = SETS[layout][place][what]
     (root / key).unlink()
     store = open_store(str(root))
-    if layout == "STARE" and what == "manual":  # most of STARE's photographs have none
+    if layout.startswith("STARE") and what == "manual":  # most of STARE's photographs have none
         kept = [files for n, files in enumerate(SETS[layout]) if n != place]
         assert open_labelled(store).training == tuple(map(wanted, kept))
         return
+    if layout in SPLIT and place == 2 and what == "manual":  # no label in a test is as published
+        assert open_labelled(store).test == ()
+        return
     with pytest.raises(UserError) as told:
         open_labelled(store)
-    assert f"wanted {root}/{os.path.splitext(key)[0]}." in str(told.value)
+    path = os.path.splitext(key.removesuffix(".gz"))[0]
+    assert f"wanted {root}/{path}." in str(told.value)
     assert "\n" not in str(told.value)
 
 
@@ -191,14 +267,27 @@ def test_a_second_observer_may_have_drawn_some_only(layout, tmp_path):
 
 def test_what_is_missing_in_the_other_split_does_not_matter(tmp_path):
     root = write_set(tmp_path, "DRIVE")
-    shutil.rmtree(root / "test/1st_manual")  # as DRIVE is handed out today
+    shutil.rmtree(root / "test/mask")
     store = open_store(str(root))
     assert len(open_labelled(store, ["training"]).examples("training")) == 2
-    with pytest.raises(UserError, match=r"wanted .*/test/1st_manual/01_manual1\.gif$"):
+    with pytest.raises(UserError, match=r"wanted .*/test/mask/01_test_mask\.gif$"):
         open_labelled(store, ["test"])
 
 
-@pytest.mark.parametrize("layout", SPLIT)
+def test_drive_as_it_is_handed_out_today_has_a_test_without_labels(tmp_path):
+    root = write_set(tmp_path, "DRIVE")
+    shutil.rmtree(root / "test/1st_manual")
+    shutil.rmtree(root / "test/2nd_manual")
+    found = open_labelled(open_store(str(root)))
+    assert (len(found.training), found.test, found.layout) == (2, (), "DRIVE")
+    assert found.num_labels == {"training": 2, "test": 0}
+    told = "1 photographs in test/images/ have no label such as test/1st_manual/01_manual1.gif"
+    assert found.notes == (f"{told}, left out",)
+    with pytest.raises(UserError, match=re.escape(told)):
+        found.examples("test")
+
+
+@pytest.mark.parametrize("layout", ["DRIVE", "plain, splits"])
 def test_a_split_that_a_set_lacks_is_told_when_it_is_asked_for(layout, tmp_path):
     shutil.rmtree(write_set(tmp_path, layout) / "test")
     found = open_labelled(open_store(str(tmp_path)))
@@ -238,8 +327,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     ("layout", "others"),
     [
         ("HRF", ["images/._01_dr.JPG", "manual1/._01_dr.tif", "images/Thumbs.db", ".DS_Store"]),
-        ("HRF", ["images/old/03_dr.JPG", "manual1/old/04_dr.tif", "mask/old/05_dr.tif"]),
-        ("CHASE_DB1", ["overview.jpg", "draft_1stHO.png"]),
+        ("HRF", ["images/.ipynb_checkpoints/x.JPG", "mask/old/05_dr_mask.tif", "about.pdf"]),
     ],
 )
 def test_other_files_beside_a_set_do_not_count(tmp_path, layout, others):
@@ -251,6 +339,118 @@ def test_other_files_beside_a_set_do_not_count(tmp_path, layout, others):
 
 
 @pytest.mark.parametrize(
+    ("layout", "others", "told"),
+    [
+        ("CHASE_DB1", ["overview.jpg", "draft_1stHO.png"], "draft_1stHO.png and 1 more"),
+        ("HRF", ["healthy/images/03_h.JPG"], "no place in HRF, left out: healthy/images/03_h.JPG"),
+        ("nnU-Net", ["imagesTr/x.png"], "no place in nnU-Net, left out: imagesTr/x.png"),
+        ("DRIVE", ["training/more.zip"], "archives that are not unpacked, left out: training/more"),
+        ("STARE", ["stare-images/im0009.ppm.gz"], "in stare-images/ without a label, left out: 1"),
+    ],
+)
+def test_what_is_left_out_is_told(tmp_path, layout, others, told):
+    root = write_set(tmp_path, layout)
+    for name in others:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    found = open_labelled(open_store(str(root)))
+    assert len(found.training + found.test) == 3
+    [note] = found.notes
+    assert told in note
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        (
+            ["images/old/03_dr.JPG"],
+            "images/old/03_dr.JPG: its label is missing, wanted .*/manual1/old/03_dr.tif",
+        ),
+        (
+            ["manual1/old/04_dr.tif"],
+            "manual1/old/04_dr.tif: its image is missing, wanted .*/images/old/04_dr.JPG",
+        ),
+    ],
+)
+def test_what_lies_in_a_folder_below_must_have_its_partner_in_the_same(tmp_path, others, told):
+    root = write_set(tmp_path, "HRF")
+    for name in others:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=told):
+        open_labelled(open_store(str(root)))
+
+
+def test_a_file_beside_the_archive_that_it_was_unpacked_from_is_taken(tmp_path):
+    root = write_set(tmp_path, "STARE, gzipped")
+    for file in sorted(root.glob("*/im0001*.gz")):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    found = open_labelled(open_store(str(root)))
+    assert found.training[0].image == "stare-images/im0001.ppm"
+    assert found.training[1].image == "stare-images/im0002.ppm.gz"
+
+
+# ---- nnU-Net
+
+
+@pytest.mark.parametrize(
+    ("labels", "notes"),
+    [
+        ({"background": 0, "vessel": 1}, []),
+        ({"background": 0, "Retinal Vessels": 1}, []),
+        ({"0": "background", "1": "vessel"}, []),  # nnU-Net's first version
+        ({"background": 0, "BV": 1}, ["dataset.json: its class BV is taken for the vessels"]),
+    ],
+)
+def test_nnu_nets_description_has_one_class(tmp_path, labels, notes):
+    root = write_set(tmp_path, "nnU-Net")
+    (root / "dataset.json").write_text(json.dumps({"labels": labels, "numTraining": 2}))
+    assert list(open_labelled(open_store(str(root))).notes) == notes
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        ('{"labels": {"background": 0, "artery": 1, "vein": 2}}', "background 0, artery 1, vein 2"),
+        (
+            '{"labels": {"background": 0, "vessel": 1, "ignore": 2}}',
+            "ignore 2; wanted background 0",
+        ),
+        ('{"labels": {"background": 0, "vessel": [1, 2]}}', r"vessel \[1, 2\]"),
+        ('{"labels": {"vessel": 1}}', "its labels are vessel 1"),
+        ('{"labels": ["vessel"]}', "has no labels as nnU-Net writes them"),
+        ("{", "has no labels as nnU-Net writes them"),
+        ("{}", "has no labels as nnU-Net writes them"),
+    ],
+)
+def test_other_descriptions_are_refused_with_their_classes(tmp_path, description, told):
+    root = write_set(tmp_path, "nnU-Net")
+    (root / "dataset.json").write_text(description)
+    with pytest.raises(UserError, match=rf"{root}/dataset\.json: .*{told}"):
+        open_labelled(open_store(str(root)))
+
+
+def test_channels_in_files_of_their_own_are_refused(tmp_path):
+    root = write_set(tmp_path, "nnU-Net")
+    for channel in (1, 2):
+        shutil.copy(root / "imagesTr/case_1_0000.png", root / f"imagesTr/case_1_000{channel}.png")
+    with pytest.raises(UserError, match=r"imagesTr/case_1_0001.*one RGB file case_1_0000"):
+        open_labelled(open_store(str(root)))
+
+
+# ---- what is no set
+
+
+def test_a_damaged_gzip_is_named(tmp_path):
+    root = write_set(tmp_path, "STARE, gzipped")
+    file = root / "labels-ah/im0001.ah.ppm.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    store = open_store(str(root))
+    with pytest.raises(UserError, match=r"im0001\.ah\.ppm\.gz: cannot be read as an image \(gzip"):
+        load_example(store, open_labelled(store).training[0])
+
+
+@pytest.mark.parametrize(
     ("files", "found"),
     [
         ([], "found no files"),
@@ -259,7 +459,8 @@ def test_other_files_beside_a_set_do_not_count(tmp_path, layout, others):
         (["images/a.png", "images/b.png"], r"found images/a\.png and 1 more"),
         (["two\nlines.png"], r"found two lines\.png \("),
         (["a/b/labels/x.png", "a/b/images/x.png"], r"more, name .*/a/b instead \("),
-        (["1st_manual/21_manual1.gif", "mask/21_training_mask.gif"], "name the folder that holds"),
+        (["a/imagesTr/x_0000.png", "a/labelsTr/x.png"], "more, name .*/a instead"),
+        (["b/set.nii.gz"], r"volumes as b/set\.nii\.gz are not read"),
         (["datasets.zip"], r"found datasets\.zip, unpack datasets\.zip \("),
         (["training/images/x.png", "training/mask/x.png"], r"and 1 more \("),
     ],
@@ -273,7 +474,7 @@ def test_no_known_layout_is_told_in_one_line_with_all_that_are_known(tmp_path, f
     line = str(told.value)
     assert line.startswith(str(tmp_path))
     assert "\n" not in line
-    for name in ("DRIVE", "STARE", "CHASE_DB1", "HRF", "plain", "1st_manual/", "manual1/"):
+    for name in (*(one.name for one in LAYOUTS), "1st_manual/", "manual1/", "--images"):
         assert name in line
 
 

@@ -56,10 +56,15 @@ def together(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
 
 def apart(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
     """As on a GPU."""
-    rows = stages.load(batch, job)
-    scores = np.stack(list(map(score, rows["canvas"], rows["fov"])))
-    engines = np.full(len(scores), REFERENCE.name)
-    return stages.store(rows | {"score": scores, "engine": engines}, job)
+    scoring = stages.Scoring.__new__(stages.Scoring)
+    scoring.keep_canvas, scoring.engine, scoring.scorer = True, REFERENCE, score_batch
+    return stages.store(scoring(stages.load(batch, job)), job)
+
+
+def score_batch(batch: stages.Batch) -> stages.Batch:
+    """The score below, of rows; a network on a GPU has one for all."""
+    canvases, fovs = batch.pop("canvas"), batch["fov"]
+    return batch | {"score": np.stack(list(map(score, canvases, fovs)))}
 
 
 def score(canvas: np.ndarray, fov: np.ndarray) -> np.ndarray:
@@ -130,11 +135,52 @@ def rows_of(job: SegmentJob) -> list[dict]:
     return rows
 
 
-def test_an_error_of_the_network_rejects_its_photograph(job, monkeypatch):
-    monkeypatch.setattr(__name__ + ".score", failing(score, ZeroDivisionError()))
-    done = segmented(job)
+def green_fails(error: Exception, marks: list[float]) -> Callable:
+    """A score that fails on canvases whose mean green is among these."""
+    usual = score
+
+    def called(canvas: np.ndarray, fov: np.ndarray) -> np.ndarray:
+        if canvas[..., 1].mean() in marks:
+            raise error
+        return usual(canvas, fov)
+
+    return called
+
+
+@pytest.fixture
+def greens(job, folder) -> list[float]:
+    """Mean green of each photograph's canvas; the second differs from the others."""
+    (folder / "b.png").write_bytes(
+        codecs.encode_grey(codecs.decode_image((folder / "a.png").read_bytes())[::-1, :, 1] // 2)
+    )
+    manifest = archive.list_inputs(job.source.list())
+    manifest.write(job.output)
+    rows = stages.load({"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])}, job)
+    return [float(canvas[..., 1].mean()) for canvas in rows["canvas"]]
+
+
+@pytest.mark.parametrize("way", [together, apart])
+def test_an_error_of_the_network_rejects_its_photograph(job, greens, monkeypatch, way):
+    error = green_fails(ZeroDivisionError(), greens[1:2])
+    monkeypatch.setattr(__name__ + ".score", error)
+    done = segmented(job, way)
     assert (done["ok"], done["rejected"]) == (2, 1)
-    assert rows_of(job)[1]["error"].startswith("internal error (ZeroDivisionError at ")
+    assert rows_of(job)[1]["error"].startswith("internal error (ZeroDivisionError")
+
+
+def test_a_gpu_that_has_no_memory_for_one_photograph_leaves_it_open(job, greens, monkeypatch):
+    error = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setattr(__name__ + ".score", green_fails(error, greens[1:2]))
+    done = segmented(job, apart)
+    assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
+
+
+def test_a_gpu_that_fails_on_every_photograph_ends_the_run(job, greens, monkeypatch):
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(__name__ + ".score", green_fails(error, greens))
+    with pytest.raises(RuntimeError, match="illegal memory"):
+        segmented(job, apart)
+    assert rows_of(job) == []
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ import warnings
 import zlib
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segpipe.data.photograph import TURNED_BACK, Image8, Photograph
-from segpipe.data.pictures import orientation_of, read_netpbm, read_picture
+from segpipe.data.photograph import Image8, Photograph
+from segpipe.data.pictures import read_netpbm, read_picture
 from segpipe.data.tiff import read_tiff
 from segpipe.errors import Fault, RejectedImage
 
@@ -119,25 +118,7 @@ def _read_jxl(data: bytes, kind: str, max_megapixels: float) -> Photograph:
     return read_jxl(data, max_megapixels)
 
 
-# ---- drawings and masks
-
-
-def decode_binary(data: bytes) -> npt.NDArray[np.bool_]:
-    """An encoded black and white drawing, whatever its palette -> [H, W] bool, True where light.
-
-    It lies on the pixels that its file stores, as a photograph does. Raises RejectedImage where all
-    is dark but not all black, as where vessels are drawn as 1.
-    """
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        turned = orientation_of(picture) if picture.format == "TIFF" else 1  # Pillow turns by it
-        grey = picture.convert("L")
-    levels = np.asarray(grey.transpose(TURNED_BACK[turned]) if turned in TURNED_BACK else grey)
-    if 0 < levels.max() <= WHITE // 2:
-        raise RejectedImage(
-            Fault.INVALID_PIXEL_VALUES,
-            f"its lightest pixel is {levels.max()}, wanted {WHITE} of a drawing",
-        )
-    return levels > WHITE // 2
+# ---- masks
 
 
 def encode_mask(mask: Image8, orientation: int = 1) -> bytes:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data import colours
 from segpipe.data.classes import classes_of
-from segpipe.data.codecs import decode_binary, decode_photograph
-from segpipe.data.drawings import SAME_PLACE, contrast
+from segpipe.data.codecs import decode_photograph
+from segpipe.data.drawings import SAME_PLACE, Drawing, NotTwoValued, contrast, read_drawing
 from segpipe.data.fundus import find_fov
-from segpipe.data.layouts import Example
+from segpipe.data.layouts import GZIPPED, Example
 from segpipe.data.photograph import Photograph
-from segpipe.errors import RejectedImage, UserError
+from segpipe.errors import Fault, RejectedImage, UserError
 
 if TYPE_CHECKING:
     from segpipe.storage import Source  # its libraries stay out of processes that only decode
+
+
+MOST_UNPACKED = 1_200_000_000  # bytes of a gzipped file: 200 megapixels of RGB in 16 bits
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,14 @@ def load_example(store: Source, example: Example, find_field: bool = False) -> L
     """
     photograph = _decoded(store, example.image, decode_photograph)
     shown = photograph.orientation != 1 and _is_drawn_on_shown(
-        photograph, _decoded(store, example.manual, decode_binary)
+        photograph, drawing_of(store, example, example.manual).drawn
     )
     image = photograph.shown if shown else photograph.image
-    vessel = _drawn(store, example.manual, example.image, image.shape)
+    vessel = _drawn(store, example, example.manual, image.shape)
     if find_field or example.mask is None:
         fov = _found(store, example, image)
     else:
-        fov = _drawn(store, example.mask, example.image, image.shape)
+        fov = _drawn(store, example, example.mask, image.shape)
         if not fov.any():
             raise UserError(
                 f"{store.uri(example.mask)}: the field of view is empty, draw it or leave masks out"
@@ -80,7 +88,7 @@ def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[
     """The label [H, W] uint8 as the second observer drew it, or None where nobody did."""
     if example.second is None:
         return None
-    vessel = _drawn(store, example.second, example.image, like.fov.shape)
+    vessel = _drawn(store, example, example.second, like.fov.shape)
     return classes_of(vessel, like.fov)
 
 
@@ -91,7 +99,7 @@ def field_overlap(store: Source, example: Example, image: npt.NDArray[np.uint8])
     """
     if example.mask is None:
         return None
-    given = _drawn(store, example.mask, example.image, image.shape)
+    given = _drawn(store, example, example.mask, image.shape)
     try:
         found = find_fov(image)
     except RejectedImage:
@@ -99,12 +107,27 @@ def field_overlap(store: Source, example: Example, image: npt.NDArray[np.uint8])
     return float((given & found).sum() / (given | found).sum())
 
 
-def _drawn(store: Source, key: str, image: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """A drawing on an image of this shape -> [H, W] bool."""
-    drawn = _decoded(store, key, decode_binary)
+def drawing_of(store: Source, example: Example, key: str) -> Drawing:
+    """One of an example's drawings. Raises UserError where it cannot be read as one."""
+    is_mask = key == example.mask
+    scheme = None if is_mask or not example.colours else colours.Scheme.parse(example.colours)
+    try:
+        return _decoded(store, key, partial(read_drawing, scheme=scheme))
+    except NotTwoValued as error:
+        wanted = "save it as white on black"
+        if error.coloured and not is_mask:
+            wanted += f", or give each colour's meaning as {colours.FLAG} {colours.FORM}"
+        raise UserError(f"{store.uri(key)}: {error}; {wanted}") from error
+
+
+def _drawn(
+    store: Source, example: Example, key: str, shape: tuple[int, ...]
+) -> npt.NDArray[np.bool_]:
+    """A drawing on its image, which has this shape -> [H, W] bool."""
+    drawn = drawing_of(store, example, key).drawn
     if drawn.shape != shape[:2]:
         raise UserError(
-            f"{store.uri(key)}: {_size(drawn.shape)} px, but its image {image} "
+            f"{store.uri(key)}: {_size(drawn.shape)} px, but its image {example.image} "
             f"has {_size(shape)} px, give both one size"
         )
     return drawn
@@ -123,11 +146,27 @@ Decoded = TypeVar("Decoded")
 
 def _decoded(store: Source, key: str, decode: Callable[[bytes], Decoded]) -> Decoded:
     try:
-        return decode(store.get(key))
+        return decode(_unpacked(key, store.get(key)))
+    except NotTwoValued:
+        raise
     except (RejectedImage, OSError, SyntaxError) as error:
         raise UserError(
             f"{store.uri(key)}: cannot be read as an image ({error}), replace it"
         ) from error
+
+
+def _unpacked(key: str, data: bytes) -> bytes:
+    """What gzip packed, where the key says so. Raises RejectedImage."""
+    if not key.lower().endswith(GZIPPED):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            content = packed.read(MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RejectedImage(Fault.DAMAGED_FILE, f"gzip: {error}") from error
+    if len(content) > MOST_UNPACKED:
+        raise RejectedImage(Fault.FILE_TOO_LARGE, f"more than {MOST_UNPACKED} bytes in gzip")
+    return content
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,9 +1,14 @@
-"""Whether a drawing of vessels can be right: its file's values, and its photograph's contrast."""
+"""Drawings of vessels and masks: file -> bool, and whether the photograph's contrast says the same.
+
+A drawing has two values: black and white, black and 1, or black and the colours of a scheme that is
+known. What else it holds is told, never guessed at.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,70 +17,165 @@ from PIL import Image
 
 from segpipe.data import fundus
 from segpipe.data.codecs import FORMATS, WHITE
+from segpipe.data.colours import BLACK, Scheme, in_hex
+from segpipe.data.depth import FULL_RANGE
+from segpipe.data.photograph import TURNED_BACK
+from segpipe.data.pictures import turned_by_pillow
+from segpipe.errors import Fault, RejectedImage
 
 DIAMETER = 540.0  # px: the field of DRIVE, at whose scale the next two are
 BLUR_PX = 8.0  # standard deviation: wider than a vessel
 RING_PX = 5  # around vessels: the background that they are compared with
 SAME_PLACE = 0.3  # contrast: 0.64 to 2.42 on DRIVE, STARE and HRF, of wrong pairs at most 0.12
 GREY = 64, 192  # levels between: neither black nor white, nor what JPEG leaves beside an edge
+TOUCH = 8  # levels between the channels of a black: (4, 2, 4) in DRIVE's 2nd_manual
 COLOUR = 48  # levels between the channels of a pixel: more than JPEG leaves in a grey picture
+NEAR = 64  # levels, in any channel, from a colour that a pixel is taken for
 SHARE = 0.01  # of the drawn pixels: what is rarer is dirt
 FEW_VALUES = 16  # of a drawing without a camera's or a JPEG's grey
 BIN = 8  # levels of a bin in which greys are counted
 PEAK = 0.6  # of the greys, in a quarter of their range: a level of its own, no soft edges
+GREY_MODES = "1", "L", "LA", "La"  # of Pillow, in 8 bits
+NUMBERS = "I", "F"  # its modes of more bits begin so
 
 Mask = npt.NDArray[np.bool_]
+Image8 = npt.NDArray[np.uint8]
+
+
+class NotTwoValued(RejectedImage):
+    """A drawing whose values have no known meaning: they are colours, or all of them dark."""
+
+    def __init__(self, text: str, coloured: bool = False) -> None:
+        super().__init__(Fault.INVALID_PIXEL_VALUES, text)
+        self.coloured = coloured
+        """Whether a scheme of colours would help."""
 
 
 @dataclass(frozen=True)
-class Values:
-    """What a drawing's file holds beside black and white."""
+class Drawing:
+    """A decoded drawing, on the pixels that its file stores."""
 
-    kind: str = ""
-    """What keeps it from being read as one: transparency, colours or values; mostly empty."""
+    drawn: Mask
+    """[H, W] bool: a vessel, or inside the field of view."""
+    problem: str = ""
+    """What keeps it from being two-valued for sure: transparency or values; mostly empty."""
     text: str = ""
     """The same in words."""
     grey: float = 0.0
-    """Share of grey among its pixels that are not black, as JPEG makes of edges."""
+    """Share of pixels between two values among those that are not black, as JPEG makes of edges."""
+    coloured: bool = False
+    """Whether it was read by its colours."""
 
 
-def values_of(data: bytes) -> Values:
-    """Look at an encoded drawing as it was saved. Raises what Pillow raises for what is no image.
+def read_drawing(data: bytes, scheme: Scheme | None = None) -> Drawing:
+    """An encoded drawing, whatever its palette -> what is drawn: white on black, or 1 on 0.
 
-    decode_binary drops transparency, makes grey of colours and cuts grey in the middle; here that
-    is told where it changes what is drawn.
+    Of a file with colours all that `scheme` names is drawn. Grey is cut in the middle. It lies on
+    the pixels that its file stores, as a photograph does. Raises NotTwoValued where values have no
+    known meaning, and what Pillow raises for what is no image.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        if picture.mode == "1" and "transparency" not in picture.info:
-            return Values()
+        turned = TURNED_BACK.get(turned_by_pillow(picture))  # before it is decoded
         clear = "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info
         alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
-        has_colours = picture.mode not in ("1", "L", "LA", "La", "I", "I;16", "F")
+        has_colours = picture.mode not in GREY_MODES and not picture.mode.startswith(NUMBERS)
         rgb = picture.convert("RGB") if has_colours else None
-        levels = picture.convert("L")
-    if alpha is not None and _shows_more(alpha > WHITE // 2, np.asarray(levels) > WHITE // 2):
-        return Values(
-            "transparency",
-            "its transparency shows what its colours do not, save it as white on black without",
-        )
+        levels = _levels(picture)
+    drawing = None
     if rgb is not None:
-        channels = np.asarray(rgb)
-        spread = channels.max(axis=2) - channels.min(axis=2)
-        coloured = channels[spread > COLOUR]
-        if len(coloured) > SHARE * (channels.max(axis=2) >= GREY[0]).sum():
-            return Values("colours", f"has colours {_named(coloured)}, wanted white on black")
-    counts = np.array(levels.histogram())
+        drawing = _by_colours(np.asarray(rgb), scheme)
+    if drawing is None:
+        drawing = _by_levels(levels)
+    if alpha is not None and _shows_more(alpha > WHITE // 2, drawing.drawn):
+        text = "its transparency shows what its colours do not, save it as white on black without"
+        drawing = replace(drawing, problem="transparency", text=text)
+    if turned is None:
+        return drawing
+    back = Image.fromarray(drawing.drawn.view(np.uint8)).transpose(turned)
+    return replace(drawing, drawn=np.asarray(back).view(bool))
+
+
+def _levels(picture: Image.Image) -> Image8:
+    """-> [H, W] uint8. Numbers of 16 bits and more are levels up to 255, and else are scaled."""
+    if not picture.mode.startswith(NUMBERS):
+        return np.asarray(picture.convert("L"))
+    values: npt.NDArray[Any] = np.asarray(picture)
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= FULL_RANGE:  # NaN too
+        raise NotTwoValued(f"holds {low:g} to {high:g}, wanted 0 and {WHITE}")
+    if high <= 1 and values.dtype.kind == "f" and not np.isin(values, (0, 1)).all():
+        values = values * np.float32(WHITE)  # probabilities, as a photograph's floats are read
+    elif high > WHITE:
+        values = values * np.float32(WHITE / FULL_RANGE)
+    if values.dtype.kind == "f":
+        values = np.rint(values)
+    return values.astype(np.uint8)
+
+
+def _by_levels(levels: Image8) -> Drawing:
+    """levels [H, W] -> what is white, or 1 where there is nothing else but 0."""
+    counts = np.bincount(levels.ravel(), minlength=WHITE + 1)
+    used = np.flatnonzero(counts)
+    if used[-1] <= 1:
+        return Drawing(levels == 1)
+    if used[-1] <= WHITE // 2:
+        told = _listed([str(level) for level in used[np.argsort(-counts[used], kind="stable")]])
+        raise NotTwoValued(f"holds {told}, wanted 0 and {WHITE}, or 0 and 1")
+    light = levels > WHITE // 2
     drawn = max(1, int(counts[GREY[0] :].sum()))
     grey = int(counts[slice(*GREY)].sum())
-    used = np.flatnonzero(counts)
     many = [int(level) for level in used if counts[level] > SHARE * drawn]
     third_level = len(used) <= FEW_VALUES and len(many) > 2
     if third_level or (grey > SHARE * drawn and _peaked(counts)) or grey > drawn / 2:
-        most = sorted(sorted(many, key=lambda level: -counts[level])[:4])
-        told = ", ".join(map(str, most))
-        told += f" and {len(many) - 4} more values" if len(many) > 4 else ""
-        return Values("values", f"holds {told}, wanted two: 0 and {WHITE}")
-    return Values(grey=grey / drawn)
+        told = _listed([str(level) for level in sorted(many, key=lambda level: -counts[level])])
+        return Drawing(light, "values", f"holds {told}, wanted two: 0 and {WHITE}")
+    return Drawing(light, grey=grey / drawn)
+
+
+def _listed(values: list[str], most: int = 4) -> str:
+    """The first of some values in order of size, and how many more there are."""
+    told = ", ".join(sorted(values[:most], key=lambda value: (len(value), value)))
+    return told + (f" and {len(values) - most} more values" if len(values) > most else "")
+
+
+def _by_colours(rgb: Image8, scheme: Scheme | None) -> Drawing | None:
+    """rgb [H, W, 3] -> all that has a colour of the scheme; None where there are no colours.
+
+    Raises NotTwoValued for colours without a scheme, or that are not the scheme's.
+    """
+    if (rgb == rgb[..., :1]).all():
+        return None
+    packed = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    codes, counts = np.unique(packed, return_counts=True)
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    lightest, spread = colours.max(axis=1), np.ptp(colours, axis=1)
+    if len(codes) <= FEW_VALUES:  # no JPEG, whose greys have a touch of colour: dark ones count
+        touch = np.maximum(lightest / 4, min(TOUCH, int(lightest.max()) / 4))
+        drawn, coloured = counts[lightest > 0].sum(), spread > touch
+    else:
+        drawn, coloured = counts[lightest >= GREY[0]].sum(), spread > COLOUR
+    if counts[coloured].sum() <= SHARE * drawn:
+        return None
+    if scheme is None:
+        raise NotTwoValued(f"holds {_colours(codes, counts, coloured)}", coloured=True)
+    known = np.array([BLACK, *scheme.colours()])
+    distance = np.abs(colours[:, None] - known).max(axis=2)
+    strange = distance.min(axis=1) > NEAR
+    off = int(counts[strange].sum())
+    if off > SHARE * drawn:
+        told = _colours(codes, counts, strange)
+        raise NotTwoValued(f"holds {told}, of no meaning in {scheme}", coloured=True)
+    is_drawn = distance.argmin(axis=1) > 0
+    return Drawing(is_drawn[np.searchsorted(codes, packed)], grey=off / drawn, coloured=True)
+
+
+def _colours(codes: npt.NDArray[Any], counts: npt.NDArray[Any], which: Mask) -> str:
+    """The most frequent of these colours, as "colours FF0000, 0000FF"."""
+    codes, counts = codes[which], counts[which]
+    most = codes[np.argsort(-counts, kind="stable")][:4]
+    told = ", ".join(in_hex((code >> 16, code >> 8 & 255, code & 255)) for code in most.tolist())
+    more = f" and {len(codes) - 4} more" if len(codes) > 4 else ""
+    return f"colour{'s' * (len(codes) > 1)} {told}{more}"
 
 
 def _shows_more(opaque: Mask, light: Mask) -> bool:
@@ -89,14 +189,6 @@ def _peaked(counts: npt.NDArray[np.int_]) -> bool:
     binned = counts[slice(*GREY)].reshape(-1, BIN).sum(axis=1)
     quarter = np.convolve(binned, np.ones(len(binned) // 4, int), "valid")
     return bool(quarter.max() > PEAK * binned.sum())
-
-
-def _named(colours: npt.NDArray[np.uint8]) -> str:
-    """Colours [n, 3] -> the most frequent, as "(255, 0, 0), (0, 0, 255)"."""
-    found, counts = np.unique(colours.astype(int) @ (1 << 16, 1 << 8, 1), return_counts=True)
-    most = found[np.argsort(-counts, kind="stable")][:3]
-    told = ", ".join(f"({rgb >> 16}, {rgb >> 8 & 255}, {rgb & 255})" for rgb in most)
-    return told if len(found) <= 3 else f"{told} and {len(found) - 3} more colours"
 
 
 def contrast(image: npt.NDArray[np.uint8], vessel: Mask, fov: Mask) -> float:

@@ -2,16 +2,27 @@
 
     DRIVE      training/images/21_training.tif  training/1st_manual/21_manual1.gif
                training/mask/21_training_mask.gif, the same below test/, and there a second
-               observer's test/2nd_manual/01_manual2.gif where there is one
+               observer's test/2nd_manual/01_manual2.gif where there is one; or one split alone.
+               Artery/vein labels training/21_av.png where there is no 1st_manual/
+    DRIVE_AV   DRIVE/ and DRIVE_AV/training/21_av.png, side by side
+    RITE       training/images/21_training.tif  training/vessel/21_training.png, or else
+               training/av/21_training.png
     STARE      stare-images/im0001.ppm  labels-ah/im0001.ah.pgm  labels-vk/im0001.vk.pgm (second)
                mask/im0001_mask.gif where there are masks; photographs without a label are left out
     CHASE_DB1  Image_01L.jpg  Image_01L_1stHO.png  Image_01L_2ndHO.png (second)
-    HRF        images/01_dr.JPG  manual1/01_dr.tif  mask/01_dr_mask.tif
+    HRF        images/01_dr.JPG  manual1/01_dr.tif, or else manual_av/01_dr.png
+               mask/01_dr_mask.tif
+    LES-AV     images/27.png  vessel-segmentations/27.png, or else arteries-and-veins/27.png
+               masks/27.png where there are masks
+    FIVES      train/Original/1_A.png  train/Ground truth/1_A.png, the same below test/
+    nnU-Net    imagesTr/case_0000.png  labelsTr/case.png, the same in imagesTs/ and labelsTs/;
+               dataset.json where there is one
     plain      images/a.jpg  labels/a.png  masks/a.png where there are masks; the same below
-               training/ and test/ for a set with splits
+               training/ (or train/) and test/ for a set with splits
 
-Extensions may be those of any format that is read. Either all photographs of a split have a mask of
-the field of view or none has.
+Extensions may be those of any format that is read, and .gz after them. Below each folder there may
+be more folders, the same for a photograph and its drawings. Either all photographs of a split have
+a mask of the field of view or none has. A split without any label is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +33,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from segpipe.data import nnunet
 from segpipe.data.codecs import EXTENSIONS
+from segpipe.data.colours import SCHEMES
+from segpipe.data.globs import Reading
+from segpipe.data.known_sets import LAYOUTS, SPLITS, LabelPlace, Layout
 from segpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +46,10 @@ if TYPE_CHECKING:
         Source,
     )  # its libraries stay out of processes that only decode
 
-SPLITS = ("training", "test")
+GZIPPED = ".gz"  # after the extension of an image: unpacked as it is read
 PACKED = (".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".7z", ".rar")
+MEDICAL = (".nii.gz", ".nii", ".mha", ".nrrd", ".npz", ".b2nd")  # volumes: not read
+GLOBS = "globs"  # the name of the layout that --images and --labels describe
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,8 @@ class Example:
     """The keys of one labelled photograph."""
 
     name: str
-    """Of the image's file, without its extension; no other of the set has it in its split."""
+    """Of the image's file, without its extension, below the folder of images; no other of the set
+    has it in its split."""
     image: str
     manual: str
     """The first observer's drawing of the vessels."""
@@ -48,6 +66,9 @@ class Example:
     """The field of view; None where the set gives none and it is to be found."""
     second: str | None
     """A second observer's drawing, if any."""
+    colours: str = ""
+    """What the colours of the drawings mean, as colours.Scheme.parse takes it; "": white on black
+    alone."""
 
     def as_row(self) -> dict[str, str]:
         """By field, as a row of a table; "" for None, which Ray's batches turn into NaN."""
@@ -57,96 +78,7 @@ class Example:
     def from_row(cls, row: Mapping[str, Any]) -> Example:
         """The example in a row that may have other columns too."""
         mask, second = row["mask"] or None, row["second"] or None
-        return cls(row["name"], row["image"], row["manual"], mask, second)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a set names its files, the extensions as published.
-
-    {number} is the part of a photograph's name that its drawings share, {split} its split.
-    """
-
-    name: str
-    mark: str
-    """Regular expression; a set is in this layout where it matches the start of any key."""
-    wants: str
-    """What a set in this layout has, for who gives something else."""
-    image: str
-    manual: str
-    mask: str | None = None
-    second: str | None = None
-    split: bool = False
-    """Whether all this lies below training/ and test/."""
-    number: str = "(.+)"
-    """Regular expression of a photograph's name; its group is {number}."""
-    masked: bool = False
-    """Whether every set has masks."""
-    partly: bool = False
-    """Whether photographs without a drawing are part of the set, and left out."""
-
-
-PLAIN = "images/ with labels/ of the same names, at the top or below training/ and test/"
-LAYOUTS = (
-    Layout(
-        "DRIVE",
-        "(training|test)/(1st_manual|2nd_manual)/",
-        "training/ and test/, each with images/, 1st_manual/ and mask/",
-        "images/{number}_{split}.tif",
-        "1st_manual/{number}_manual1.gif",
-        "mask/{name}_mask.gif",
-        "2nd_manual/{number}_manual2.gif",
-        split=True,
-        number="([^_]+).*",
-        masked=True,
-    ),
-    Layout(
-        "STARE",
-        "(stare-images|labels-ah)/",
-        "stare-images/ and labels-ah/",
-        "stare-images/{number}.ppm",
-        "labels-ah/{number}.ah.pgm",
-        "mask/{number}_mask.gif",
-        "labels-vk/{number}.vk.pgm",
-        partly=True,
-    ),
-    Layout(
-        "CHASE_DB1",
-        r"Image_\d+[LR](_1stHO|_2ndHO)?\.",
-        "Image_01L.jpg beside Image_01L_1stHO.png",
-        "{number}.jpg",
-        "{number}_1stHO.png",
-        None,
-        "{number}_2ndHO.png",
-        number=r"(Image_\d+[LR])",
-    ),
-    Layout(
-        "HRF",
-        "manual1/",
-        "images/, manual1/ and mask/",
-        "images/{number}.JPG",
-        "manual1/{number}.tif",
-        "mask/{number}_mask.tif",
-        masked=True,
-    ),
-    Layout(
-        "plain",
-        "(training|test)/(labels|masks)/",
-        PLAIN,
-        "images/{number}.png",
-        "labels/{number}.png",
-        "masks/{number}.png",
-        split=True,
-    ),
-    Layout(
-        "plain",
-        "(labels|masks)/",
-        PLAIN,
-        "images/{number}.png",
-        "labels/{number}.png",
-        "masks/{number}.png",
-    ),
-)
+        return cls(row["name"], row["image"], row["manual"], mask, second, row["colours"])
 
 
 @dataclass(frozen=True)
@@ -155,7 +87,7 @@ class LabelledSet:
 
     uri: str
     layout: str
-    """Its name: DRIVE, STARE, CHASE_DB1, HRF or plain."""
+    """Its name, of one in LAYOUTS or GLOBS."""
     split: bool
     """Whether the set itself says what is for training and what for the test."""
     training: tuple[Example, ...]
@@ -164,6 +96,14 @@ class LabelledSet:
     """Without splits none."""
     entries: Mapping[str, Entry]
     """What was listed of each file of the set, by key."""
+    folders: Mapping[str, str]
+    """Where each split's photographs are."""
+    unlabelled: Mapping[str, str]
+    """Of each split that was asked for and has photographs but no label: both in words."""
+    num_labels: Mapping[str, int]
+    """Of every split, also one that was not asked for."""
+    notes: tuple[str, ...]
+    """What is left out, and what else is worth a line."""
 
     def examples(self, split: str) -> tuple[Example, ...]:
         """What to measure on: the split's examples; without splits all, whichever is asked for.
@@ -171,45 +111,88 @@ class LabelledSet:
         Raises UserError where there are none.
         """
         chosen = self.test if self.split and split == "test" else self.training
-        if not chosen:
-            folder = f" in {split}/images/" if self.split else ""
-            raise UserError(
-                f"{self.uri}: no images{folder} (the layout is {self.layout}), check the path"
-            )
-        return chosen
+        if chosen:
+            return chosen
+        folder = f" in {self.folders[split]}" if self.split else ""
+        problem = self.unlabelled.get(split, f"no images{folder} (the layout is {self.layout})")
+        raise UserError(f"{self.uri}: {problem}, check the path")
 
 
-def open_labelled(store: Source, splits: Iterable[str] = SPLITS) -> LabelledSet:
+def open_labelled(
+    store: Source, splits: Iterable[str] = SPLITS, reading: Reading | None = None
+) -> LabelledSet:
     """Recognise the set in the store, from one listing, and pair the files of these splits.
 
     A split that is not asked for stays empty, and what may be missing in it is not looked for.
-    Raises UserError for a set in no known layout, and for a file that is missing, by its name.
+    `reading` says which files belong together where that is not the layout's, and what colours
+    mean. Raises UserError for a set in no known layout, and for a missing file, by its name.
     """
+    reading = reading or Reading()
     entries: dict[str, Entry] = {}
     others: list[str] = []
     for entry in store.list(""):
-        if posixpath.splitext(entry.key)[1].lower() in EXTENSIONS:
-            entries[entry.key] = entry
-        else:
+        if any(part.startswith(".") for part in entry.key.split("/")):
+            continue  # what macOS, Jupyter and the like leave beside files
+        if image_path(entry.key) is None:
             others.append(entry.key)
+        else:
+            entries[entry.key] = entry
     keys = list(entries)
+    if reading.globs:
+        pairs = reading.globs.pairs(keys, store.uri)
+        found = tuple(Example(*pair, second=None, colours=reading.colours) for pair in pairs)
+        return LabelledSet(store.uri(), GLOBS, False, found, (), entries, {}, {}, {}, ())
     matching = (one for one in LAYOUTS if any(re.match(one.mark, key) for key in keys))
     layout = next(matching, None)
     if layout is None:
-        found = sorted([*keys, *others])
-        more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
-        wanted = "; ".join(dict.fromkeys(f"{one.name}: {one.wants}" for one in LAYOUTS))
-        raise UserError(
-            f"{store.uri()}: no labelled set in a known layout, "
-            f"found {more or 'no files'}{_advice(store, found)} (wanted {wanted})"
-        )
-    if not layout.split:
-        examples = _Split(store, layout, "", keys).examples()
-        return LabelledSet(store.uri(), layout.name, False, examples, (), entries)
-    training, test = (
-        _Split(store, layout, split, keys).examples() if split in splits else () for split in SPLITS
+        raise _unknown(store, sorted([*keys, *others]))
+    notes = []
+    if layout.channels:
+        nnunet.check_channels(store.uri(), filter(None, map(image_path, keys)))
+        if nnunet.DESCRIPTION in others:
+            notes += nnunet.notes_of(store)
+    names = layout.splits or {"training": ""}
+    parts = {
+        split: _Split(store, layout, name, keys, reading.colours) for split, name in names.items()
+    }
+    asked = [split for split in parts if split in splits or not layout.splits]
+    examples = {split: parts[split].examples() if split in asked else () for split in parts}
+    unlabelled = {split: text for split in asked if (text := parts[split].unlabelled())}
+    notes += [text for split in asked if (text := parts[split].left_out())]
+    notes += [f"{text}, left out" for text in unlabelled.values()]
+    notes += _strangers(layout, keys, others)
+    return LabelledSet(
+        uri=store.uri(),
+        layout=layout.name,
+        split=bool(layout.splits),
+        training=examples["training"],
+        test=examples.get("test", ()),
+        entries=entries,
+        folders={split: f"{part.folder}/" for split, part in parts.items()},
+        unlabelled=unlabelled,
+        num_labels={split: len(part.drawn) for split, part in parts.items()},
+        notes=tuple(notes),
     )
-    return LabelledSet(store.uri(), layout.name, True, training, test, entries)
+
+
+def image_path(key: str) -> str | None:
+    """The key without its extension, where that is an image's, packed by gzip or not; else None."""
+    if key.lower().endswith(GZIPPED):
+        key = key[: -len(GZIPPED)]
+    path, extension = posixpath.splitext(key)
+    return path if extension.lower() in EXTENSIONS else None
+
+
+# ---- sets in no layout, and what belongs to none
+
+
+def _unknown(store: Source, found: list[str]) -> UserError:
+    more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
+    wanted = "; ".join(dict.fromkeys(f"{one.name}: {one.wants}" for one in LAYOUTS))
+    return UserError(
+        f"{store.uri()}: no labelled set in a known layout, found {more or 'no files'}"
+        f"{_advice(store, found)} (wanted {wanted}; or name files by --images and --labels)"
+    )
 
 
 def _advice(store: Source, keys: Iterable[str]) -> str:
@@ -221,77 +204,159 @@ def _advice(store: Source, keys: Iterable[str]) -> str:
                 return f", name {store.uri(above)} instead"
             folder, _, below = below.partition("/")
             above = f"{above}/{folder}"
-        if re.match("(1st_manual|2nd_manual)/", key):
-            return ", a split of DRIVE: name the folder that holds training/ and test/"
+        if key.lower().endswith(MEDICAL):
+            return f", volumes as {key} are not read: save photographs as PNG"
         if key.lower().endswith(PACKED):
             return f", unpack {key}"
     return ""
 
 
+def _strangers(layout: Layout, keys: Iterable[str], others: Iterable[str]) -> list[str]:
+    """A line for images beside the set that it has no place for, and one for archives."""
+    templates = layout.image, layout.mask, layout.second, *(one.template for one in layout.labels)
+    places = [
+        _expression(layout, template, split)
+        for template in filter(None, templates)
+        for split in (layout.splits or {"": ""}).values()
+    ]
+    strange = sorted(
+        key for key in keys if not any(place.fullmatch(image_path(key) or "") for place in places)
+    )
+    packed = sorted(
+        key for key in others if key.lower().endswith(PACKED) and not key.lower().endswith(MEDICAL)
+    )
+    lines = []
+    if strange:
+        lines.append(f"images that have no place in {layout.name}, left out: {_counted(strange)}")
+    if packed:
+        lines.append(f"archives that are not unpacked, left out: {_counted(packed)}")
+    return lines
+
+
+def _counted(keys: list[str]) -> str:
+    return f"{keys[0]} and {len(keys) - 1} more" if len(keys) > 1 else keys[0]
+
+
+def _expression(layout: Layout, template: str, split: str) -> re.Pattern[str]:
+    """Of the paths that a template describes; its groups are the folders below, and the number."""
+    folder, name = posixpath.split(posixpath.splitext(template)[0])
+    shape = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
+    if template == layout.image:
+        shape = layout.photograph
+    for part, meaning in (
+        ("{number}", f"({layout.number})"),
+        ("{split}", re.escape(split)),
+        ("{name}", "([^/]+)"),
+    ):
+        shape = shape.replace(part, meaning)
+    above = re.escape(folder.replace("{split}", split)) + "/" if folder else ""
+    return re.compile(f"{above}((?:.+/)?){shape}")
+
+
+# ---- pairs
+
+
+@dataclass(frozen=True, order=True)
+class _Place:
+    """What a photograph and its drawings share."""
+
+    below: str
+    """The folders below that of the template, each with its slash."""
+    number: str
+
+
 class _Split:
     """The files of one split, or of a whole set without splits."""
 
-    def __init__(self, store: Source, layout: Layout, split: str, keys: Iterable[str]) -> None:
+    def __init__(
+        self, store: Source, layout: Layout, split: str, keys: Iterable[str], colours: str
+    ) -> None:
         self.store, self.layout, self.split = store, layout, split
         self.keys: dict[str, list[str]] = {}  # by path: the key without its extension
         for key in keys:
-            if not posixpath.basename(key).startswith("."):  # macOS leaves such beside files
-                self.keys.setdefault(posixpath.splitext(key)[0], []).append(key)
+            if path := image_path(key):
+                self.keys.setdefault(path, []).append(key)
+        self.folder = posixpath.dirname(layout.image).replace("{split}", split)
+        self.images = self._matching(layout.image)
+        found = [(label, set(self._matching(label.template).values())) for label in layout.labels]
+        self.label: LabelPlace
+        self.label, self.drawn = next((one for one in found if one[1]), found[0])
+        self.colours = colours or str(SCHEMES.get(self.label.colours, ""))
+
+    def _matching(self, template: str) -> dict[str, _Place]:
+        """Path -> place of each file that a template describes."""
+        shape = _expression(self.layout, template, self.split)
+        return {
+            path: _Place(match[1], match[2])
+            for path in self.keys
+            if (match := shape.fullmatch(path))
+        }
+
+    def unlabelled(self) -> str:
+        """That there are photographs and no label, in words; else ''."""
+        if not self.images or self.drawn or not self.layout.splits:
+            return ""
+        first = min(self.images)
+        wanted = self._key(self.layout.labels[0].template, self.images[first], first)
+        return f"{len(self.images)} photographs in {self.folder}/ have no label such as {wanted}"
+
+    def left_out(self) -> str:
+        """That photographs have no label where that is as published; else ''."""
+        num = len(self.images) - len(self.drawn)
+        if not self.layout.partly or not num:
+            return ""
+        return f"photographs in {self.folder}/ without a label, left out: {num}"
 
     def examples(self) -> tuple[Example, ...]:
-        """In order of their names. Raises UserError for a file that is missing."""
-        layout, images, drawn = self.layout, self._images(), self._drawn()
-        for number in sorted(drawn - set(images.values())):
-            manual = self._find(layout.manual, number)
-            raise self._missing(manual, "image", layout.image, number)
-        if layout.partly and drawn:
-            images = {name: number for name, number in images.items() if number in drawn}
+        """In order of their names; none where no photograph of a split has a label.
+
+        Raises UserError for a file that is missing.
+        """
+        if self.unlabelled():
+            return ()
+        layout, images = self.layout, self.images
+        for place in sorted(self.drawn - set(images.values())):
+            drawing = self._find(self.label.template, place, "")
+            raise self._missing(drawing, "image", layout.image, place, "")
+        if layout.partly and self.drawn:
+            images = {path: place for path, place in images.items() if place in self.drawn}
         masked = layout.masked or any(
-            self._find(layout.mask, number, name) for name, number in images.items()
+            self._find(layout.mask, place, path) for path, place in images.items()
         )
-        return tuple(self._example(name, images[name], masked) for name in sorted(images))
+        return tuple(self._example(path, images[path], masked) for path in sorted(images))
 
-    def _example(self, name: str, number: str, masked: bool) -> Example:
+    def _example(self, path: str, place: _Place, masked: bool) -> Example:
         layout = self.layout
-        image = self._find(posixpath.join(posixpath.dirname(layout.image), "{name}."), number, name)
-        manual = self._find(layout.manual, number, name)
-        mask = self._find(layout.mask, number, name)
+        image = self._only(path)
+        manual = self._find(self.label.template, place, path)
+        mask = self._find(layout.mask, place, path)
         if manual is None:
-            raise self._missing(image, "label", layout.manual, number, name)
+            raise self._missing(image, "label", self.label.template, place, path)
         if masked and mask is None:
-            raise self._missing(image, "mask", layout.mask, number, name)
+            raise self._missing(image, "mask", layout.mask, place, path)
         assert image is not None
-        return Example(name, image, manual, mask, self._find(layout.second, number, name))
+        name = path[len(self.folder) + 1 :] if self.folder else path
+        second = self._find(layout.second, place, path)
+        return Example(name, image, manual, mask, second, self.colours)
 
-    def _images(self) -> dict[str, str]:
-        """Name -> number of each photograph."""
-        folder = posixpath.dirname(self._key(self.layout.image, "", ""))
-        found = {}
-        for path in self.keys:
-            above, name = posixpath.split(path)
-            if above == folder and (match := re.fullmatch(self.layout.number, name)):
-                found[name] = match[1]
-        return found
+    def _key(self, template: str, place: _Place, path: str) -> str:
+        """The key of the file of a place; `path`: of its photograph."""
+        name = posixpath.basename(path)
+        key = template.format(number=place.number, name=name, split=self.split)
+        return posixpath.join(posixpath.dirname(key), place.below, posixpath.basename(key))
 
-    def _drawn(self) -> set[str]:
-        """The numbers of all drawings by the first observer."""
-        path, _ = posixpath.splitext(self._key(self.layout.manual, "*", ""))
-        shape = re.escape(path).replace(re.escape("*"), "([^/]+)")
-        numbers = {match[1] for path in self.keys if (match := re.fullmatch(shape, path))}
-        return {number for number in numbers if re.fullmatch(self.layout.number, number)}
-
-    def _key(self, template: str, number: str, name: str) -> str:
-        key = template.format(number=number, name=name, split=self.split)
-        return posixpath.join(self.split, key)
-
-    def _find(self, template: str | None, number: str, name: str = "") -> str | None:
+    def _find(self, template: str | None, place: _Place, path: str) -> str | None:
         """The key of the file that a template describes, whatever its extension, if there is one.
 
         Raises UserError where there are two.
         """
         if template is None:
             return None
-        keys = self.keys.get(posixpath.splitext(self._key(template, number, name))[0], [])
+        return self._only(posixpath.splitext(self._key(template, place, path))[0])
+
+    def _only(self, path: str) -> str | None:
+        keys = self.keys.get(path, [])
+        keys = [key for key in keys if key.removesuffix(GZIPPED) == key or key[:-3] not in keys]
         if len(keys) > 1:
             raise UserError(
                 f"{self.store.uri(keys[0])}: {posixpath.basename(keys[1])} lies beside it, "
@@ -300,7 +365,7 @@ class _Split:
         return keys[0] if keys else None
 
     def _missing(
-        self, key: str | None, what: str, template: str | None, number: str, name: str = ""
+        self, key: str | None, what: str, template: str | None, place: _Place, path: str
     ) -> UserError:
-        wanted = self.store.uri(self._key(template or "", number, name))
+        wanted = self.store.uri(self._key(template or "", place, path))
         return UserError(f"{self.store.uri(key or '')}: its {what} is missing, wanted {wanted}")

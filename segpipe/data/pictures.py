@@ -100,6 +100,14 @@ def orientation_of(picture: ImageFile.ImageFile) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
+def turned_by_pillow(picture: ImageFile.ImageFile) -> int:
+    """The EXIF orientation by which Pillow turns a picture that is not decoded yet: a TIFF's.
+
+    1 for all others, whose pixels come as their file stores them.
+    """
+    return orientation_of(picture) if picture.format == "TIFF" else 1
+
+
 def _note(picture: ImageFile.ImageFile, kind: str) -> str:
     noun = "pictures" if kind in ("JPEG", "HEIF") else "frames"
     try:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
-from segpipe.data.codecs import decode_binary
-from segpipe.data.datasets import Labelled, load_example, load_second
-from segpipe.data.drawings import SAME_PLACE, Mask, Values, contrast, values_of
+from segpipe.data.datasets import Labelled, drawing_of, load_example, load_second
+from segpipe.data.drawings import SAME_PLACE, Drawing, Mask, contrast
 from segpipe.data.layouts import Example
-from segpipe.errors import RejectedImage, UserError
+from segpipe.errors import RejectedImage
 
 if TYPE_CHECKING:
     from segpipe.storage import (
@@ -61,6 +60,8 @@ class Look:
     """Of drawings.contrast; NaN where nothing is drawn."""
     grey: float
     """Share of grey among the label's pixels that are not black."""
+    coloured: bool
+    """Whether the label's colours were read, and not white on black."""
     orientation: int
     """EXIF's, of the photograph's file."""
     shown: bool
@@ -106,17 +107,13 @@ def look(
     kept: Any = _Kept(store)
     mask = None if find_field else example.mask
     second = example.second if with_second else None
-    values = {key: _values(kept, key) for key in (example.manual, mask, second) if key}
-    odd = [Problem(found.kind, key, found.text) for key, found in values.items() if found.kind]
-    try:
-        labelled = load_example(kept, example, find_field)
-    except UserError as error:
-        if not odd or odd[0].kind != "colours":
-            raise
-        # load_example takes dark colours for grey
-        raise UserError(f"{store.uri(odd[0].key)}: {odd[0].text}, save it so") from error
+    labelled = load_example(kept, example, find_field)
+    keys = [key for key in (example.manual, mask, second) if key]
+    drawings = {key: drawing_of(kept, example, key) for key in keys}
+    odd = [Problem(one.problem, key, one.text) for key, one in drawings.items() if one.problem]
     share, found = _measured(labelled, labelled.label == VESSEL)
-    problem = odd[0] if odd else _misfit(kept, example, labelled, share, found)
+    label = drawings[example.manual]
+    problem = odd[0] if odd else _misfit(example, label, labelled, share, found)
     if second and problem is None:
         drawn = load_second(kept, example, labelled)
         assert drawn is not None
@@ -131,21 +128,14 @@ def look(
         diameter=fundus.fov_diameter(labelled.fov),
         vessel_share=share,
         contrast=found,
-        grey=values[example.manual].grey,
+        grey=label.grey,
+        coloured=label.coloured,
         orientation=labelled.orientation,
         shown=labelled.shown,
         problem=problem,
         digests={key: hashlib.sha256(data).hexdigest() for key, data in kept.files.items()},
     )
     return seen, labelled
-
-
-def _values(store: Source, key: str) -> Values:
-    """Of a drawing; nothing of what is no image, which load_example tells better."""
-    try:
-        return values_of(store.get(key))
-    except Exception:  # decoders raise OSError, SyntaxError, struct.error, ...
-        return Values()
 
 
 def _measured(labelled: Labelled, vessel: Mask) -> tuple[float, float]:
@@ -155,19 +145,18 @@ def _measured(labelled: Labelled, vessel: Mask) -> tuple[float, float]:
 
 
 def _misfit(
-    store: Source, example: Example, labelled: Labelled, share: float, found: float
+    example: Example, label: Drawing, labelled: Labelled, share: float, found: float
 ) -> Problem | None:
     """What is wrong with a label of this share and contrast, or with its mask."""
     try:
         field = fundus.find_fov(labelled.image)
     except RejectedImage:
         field = labelled.fov
-    if share > MOST:
-        drawn = decode_binary(store.get(example.manual))
-        if max(_overlap(drawn, field), _overlap(drawn, labelled.fov)) > SAME:
-            swapped = labelled.fov.sum() < MOST * drawn.sum()
-            more = ", labels and masks are swapped" if swapped else ""
-            return Problem("field", example.manual, f"is the field of view, no vessels{more}")
+    overlaps = (_overlap(label.drawn, one) for one in (field, labelled.fov))
+    if share > MOST and max(overlaps) > SAME:
+        swapped = labelled.fov.sum() < MOST * label.drawn.sum()
+        more = ", labels and masks are swapped" if swapped else ""
+        return Problem("field", example.manual, f"is the field of view, no vessels{more}")
     smaller = max(1, min(labelled.fov.sum(), field.sum()))
     if (inside := float((labelled.fov & field).sum() / smaller)) < SAME_FIELD:
         text = f"shares {inside:.0%} with the field of view that is found in {example.image}"
@@ -231,6 +220,11 @@ def notes(looks: Sequence[Look]) -> list[str]:
         lines.append(
             f"labels with grey edges, which are cut in the middle: {len(grey)}, up to "
             f"{100 * max(grey):.1f} % of what is drawn"
+        )
+    if num_coloured := sum(one.coloured for one in looks):
+        lines.append(
+            "labels in artery and vein colours, each of which is a vessel here, uncertain ones "
+            f"too: {num_coloured}"
         )
     if num_shown := sum(one.shown for one in looks):
         lines.append(

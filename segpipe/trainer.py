@@ -1,35 +1,33 @@
-"""One worker of a DDP training: its steps, the epoch's figures, the state it goes on from.
+"""One rank of a DDP training: its steps, the epoch's figures, the state it goes on from.
 
-Only rank 0 writes, and nothing once another run has taken over the output. An epoch counts as done
-when its state is stored; `model.safetensors` is written last of all.
+Plain torch, whoever brings the crops: worker.py between Ray Train and Ray Data, tests and
+scaling/bare_ddp.py from memory. Only rank 0 writes, and nothing once another run has taken over the
+output. An epoch counts as done when its state is stored; `model.safetensors` is written last.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from ray.data import DataIterator
-from ray.exceptions import RayError
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from segpipe import __version__, metrics, plots, records, runtime, states
+from segpipe import __version__, metrics, plots, records, states
+from segpipe.crop_plan import Batch, CropPlan, canvas
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
-from segpipe.errors import Unfinished, UserError, place_of
+from segpipe.errors import UserError
+from segpipe.kept_weights import Average, Best
 from segpipe.lease import Claim
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
@@ -39,7 +37,6 @@ from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.states import State
 from segpipe.storage import Store
-from segpipe.stream import CROPS, Batch, CropPlan, canvas, shares
 
 MODEL, LAST = "model.safetensors", "last.safetensors"
 TELL_S = 2.0  # seconds between two words of rank 0 about its progress
@@ -53,14 +50,13 @@ COLUMNS = (
     "crops_per_second",
 )
 TOLD = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
-AVERAGE_WARMUP = 10  # steps: the average first spans about a tenth of those that were done
-LOST_PEER = re.compile("gloo|NCCL|by peer")  # in what a rank meets where another one is gone
+CPU = torch.device("cpu")
 CHECK_STEPS = 50  # steps after which losses are looked at: each look waits for a GPU
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What a worker needs to know."""
+    """What a rank needs to know."""
 
     plan: CropPlan
     output: Store
@@ -69,26 +65,26 @@ class TrainJob:
     training_split: tuple[Example, ...]
     """The examples of the crops, then the held-back ones: the threshold is chosen on all."""
     model: str
-    width: int | None
-    loss: str
+    width: int | None = None
+    loss: str = "nll"
     """One of LOSSES."""
-    lr: float
-    warmup_steps: int
-    weight_decay: float
-    clip_norm: float
-    average: float
+    lr: float = 1e-3
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    average: float = 0.0
     """Decay of the weights' average over the steps; 0: there is none."""
-    flips: int
+    flips: int = 1
     """Mirror images over which scores are averaged before the threshold is chosen."""
-    cycle_epochs: int | None
+    cycle_epochs: int | None = None
     """Epochs of a cosine's fall to 0 before it starts again; None: the rate is constant."""
-    patience: int | None
+    patience: int | None = None
     """Epochs without a lower validation loss after which training stops."""
-    measured: tuple[str, ...]
+    measured: tuple[str, ...] = ()
     """Which of TEST and HELD_BACK are looked at after every epoch."""
-    precision: str
-    compile: str
-    device: str
+    precision: str = "fp32"
+    compile: str = "auto"
+    device: str = "cpu"
     """cpu or cuda"""
 
     @property
@@ -104,10 +100,12 @@ class TrainJob:
         cycle = self.cycle_epochs * self.plan.steps_per_epoch
         return self.lr * rising * (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
 
-    def compiled_problem(self) -> str:
-        """Why the network's compiled loop cannot be used here, or ''."""
-        kind = self.model, self.width, self.precision, self.device
-        return engine.training_problem(*kind, self.plan.crop_size, self.loss)
+    @property
+    def compiled(self) -> bool:
+        """Whether the network's compiled loop is used here."""
+        network = self.model, self.width, self.precision, self.device
+        problem = engine.training_problem(*network, self.plan.crop_size, self.loss)
+        return self.compile != "off" and not problem
 
 
 def finished(state: State, epochs: int, patience: int | None) -> bool:
@@ -119,69 +117,51 @@ class Diverged(UserError):
     """The loss is no number any more. All ranks meet it at the same step."""
 
 
-def work(loop: dict[str, Any]) -> None:
-    """What Ray Train runs in every worker."""
-    board = loop["board"]
-    if ray.get(board.failure.remote()):
-        return  # the driver tells why; without this Ray Train would start us again and again
-    session = None
-    try:
-        session = Session(loop["job"], board)
-        session.run()
-    except Exception as error:
-        if own := runtime.own_error(error) or _repeated(error, session, board):
-            ray.get(board.fail.remote(own))
-        if not isinstance(error, Diverged):
-            raise
+@dataclass(frozen=True)
+class Rank:
+    """One process of a training."""
+
+    number: int = 0
+    world_size: int = 1
+    device: torch.device = CPU
+    num_threads: int = 1
+    """Of the network on a CPU."""
 
 
-def _repeated(error: Exception, session: Session | None, board: Any) -> Unfinished | None:
-    """What ends the run where this rank failed in the same way, at the same step, before.
+class Trainer:
+    """One rank's network, optimiser and history.
 
-    That is a bug, or too little memory, and another start meets it again. A node or a process that
-    is gone is neither, nor is what the other ranks meet when it goes.
+    With several, torch's default process group connects them. Only rank 0 tells and writes.
     """
-    cause: BaseException = error
-    while inner := getattr(cause, "cause", None) or cause.__cause__:
-        cause = inner
-    if isinstance(cause, RayError | dist.DistError) or LOST_PEER.search(str(cause)):
-        return None
-    words = f"{type(cause).__name__}: {runtime.first_line(cause)}{place_of(cause)}"
-    step = session.step if session else -1
-    rank = ray.train.get_context().get_world_rank()
-    if not ray.get(board.repeated.remote(rank, words, step)):
-        return None
-    when = f"at step {step + 1} of the training" if session else "before the first step"
-    return Unfinished(f"{words}, twice {when}; the same command resumes when that is mended")
 
-
-class Session:
-    """One rank's network, optimiser and history."""
-
-    def __init__(self, job: TrainJob, board: Any) -> None:
-        context = ray.train.get_context()
-        self.job, self.board = job, board
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        num_threads = runtime.worker_threads(context.get_local_world_size())
-        if job.device == "cpu":
-            torch.set_num_threads(num_threads)
+    def __init__(
+        self, job: TrainJob, place: Rank, tell: Callable[[dict[str, Any]], object] = lambda _: None
+    ) -> None:
+        """`tell` gets how far the training is, now and then and after every epoch."""
+        self.job, self.tell = job, tell
+        self.rank, self.world_size, self.device = place.number, place.world_size, place.device
+        if self.device.type == "cpu":
+            torch.set_num_threads(place.num_threads)
+        else:
+            torch.cuda.set_device(self.device)
         torch.manual_seed(job.plan.seed)
         network = networks.build_model(job.model, len(CLASSES), job.width)
         if self.world_size > 1:
             norm.synchronise(network, self.device)
-        self.network = network = channels_last(network)
-        self.loss = ray.train.torch.prepare_model(
-            Loss(network, job.precision, job.loss)
-            if job.compile == "off" or job.compiled_problem()
-            else CompiledLoss(network, num_threads),
-            parallel_strategy_kwargs={
-                "forward_sync_buffers": False,  # batch norm's statistics are all ranks' already
-                "gradient_as_bucket_view": True,
-            },
+        self.network = network = channels_last(network.to(self.device))
+        self.loss: nn.Module = (
+            CompiledLoss(network, place.num_threads)
+            if job.compiled
+            else Loss(network, job.precision, job.loss)
         )
+        if self.world_size > 1:
+            self.loss = DistributedDataParallel(
+                self.loss,
+                forward_sync_buffers=False,  # batch norm's statistics are all ranks' already
+                gradient_as_bucket_view=True,
+            )
         self.optimizer = torch.optim.AdamW(  # without decay it is Adam
-            self.network.parameters(), lr=job.lr, weight_decay=job.weight_decay, fused=True
+            network.parameters(), lr=job.lr, weight_decay=job.weight_decay, fused=True
         )
         self.average = Average(network, job.average) if job.average else None
         self.told_network = self.average.network if self.average else network
@@ -191,22 +171,32 @@ class Session:
         self.best = Best()
         self.told = time.monotonic()
         self.shown: Batch | None = None  # the photograph in predictions.png
-        if state := states.newest(job.output):
-            self._restore(state)
 
-    def run(self) -> None:
-        """Train what is left, then write the results."""
-        plan, job = self.job.plan, self.job
-        crops = ray.train.get_dataset_shard(CROPS)
-        first_step = self.epoch * plan.steps_per_epoch
-        feed = primed(shares(crops, plan, self.rank, self.world_size, first_step))
-        sets = {name: ray.train.get_dataset_shard(name) for name in job.measured}
-        while self.epoch < plan.epochs and not self.best.stale(self.epoch, job.patience):
-            figures = self.train_epoch(feed)
-            for name, dataset in sets.items():
-                figures |= self.measure(name, dataset)
+    @property
+    def next_step(self) -> int:
+        """The first that is not done, counted from the run's first: there the crops start."""
+        return self.epoch * self.job.plan.steps_per_epoch
+
+    def run(
+        self,
+        crops: Iterator[Batch],
+        sets: Mapping[str, Callable[[], Iterable[Batch]]],
+        after_epoch: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        """Train what is left, then write the results.
+
+        `crops` are this rank's shares of each step from `next_step` on: image [n, S, S, 3] and
+        label [n, S, S] uint8. A set of `sets`, by the names in job.measured, gives this rank's
+        photographs anew whenever it is called: image [1, H, W, 3], label [1, H, W] uint8.
+        """
+        while self.epoch < self.job.plan.epochs and not self.best.stale(
+            self.epoch, self.job.patience
+        ):
+            figures = self.train_epoch(crops)
+            for name in self.job.measured:
+                figures |= self.measure(name, sets[name]())
             self.finish_epoch(figures)
-            ray.train.report({"epoch": self.epoch})
+            after_epoch(self.epoch)
         self.write_results()
 
     # -- training ------------------------------------------------------------------------------
@@ -301,7 +291,7 @@ class Session:
         if self.rank == 0 and time.monotonic() - self.told > TELL_S:
             self.told = time.monotonic()
             plan = self.job.plan
-            self.board.post.remote(
+            self.tell(
                 {
                     "workers": self.world_size,
                     "epoch": self.epoch + 1,
@@ -315,11 +305,11 @@ class Session:
     # -- the epoch's end -----------------------------------------------------------------------
 
     @torch.inference_mode()
-    def measure(self, name: str, dataset: DataIterator) -> dict[str, float]:
+    def measure(self, name: str, photographs: Iterable[Batch]) -> dict[str, float]:
         """Mean loss and accuracy per pixel and vessel Dice; of held-back images the loss alone."""
         self.told_network.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
-        for batch in dataset.iter_batches(batch_size=1):
+        for batch in photographs:
             self.shown = self.shown or batch
             logits = self.told_network(to_input(batch["image"], self.device))
             truth = torch.from_numpy(batch["label"].astype(np.int64)).to(self.device)
@@ -356,7 +346,7 @@ class Session:
         state = self._state()
         self.job.claim.check()
         states.put(output, state)
-        self.board.post.remote(
+        self.tell(
             {
                 "workers": self.world_size,
                 "epoch": self.epoch,
@@ -376,7 +366,8 @@ class Session:
         progress = {"epoch": self.epoch, "history": self.history, "best": self.best.figures()}
         return State({k: v.detach().cpu().numpy() for k, v in tensors.items()}, progress)
 
-    def _restore(self, state: State) -> None:
+    def restore(self, state: State) -> None:
+        """Go on after this state."""
         self.epoch, self.history = state.epoch, state.progress["history"]
         tensors = {name: torch.from_numpy(array) for name, array in state.arrays.items()}
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "adam": {}}
@@ -459,56 +450,3 @@ class Session:
             counts += metrics.count_scores(score, label == VESSEL, label != OUTSIDE)
         summed = self._sum(torch.from_numpy(counts).to(self.device))
         return summed.cpu().numpy()
-
-
-class Average:
-    """The mean of a network's weights over its steps, the latest counting most.
-
-    An exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola,
-    arXiv:1703.01780), batch norm's statistics included, and it follows quicker in the beginning.
-    """
-
-    def __init__(self, network: Network, decay: float) -> None:
-        self.network, self.decay = copy.deepcopy(network).eval(), decay
-        pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
-        self.pairs = [pair for pair in pairs if pair[0].is_floating_point()]
-
-    @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Take in the weights after this step, counted from the run's first."""
-        share = 1 - min(self.decay, (step + 1) / (step + AVERAGE_WARMUP))
-        for mean, latest in self.pairs:
-            mean.lerp_(latest, share)
-
-
-@dataclass
-class Best:
-    """The weights with the lowest validation loss so far."""
-
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    epoch: int = 0
-    loss: float = math.inf
-
-    def offer(self, epoch: int, loss: float, network: nn.Module) -> None:
-        if loss < self.loss:
-            self.weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-            self.epoch, self.loss = epoch, loss
-
-    def stale(self, epoch: int, patience: int | None) -> bool:
-        """Whether the loss has not become lower for `patience` epochs."""
-        return patience is not None and epoch - self.epoch >= patience
-
-    def figures(self) -> dict[str, float]:
-        return {"epoch": self.epoch, "loss": self.loss if self.epoch else 0.0}
-
-    @classmethod
-    def told(cls, state: State) -> Best:
-        """As a state tells it, without weights."""
-        figures = state.progress["best"]
-        return cls({}, figures["epoch"], figures["loss"]) if figures["epoch"] else cls()
-
-
-def primed(feed: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, the first of them here already: starting the stream is no step's wait."""
-    first = next(feed, None)
-    return feed if first is None else chain([first], feed)

@@ -1,0 +1,87 @@
+"""Ranks of a training as processes of their own, over gloo on this machine and without a Ray."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch.distributed as dist
+
+from segpipe import archive, cli, crop_plan, lease, runtime, states
+from segpipe.crop_plan import Batch, Cropper
+from segpipe.data import survey
+from segpipe.data.layouts import Example, open_labelled
+from segpipe.storage import open_store
+from segpipe.train import SET, TrainConfig, job_of
+from segpipe.trainer import HELD_BACK, TEST, Rank, Trainer, TrainJob
+
+SMALL = ["--crops-per-image", 10, "--crop-size", 32, "--batch-size", 10]
+STEPS = 4  # an epoch of the drawn set's four training images
+UNET = ["--model", "unet", "--width", 4]
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["segpipe.train"])  # torch is imported once for all ranks
+
+
+def train(data: object, output: object, *flags: object, world_size: int = 1) -> Path:
+    """What `segpipe train` with these flags does, by so many ranks -> the output's folder.
+
+    Raises what a rank raised.
+    """
+    words = [str(word) for word in ("--data", data, "--output", output, *flags)]
+    config = cli._parse("train", TrainConfig, words)
+    store, labelled = open_store(config.data), open_labelled(open_store(config.data))
+    looks = [survey.look(store, one)[0] for one in labelled.training + labelled.test]
+    with lease.hold(open_store(config.output)) as held, tempfile.TemporaryDirectory() as folder:
+        job = job_of(config, store, labelled, looks, held.claim(), "cpu")
+        files = {SET: survey.listing(labelled.entries, looks)}
+        archive.write_json(job.output, archive.SETTINGS, config.settings(store) | files)
+        run = partial(_run, job, labelled.test, f"file://{folder}/meet", world_size)
+        with ProcessPoolExecutor(world_size, CONTEXT) as pool:
+            list(pool.map(run, range(world_size)))
+    return Path(config.output)
+
+
+def _run(job: TrainJob, test: tuple[Example, ...], meet: str, world_size: int, number: int) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", meet, rank=number, world_size=world_size)
+    try:
+        threads = runtime.worker_threads(world_size)  # as workers of Ray have
+        trainer = Trainer(job, Rank(number, world_size, num_threads=threads))
+        if state := states.newest(job.output):
+            trainer.restore(state)
+        cropper, last = Cropper(job.plan, world_size), job.plan.epochs * job.plan.steps_per_epoch
+        crops = (cropper.share(step, number) for step in range(trainer.next_step, last))
+        squashed = partial(crop_plan.squashed, size=job.plan.crop_size)
+        canvas = partial(crop_plan.canvas, diameter=job.plan.diameter)
+
+        def photographs(load: partial, examples: tuple[Example, ...]) -> list[Batch]:
+            mine = [load(job.plan.store, one) for one in examples[number::world_size]]
+            return [{name: array[None] for name, array in one.items()} for one in mine]
+
+        sets = {
+            TEST: partial(photographs, squashed, test),
+            HELD_BACK: partial(photographs, canvas, job.held_back),
+        }
+        trainer.run(crops, sets)
+    finally:
+        dist.destroy_process_group()
+
+
+def history(output: Path) -> list[dict[str, str]]:
+    return _rows(output / "history.csv")
+
+
+def steps(output: Path, column: str = "loss") -> list[float]:
+    """Of every step of a training."""
+    files = sorted((output / "_segpipe" / "steps").iterdir())
+    return [float(row[column]) for path in files for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
