@@ -10,11 +10,15 @@ In the order in which data flows:
     kernels/      inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/         numpy, pillow and OpenCV, never torch
         classes.py    what each pixel of a label or mask is
-        codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
+        codecs.py     bytes -> photograph, safely; mask -> PNG bytes
+        photograph.py what every reader of a file gives, and the limits that each keeps
+        headers.py    what compressed pictures say of themselves, read before they are decoded
+        depth.py      samples of any depth -> 8 bits
+        pictures.py  tiff.py  jxl.py  dicom.py   the readers
+        dicom_objects.py  dicom_frames.py   which objects are photographs; what decodes their frames
         fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
         layouts.py    labelled sets: which files belong together, from their names
         datasets.py   a labelled photograph's files -> image, label and field of view
-        dicom.py      DICOM -> RGB image
         crops.py      random crops and augmentation, a pure function of (seed, epoch, image, k)
         synthetic.py  drawn fundus photographs with exact labels
     models/       torch, never ray

@@ -36,7 +36,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,8 +44,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data import codecs, fundus
-from segpipe.data.codecs import Photograph
 from segpipe.data.fundus import Geometry
+from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder, internal_error
 
 TRIES = 2  # crashes of a child on one photograph: the first may have been another's fault
@@ -110,6 +110,8 @@ class Fitted:
     """What was odd about the file, or ''."""
     seconds: dict[str, float] = field(default_factory=dict)
     """On the clock, of each step: "decode", "field", "resize"."""
+    acquisition: Acquisition = NOTHING_SAID
+    """What the file says of how it was taken."""
 
 
 def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
@@ -132,7 +134,9 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
     fov_canvas = fundus.fit_fov(fov, geometry, side, reduction)
     clock.passed("resize")
     orientation, note = photograph.orientation, photograph.note
-    return Fitted(canvas, fov_canvas, geometry, orientation, note, clock.seconds)
+    return Fitted(
+        canvas, fov_canvas, geometry, orientation, note, clock.seconds, photograph.acquisition
+    )
 
 
 def _field(photograph: Photograph, enough: float) -> fundus.Mask | None:
@@ -293,9 +297,14 @@ class Decoder:
         if "rejected" in header:
             raise RejectedImage(Fault(header["code"]), header["rejected"])
         canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
-        geometry = Geometry(*header["geometry"])
         return Fitted(
-            canvas, fov, geometry, header["orientation"], header["note"], header["seconds"]
+            canvas,
+            fov,
+            Geometry(*header["geometry"]),
+            header["orientation"],
+            header["note"],
+            header["seconds"],
+            Acquisition(**header["acquisition"]),
         )
 
     def _living(self) -> _Child:
@@ -560,6 +569,7 @@ def _answer(data: bytes, shared: _Shared, settings: _Settings, memory: int) -> l
         "orientation": fitted.orientation,
         "note": fitted.note,
         "seconds": fitted.seconds,
+        "acquisition": asdict(fitted.acquisition),
     }
     return _headed(header)
 

@@ -42,7 +42,12 @@ class Fault(StrEnum):
     TOO_SMALL = "too_small", "A side has less than 16 px."
     INVALID_PIXEL_VALUES = "invalid_pixel_values", "Values are no numbers, or out of range."
     NO_FIELD_OF_VIEW = "no_field_of_view", "There is no bright disc or field on the image."
-    MISSING_DICOM_EXTRA = "missing_dicom_extra", "A DICOM file, and pydicom is not installed."
+    NOT_A_PHOTOGRAPH = "not_a_photograph", "A DICOM object of a class that is no photograph."
+    MISSING_DICOM_EXTRA = (
+        "missing_dicom_extra",
+        "A DICOM file, and not all of segpipe[dicom] that it needs is installed.",
+    )
+    MISSING_EXTRA = "missing_extra", "A format of an extra of segpipe that is not installed."
     TOO_MUCH_MEMORY = "too_much_memory", "The decoder reached its limit of memory twice."
     TOO_SLOW = "too_slow", "The decoder reached its limit of CPU time twice."
     DECODER_CRASHED = "decoder_crashed", "The decoder crashed twice on this file."

@@ -29,6 +29,7 @@ from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
 from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
+from segpipe.data.photograph import NOTHING_SAID, Acquisition
 from segpipe.decoder import Decoder
 from segpipe.errors import (
     ChangedObject,
@@ -150,6 +151,7 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
     unread: dict[str, Any] = {
         "note": "",
         "orientation": 1,
+        **_columns(NOTHING_SAID),
         "geometry": np.zeros(8, np.int32),
         "canvas": np.zeros((side, side, 3), np.uint8),
         "fov": np.zeros((side, side), np.uint8),
@@ -321,9 +323,30 @@ def load_one(
     return row | {
         "note": fitted.note,
         "orientation": fitted.orientation,
+        **_columns(fitted.acquisition),
         "geometry": fitted.geometry.as_array(),
         "canvas": fitted.canvas,
         "fov": fitted.fov,
+    }
+
+
+def _columns(acquisition: Acquisition) -> dict[str, Any]:
+    """As values of one type each, which a batch can hold: '' and NaN for what is not said."""
+    spacing_mm = acquisition.pixel_spacing_mm
+    return {
+        "laterality": acquisition.laterality or "",
+        "pixel_spacing_mm": math.nan if spacing_mm is None else spacing_mm,
+        "device": acquisition.device or "",
+        "acquired": acquisition.acquired or "",
+    }
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """`_columns` -> columns of results, null for what is not said."""
+    spacing_mm = float(values["pixel_spacing_mm"])
+    return {
+        **{name: str(values[name]) or None for name in ("laterality", "device", "acquired")},
+        "pixel_spacing_mm": None if math.isnan(spacing_mm) else spacing_mm,
     }
 
 
@@ -417,6 +440,7 @@ class Group:
         return (
             self._measured(values, geometry)
             | pictures
+            | _said(values)
             | {
                 "status": "ok",
                 "engine": str(values["engine"]),

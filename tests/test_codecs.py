@@ -10,49 +10,25 @@ import tracemalloc
 import zlib
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
-import tifffile
+from files import chunk, encoded, heic, png16, smooth, tiff
 from PIL import Image, ImageOps, PngImagePlugin
 
 from segpipe.data.codecs import (
-    MAX_PAGES,
-    Photograph,
     decode_image,
     decode_photograph,
     encode_mask,
 )
+from segpipe.data.photograph import Photograph
+from segpipe.data.tiff import MAX_PAGES
 from segpipe.errors import RejectedImage
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (31, 47, 3), np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (31, 47, 3), np.uint16)
 UPPER = (DEEP >> 8).astype(np.uint8)  # of 16 bits the upper 8
 GREY = np.repeat(PIXELS[..., :1], 3, axis=2)
-
-
-def encoded(picture: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(values: np.ndarray, photometric: str = "minisblack", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values, photometric=photometric, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """Of a PNG."""
-    check = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-
-def smooth(height: int = 48, width: int = 64) -> np.ndarray:
-    """A picture [H, W, 3] uint8 that no lossy format changes by much."""
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([3 * columns, 4 * rows, rows + columns], axis=2).astype(np.uint8)
 
 
 def smooth_colours(height: int = 48, width: int = 64) -> Image.Image:
@@ -507,6 +483,19 @@ CUT = {
     "deep PPM": cv2.imencode(".ppm", DEEP)[1].tobytes(),
     "WEBP": encoded(PIXELS, "WEBP"),
     "GIF": encoded(PIXELS, "GIF"),
+    "JPEG2000": encoded(PIXELS, "JPEG2000"),
+    "lossy JPEG2000": encoded(smooth_colours(), "JPEG2000", irreversible=True),
+    "tiled JPEG2000": encoded(PIXELS, "JPEG2000", no_jp2=True, tile_size=(16, 16)),
+    "deep JPEG2000": imagecodecs.jpeg2k_encode(DEEP, level=0, reversible=True),
+    "AVIF": encoded(PIXELS, "AVIF"),
+    "HEIF": heic(),
+    "JXL": imagecodecs.jpegxl_encode(PIXELS, lossless=True),
+    "boxed JXL": imagecodecs.jpegxl_encode(PIXELS, lossless=True, usecontainer=True),
+    "float TIFF": tiff(PIXELS.astype("f4"), "rgb"),
+    "deflate float TIFF": tiff(PIXELS.astype("f4"), "rgb", compression="deflate"),
+    "tiled float TIFF": tiff(PIXELS.astype("f4"), "rgb", tile=(16, 16)),
+    "few-bit PNG": png16(PIXELS.astype(np.uint16) << 4),
+    "few-bit TIFF": tiff(PIXELS.astype(np.uint16) << 4, "rgb"),
 }
 
 
@@ -553,6 +542,18 @@ def bombs() -> dict[str, bytes]:
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
     jpeg = encoded(smooth_colours(), "JPEG")
     frame = jpeg.index(b"\xff\xc0") + 5
+    jp2 = bytearray(encoded(PIXELS, "JPEG2000"))
+    for place in (jp2.index(b"ihdr") + 4, jp2.index(b"\xff\x51") + 6):
+        struct.pack_into(">II", jp2, place, side, side)
+    j2k = bytearray(encoded(PIXELS, "JPEG2000", no_jp2=True))
+    struct.pack_into(">II", j2k, 8, side, side)
+    heif, avif = bytearray(heic()), bytearray(encoded(PIXELS, "AVIF"))
+    for data in (heif, avif):
+        struct.pack_into(">II", data, data.index(b"ispe") + 8, side, side)
+    floats = bytearray(tiff(PIXELS.astype("f4"), "rgb"))
+    for tag in (256, 257):
+        place = floats.index(struct.pack("<HHI", tag, 4, 1))
+        struct.pack_into("<HHII", floats, place, tag, 4, 1, side)
     webp = b"VP8X" + struct.pack("<IIIH", 10, 0, 0, 0)[:8]
     webp += (side - 1).to_bytes(3, "little") * 2
     return {
@@ -567,6 +568,12 @@ def bombs() -> dict[str, bytes]:
         "BMP": b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, side, side, 1, 24, *[0] * 6),
         "PPM": b"P6\n%d %d\n255\n" % (side, side),
         "WEBP": b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp,
+        "JPEG2000": bytes(jp2),
+        "JPEG2000 codestream": bytes(j2k),
+        "HEIF": bytes(heif),
+        "AVIF": bytes(avif),
+        "JXL": b"\xff\x0a" + (side - 1 << 3 | 2 << 1 | 1 << 21 + 2).to_bytes(12, "little"),
+        "float TIFF": bytes(floats),
         "lossless WEBP": b"RIFF\x1a\0\0\0WEBPVP8L" + struct.pack("<IBI", 5, 0x2F, 2**28 - 1),
         "lossy WEBP": b"RIFF\x1a\0\0\0WEBPVP8 "
         + struct.pack("<I3s3sHH", 10, b"\x10\0\0", b"\x9d\x01\x2a", 0x3FFF, 0x3FFF),
@@ -687,7 +694,7 @@ def test_a_complex_tiff_is_named_so():
 
 @pytest.mark.parametrize(
     ("values", "photometric"),
-    [(np.ones((20, 20)), "minisblack"), (np.ones((20, 20, 3), "f4"), "rgb"), (PIXELS, "cielab")],
+    [(np.ones((20, 20)), "minisblack"), (np.ones((20, 20, 3), "f8"), "rgb"), (PIXELS, "cielab")],
 )
 def test_a_tiff_of_rare_pixels_is_named_so(values, photometric):
     wanted = "cannot be decoded: TIFF with pixels of a kind that is not read"

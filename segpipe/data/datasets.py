@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from segpipe.data import colours
 from segpipe.data.classes import classes_of
-from segpipe.data.codecs import Photograph, decode_photograph
+from segpipe.data.codecs import decode_photograph
 from segpipe.data.drawings import SAME_PLACE, Drawing, NotTwoValued, contrast, read_drawing
 from segpipe.data.fundus import find_fov
 from segpipe.data.layouts import GZIPPED, Example
+from segpipe.data.photograph import Photograph
 from segpipe.errors import Fault, RejectedImage, UserError
 
 if TYPE_CHECKING:

@@ -3,88 +3,155 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
+from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.pixels.utils import get_nr_frames, pixel_array
+from pydicom.tag import Tag
 from pydicom.uid import (
-    JPEG2000,
     UID,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    RLELossless,
 )
 
-from segpipe.data.codecs import check_scans, check_size
+from segpipe.data import depth
+from segpipe.data.dicom_frames import JPEG_2000, Frame, check_syntax, first_frame
+from segpipe.data.dicom_objects import DESCRIPTION, acquisition_of, check_class
+from segpipe.data.photograph import Image8, Photograph, check_area, check_size, joined
 from segpipe.errors import Fault, RejectedImage
 
-PREAMBLE = 132  # bytes: 128 of anything, then DICM
-JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit)
-JPEG_2000 = (JPEG2000Lossless, JPEG2000)
-NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+PREAMBLE = 132  # bytes: 128 of anything, then DICM; files out of an archive may lack it
 LUMA = ("YBR_FULL", "YBR_FULL_422")  # pydicom converts these to RGB
 COLOURS = ("RGB", *LUMA, "YBR_ICT", "YBR_RCT")  # the last two only in JPEG 2000, which undoes them
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 PRIMARIES = ("Red", "Green", "Blue")
-ELEMENTS = (  # all that is read of a file: nothing else can do harm
+ELEMENTS = (  # all that is read of a file: nothing else can do harm, nothing names a patient
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "NumberOfFrames", "PixelData"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames"),
+    *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelData"),
     *(f"{name}PaletteColorLookupTableDescriptor" for name in PRIMARIES),
     *(f"{name}PaletteColorLookupTableData" for name in PRIMARIES),
+    *DESCRIPTION,
 )
+HEAD_BYTES = 1 << 18  # of a deflated file: unpacked first, for the size that it states
 
-Image8 = npt.NDArray[np.uint8]
 
+def read_dicom(data: bytes, max_megapixels: float) -> Photograph:
+    """A DICOM file -> its first frame, 8 bits a channel, with a note on the others.
 
-def decode_dicom(data: bytes, max_megapixels: float) -> tuple[Image8, str]:
-    """A DICOM file -> the image [H, W, 3] uint8 RGB of its first frame, and a note on the others.
-
-    Stored bits are scaled to 8 (of more than 8 the upper ones count), MONOCHROME1 is inverted, a
-    palette looked up; windows (VOI) and calibrations are not applied. Raises RejectedImage, also
-    for what is not read: other compressions than JPEG, JPEG 2000 and RLE, signed and float pixels.
-    A file that is cut off or damaged raises what pydicom and Pillow raise.
+    The SOP class says whether it is a photograph (`dicom_objects`). Stored bits are scaled to 8 (of
+    more than 8 the upper ones count, of 16 those that are used), MONOCHROME1 is inverted, a palette
+    looked up; windows (VOI) and calibrations are not applied, but a window tells how many of 16
+    bits are used. Raises RejectedImage, also for signed and float pixels and for transfer syntaxes
+    that are not read (`dicom_frames`). A file that is cut off or damaged raises what pydicom and
+    the decoders raise.
     """
-    syntax = _transfer_syntax(data)
-    dataset = dcmread(io.BytesIO(data), specific_tags=list(ELEMENTS))
+    dataset = _dataset(data, max_megapixels)
+    check_class(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    check_syntax(syntax)
     if "PixelData" not in dataset:
         raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM without integer pixel data")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     check_size(columns, rows, max_megapixels)
     _check_readable(dataset, syntax)
     num_frames = get_nr_frames(dataset, warn=False)
-    as_rgb = _check_frame(dataset, syntax, num_frames) if syntax in (*JPEG, *JPEG_2000) else True
-    pixels = pixel_array(dataset, index=0, as_rgb=as_rgb)
-    image = _image(pixels, dataset)
+    frame = first_frame(dataset, syntax, num_frames) if syntax.is_encapsulated else Frame()
+    pixels = pixel_array(
+        dataset, index=0, as_rgb=frame.as_rgb, decoding_plugin=frame.decoding_plugin
+    )
+    image, depth_note = _image(pixels, dataset)
     if image.shape != (rows, columns, 3):
         raise ValueError(f"{image.shape[:2]} pixels instead of {(rows, columns)}")
-    return image, f"first of {num_frames} frames" if num_frames > 1 else ""
+    frames_note = f"first of {num_frames} frames" if num_frames > 1 else ""
+    acquisition, spacing_note = acquisition_of(dataset)
+    return Photograph(
+        depth.as_colour(image),
+        1,
+        joined(frames_note, depth_note, spacing_note),
+        (rows, columns),
+        acquisition=acquisition,
+    )
 
 
-def _transfer_syntax(data: bytes) -> UID:
-    """How the pixels are encoded, found before pydicom would unpack a deflated file of any size."""
+# ---- file -> dataset
+
+
+def _dataset(data: bytes, max_megapixels: float) -> Dataset:
+    """ELEMENTS of a file, with the transfer syntax of what pixel data are in it."""
     stream = io.BytesIO(data)
-    stream.seek(PREAMBLE)
+    stream.seek(PREAMBLE if data[PREAMBLE - 4 : PREAMBLE] == b"DICM" else 0)
+    has_meta = bool(stream.tell()) or data.startswith(b"\2\0")
+    if not has_meta:
+        dataset = dcmread(io.BytesIO(data), force=True, specific_tags=list(ELEMENTS))
+        is_implicit, _ = dataset.original_encoding
+        return _with_syntax(
+            dataset, ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        )
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    syntax = UID(meta.TransferSyntaxUID)
-    if syntax not in (*NATIVE, *JPEG, *JPEG_2000, RLELossless):
-        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM in a transfer syntax that is not read")
-    return syntax
+    if UID(meta.TransferSyntaxUID) != DeflatedExplicitVRLittleEndian:
+        return dcmread(io.BytesIO(data), force=True, specific_tags=list(ELEMENTS))
+    # pydicom would unpack a deflated file of any size
+    unpacked = _inflated(data[stream.tell() :], max_megapixels)
+    return _with_syntax(_plain(unpacked), ExplicitVRLittleEndian)
+
+
+def _with_syntax(dataset: Dataset, syntax: UID) -> Dataset:
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def _plain(data: bytes, header_only: bool = False) -> Dataset:
+    """ELEMENTS of an explicit little endian dataset, as far as it goes."""
+    tags: list[Any] = [Tag(name) for name in ("SpecificCharacterSet", *ELEMENTS)]
+    pixel_data = Tag("PixelData")
+    return read_dataset(
+        io.BytesIO(data),
+        False,
+        True,
+        stop_when=(lambda tag, vr, length: tag == pixel_data) if header_only else None,
+        specific_tags=tags,
+    )
+
+
+def _inflated(data: bytes, max_megapixels: float) -> bytes:
+    """A deflated dataset, unpacked no further than its header's size allows."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    head = unpacker.decompress(data, HEAD_BYTES)
+    header = _with_syntax(_plain(head, header_only=True), ExplicitVRLittleEndian)
+    check_class(header)
+    rows, columns = int(header.Rows), int(header.Columns)
+    check_size(columns, rows, max_megapixels)
+    num_pixels = rows * columns * get_nr_frames(header, warn=False)
+    check_area(num_pixels, max_megapixels)
+    sample_bytes = int(header.SamplesPerPixel) * int(header.BitsAllocated) // 8
+    rest = unpacker.decompress(unpacker.unconsumed_tail, num_pixels * sample_bytes + HEAD_BYTES)
+    if not unpacker.eof:
+        raise ValueError("more pixel data than the header says, or fewer")
+    return head + rest
+
+
+# ---- pixels -> 8 bits
 
 
 def _check_readable(dataset: Dataset, syntax: UID) -> None:
     """Raises RejectedImage for pixels of which pydicom or `_image` would make something else."""
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsAllocated)
+    stored = int(dataset.BitsStored)
     if dataset.PixelRepresentation != 0:
         raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM of signed pixels")
+    if not 1 <= stored <= bits:
+        raise ValueError(f"{stored} bits stored of {bits}")
+    if dataset.get("HighBit", stored - 1) != stored - 1:
+        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM whose HighBit is not BitsStored - 1")
     if (
         kind not in (*COLOURS, *GREYS, "PALETTE COLOR")
         or (kind in LUMA and bits != 8)
@@ -94,39 +161,36 @@ def _check_readable(dataset: Dataset, syntax: UID) -> None:
         raise RejectedImage(
             Fault.UNSUPPORTED_PIXELS, "DICOM with colours of a kind that is not read"
         )
-    if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
-        raise RejectedImage(Fault.UNSUPPORTED_PIXELS, "DICOM in a transfer syntax that is not read")
 
 
-def _check_frame(dataset: Dataset, syntax: UID, num_frames: int) -> bool:
-    """Compares an encoded frame with the file's header; True where its colours are to be converted.
-
-    The frame has a size of its own, which nobody else checks, and an Adobe marker makes Pillow
-    convert it to RGB, which pydicom does not notice.
-    """
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=num_frames)
-    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
-        if picture.size != (dataset.Columns, dataset.Rows):
-            raise RejectedImage(
-                Fault.DAMAGED_FILE, "DICOM of a frame that has another size than its header"
-            )
-        if (picture.format == "JPEG") != (syntax in JPEG):
-            raise ValueError(f"a frame in {picture.format}")
-        if syntax in JPEG:
-            check_scans(frame)
-        return "adobe_transform" not in picture.info
-
-
-def _image(pixels: npt.NDArray[Any], dataset: Dataset) -> Image8:
-    """Stored values [H, W] or [H, W, 3] -> image [H, W, 3] uint8 RGB."""
+def _image(pixels: npt.NDArray[Any], dataset: Dataset) -> tuple[Image8, str]:
+    """Stored values [H, W] or [H, W, 3] -> image [H, W, 3] uint8 RGB, and a note."""
     kind = str(dataset.PhotometricInterpretation)
     if kind == "PALETTE COLOR":
-        return np.stack([_looked_up(pixels, dataset, name) for name in PRIMARIES], axis=2)
-    eight = _to_eight_bits(pixels, int(dataset.BitsStored))
+        primaries = [_looked_up(pixels, dataset, name) for name in PRIMARIES]
+        return np.stack(primaries, axis=2), ""
+    bits, note = int(dataset.BitsStored), ""
+    if bits == 16 and pixels.dtype == np.uint16:
+        eight, note = depth.upper_eight(pixels, _windowed(dataset))
+    else:
+        eight = _to_eight_bits(pixels, bits)
     if kind in COLOURS:
-        return eight
+        return eight, note
     grey = 255 - eight if kind == "MONOCHROME1" else eight
-    return np.repeat(grey[..., None], 3, axis=2)
+    return np.repeat(grey[..., None], 3, axis=2), note
+
+
+def _windowed(dataset: Dataset) -> int:
+    """The stored value that the first window shows as white (PS3.3 C.11.2.1.2), 0 without any."""
+    if (dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0) != (1, 0):
+        return 0  # a window of what the stored values are rescaled to
+    try:
+        centre, width = (
+            float(np.atleast_1d(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")
+        )
+        return round(min(max(centre - 0.5 + (width - 1) / 2, 0), depth.FULL_RANGE))
+    except (KeyError, TypeError, ValueError, IndexError):
+        return 0
 
 
 def _looked_up(pixels: npt.NDArray[Any], dataset: Dataset, name: str) -> Image8:

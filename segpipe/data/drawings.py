@@ -16,8 +16,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from segpipe.data import fundus
-from segpipe.data.codecs import FORMATS, FULL_RANGE, TURNED_BACK, WHITE, turned_by_pillow
+from segpipe.data.codecs import FORMATS, WHITE
 from segpipe.data.colours import BLACK, Scheme, in_hex
+from segpipe.data.depth import FULL_RANGE
+from segpipe.data.photograph import TURNED_BACK
+from segpipe.data.pictures import turned_by_pillow
 from segpipe.errors import Fault, RejectedImage
 
 DIAMETER = 540.0  # px: the field of DRIVE, at whose scale the next two are

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from segpipe.archive import group_rows
-from segpipe.data.codecs import jpeg_reduction
+from segpipe.data.pictures import jpeg_reduction
 from segpipe.decoder import SHARP
 from segpipe.errors import UserError
 from segpipe.stopwatch import IDLE
