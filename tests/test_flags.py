@@ -60,6 +60,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "device": ["tpu", "gpu", ""],
         "anonymous": UNSIGNED,
         "resource_wait": AMOUNT,
+        "if_locked": CHOICE,
         "accept_labels": SWITCH,
     },
     "segment": {
@@ -84,6 +85,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "precision": CHOICE,
         "compile": CHOICE,
         "device": ["tpu", "gpu", ""],
+        "if_locked": CHOICE,
         "report_images": ["yes", ""],
     },
     "evaluate": {
