@@ -202,7 +202,8 @@ class TrainConfig:
     def settings(self, data: Store) -> dict[str, Any]:
         """What a resumed run must have been begun with, by flag."""
         may_change = {"recipe", "output", "workers", "device", "resource_wait", "epochs"}
-        may_change |= {"if_locked", "anonymous", "accept_labels"}  # how the set is read, not what is in it
+        may_change |= {"if_locked"}
+        may_change |= {"anonymous", "accept_labels"}  # how the set is read, not what is in it
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
         kept = asdict(self) | {"data": data.uri()}
