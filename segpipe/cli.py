@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from segpipe import __version__, folders, guard
-from segpipe.errors import Unfinished, UserError, must_change, os_error_text
+from segpipe.errors import Skipped, Unfinished, UserError, must_change, os_error_text
 from segpipe.flags import flag, unknown_flag
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
@@ -86,6 +86,9 @@ def _run(verb: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         code = 128 + (signal.SIGTERM if terminate.called else signal.SIGINT)
         print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
+    except Skipped as error:
+        print(f"segpipe {verb}: {error}")
+        code = OK
     except (UserError, Unfinished) as error:
         if debug:
             raise

@@ -118,6 +118,12 @@ class Unfinished(Exception):
     """A run ends with inputs open; the same command goes on. Exit code 1."""
 
 
+class Skipped(Exception):
+    """A run ends before it has done or written anything, as another one holds the output and
+    `--if-locked skip` was given. Exit code 0.
+    """
+
+
 class StoreDown(OSError):
     """A store did not answer for as long as patience lasts."""
 

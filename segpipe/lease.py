@@ -19,17 +19,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any
+from typing import Any, NoReturn
 
 from segpipe.archive import Damaged, read_json
-from segpipe.errors import Unfinished, UserError
-from segpipe.storage import Store
+from segpipe.errors import Skipped, Unfinished, UserError
+from segpipe.storage import Store, named
 
 LEASE = "_segpipe/lease.json"
 BEAT_S = 10.0  # seconds between heartbeats
 FIRST_BEAT_S = 1.0  # seconds until a look whether another one took the lease as well
 SILENCE_S = 120.0  # seconds without a heartbeat after which a lease is taken over
 PATIENCE_S = 20.0  # seconds for which a heartbeat is tried again
+IF_LOCKED = ("fail", "skip")  # what a run does where another one holds the lease
 OLD_S = 3600.0  # seconds; a heartbeat so old is silence whatever the clocks of two machines say
 FIELDS: dict[str, type | UnionType] = {
     "owner": str,
@@ -144,13 +145,14 @@ class Claim:
 
 
 @contextmanager
-def hold(output: Store) -> Iterator[Lease]:
-    """The lease on an output. Raises UserError where another run holds it."""
+def hold(output: Store, if_locked: str = "fail") -> Iterator[Lease]:
+    """The lease on an output that can be written.
+
+    Raises UserError where another run holds it, or Skipped where `if_locked` is "skip", before
+    anything is written; and UserError where nothing can be written.
+    """
     lease = Lease(output)
-    while not output.put_new(LEASE, lease.data()):
-        holder = read_holder(output)
-        if holder is not None and _silent(output, holder) and lease.take():
-            break
+    _acquire(lease, if_locked)
     lease.renewed = _now()
     thread = threading.Thread(target=lease.beat, daemon=True, name="lease")
     thread.start()
@@ -163,6 +165,21 @@ def hold(output: Store) -> Iterator[Lease]:
             if not lease.lost and lease.mine():
                 lease.output.delete(LEASE)
                 lease.output.remove_folders()
+
+
+def _acquire(lease: Lease, if_locked: str) -> None:
+    """Take the lease once nobody holds it. Raises as `hold` does."""
+    output = lease.output
+    silent = read_holder(output)
+    while silent is not None and not _silent(output, silent, if_locked):
+        silent = read_holder(output)
+    with named("--output"):
+        output.check_writable()
+    while not output.put_new(LEASE, lease.data()):
+        holder = read_holder(output)
+        gone = holder is not None and (holder == silent or _silent(output, holder, if_locked))
+        if gone and lease.take():
+            break
 
 
 def read_holder(output: Store) -> dict[str, Any] | None:
@@ -182,8 +199,10 @@ def _told(failure: Exception | None) -> str:
     return " ".join(str(failure).split()) if failure else "this process was suspended"
 
 
-def _silent(output: Store, holder: dict[str, Any]) -> bool:
-    """Whether the holder is gone; waits for as long as it may only be slow."""
+def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
+    """Whether the holder is gone; waits for as long as it may only be slow. Raises as `hold` does
+    where it is not.
+    """
     if holder and (_dead(holder) or time.time() - holder["beat"] > OLD_S):
         return True
     here = holder.get("place") == _place()
@@ -201,10 +220,14 @@ def _silent(output: Store, holder: dict[str, Any]) -> bool:
         here = now.get("beat") != holder.get("beat")
     if not here:
         return True
-    raise UserError(
-        f"{output.uri()}: {describe(holder)} is writing there, wait for it or choose another "
-        "--output"
-    )
+    _refuse(output, holder, if_locked)
+
+
+def _refuse(output: Store, holder: dict[str, Any], if_locked: str) -> NoReturn:
+    told = f"{output.uri()}: {describe(holder)} is writing there"
+    if if_locked == "skip":
+        raise Skipped(f"skipped, {told}")
+    raise UserError(f"{told}, wait for it or choose another --output")
 
 
 def describe(holder: dict[str, Any]) -> str:

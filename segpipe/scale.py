@@ -193,7 +193,6 @@ def _open(config: ScaleConfig) -> Experiment:
         check_there(open_store(place), "--data")
     with named("--output"):
         output.check_readable()
-        output.check_writable()
     if inside(source, output) is not None:
         raise UserError(f"--output {output.uri()}: lies inside {source.uri()}, choose another")
     if config.job == "train" and config.mode == "strong" and most > flags["batch_size"]:

@@ -110,6 +110,8 @@ class SegmentConfig:
     May change when resumed, as --precision, where masks stay those of the first engine."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
+    if_locked: str = "fail"
+    """Where another run holds --output: fail (exit code 2), or skip: write nothing, exit code 0."""
     report_images: str = "on"
     """Keys and overlays in the report: on, or off where they may identify patients."""
 
@@ -124,6 +126,7 @@ class SegmentConfig:
             "format": FORMATS,
             "measure": MEASURES,
             "report_images": ("on", "off"),
+            "if_locked": lease.IF_LOCKED,
             "compile": engine.COMPILE,
             "precision": engine.PRECISION,
             "flips": FLIPS,
@@ -163,7 +166,7 @@ def segment(config: SegmentConfig) -> int:
     startup.check_cluster()
     with _store_failures():
         run = _open(config)
-        with lease.hold(run.output) as held:
+        with lease.hold(run.output, config.if_locked) as held:
             _refuse_changed(run)  # another run may have ended since
             listing = time.monotonic()
             inputs = _inputs(run, held)
@@ -222,8 +225,6 @@ def _open(config: SegmentConfig) -> Run:
     }
     run = Run(config, source, output, weights, loaded, settings)
     _refuse_changed(run)
-    with named("--output"):
-        output.check_writable()
     return run
 
 

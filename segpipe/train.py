@@ -46,7 +46,7 @@ from segpipe.models.networks import MODELS
 from segpipe.recipes import RECIPES
 from segpipe.records import CURVES, HISTORY, PREDICTIONS
 from segpipe.runtime import Progress
-from segpipe.storage import Store, check_places, check_there, open_store, preflight
+from segpipe.storage import Store, check_places, check_there, named, open_store
 from segpipe.trainer import HELD_BACK, LAST, MODEL, TEST, TrainJob, finished
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
@@ -65,6 +65,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
     "device": DEVICES,
+    "if_locked": lease.IF_LOCKED,
 }
 
 
@@ -135,6 +136,8 @@ class TrainConfig:
     """Read --data without S3 credentials: a public bucket. May change when resumed."""
     resource_wait: float = 45.0
     """Seconds to wait for the workers' cores or GPUs before giving up."""
+    if_locked: str = "fail"
+    """Where another run holds --output: fail (exit code 2), or skip: write nothing, exit code 0."""
     accept_labels: bool = False
     """Train on labels that cannot be right, as `segpipe check` tells, with a warning."""
     images: str | None = None
@@ -211,6 +214,7 @@ class TrainConfig:
     def settings(self, data: Store) -> dict[str, Any]:
         """What a resumed run must have been begun with, by flag."""
         may_change = {"recipe", "output", "workers", "device", "resource_wait", "epochs"}
+        may_change |= {"if_locked"}
         may_change |= {"anonymous", "accept_labels"}  # how the set is read, not what is in it
         if self.schedule == "cosine" and self.cycle_epochs is None:
             may_change -= {"epochs"}  # each step's rate depends on it
@@ -225,7 +229,10 @@ def train(config: TrainConfig) -> None:
     startup.check_cluster()
     data = open_store(config.data, anonymous=config.anonymous)
     output = open_store(config.output)
-    preflight(data, output)
+    with named("--data"):
+        data.check_readable()
+    with named("--output"):
+        output.check_readable()
     check_there(data, "--data")
     settings = config.settings(data)
     before = archive.read_settings(output, "--data", "--model")
@@ -259,7 +266,7 @@ def train(config: TrainConfig) -> None:
             f"--batch-size {config.batch_size}: more than the {num_crops} crops of an epoch, "
             "lower it"
         )
-    with lease.hold(output) as held, runtime.ray_session():
+    with lease.hold(output, config.if_locked) as held, runtime.ray_session():
         held.check()
         output.sweep()
         device = runtime.choose_device(config.device)

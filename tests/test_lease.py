@@ -15,7 +15,7 @@ import pytest
 from processes import wait_until
 
 from segpipe import archive, lease
-from segpipe.errors import StoreDown, Unfinished, UserError
+from segpipe.errors import Skipped, StoreDown, Unfinished, UserError
 from segpipe.storage import open_store
 from segpipe.storage.local import LocalStore
 
@@ -54,7 +54,32 @@ def test_a_second_writer_is_refused_while_the_first_one_holds_and_let_in_afterwa
         pass
 
 
-def test_the_lease_of_a_process_that_was_killed_here_is_taken_over_at_once(output, monkeypatch):
+def test_a_run_that_skips_a_locked_output_sees_who_holds_it_and_writes_nothing(output, monkeypatch):
+    """Held by this process, which is alive, with no heartbeat that would write."""
+    leave_lease(output, since=0.0, host="here")
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(0))
+
+    def refuse(*_, **__):
+        raise AssertionError("written")
+
+    for name in ("put", "put_new", "delete", "check_writable"):
+        monkeypatch.setattr(type(output), name, refuse)
+    with pytest.raises(Skipped) as told:
+        lease.hold(output, "skip").__enter__()
+    assert str(told.value).startswith(f"skipped, {output.uri()}: process ")
+    assert str(told.value).endswith(f" on here (since {at}) is writing there")
+
+
+def test_an_output_is_taken_only_where_it_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"--output .*cannot write there"):
+        lease.hold(open_store(str(tmp_path / "file/out"))).__enter__()
+
+
+@pytest.mark.parametrize("if_locked", lease.IF_LOCKED)
+def test_the_lease_of_a_process_that_was_killed_here_is_taken_over_at_once(
+    output, if_locked, monkeypatch
+):
     monkeypatch.setattr(lease, "SILENCE_S", 1000.0)
     program = (
         "import os, signal, sys; from segpipe import lease, storage\n"
@@ -63,19 +88,24 @@ def test_the_lease_of_a_process_that_was_killed_here_is_taken_over_at_once(outpu
     )
     subprocess.run([sys.executable, "-c", program, output.uri()], check=False, timeout=60)
     dead = holder(output)
-    with lease.hold(output) as held:
+    with lease.hold(output, if_locked) as held:
         assert held.mine()
         assert dead["pid"] != holder(output)["pid"]
 
 
-def test_a_silent_lease_of_another_machine_is_taken_over_after_the_silence(output, capsys):
+@pytest.mark.parametrize("if_locked", lease.IF_LOCKED)
+def test_a_silent_lease_of_another_machine_is_taken_over_after_the_silence(
+    output, if_locked, capsys
+):
     leave_lease(output, place="elsewhere", host="far")
-    with lease.hold(output) as held:
+    with lease.hold(output, if_locked) as held:
         assert held.mine()
-    assert "waiting whether process" in capsys.readouterr().err
+    looks = capsys.readouterr().err.count("waiting whether process")
+    assert 0 < looks <= lease.SILENCE_S / lease.BEAT_S  # it is waited for once
 
 
-def test_a_beating_lease_of_another_machine_is_refused(output):
+@pytest.mark.parametrize(("if_locked", "error"), [("fail", UserError), ("skip", Skipped)])
+def test_a_beating_lease_of_another_machine_is_refused(output, if_locked, error):
     ended = threading.Event()
 
     def beat():
@@ -86,8 +116,8 @@ def test_a_beating_lease_of_another_machine_is_refused(output):
     thread.start()
     try:
         wait_until(lambda: holder(output) is not None, "change", DEADLINE_S)
-        with pytest.raises(UserError, match="on far"):
-            lease.hold(output).__enter__()
+        with pytest.raises(error, match="on far"):
+            lease.hold(output, if_locked).__enter__()
     finally:
         ended.set()
         thread.join()

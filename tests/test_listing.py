@@ -127,6 +127,27 @@ def test_an_output_that_cannot_be_written_or_is_locked_is_told_before_the_listin
     assert "is writing there" in capfd.readouterr().err
 
 
+def test_a_scheduled_run_skips_an_output_that_another_one_holds(
+    no_ray, photographs, tmp_path, at_listing, capfd
+):
+    def look() -> None:
+        raise AssertionError("the input was listed")
+
+    at_listing(look)
+    words = ["segment", "--input", photographs, "--output", tmp_path / "out"]
+    words += ["--if-locked", "skip"]
+    with lease.hold(open_store(str(tmp_path / "out"))):
+        assert run(*words) == 0
+    told = capfd.readouterr()
+    assert told.err == ""
+    (line,) = told.out.splitlines()
+    assert line.startswith(f"segpipe segment: skipped, {tmp_path}/out: process ")
+    assert line.endswith(") is writing there")
+    assert not list((tmp_path / "out").rglob("*"))  # nor is anything of the holder left
+    assert run(*words) == 1  # nobody holds it any more
+    assert "the input was listed" in capfd.readouterr().err
+
+
 def test_a_run_that_is_refused_after_ray_started_leaves_no_manifest(
     photographs, tmp_path, ray_cluster, monkeypatch
 ):

@@ -94,7 +94,10 @@ def test_a_second_training_into_one_output_is_refused(train, tmp_path, capfd):
     with lease.hold(output):
         train("shared", "--epochs", 1, code=2)
         assert [entry.key for entry in output.list()] == [lease.LEASE]
-    assert "is writing there" in capfd.readouterr().err
+        assert "is writing there, wait for it" in capfd.readouterr().err
+        train("shared", "--epochs", 1, "--if-locked", "skip", code=0)
+        assert [entry.key for entry in output.list()] == [lease.LEASE]
+    assert capfd.readouterr().out.startswith(f"segpipe train: skipped, {output.uri()}: process ")
 
 
 def test_an_extension_that_is_interrupted_leaves_the_old_model_and_is_not_finished(
