@@ -158,8 +158,16 @@ def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:
     return Fitted(canvas, fov_canvas, geometry, taken.orientation, taken.note)
 
 
+OTHERS: set[int] = set()  # decoders that tests of other files have left in this process
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _others() -> None:
+    OTHERS.update(children(os.getpid()))
+
+
 def children(parent: int) -> list[int]:
-    """The decoders that this process has started and that live."""
+    """The decoders that this file's tests have started and that live."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -167,7 +175,8 @@ def children(parent: int) -> list[int]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue  # no process, or it has ended
-        if int(ppid) == parent and state != "Z" and b"segpipe.decoder" in words:
+        own = int(ppid) == parent and int(entry.name) not in OTHERS
+        if own and state != "Z" and b"segpipe.decoder" in words:
             found.append(int(entry.name))
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import rows
+from ranks import history
 from verbs import run
 
 from segpipe.models import networks
@@ -69,7 +69,7 @@ def test_training_and_segmenting_on_a_card_do_what_they_do_on_the_cpu(
     for device in ("cpu", "gpu"):
         words = ["--data", labelled, "--output", tmp_path / device, *SMALL, "--device", device]
         assert run("train", *words, "--compile", "off") == 0
-    tables = [rows(tmp_path / device / "history.csv") for device in ("cpu", "gpu")]
+    tables = [history(tmp_path / device) for device in ("cpu", "gpu")]
     on_cpu, on_gpu = ([float(row["train_loss"]) for row in table] for table in tables)
     assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
     images = labelled / "test" / "images"

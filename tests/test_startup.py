@@ -286,7 +286,7 @@ def test_a_board_that_cannot_be_reached_is_told_once_and_asked_again(monkeypatch
     monkeypatch.setattr(train.ray, "get", get)
     monkeypatch.setattr(train.states, "finished_epochs", lambda _: 0)
     plan = SimpleNamespace(epochs=2, steps_per_epoch=2, batch_size=5)
-    job = SimpleNamespace(plan=plan, compile="off", precision="fp32", device="cpu", output=None)
+    job = SimpleNamespace(plan=plan, compiled=False, precision="fp32", device="cpu", output=None)
     stop.wait = lambda timeout: stop.is_set()
     train._watch(SimpleNamespace(take=SimpleNamespace(remote=object)), stop, job)
     told = capsys.readouterr().err
