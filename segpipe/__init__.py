@@ -11,7 +11,9 @@ In the order in which data flows:
     data/         numpy, pillow and OpenCV, never torch
         classes.py    what each pixel of a label or mask is
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
-        fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
+        fov.py        the field of view: the aperture through which the retina is seen, found
+        circle.py     the circle that a region's rim lies on
+        canvas.py     the field put on the network's canvas, and the exact inverse
         layouts.py    labelled sets: which files belong together, from their names
         datasets.py   a labelled photograph's files -> image, label and field of view
         dicom.py      DICOM -> RGB image

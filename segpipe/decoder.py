@@ -43,9 +43,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
+from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
 from segpipe.data.codecs import Photograph
-from segpipe.data.fundus import Geometry
+from segpipe.data.fov import Mask, find_fov, fov_diameter
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder, internal_error
 
 TRIES = 2  # crashes of a child on one photograph: the first may have been another's fault
@@ -125,23 +126,23 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
         finer = photograph.reduction // 2
         photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
-    reduction, side = photograph.reduction, fundus.canvas_side(diameter)
-    geometry = fundus.plan_fit(fov, diameter, photograph.size, reduction)
+    reduction, side = photograph.reduction, canvas_side(diameter)
+    geometry = plan_fit(fov, diameter, photograph.size, reduction)
     clock.passed("field")
-    canvas = fundus.fit_image(photograph.picture, geometry, side, reduction)
-    fov_canvas = fundus.fit_fov(fov, geometry, side, reduction)
+    canvas = fit_image(photograph.picture, geometry, side, reduction)
+    fov_canvas = fit_fov(fov, geometry, side, reduction)
     clock.passed("resize")
     orientation, note = photograph.orientation, photograph.note
     return Fitted(canvas, fov_canvas, geometry, orientation, note, clock.seconds)
 
 
-def _field(photograph: Photograph, enough: float) -> fundus.Mask | None:
+def _field(photograph: Photograph, enough: float) -> Mask | None:
     """None where the photograph came reduced and its field is smaller than `enough` px, or none."""
     if photograph.reduction == 1:
-        return fundus.find_fov(photograph.picture)
+        return find_fov(photograph.picture)
     with suppress(RejectedImage):  # the whole photograph decides, and says why
-        fov = fundus.find_fov(photograph.picture, photograph.reduction)
-        return fov if fundus.fov_diameter(fov) >= enough else None
+        fov = find_fov(photograph.picture, photograph.reduction)
+        return fov if fov_diameter(fov) >= enough else None
     return None
 
 
@@ -427,14 +428,14 @@ class _Shared(NamedTuple):
 
     @staticmethod
     def num_bytes(settings: _Settings) -> int:
-        return SHARED_BYTES + 4 * fundus.canvas_side(settings.diameter) ** 2
+        return SHARED_BYTES + 4 * canvas_side(settings.diameter) ** 2
 
     @classmethod
     def of(cls, memory: int, settings: _Settings) -> _Shared:
         """Maps the memory behind this file descriptor, until the views are gone."""
         mapped = mmap.mmap(memory, cls.num_bytes(settings))
         pixels = np.frombuffer(mapped, np.uint8, offset=SHARED_BYTES)
-        side = fundus.canvas_side(settings.diameter)
+        side = canvas_side(settings.diameter)
         canvas, fov = np.split(pixels, [3 * side**2])
         return cls(memoryview(mapped), canvas.reshape(side, side, 3), fov.reshape(side, side))
 

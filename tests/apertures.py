@@ -361,3 +361,29 @@ def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
+
+
+def disc(size: tuple[int, int], radius: float, off: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """-> [H, W] bool, a disc so far (down, right) from the middle, in px."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    centre = (size[0] - 1) / 2 + off[0], (size[1] - 1) / 2 + off[1]
+    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union."""
+    return float((a & b).sum() / (a | b).sum())
+
+
+def photograph(
+    height: int, width: int, radius: float, noise: float = 3.0, cut: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc in a dark frame, cut off above and below at `cut` radii -> image, fov."""
+    rows, columns = np.mgrid[:height, :width]
+    rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
+    fov = (np.hypot(rows, columns) <= radius) & (np.abs(rows) <= cut * radius)
+    rng = np.random.default_rng(0)
+    image = np.where(fov[..., None], (190, 100, 50), (4, 4, 6)) + rng.normal(
+        0, noise, (height, width, 3)
+    )
+    return image.clip(0, 255).astype(np.uint8), fov

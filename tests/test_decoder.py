@@ -28,7 +28,9 @@ from processes import wait_until
 from scipy import ndimage
 
 from segpipe import decoder
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
+from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit, restore
+from segpipe.data.fov import SEARCH_PX, find_fov
 from segpipe.decoder import Decoder, Fitted
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
@@ -145,10 +147,10 @@ def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER
 def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:
     """Step by step, of the photograph at its own size."""
     taken = codecs.decode_photograph(data)
-    fov = fundus.find_fov(taken.image)
-    geometry, side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
-    canvas = fundus.fit_image(taken.image, geometry, side)
-    fov_canvas = fundus.fit_fov(fov, geometry, side)
+    fov = find_fov(taken.image)
+    geometry, side = plan_fit(fov, diameter), canvas_side(diameter)
+    canvas = fit_image(taken.image, geometry, side)
+    fov_canvas = fit_fov(fov, geometry, side)
     return Fitted(canvas, fov_canvas, geometry, taken.orientation, taken.note)
 
 
@@ -228,12 +230,12 @@ def test_a_large_jpeg_that_comes_reduced_lies_where_the_whole_would(height, widt
     reduced = codecs.decode_photograph(data, 200, decoder.SHARP * DIAMETER).reduction
     assert reduced > 1
     fitted = decoder.fit(data, DIAMETER, 200)
-    whole = fundus.plan_fit(fundus.find_fov(codecs.decode_image(data)), DIAMETER)
-    cell = -(-max(height, width) // fundus.SEARCH_PX)
+    whole = plan_fit(find_fov(codecs.decode_image(data)), DIAMETER)
+    cell = -(-max(height, width) // SEARCH_PX)
     assert (fitted.geometry.height, fitted.geometry.width) == (height, width)
     assert np.abs(fitted.geometry.as_array() - whole.as_array()).max() <= 2 * (cell + reduced)
-    red = fundus.restore(fitted.canvas[..., 0].astype(np.float32), fitted.geometry)
-    field = fundus.restore(fitted.fov.astype(np.float32), fitted.geometry) > 127
+    red = restore(fitted.canvas[..., 0].astype(np.float32), fitted.geometry)
+    field = restore(fitted.fov.astype(np.float32), fitted.geometry) > 127
     regions, num = ndimage.label((red < 150) & ndimage.binary_erosion(field, iterations=20))
     assert num == len(spots)
     centres = np.asarray(ndimage.center_of_mass(regions > 0, regions, range(1, num + 1)))
@@ -266,7 +268,7 @@ def test_a_field_too_small_at_one_size_is_taken_at_the_next_finer_one(monkeypatc
 def test_a_reduced_jpeg_without_a_field_is_rejected_in_the_words_for_the_whole():
     data, _ = marked(600, 600, 20)
     with pytest.raises(RejectedImage) as expected:
-        fundus.find_fov(codecs.decode_image(data))
+        find_fov(codecs.decode_image(data))
     with pytest.raises(RejectedImage) as caught:
         decoder.fit(data, DIAMETER, 200)
     assert str(caught.value) == str(expected.value)
@@ -306,7 +308,7 @@ def test_a_rejection_reads_as_in_process_and_costs_no_child(child, data):
 
 
 def test_a_bug_of_our_own_is_a_rejection_and_is_printed(child, capfd):
-    words = r"^internal error \(ZeroDivisionError at segpipe/data/fundus.py:\d+\)$"
+    words = r"^internal error \(ZeroDivisionError at segpipe/data/fov.py:\d+\)$"
     with pytest.raises(RejectedImage, match=words) as rejection:
         child.fit(photograph("bug"))
     assert rejection.value.fault == Fault.INTERNAL_ERROR

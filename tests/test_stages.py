@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segpipe import archive, measure, stages
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
 from segpipe.data.synthetic import write_labelled
 from segpipe.decoder import Decoder
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
@@ -87,7 +87,7 @@ def failing(usual: Callable, error: Exception) -> Callable:
 
 
 STEPS = [
-    (fundus, "native_mask", "native_mask"),
+    (stages, "native_mask", "native_mask"),
     (codecs, "encode_mask", "encode_mask"),
     (codecs, "encode_grey", "encode_grey"),
     (measure, "quality", "quality"),
@@ -147,7 +147,7 @@ def test_an_error_of_the_network_rejects_its_photograph(job, monkeypatch):
     ids=["python", "numpy", "torch"],
 )
 def test_a_photograph_for_which_memory_is_short_stays_open(job, monkeypatch, capfd, error):
-    monkeypatch.setattr(fundus, "native_mask", failing(fundus.native_mask, error))
+    monkeypatch.setattr(stages, "native_mask", failing(stages.native_mask, error))
     done = segmented(job)
     assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
     assert [row["path"] for row in rows_of(job)] == ["a.png", "c.png"]
@@ -167,7 +167,7 @@ def test_a_photograph_whose_decoder_is_starved_stays_open(job, monkeypatch, way)
 
 @pytest.mark.parametrize("error", [UserError("--x"), StoreDown("s3://b"), KeyboardInterrupt()])
 def test_what_is_not_one_photographs_ends_the_run(job, monkeypatch, error):
-    monkeypatch.setattr(fundus, "native_mask", failing(fundus.native_mask, error))
+    monkeypatch.setattr(stages, "native_mask", failing(stages.native_mask, error))
     with pytest.raises(type(error)):
         segmented(job)
     assert rows_of(job) == []

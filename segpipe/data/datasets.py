@@ -12,7 +12,7 @@ import numpy.typing as npt
 from segpipe.data.classes import classes_of
 from segpipe.data.codecs import Photograph, decode_binary, decode_photograph
 from segpipe.data.drawings import SAME_PLACE, contrast
-from segpipe.data.fundus import find_fov
+from segpipe.data.fov import find_fov
 from segpipe.data.layouts import Example
 from segpipe.errors import RejectedImage, UserError
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import decode_binary
 from segpipe.data.datasets import Labelled, load_example, load_second
 from segpipe.data.drawings import SAME_PLACE, Mask, Values, contrast, values_of
+from segpipe.data.fov import find_fov, fov_diameter
 from segpipe.data.layouts import Example
 from segpipe.errors import RejectedImage, UserError
 
@@ -128,7 +128,7 @@ def look(
         image=example.image,
         height=height,
         width=width,
-        diameter=fundus.fov_diameter(labelled.fov),
+        diameter=fov_diameter(labelled.fov),
         vessel_share=share,
         contrast=found,
         grey=values[example.manual].grey,
@@ -159,7 +159,7 @@ def _misfit(
 ) -> Problem | None:
     """What is wrong with a label of this share and contrast, or with its mask."""
     try:
-        field = fundus.find_fov(labelled.image)
+        field = find_fov(labelled.image)
     except RejectedImage:
         field = labelled.fov
     if share > MOST:

@@ -22,9 +22,9 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segpipe.data import fundus
 from segpipe.data.classes import CLASSES
 from segpipe.data.datasets import load_example
+from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.models import engine, networks, norm
 from segpipe.models.loss import CompiledLoss, Loss
@@ -153,9 +153,7 @@ def _batches(config: BareConfig, rank: int, world_size: int) -> list[Batch]:
 def _diameter(store: Store, examples: tuple[Example, ...]) -> float:
     """px: the median of the fields', as in train."""
     return float(
-        statistics.median(
-            fundus.fov_diameter(load_example(store, example).fov) for example in examples
-        )
+        statistics.median(fov_diameter(load_example(store, example).fov) for example in examples)
     )
 
 
