@@ -78,6 +78,8 @@ class Camera:
     """Half the angle (degrees) of a wedge that is missing on the left."""
     exposure: float = 1.0
     """Of the retina; 1.0 gives a red of about 170."""
+    pads: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Pure black added above, below, left and right of the photograph, in its shorter sides."""
     quality: int = 92
     """Of the JPEG."""
     before: tuple[Change, ...] = ()
@@ -301,7 +303,12 @@ def draw(camera: Camera, shorter: int, longer: int, portrait: bool = False, seed
         fov, light = np.rot90(fov), np.rot90(light)
     rows, columns = np.flatnonzero(fov.any(1)), np.flatnonzero(fov.any(0))
     extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    image = _compressed(np.clip(light + 0.5, 0, 255).astype(np.uint8), camera.quality)
+    picture = np.clip(light + 0.5, 0, 255).astype(np.uint8)
+    top, bottom, left, right = (round(pad * shorter) for pad in camera.pads)
+    image = _compressed(
+        np.pad(picture, ((top, bottom), (left, right), (0, 0))), camera.quality
+    )
+    fov = np.pad(fov, ((top, bottom), (left, right)))
     aperture_px = 2 * radius if camera.shape == "round" and not fov.all() else extent
     return Drawn(image, np.ascontiguousarray(fov), aperture_px)
 

@@ -9,27 +9,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segpipe.data.circle import TOLERANCE, fit_circle
+from segpipe.data.circle import TOLERANCE, Circle, fit_circle
+from segpipe.data.frames import DARK, SMALLEST_FIELD, corners, inner_field, light_frame, stepping
+from segpipe.data.regions import closed, largest_region, opened
 from segpipe.errors import Fault, RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
-OPENING_PX = (
-    4  # at that size: strips of flare and the dark frame's noise are thinner than twice this
-)
 LIGHT = np.sqrt(np.arange(256, dtype=np.float32))  # of each level of the brightest channel
 FRAME_SHARE = 0.01  # of the pixels: so many at least are the frame's, where there is one
-DARK = 42  # of 255: a frame around a photograph is darker, a retina is not
-BLACK = 6.5  # its square root
-SMALLEST_FIELD = 0.05  # share of the frame; what is smaller is no photograph of a fundus
+BLACK = math.sqrt(DARK)  # 6.5
 RIM_SHARE = 0.25  # of the light inside: a soft rim ends there; of 0 to 0.5 good on DRIVE's training
-CORNER = 0.03  # of the shorter side: the corners that show a frame
-FLAT = 8  # grey levels between the darkest and the brightest tenth of a light frame's corner
-ALIKE = 24  # grey levels: what differs less from a light frame's colour may belong to it
-SMOOTH = 5.0  # grey levels: standard deviation of a light frame; of a retina it is larger
+MORE_LIT = 0.05  # share of the picture, beside the largest region: a second frame's
 TAB = 0.04  # of the radius: so far beyond its circle an aperture's tab reaches; DRIVE's do
 NUM_SECTORS = 72  # of the disc, 5 degrees each: so finely shadows are told from cuts
 DEPTHS = 0.05, 0.15  # of the radius from the region's rim: where its light is compared
 BAND = 0.015  # of the radius: so near to them
+DEEP = 0.73  # at most, of a shadow with a steep edge
+GOES_ON = 1.3  # times as much the light is lost beyond a shadow's edge as before it; of cuts 1.9
 SHADOW = 0.85  # at most, their lights' ratio over that by the circle; a soft cut's may be 0.9
 CUT_OFF = 0.02  # so much wider than the field its circle is where the field is cut off on two axes
 
@@ -61,34 +57,56 @@ def find_fov(image: Image8 | Image.Image, reduction: int = 1) -> Mask:
     levels = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
     if LIGHT[levels.max()] < BLACK:
         raise RejectedImage(Fault.NO_FIELD_OF_VIEW, "no field of view found: the image is black")
-    lit = light_frame(small)
-    if lit is not None:
-        darkest = _quantile(_counts(levels[~lit], 256), FRAME_SHARE)
-        levels[lit] = round(min(darkest, BLACK) ** 2)
-    counts = _counts(levels, 256)
-    frame = _quantile(counts, FRAME_SHARE)
-    if frame > BLACK:
-        frame = _dark_corners(levels)
-    if frame > BLACK:
-        return np.ones((height, width), bool)
-    bright = frame + (_otsu(counts) - frame) / 2 < LIGHT  # [256], as all that depends on a level
-    inside = bright[levels] & _beside_no_rim(levels, frame**2)
-    region = _largest_region(_without_thin(inside, cv2.MORPH_OPEN))
+    outer = light_frame(small)
+    if outer is not None:
+        _paint(levels, outer)
+    bright, region, frame = _lit(levels)
+    circle = fit_circle(region)
+    rim = 0 if circle is None else stepping(small, circle, np.ones_like(region), region)
+    if outer is not None or rim == 0 or bright.mean() - region.mean() > MORE_LIT:
+        inner = inner_field(small, bright if outer is None else bright | outer, rim if outer is None else int(.9*rim))
+        if inner is not None:
+            _paint(levels, ~inner)
+            region, frame = inner, float(LIGHT[levels[~inner]].max())
+            circle = fit_circle(region)
     if region.mean() < SMALLEST_FIELD:
         raise RejectedImage(
             Fault.NO_FIELD_OF_VIEW,
             f"no field of view found: {region.mean():.1%} of the image is lit",
         )
-    field = mended(region, LIGHT[levels] - np.float32(frame))
+    field = mended(region, circle, LIGHT[levels] - np.float32(frame))
     if reduction == 1:
         return _enlarge(field, field.shape[0] * factor, field.shape[1] * factor)[:height, :width]
     return _enlarge(field, height, width)
 
 
+def _paint(levels: Image8, frame: Mask) -> None:
+    """The frame as dark as the darkest of the rest, or darker: then only that is left."""
+    darkest = _quantile(_counts(levels[~frame], 256), FRAME_SHARE)
+    levels[frame] = round(min(darkest, BLACK) ** 2)
+
+
+def _lit(levels: Image8) -> tuple[Mask, Mask, float]:
+    """levels [h, w] uint8 -> what is brighter than the frame, its largest region, [h, w] bool, and
+    the frame's light.
+    """
+    counts = _counts(levels, 256)
+    frame = _quantile(counts, FRAME_SHARE)
+    if frame > BLACK:
+        frame = _dark_corners(levels)
+    if frame > BLACK:
+        everything = np.ones(levels.shape, bool)
+        return everything, everything, frame
+    is_bright = frame + (_otsu(counts) - frame) / 2 < LIGHT  # [256], as all that depends on a level
+    bright = is_bright[levels]
+    inside = bright & _beside_no_rim(levels, frame**2)
+    return bright, largest_region(opened(inside)), frame
+
+
 def _dark_corners(levels: Image8) -> float:
     """The second darkest corner's light: a field cut off on all sides may show little else."""
-    corners = [np.median(levels[corner]) for corner in _corners(levels.shape)]
-    return float(np.sqrt(sorted(corners)[1]))
+    medians = [np.median(levels[corner]) for corner in corners(levels.shape)]
+    return float(np.sqrt(sorted(medians)[1]))
 
 
 def _beside_no_rim(levels: Image8, frame: float) -> Mask:
@@ -101,50 +119,16 @@ def _beside_no_rim(levels: Image8, frame: float) -> Mask:
     return inside
 
 
-def _corners(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    side = max(2, round(CORNER * min(shape)))
-    ends = slice(0, side), slice(-side, None)
-    return [(rows, columns) for rows in ends for columns in ends]
-
-
-def light_frame(image: Image8) -> Mask | None:
-    """image [h, w, 3] uint8 -> [h, w] bool, True in its grey or white frame; None without one.
-
-    That is what is as flat and as grey as two of the image's corners, and joined to one of them.
-    """
-    seeds, colours = [], []
-    for rows, columns in _corners(image.shape[:2]):
-        corner = np.sort(image[rows, columns].reshape(-1, 3).astype(int), axis=0)
-        low, colour, high = corner[[len(corner) // 10, len(corner) // 2, -1 - len(corner) // 10]]
-        if colour.max() > DARK and (high - low).max() <= FLAT and np.ptp(colour) <= FLAT:
-            seeds.append((rows.start, columns.start))
-            colours.append(colour)
-    if len(seeds) < 2 or np.ptp(colours, axis=0).max() > FLAT:
-        return None
-    colour = np.median(colours, axis=0)
-    alike = cv2.inRange(image, colour - ALIKE, colour + ALIKE) // 255
-    framed = cv2.morphologyEx(alike, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    for row, column in seeds:
-        if framed[row // 2, column // 2] == 1:  # -side // 2 is inside that corner
-            cv2.floodFill(
-                framed, None, (column // 2 % image.shape[1], row // 2 % image.shape[0]), (2,)
-            )
-    frame: Mask = framed == 2
-    if not 0 < frame.mean() < 1 - SMALLEST_FIELD or image[frame].std(axis=0).max() > SMOOTH:
-        return None
-    return frame
-
-
-def mended(region: Mask, light: npt.NDArray[np.float32]) -> Image8:
+def mended(region: Mask, circle: Circle | None, light: npt.NDArray[np.float32]) -> Image8:
     """The region [h, w] bool that is lit -> its aperture's share of each pixel, 0 to 255.
 
     light [h, w] float32 is the square root of the brightest channel over the frame's. Where the
     region's rim lies on a circle, what is far beyond the circle is taken away, and two kinds of
     what is missing in its disc are filled: dents as narrow as vessels, and shadows, toward which
-    the light fades slower than toward the rim on the circle. What is cut off as sharply as that
-    rim stays cut off, and so does all where no circle is found: a wrong guess costs more.
+    the light fades slower than toward the rim on the circle and beyond whose edge it goes on
+    fading. What is cut off as sharply as that rim stays cut off, and so does all where no circle
+    is found: a wrong guess costs more.
     """
-    circle = fit_circle(region)
     if circle is None:
         return region.view(np.uint8) * np.uint8(255)
     rows, columns = np.indices(region.shape, np.float32)
@@ -152,7 +136,7 @@ def mended(region: Mask, light: npt.NDArray[np.float32]) -> Image8:
     away = np.sqrt(down**2 + right**2) / np.float32(circle.radius)
     square = np.maximum(np.abs(down), np.abs(right)) / np.float32(circle.radius)
     kept: Mask = region & (away < 1 + TAB) & (square < 1 + TOLERANCE)
-    kept |= _without_thin(region, cv2.MORPH_CLOSE).view(bool) & (away < 1 - TOLERANCE)
+    kept |= closed(region) & (away < 1 - TOLERANCE)
     missing = ~kept & (away < 1 - 2 * TOLERANCE)
     if not missing.any():
         return kept.view(np.uint8) * np.uint8(255)
@@ -164,7 +148,15 @@ def mended(region: Mask, light: npt.NDArray[np.float32]) -> Image8:
     on_circle = fade[~dented & (near > 0)]
     if not on_circle.size:
         return kept.view(np.uint8) * np.uint8(255)
-    shadowed = dented & (near > 0) & (fade < SHADOW * np.median(on_circle))
+    fade /= np.median(on_circle)
+    shadowed = dented & (near > 0) & (fade < SHADOW)
+    if shadowed.any():
+        out = cv2.distanceTransform(1 - kept.view(np.uint8), cv2.DIST_L2, 3)
+        ring = np.abs(out / np.float32(circle.radius) - DEPTHS[0]) < BAND
+        beyond = _by_sector(light, sector, ring & (away < 1))
+        cut = shadowed & (fade > DEEP) & (near - beyond > GOES_ON * (far - near))
+        wide = cut & np.roll(cut, 1) & np.roll(cut, -1)  # wider than a vessel
+        shadowed &= ~(wide | np.roll(wide, 1) | np.roll(wide, -1))
     disc = 255 * np.clip(circle.radius * (1 - TOLERANCE - away) + 0.5, 0, 1)
     return np.where(kept, 255, disc * shadowed[sector]).astype(np.uint8)
 
@@ -205,37 +197,6 @@ def _otsu(counts: npt.NDArray[np.float64]) -> float:
         sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
     ) ** 2
     return float(edges[1:-1][np.argmax(between * below * above)])
-
-
-def _without_thin(region: Mask, operation: int) -> Image8:
-    """region [h, w] -> uint8, 1 in it, less what is thinner than OPENING_PX on each side.
-
-    What lies beyond the image counts as dark. Of the region where `operation` is MORPH_OPEN, of
-    what is around it where it is MORPH_CLOSE.
-    """
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    changed = cv2.morphologyEx(
-        region.view(np.uint8),
-        operation,
-        cross,
-        iterations=OPENING_PX,
-        borderType=cv2.BORDER_CONSTANT,
-        borderValue=0,
-    )
-    return np.asarray(changed, np.uint8)
-
-
-def _largest_region(bright: Image8) -> Mask:
-    """bright [h, w] uint8, 0 or 1 -> bool, True in its largest region and in that one's holes."""
-    num, found = cv2.connectedComponents(bright, connectivity=4, ltype=cv2.CV_16U)
-    if num == 1:
-        return np.zeros(bright.shape, bool)
-    regions = np.asarray(found, np.uint16)
-    largest = regions == 1 + np.argmax(_counts(regions, num)[1:])
-    framed = np.pad(largest, 1).view(np.uint8)
-    cv2.floodFill(framed, None, (0, 0), (2,))  # all that is reached from outside
-    filled: Mask = framed[1:-1, 1:-1] != 2
-    return filled
 
 
 def _enlarge(share: Image8, height: int, width: int) -> Mask:
