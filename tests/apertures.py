@@ -305,9 +305,7 @@ def draw(camera: Camera, shorter: int, longer: int, portrait: bool = False, seed
     extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     picture = np.clip(light + 0.5, 0, 255).astype(np.uint8)
     top, bottom, left, right = (round(pad * shorter) for pad in camera.pads)
-    image = _compressed(
-        np.pad(picture, ((top, bottom), (left, right), (0, 0))), camera.quality
-    )
+    image = _compressed(np.pad(picture, ((top, bottom), (left, right), (0, 0))), camera.quality)
     fov = np.pad(fov, ((top, bottom), (left, right)))
     aperture_px = 2 * radius if camera.shape == "round" and not fov.all() else extent
     return Drawn(image, np.ascontiguousarray(fov), aperture_px)

@@ -14,6 +14,8 @@ FEW_POINTS = 150  # of the rim, among which a triple's supporters are counted
 FEWEST_POINTS = 20  # of a rim that may be a circle
 ON_CIRCLE = 0.25  # of the rim's points; of a square's with its inner circle it is 0.2
 BEYOND_CIRCLE = 0.2  # of the rim's points; of an octagon's with its inner circle it is 0.6
+APART = 0.04  # of the radius: what is so far beyond a circle may be another's
+ON_SECOND = 0.5  # of the points beyond a first circle, of two discs that touch
 WIDEST_GAP = 1.3 * math.pi  # between neighbours on a circle: a shorter arc does not tell its radius
 
 Mask = npt.NDArray[np.bool_]
@@ -49,26 +51,12 @@ def _rim(region: Mask) -> Points:
 def fit_circle(region: Mask) -> Circle | None:
     """region [h, w] bool -> the circle that its rim lies on, or None.
 
-    The best circle through three points of many triples (RANSAC, Fischler and Bolles 1981), fitted
-    again to all points near it by least squares (Kasa 1976). None where too few lie near it, too
-    many beyond it, or all near it on one side.
+    None where too few of its points lie near it, too many beyond it, or all near it on one side.
     """
     rim = _rim(region)
-    if len(rim) < FEWEST_POINTS:
+    circle = _best(rim, region.shape)
+    if circle is None:
         return None
-    few = rim[:: max(1, len(rim) // FEW_POINTS)]
-    circles = _through(few[np.random.default_rng(0).integers(0, len(few), (TRIPLES, 3))])
-    radii = circles[:, 2]
-    circles = circles[(radii > 0.1 * min(region.shape)) & (radii < math.hypot(*region.shape))]
-    if not len(circles):
-        return None
-    num_near = (np.abs(_beyond(few, circles)) < TOLERANCE).sum(axis=1)
-    circle = circles[np.argmax(num_near)]
-    for _ in range(2):
-        near = rim[np.abs(_beyond(rim, circle)) < TOLERANCE]
-        circle = _through_all(near)
-        if not 0 < circle[2] < math.hypot(*region.shape):
-            return None
     beyond = _beyond(rim, circle)
     on = np.abs(beyond) < TOLERANCE
     if on.mean() < ON_CIRCLE or (beyond > TOLERANCE).mean() > BEYOND_CIRCLE:
@@ -78,6 +66,55 @@ def fit_circle(region: Mask) -> Circle | None:
     if np.diff(angles, append=angles[0] + 2 * np.pi).max() > WIDEST_GAP:
         return None
     return Circle(x, y, radius)
+
+
+def fit_two(region: Mask) -> tuple[Circle, Circle] | None:
+    """region [h, w] bool -> the two circles that the rims of two discs lie on that touch; or None.
+
+    Each holds much of the rim, what lies beyond the first is the second's, and neither holds the
+    other's centre.
+    """
+    rim = _rim(region)
+    first = _best(rim, region.shape)
+    if first is None:
+        return None
+    beyond = _beyond(rim, first)
+    rest = rim[beyond > APART]
+    second = _best(rest, region.shape)
+    if second is None or (np.abs(beyond) < TOLERANCE).mean() < ON_CIRCLE:
+        return None
+    if (np.abs(_beyond(rest, second)) < 2 * TOLERANCE).mean() < ON_SECOND:
+        return None
+    if math.dist(first[:2], second[:2]) < max(first[2], second[2]):
+        return None
+    one, other = (Circle(*map(float, circle)) for circle in (first, second))
+    return one, other
+
+
+def _best(rim: Points, shape: tuple[int, ...]) -> Points | None:
+    """The best circle (x, y, radius) [3] through three points of many triples of points [n, 2].
+
+    RANSAC (Fischler and Bolles 1981), fitted again to all points near it by least squares (Kasa
+    1976).
+    """
+    if len(rim) < FEWEST_POINTS:
+        return None
+    few = rim[:: max(1, len(rim) // FEW_POINTS)]
+    circles = _through(few[np.random.default_rng(0).integers(0, len(few), (TRIPLES, 3))])
+    radii = circles[:, 2]
+    circles = circles[(radii > 0.1 * min(shape)) & (radii < math.hypot(*shape))]
+    if not len(circles):
+        return None
+    num_near = (np.abs(_beyond(few, circles)) < TOLERANCE).sum(axis=1)
+    circle: Points = circles[np.argmax(num_near)]
+    for _ in range(2):
+        near = rim[np.abs(_beyond(rim, circle)) < TOLERANCE]
+        if len(near) < 3:
+            return None
+        circle = _through_all(near)
+        if not 0 < circle[2] < math.hypot(*shape):
+            return None
+    return circle
 
 
 def _beyond(points: Points, circle: Points) -> Points:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segpipe.data.circle import TOLERANCE, Circle, fit_circle
+from segpipe.data.circle import fit_circle
 from segpipe.data.frames import DARK, SMALLEST_FIELD, corners, inner_field, light_frame, stepping
-from segpipe.data.regions import closed, largest_region, opened
+from segpipe.data.mending import mended
+from segpipe.data.others import sorted_parts, split
+from segpipe.data.regions import largest_region, opened
+from segpipe.data.tissue import dark_tissue, dents
 from segpipe.errors import Fault, RejectedImage
 
 SEARCH_PX = 300  # longest side on which the field is searched; its rim is then good to 0.5 %
@@ -19,14 +23,9 @@ LIGHT = np.sqrt(np.arange(256, dtype=np.float32))  # of each level of the bright
 FRAME_SHARE = 0.01  # of the pixels: so many at least are the frame's, where there is one
 BLACK = math.sqrt(DARK)  # 6.5
 RIM_SHARE = 0.25  # of the light inside: a soft rim ends there; of 0 to 0.5 good on DRIVE's training
+SURE = 0.9  # of a light frame's rim that steps: the tone may tell it better than the threshold
+UNCERTAIN = 0.01  # share of the picture: so much is told in a note
 MORE_LIT = 0.05  # share of the picture, beside the largest region: a second frame's
-TAB = 0.04  # of the radius: so far beyond its circle an aperture's tab reaches; DRIVE's do
-NUM_SECTORS = 72  # of the disc, 5 degrees each: so finely shadows are told from cuts
-DEPTHS = 0.05, 0.15  # of the radius from the region's rim: where its light is compared
-BAND = 0.015  # of the radius: so near to them
-DEEP = 0.73  # at most, of a shadow with a steep edge
-GOES_ON = 1.3  # times as much the light is lost beyond a shadow's edge as before it; of cuts 1.9
-SHADOW = 0.85  # at most, their lights' ratio over that by the circle; a soft cut's may be 0.9
 CUT_OFF = 0.02  # so much wider than the field its circle is where the field is cut off on two axes
 
 Image8 = npt.NDArray[np.uint8]
@@ -34,14 +33,47 @@ Mask = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
 
+@dataclass(frozen=True)
+class Field:
+    """A photograph's field of view, and what beside it may be one."""
+
+    fov: Mask
+    """[H, W], True in the aperture through which the retina is seen."""
+    uncertain_fraction: float = 0.0
+    """Share of the picture that is left out and may be retina."""
+    second_fraction: float = 0.0
+    """Share of the picture that other fields have, as of a second eye."""
+
+    @property
+    def note(self) -> str:
+        """What to know about it, or ''."""
+        notes = []
+        if self.second_fraction:
+            notes.append(
+                f"a second field of view of {self.second_fraction:.0%} of the picture was left out"
+            )
+        if self.uncertain_fraction >= UNCERTAIN:
+            notes.append(f"{self.uncertain_fraction:.0%} of the picture, left out, may be retina")
+        return "; ".join(notes)
+
+
 def find_fov(image: Image8 | Image.Image, reduction: int = 1) -> Mask:
     """image [H, W, 3] uint8 -> fov [H, W] bool: the aperture through which the retina is seen.
+
+    As `find_field`, which also tells what was left out.
+    """
+    return find_field(image, reduction).fov
+
+
+def find_field(image: Image8 | Image.Image, reduction: int = 1) -> Field:
+    """image [H, W, 3] uint8 -> its field of view.
 
     The frame around a fundus photograph is nearly black, the retina is brightest in red; Otsu's
     threshold on the square root of the brightest channel, halved toward the frame's own level,
     parts them. A flat grey or white frame is first taken for black. The largest bright region is
-    then mended where its rim lies on a circle. A photograph without a frame is field all over.
-    Raises RejectedImage where no field is found.
+    the field, or the round field inside it where it is a second frame's. It is then mended where
+    its rim lies on a circle; where no rim is sharp, dark tissue beside it is told from a frame.
+    A photograph without a frame is field all over. Raises RejectedImage where no field is found.
 
     The image may also be Pillow's, of mode RGB. Where it is one reduced by `reduction`, it is
     searched on as many cells as the whole would be.
@@ -51,33 +83,53 @@ def find_fov(image: Image8 | Image.Image, reduction: int = 1) -> Mask:
     factor = max(1, -(-max(height, width) * reduction // SEARCH_PX))
     if reduction == 1:
         small = np.asarray(picture.reduce(factor))
+        size = small.shape[0] * factor, small.shape[1] * factor
     else:
         cells = -(-width * reduction // factor), -(-height * reduction // factor)
         small = np.asarray(picture.resize(cells, Image.Resampling.BOX))
-    levels = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
+        size = height, width
+    share, uncertain, second = _search(small)
+    return Field(_enlarge(share, *size)[:height, :width], uncertain, second)
+
+
+def _search(image: Image8) -> tuple[Image8, float, float]:
+    """image [h, w, 3] uint8 -> the field's share of each pixel, 0 to 255, and Field's fractions."""
+    levels = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
     if LIGHT[levels.max()] < BLACK:
         raise RejectedImage(Fault.NO_FIELD_OF_VIEW, "no field of view found: the image is black")
-    outer = light_frame(small)
+    outer = light_frame(image)
     if outer is not None:
         _paint(levels, outer)
-    bright, region, frame = _lit(levels)
-    circle = fit_circle(region)
-    rim = 0 if circle is None else stepping(small, circle, np.ones_like(region), region)
+    bright, inside, frame = _lit(levels)
+    region = largest_region(inside)
+    circle, other = fit_circle(region), np.zeros_like(region)
+    if circle is None and (two := split(region)) is not None:
+        region, other = two
+        inside, circle = inside & ~other.view(np.uint8), fit_circle(region)
+    rim = 0 if circle is None else stepping(image, circle, np.ones_like(region), region)
+    inner = None
     if outer is not None or rim == 0 or bright.mean() - region.mean() > MORE_LIT:
-        inner = inner_field(small, bright if outer is None else bright | outer, rim if outer is None else int(.9*rim))
-        if inner is not None:
-            _paint(levels, ~inner)
-            region, frame = inner, float(LIGHT[levels[~inner]].max())
-            circle = fit_circle(region)
+        framed, least = (bright, rim) if outer is None else (bright | outer, int(SURE * rim))
+        inner = inner_field(image, framed, least)
+    if inner is not None:
+        inside, region = inner
+        _paint(levels, ~region)
+        frame, circle = float(LIGHT[levels[~region]].max()), fit_circle(region)
     if region.mean() < SMALLEST_FIELD:
         raise RejectedImage(
             Fault.NO_FIELD_OF_VIEW,
             f"no field of view found: {region.mean():.1%} of the image is lit",
         )
-    field = mended(region, circle, LIGHT[levels] - np.float32(frame))
-    if reduction == 1:
-        return _enlarge(field, field.shape[0] * factor, field.shape[1] * factor)[:height, :width]
-    return _enlarge(field, height, width)
+    uncertain = np.zeros_like(region)
+    if rim == 0 and outer is None and inner is None:
+        inside, uncertain = dark_tissue(LIGHT[levels], inside)
+        region = largest_region(inside)
+        circle = fit_circle(region)
+    parts = sorted_parts(inside, region, circle, image[..., 1])
+    share = mended(parts.field, parts.circle, LIGHT[levels] - np.float32(frame))
+    field = share > 127
+    uncertain = (uncertain | parts.loose | dents(field)) & ~field
+    return share, float(uncertain.mean()), float(((parts.others | other) & ~field).mean())
 
 
 def _paint(levels: Image8, frame: Mask) -> None:
@@ -86,9 +138,9 @@ def _paint(levels: Image8, frame: Mask) -> None:
     levels[frame] = round(min(darkest, BLACK) ** 2)
 
 
-def _lit(levels: Image8) -> tuple[Mask, Mask, float]:
-    """levels [h, w] uint8 -> what is brighter than the frame, its largest region, [h, w] bool, and
-    the frame's light.
+def _lit(levels: Image8) -> tuple[Mask, Image8, float]:
+    """levels [h, w] uint8 -> what is brighter than the frame [h, w] bool, less what is thin or soft
+    of it [h, w] uint8, and the frame's light.
     """
     counts = _counts(levels, 256)
     frame = _quantile(counts, FRAME_SHARE)
@@ -96,11 +148,11 @@ def _lit(levels: Image8) -> tuple[Mask, Mask, float]:
         frame = _dark_corners(levels)
     if frame > BLACK:
         everything = np.ones(levels.shape, bool)
-        return everything, everything, frame
+        return everything, everything.view(np.uint8), frame
     is_bright = frame + (_otsu(counts) - frame) / 2 < LIGHT  # [256], as all that depends on a level
     bright = is_bright[levels]
     inside = bright & _beside_no_rim(levels, frame**2)
-    return bright, largest_region(opened(inside)), frame
+    return bright, opened(inside), frame
 
 
 def _dark_corners(levels: Image8) -> float:
@@ -117,60 +169,6 @@ def _beside_no_rim(levels: Image8, frame: float) -> Mask:
     nearby = cv2.dilate(levels, np.ones((5, 5), np.uint8))
     inside: Mask = levels >= frame + RIM_SHARE * (nearby - np.float32(frame))
     return inside
-
-
-def mended(region: Mask, circle: Circle | None, light: npt.NDArray[np.float32]) -> Image8:
-    """The region [h, w] bool that is lit -> its aperture's share of each pixel, 0 to 255.
-
-    light [h, w] float32 is the square root of the brightest channel over the frame's. Where the
-    region's rim lies on a circle, what is far beyond the circle is taken away, and two kinds of
-    what is missing in its disc are filled: dents as narrow as vessels, and shadows, toward which
-    the light fades slower than toward the rim on the circle and beyond whose edge it goes on
-    fading. What is cut off as sharply as that rim stays cut off, and so does all where no circle
-    is found: a wrong guess costs more.
-    """
-    if circle is None:
-        return region.view(np.uint8) * np.uint8(255)
-    rows, columns = np.indices(region.shape, np.float32)
-    down, right = rows - np.float32(circle.y), columns - np.float32(circle.x)
-    away = np.sqrt(down**2 + right**2) / np.float32(circle.radius)
-    square = np.maximum(np.abs(down), np.abs(right)) / np.float32(circle.radius)
-    kept: Mask = region & (away < 1 + TAB) & (square < 1 + TOLERANCE)
-    kept |= closed(region) & (away < 1 - TOLERANCE)
-    missing = ~kept & (away < 1 - 2 * TOLERANCE)
-    if not missing.any():
-        return kept.view(np.uint8) * np.uint8(255)
-    sector = (np.arctan2(down, right) * (NUM_SECTORS / (2 * math.pi))).astype(int) % NUM_SECTORS
-    dented = np.bincount(sector[missing], minlength=NUM_SECTORS) > 0
-    depth = cv2.distanceTransform(kept.view(np.uint8), cv2.DIST_L2, 3) / np.float32(circle.radius)
-    near, far = (_by_sector(light, sector, np.abs(depth - at) < BAND) for at in DEPTHS)
-    fade = near / np.maximum(far, 1)
-    on_circle = fade[~dented & (near > 0)]
-    if not on_circle.size:
-        return kept.view(np.uint8) * np.uint8(255)
-    fade /= np.median(on_circle)
-    shadowed = dented & (near > 0) & (fade < SHADOW)
-    if shadowed.any():
-        out = cv2.distanceTransform(1 - kept.view(np.uint8), cv2.DIST_L2, 3)
-        ring = np.abs(out / np.float32(circle.radius) - DEPTHS[0]) < BAND
-        beyond = _by_sector(light, sector, ring & (away < 1))
-        cut = shadowed & (fade > DEEP) & (near - beyond > GOES_ON * (far - near))
-        wide = cut & np.roll(cut, 1) & np.roll(cut, -1)  # wider than a vessel
-        shadowed &= ~(wide | np.roll(wide, 1) | np.roll(wide, -1))
-    disc = 255 * np.clip(circle.radius * (1 - TOLERANCE - away) + 0.5, 0, 1)
-    return np.where(kept, 255, disc * shadowed[sector]).astype(np.uint8)
-
-
-def _by_sector(
-    light: npt.NDArray[np.float32], sector: npt.NDArray[np.int_], where: Mask
-) -> npt.NDArray[np.float64]:
-    """The mean of light [h, w] in each sector and its two neighbours, 0 where there is none."""
-    sums = np.bincount(sector[where], light[where], NUM_SECTORS)
-    nums = np.bincount(sector[where], minlength=NUM_SECTORS)
-    around = np.arange(NUM_SECTORS)[:, None] + (-1, 0, 1)
-    sums, nums = (x[around % NUM_SECTORS].sum(axis=1) for x in (sums, nums))
-    means: npt.NDArray[np.float64] = sums / np.maximum(nums, 1)
-    return means
 
 
 def _counts(values: npt.NDArray[np.uint8 | np.uint16], num: int) -> npt.NDArray[np.float64]:

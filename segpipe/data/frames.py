@@ -17,8 +17,7 @@ ALIKE = 24  # grey levels: what differs less from a light frame's colour may bel
 SMOOTH = 5.0  # grey levels: standard deviation of a light frame; of a retina it is larger
 INNER_CORNER = 0.08  # of the shorter side of a region's box: there its outermost tone is seen
 NOISE = 6.0  # grey levels: what differs less from an inner frame's tone is it
-import os
-SHARE = float(os.environ.get("SHARE", ".25"))
+RIM_SHARE = 0.4  # of how a field differs from that tone: its rim lies there
 SECTORS = 90  # of a circle, 4 degrees each
 RINGS_PX = -8, -3, 3, 8  # from a circle outward, where a rim's step is seen
 STEP = 6.0  # grey levels: of a rim at least
@@ -65,8 +64,10 @@ def light_frame(image: Image8) -> Mask | None:
     return frame
 
 
-def inner_field(image: Image8, region: Mask, least: int = 0) -> Mask | None:
+def inner_field(image: Image8, region: Mask, least: int) -> tuple[Image8, Mask] | None:
     """The round field in a region [h, w] bool that is a second frame's; None where there is none.
+
+    -> what is not that frame, [h, w] uint8, 0 or 1, and its largest region, the field.
 
     Around a photograph with a grey frame there may be black besides: padding, a letterbox, a slide
     mount. Then the region that is lit is the frame's rectangle. Its outermost tone is taken for
@@ -75,12 +76,13 @@ def inner_field(image: Image8, region: Mask, least: int = 0) -> Mask | None:
     """
     longest, found = least, None
     for candidate in _within(image, region):
-        field = largest_region(opened(candidate))
+        inside = opened(candidate)
+        field = largest_region(inside)
         if field.mean() < SMALLEST_FIELD:
             continue
         circle = fit_circle(field)
         if circle is not None and (length := stepping(image, circle, region, field)) > longest:
-            longest, found = length, field
+            longest, found = length, (inside, field)
     return found
 
 
@@ -98,7 +100,7 @@ def _within(image: Image8, region: Mask) -> list[Mask]:
     noise = away[edge & (away <= ALIKE)]
     least = max(NOISE, 4 * float(np.median(noise))) if len(noise) else NOISE
     brighter = levels > tone.max() + least
-    inside = region & (away >= SHARE * cv2.dilate(away, np.ones((5, 5), np.uint8)))
+    inside = region & (away >= RIM_SHARE * cv2.dilate(away, np.ones((5, 5), np.uint8)))
     return [inside & (away > 2 * least), inside & brighter, inside & (away > least)]
 
 

@@ -55,3 +55,12 @@ def largest_region(bright: Image8) -> Mask:
     cv2.floodFill(framed, None, (0, 0), (2,))  # all that is reached from outside
     filled: Mask = framed[1:-1, 1:-1] != 2
     return filled
+
+
+def convex_hull(region: Mask) -> Mask:
+    """region [h, w] bool -> its convex hull."""
+    found = cv2.findContours(region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    hull = np.zeros(region.shape, np.uint8)
+    if found[0]:
+        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(found[0])), (1,))
+    return hull.view(bool)
