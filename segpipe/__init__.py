@@ -12,7 +12,12 @@ In the order in which data flows:
         classes.py    what each pixel of a label or mask is
         codecs.py     bytes -> RGB image, safely; mask -> PNG bytes
         fov.py        the field of view: the aperture through which the retina is seen, found
+        frames.py     frames that are grey, white or of two tones; whether a rim is sharp
         circle.py     the circle that a region's rim lies on
+        mending.py    what a round field lacks at its rim: vessels, shadows
+        tissue.py     dark beside the field: a frame, or retina
+        others.py     lit beside the field: a part of it, or another field
+        regions.py    regions opened, closed, the largest
         canvas.py     the field put on the network's canvas, and the exact inverse
         layouts.py    labelled sets: which files belong together, from their names
         datasets.py   a labelled photograph's files -> image, label and field of view

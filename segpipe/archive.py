@@ -81,6 +81,9 @@ ROW = pa.schema(
         ("probability_path", pa.string()),  # as mask_path; null without --probabilities
         ("probability_png", pa.binary()),  # as mask_png
         ("fov_fraction", pa.float32()),  # field of view / image
+        # the next two null in rows of releases before 0.2; see data.fov.Field
+        ("fov_uncertain_fraction", pa.float32()),  # left out and maybe retina / image
+        ("second_fov_fraction", pa.float32()),  # other fields of view, left out / image
         ("vessel_density", pa.float32()),  # vessel / field of view
         # from here to readable_fraction null without --measure full; see segpipe.measure
         ("measure_note", pa.string()),  # why something below is NaN

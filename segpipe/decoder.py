@@ -46,7 +46,7 @@ import numpy.typing as npt
 from segpipe.data import codecs
 from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
 from segpipe.data.codecs import Photograph
-from segpipe.data.fov import Mask, find_fov, fov_diameter
+from segpipe.data.fov import Field, find_field, fov_diameter
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder, internal_error
 
 TRIES = 2  # crashes of a child on one photograph: the first may have been another's fault
@@ -64,6 +64,13 @@ SHARED_BYTES = 8 << 20  # encoded, beside canvas and fov: what is longer goes th
 NOISE_BYTES = 1 << 16  # read at once while a child starts
 SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
+TOLD = (
+    "orientation",
+    "note",
+    "seconds",
+    "uncertain_fraction",
+    "second_fraction",
+)  # of Fitted, as JSON
 LENGTH = struct.Struct("<Q")
 READY = b"\0segpipe.decoder is ready\n"  # all before it was printed by others while Python started
 INHERITED = (
@@ -108,9 +115,13 @@ class Fitted:
     orientation: int
     """As EXIF numbers it, 1 to 8; 1 is upright."""
     note: str
-    """What was odd about the file, or ''."""
+    """What was odd about the file or its field, or ''."""
     seconds: dict[str, float] = field(default_factory=dict)
     """On the clock, of each step: "decode", "field", "resize"."""
+    uncertain_fraction: float = 0.0
+    """Share of the picture that is left out of the field and may be retina."""
+    second_fraction: float = 0.0
+    """Share of the picture that other fields have."""
 
 
 def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
@@ -121,28 +132,36 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
     enough, clock = SHARP * diameter, _Clock()
     photograph = codecs.decode_photograph(data, max_megapixels, enough)
     clock.passed("decode")
-    while (fov := _field(photograph, enough)) is None:
+    while (found := _field(photograph, enough)) is None:
         clock.passed("field")
         finer = photograph.reduction // 2
         photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
     reduction, side = photograph.reduction, canvas_side(diameter)
-    geometry = plan_fit(fov, diameter, photograph.size, reduction)
+    geometry = plan_fit(found.fov, diameter, photograph.size, reduction)
     clock.passed("field")
     canvas = fit_image(photograph.picture, geometry, side, reduction)
-    fov_canvas = fit_fov(fov, geometry, side, reduction)
+    fov_canvas = fit_fov(found.fov, geometry, side, reduction)
     clock.passed("resize")
-    orientation, note = photograph.orientation, photograph.note
-    return Fitted(canvas, fov_canvas, geometry, orientation, note, clock.seconds)
+    return Fitted(
+        canvas,
+        fov_canvas,
+        geometry,
+        photograph.orientation,
+        "; ".join(note for note in (photograph.note, found.note) if note),
+        clock.seconds,
+        found.uncertain_fraction,
+        found.second_fraction,
+    )
 
 
-def _field(photograph: Photograph, enough: float) -> Mask | None:
+def _field(photograph: Photograph, enough: float) -> Field | None:
     """None where the photograph came reduced and its field is smaller than `enough` px, or none."""
     if photograph.reduction == 1:
-        return find_fov(photograph.picture)
+        return find_field(photograph.picture)
     with suppress(RejectedImage):  # the whole photograph decides, and says why
-        fov = find_fov(photograph.picture, photograph.reduction)
-        return fov if fov_diameter(fov) >= enough else None
+        found = find_field(photograph.picture, photograph.reduction)
+        return found if fov_diameter(found.fov) >= enough else None
     return None
 
 
@@ -295,9 +314,8 @@ class Decoder:
             raise RejectedImage(Fault(header["code"]), header["rejected"])
         canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
         geometry = Geometry(*header["geometry"])
-        return Fitted(
-            canvas, fov, geometry, header["orientation"], header["note"], header["seconds"]
-        )
+        told = {name: header[name] for name in TOLD}
+        return Fitted(canvas, fov, geometry, **told)
 
     def _living(self) -> _Child:
         """The child, or another where none is or it has died between two images.
@@ -556,12 +574,7 @@ def _answer(data: bytes, shared: _Shared, settings: _Settings, memory: int) -> l
         rejection = _rejection(error)
         return _headed({"rejected": str(rejection), "code": rejection.fault})
     shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
-    header = {
-        "geometry": astuple(fitted.geometry),
-        "orientation": fitted.orientation,
-        "note": fitted.note,
-        "seconds": fitted.seconds,
-    }
+    header = {"geometry": astuple(fitted.geometry)} | {name: getattr(fitted, name) for name in TOLD}
     return _headed(header)
 
 

@@ -152,6 +152,8 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
     side = canvas_side(job.diameter)
     unread: dict[str, Any] = {
         "note": "",
+        "uncertain": 0.0,
+        "second": 0.0,
         "orientation": 1,
         "geometry": np.zeros(8, np.int32),
         "canvas": np.zeros((side, side, 3), np.uint8),
@@ -299,6 +301,8 @@ def load_one(
     watch.seconds["handover"] += max(0.0, whole - sum(fitted.seconds.values()))
     return row | {
         "note": fitted.note,
+        "uncertain": fitted.uncertain_fraction,
+        "second": fitted.second_fraction,
         "orientation": fitted.orientation,
         "geometry": fitted.geometry.as_array(),
         "canvas": fitted.canvas,
@@ -403,6 +407,8 @@ class Group:
                 "height": mask.shape[0],
                 "width": mask.shape[1],
                 "fov_fraction": field / mask.size,
+                "fov_uncertain_fraction": float(values["uncertain"]),
+                "second_fov_fraction": float(values["second"]),
                 "vessel_density": vessel / max(field, 1),
             }
         )

@@ -278,6 +278,24 @@ CAMERAS = {
     "slide, dim sides": replace(SLIDE, radius=0.56, falloff=0.4, before=(dim_sides,), least=0.84),
     "slide, shadow": replace(SLIDE, radius=0.56, falloff=0.4, before=(shadow,)),
     "slide, missing sector": replace(SLIDE, radius=0.56, sector=40, least=0.95),
+    "grey frame of 40, padded above and on the left": Camera(frame=40, pads=(0.1, 0, 0.1, 0)),
+    "grey frame of 60, padded below": Camera(frame=60, grain=5, pads=(0, 0.15, 0, 0)),
+    "grey frame of 80, letterbox": Camera(frame=80, pads=(0.12, 0.12, 0, 0)),
+    "grey frame of 100, slide mount": Camera(frame=100, grain=5, pads=(0.1, 0.1, 0.1, 0.1)),
+    "grey frame of 50, padded on three sides, cut": Camera(
+        frame=50, cuts=(0.85, 0.9, 9, 9), pads=(0.2, 0, 0.08, 0.1)
+    ),
+    "grey frame of 70, larger than its height, mount": Camera(
+        radius=0.54, frame=70, pads=(0.08, 0.08, 0.08, 0.08)
+    ),
+    "grey frame of 90, dark retina, padded": Camera(
+        frame=90, exposure=0.65, falloff=0.4, pads=(0.1, 0.05, 0.2, 0)
+    ),
+    "dark grey frame with a black strip, cut, dim at the cut": Camera(
+        radius=0.5, cuts=(0.9, 0.8, 9, 9), frame=25, falloff=0.6, pads=(0, 0.03, 0, 0)
+    ),
+    "octagon, grey frame, letterbox": Camera("octagon", 0.46, frame=70, pads=(0.1, 0.1, 0, 0)),
+    "square, grey frame, slide mount": Camera("square", 0.42, frame=70, pads=(0.1, 0.1, 0.1, 0.1)),
 }
 
 

@@ -22,6 +22,7 @@ SECTORS = 90  # of a circle, 4 degrees each
 RINGS_PX = -8, -3, 3, 8  # from a circle outward, where a rim's step is seen
 STEP = 6.0  # grey levels: of a rim at least
 STEEPER = 2.0  # times the slopes beside it: so steep is a rim, and no retina's own shading
+FILLED = 0.95  # of its box: a frame's rectangle
 LEAST_SEEN = 0.1  # of the sectors: fewer do not tell
 ROUND = 0.6  # of the sectors that are seen: in so many a rim has its step
 
@@ -73,6 +74,7 @@ def inner_field(image: Image8, region: Mask, least: int) -> tuple[Image8, Mask] 
     mount. Then the region that is lit is the frame's rectangle. Its outermost tone is taken for
     the frame's, and what differs from that, in colour or by being brighter, for the field, where
     the rim lies on a circle along which the picture's colour steps, at more than `least` sectors.
+    Of another shape it is found where the frame is light and flat.
     """
     longest, found = least, None
     for candidate in _within(image, region):
@@ -83,7 +85,21 @@ def inner_field(image: Image8, region: Mask, least: int) -> tuple[Image8, Mask] 
         circle = fit_circle(field)
         if circle is not None and (length := stepping(image, circle, region, field)) > longest:
             longest, found = length, (inside, field)
-    return found
+    return found if found or least else _in_padded_frame(image, region)
+
+
+def _in_padded_frame(image: Image8, region: Mask) -> tuple[Image8, Mask] | None:
+    """The field of any shape in a light frame that fills a box, beside which there is padding."""
+    left, top, width, height = cv2.boundingRect(region.view(np.uint8))
+    box = slice(top + 1, top + height - 1), slice(left + 1, left + width - 1)  # less what is mixed
+    if region[box].mean() < FILLED or width * height == region.size:
+        return None
+    frame = light_frame(image[box])
+    if frame is None:
+        return None
+    inside = np.zeros(region.shape, np.uint8)
+    inside[box] = opened(~frame)
+    return inside, largest_region(inside)
 
 
 def _within(image: Image8, region: Mask) -> list[Mask]:

@@ -84,8 +84,10 @@ def _is_bar(part: Mask) -> bool:
 
 def _is_frame(light: Light, part: Mask) -> bool | None:
     """None where the light does not tell."""
-    deep = cv2.distanceTransform(part.view(np.uint8), cv2.DIST_L2, 3)
-    away = cv2.distanceTransform((~part).view(np.uint8), cv2.DIST_L2, 3)
+    deep, away = (
+        np.asarray(cv2.distanceTransform(one.view(np.uint8), cv2.DIST_L2, 3), np.float32)
+        for one in (part, ~part)
+    )
     near, far = RINGS_PX
     inner = _mean(light, away, *far) - _mean(light, away, *near)
     step = _mean(light, away, *near) - _mean(light, deep, *near)
