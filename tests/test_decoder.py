@@ -30,7 +30,7 @@ from scipy import ndimage
 from segpipe import decoder
 from segpipe.data import codecs
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit, restore
-from segpipe.data.fov import SEARCH_PX, find_fov
+from segpipe.data.fov import SEARCH_PX, find_field, find_fov
 from segpipe.decoder import Decoder, Fitted
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
@@ -137,7 +137,8 @@ def assert_same(fitted: Fitted, other: Fitted) -> None:
     assert np.array_equal(fitted.canvas, other.canvas)
     assert np.array_equal(fitted.fov, other.fov)
     assert fitted.geometry == other.geometry
-    assert (fitted.orientation, fitted.note) == (other.orientation, other.note)
+    for name in ("orientation", "note", "uncertain_fraction", "second_fraction"):
+        assert getattr(fitted, name) == getattr(other, name)
 
 
 def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER) -> None:
@@ -147,11 +148,19 @@ def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER
 def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:
     """Step by step, of the photograph at its own size."""
     taken = codecs.decode_photograph(data)
-    fov = find_fov(taken.image)
-    geometry, side = plan_fit(fov, diameter), canvas_side(diameter)
+    found = find_field(taken.image)
+    geometry, side = plan_fit(found.fov, diameter), canvas_side(diameter)
     canvas = fit_image(taken.image, geometry, side)
-    fov_canvas = fit_fov(fov, geometry, side)
-    return Fitted(canvas, fov_canvas, geometry, taken.orientation, taken.note)
+    fov_canvas = fit_fov(found.fov, geometry, side)
+    return Fitted(
+        canvas,
+        fov_canvas,
+        geometry,
+        taken.orientation,
+        "; ".join(filter(None, (taken.note, found.note))),
+        uncertain_fraction=found.uncertain_fraction,
+        second_fraction=found.second_fraction,
+    )
 
 
 def children(parent: int) -> list[int]:
@@ -197,6 +206,23 @@ def test_a_photograph_of_any_format_comes_back_as_in_process(child):
         assert_as_in_process(child.fit(data), data)
         if not data.startswith(b"\xff\xd8"):  # a JPEG comes reduced
             assert_same(child.fit(data), fitted_whole(data))
+
+
+def test_what_was_left_out_of_the_field_comes_back(child):
+    """Two eyes of one size, with a page more that is not read."""
+    first, second = (Image.open(io.BytesIO(photograph(side=side))) for side in (400, 396))
+    both = Image.new("RGB", (800, 400))
+    both.paste(first, (0, 0))
+    both.paste(second, (402, 2))
+    file = io.BytesIO()
+    both.save(file, "TIFF", save_all=True, append_images=[both])
+    fitted = child.fit(file.getvalue())
+    assert_as_in_process(fitted, file.getvalue())
+    assert fitted.second_fraction == pytest.approx(
+        np.pi * (0.45 * 396) ** 2 / (800 * 400), abs=0.01
+    )
+    words = "a second field of view of 31% of the picture was left out"
+    assert fitted.note == f"first of 2 pages; {words}"
 
 
 def test_the_photographs_of_drive_come_back_as_in_process(drive):

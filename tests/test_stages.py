@@ -4,6 +4,7 @@ Run: pytest tests/test_stages.py
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,24 @@ def failing(usual: Callable, error: Exception) -> Callable:
         return usual(*words)
 
     return called
+
+
+@pytest.mark.parametrize("way", [together, apart])
+def test_a_row_tells_what_was_left_out_of_the_field(job, folder, tmp_path, way):
+    """Two photographs side by side; of single ones nothing is left out."""
+    single = codecs.decode_image((folder / "a.png").read_bytes())
+    both = np.hstack([single, single[::-1]])
+    (tmp_path / "in").mkdir()
+    for name, image in (("a.png", both), ("b.png", single), ("c.png", both[:, ::-1])):
+        (tmp_path / "in" / name).write_bytes(codecs.encode_grey(image[..., 1]))
+    job = replace(job, source=open_store(str(tmp_path / "in")))
+    assert segmented(job, way)["ok"] == 3
+    two, one, mirrored = rows_of(job)
+    assert mirrored["second_fov_fraction"] > 0.1
+    assert two["second_fov_fraction"] == pytest.approx(one["fov_fraction"] / 2, abs=0.02)
+    assert two["note"].startswith("a second field of view of ")
+    assert (one["second_fov_fraction"], one["note"]) == (0, None)
+    assert one["fov_uncertain_fraction"] < 0.01
 
 
 STEPS = [

@@ -91,7 +91,7 @@ def inner_field(image: Image8, region: Mask, least: int) -> tuple[Image8, Mask] 
 def _in_padded_frame(image: Image8, region: Mask) -> tuple[Image8, Mask] | None:
     """The field of any shape in a light frame that fills a box, beside which there is padding."""
     left, top, width, height = cv2.boundingRect(region.view(np.uint8))
-    box = slice(top + 1, top + height - 1), slice(left + 1, left + width - 1)  # less what is mixed
+    box = slice(top + 2, top + height - 2), slice(left + 2, left + width - 2)  # less what is mixed
     if region[box].mean() < FILLED or width * height == region.size:
         return None
     frame = light_frame(image[box])
