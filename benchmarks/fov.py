@@ -110,7 +110,7 @@ def real_row(name: str, pairs: list[tuple[Path, Path]], modules: tuple[ModuleTyp
             drawn = apertures.Drawn(pixels, given, module.fov_diameter(given))
             seen.append(measure(module, drawn))
     for seen in seen_by:
-        overlaps, offs, _ = np.array(seen).T
+        overlaps, offs, times = np.array(seen).T
         worst = 100 * offs[np.abs(offs).argmax()]
         shares = f"{overlaps.mean():.4f}, {np.median(overlaps):.4f}, {overlaps.min():.4f}"
         cells.append((shares, f"{worst:+.1f}", f"{np.median(times):.1f}"))
