@@ -43,6 +43,8 @@ def sorted_parts(inside: Image8, region: Mask, circle: Circle | None, green: Ima
     other picture of a stereo pair. What is as uniform in green [h, w] as a label is nothing.
     """
     others, loose = np.zeros_like(region), np.zeros_like(region)
+    if np.count_nonzero(inside > region) < LEAST_PICTURE * region.size:  # the usual photograph
+        return Parts(region, circle, others, loose)
     num, found, stats, _ = cv2.connectedComponentsWithStats(inside, None, None, None, 4, cv2.CV_16U)
     for n in range(1, num):
         area = stats[n, cv2.CC_STAT_AREA]
