@@ -12,6 +12,7 @@ test images. Five minutes on 2 cores. Writes results/fov.md.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -154,6 +155,7 @@ def main() -> None:
             "",
             *facts(f"python benchmarks/fov.py --before {before}"),
             "Overlap is intersection over union. Drawn cameras: the worst of three views of each.",
+            f"Load of the machine at the end: {os.getloadavg()[0]:.1f} (times are of CPU).",
             "",
             *drawn_rows(modules),
             "",
