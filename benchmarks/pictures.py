@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from segpipe import decoder, plots, report
-from segpipe.data import fundus, synthetic
+from segpipe.data import synthetic
+from segpipe.data.canvas import resize_classes, resize_image
 from segpipe.data.classes import VESSEL, classes_of
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
@@ -41,8 +42,8 @@ def overlays(demo: Path) -> Image.Image:
 
 def predictions() -> bytes:
     image, vessel, fov = synthetic.draw_fundus(seed=1)
-    squashed = fundus.resize_image(image, CROP_PX, CROP_PX)
-    label = fundus.resize_classes(classes_of(vessel, fov), CROP_PX, CROP_PX)
+    squashed = resize_image(image, CROP_PX, CROP_PX)
+    label = resize_classes(classes_of(vessel, fov), CROP_PX, CROP_PX)
     network = networks.load_network(checkpoint.load(checkpoint.read("segnet-lite"), ""))
     with torch.inference_mode():
         prob = network(to_input(squashed[None], torch.device("cpu"))).softmax(dim=1)[0].numpy()

@@ -23,7 +23,7 @@ import numpy as np
 from common import drive, facts, last_json, loops, many_images, run, write
 
 from segpipe import metrics, runtime
-from segpipe.data import fundus
+from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
@@ -84,13 +84,13 @@ def truth(model: str, compiled: engine.Engine) -> tuple[float, list[float]]:
     drawn, store = [], open_store(str(drive()))
     for example in open_labelled(store).test:
         labelled = load_example(store, example)
-        geometry = fundus.plan_fit(labelled.fov, card.diameter)
-        side = fundus.canvas_side(card.diameter)
-        canvas = fundus.fit_image(labelled.image, geometry, side)
-        fov = fundus.fit_fov(labelled.fov, geometry, side)
+        geometry = plan_fit(labelled.fov, card.diameter)
+        side = canvas_side(card.diameter)
+        canvas = fit_image(labelled.image, geometry, side)
+        fov = fit_fov(labelled.fov, geometry, side)
         drawn.append((labelled.label == VESSEL)[labelled.fov])
         for found, score in zip(masks, scores, strict=True):
-            mask = fundus.native_mask(score(canvas, fov), fov, geometry, card.threshold)
+            mask = native_mask(score(canvas, fov), fov, geometry, card.threshold)
             found.append((mask == VESSEL)[labelled.fov])
     agreement = engine.vessel_dice(*masks)
     assert agreement is not None

@@ -16,7 +16,14 @@ In the order in which data flows:
         depth.py      samples of any depth -> 8 bits
         pictures.py  tiff.py  jxl.py  dicom.py   the readers
         dicom_objects.py  dicom_frames.py   which objects are photographs; what decodes their frames
-        fundus.py     the field of view: find it, fit it to the canvas, and the exact inverse
+        fov.py        the field of view: the aperture through which the retina is seen, found
+        frames.py     frames that are grey, white or of two tones; whether a rim is sharp
+        circle.py     the circle that a region's rim lies on
+        mending.py    what a round field lacks at its rim: vessels, shadows
+        tissue.py     dark beside the field: a frame, or retina
+        others.py     lit beside the field: a part of it, or another field
+        regions.py    regions opened, closed, the largest
+        canvas.py     the field put on the network's canvas, and the exact inverse
         layouts.py    labelled sets: which files belong together, from their names
         datasets.py   a labelled photograph's files -> image, label and field of view
         crops.py      random crops and augmentation, a pure function of (seed, epoch, image, k)

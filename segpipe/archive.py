@@ -65,6 +65,7 @@ TURNS = 32  # groups for each worker where inputs are few: at the end it waits f
 FEWEST = 4  # inputs in a group, unless that would leave a worker without any
 UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
 
+
 INPUT = pa.schema(
     [
         ("id", pa.binary(16)),

@@ -15,8 +15,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.data import crops, fundus
+from segpipe.data import crops
+from segpipe.data.canvas import (
+    canvas_side,
+    fit_classes,
+    fit_image,
+    plan_fit,
+    resize_classes,
+    resize_image,
+    scale_to,
+)
 from segpipe.data.datasets import Labelled, load_example
+from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example
 from segpipe.storage import Store
 
@@ -144,30 +154,30 @@ def at_working_scale(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """-> the whole image [H, W, 3] uint8 and label [H, W] uint8, the field at its diameter."""
     fov = labelled.fov
-    height, width = scaled_size(fov.shape[0], fov.shape[1], fundus.fov_diameter(fov), diameter)
+    height, width = scaled_size(fov.shape[0], fov.shape[1], fov_diameter(fov), diameter)
     return (
-        fundus.resize_image(labelled.image, height, width),
-        fundus.resize_classes(labelled.label, height, width),
+        resize_image(labelled.image, height, width),
+        resize_classes(labelled.label, height, width),
     )
 
 
 def scaled_size(height: int, width: int, field_diameter: float, diameter: float) -> tuple[int, int]:
     """(height, width) in px of an image after its field is scaled to the working diameter."""
-    scale = fundus.scale_to(field_diameter, diameter)
+    scale = scale_to(field_diameter, diameter)
     return round(height * scale), round(width * scale)
 
 
 def squashed(store: Store, example: Example, size: int) -> dict[str, npt.NDArray[np.uint8]]:
     """A whole image, as the lecture tests: image [size, size, 3] uint8, label [size, size]."""
     labelled = load_example(store, example)
-    image = fundus.resize_image(labelled.image, size, size)
-    return {"image": image, "label": fundus.resize_classes(labelled.label, size, size)}
+    image = resize_image(labelled.image, size, size)
+    return {"image": image, "label": resize_classes(labelled.label, size, size)}
 
 
 def canvas(store: Store, example: Example, diameter: float) -> dict[str, npt.NDArray[np.uint8]]:
     """A field on its canvas, as a network is used: image [S, S, 3] uint8, label [S, S] uint8."""
     labelled = load_example(store, example)
-    geometry = fundus.plan_fit(labelled.fov, diameter)
-    side = fundus.canvas_side(diameter)
-    image = fundus.fit_image(labelled.image, geometry, side)
-    return {"image": image, "label": fundus.fit_classes(labelled.label, geometry, side)}
+    geometry = plan_fit(labelled.fov, diameter)
+    side = canvas_side(diameter)
+    image = fit_image(labelled.image, geometry, side)
+    return {"image": image, "label": fit_classes(labelled.label, geometry, side)}

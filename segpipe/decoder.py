@@ -43,8 +43,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.data import codecs, fundus
-from segpipe.data.fundus import Geometry
+from segpipe.data import codecs
+from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
+from segpipe.data.fov import Field, find_field, fov_diameter
 from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder, internal_error
 
@@ -63,6 +64,13 @@ SHARED_BYTES = 8 << 20  # encoded, beside canvas and fov: what is longer goes th
 NOISE_BYTES = 1 << 16  # read at once while a child starts
 SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
+TOLD = (
+    "orientation",
+    "note",
+    "seconds",
+    "uncertain_fraction",
+    "second_fraction",
+)  # of Fitted, as JSON
 LENGTH = struct.Struct("<Q")
 READY = b"\0segpipe.decoder is ready\n"  # all before it was printed by others while Python started
 INHERITED = (
@@ -107,9 +115,13 @@ class Fitted:
     orientation: int
     """As EXIF numbers it, 1 to 8; 1 is upright."""
     note: str
-    """What was odd about the file, or ''."""
+    """What was odd about the file or its field, or ''."""
     seconds: dict[str, float] = field(default_factory=dict)
     """On the clock, of each step: "decode", "field", "resize"."""
+    uncertain_fraction: float = 0.0
+    """Share of the picture that is left out of the field and may be retina."""
+    second_fraction: float = 0.0
+    """Share of the picture that other fields have."""
     acquisition: Acquisition = NOTHING_SAID
     """What the file says of how it was taken."""
 
@@ -122,30 +134,37 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
     enough, clock = SHARP * diameter, _Clock()
     photograph = codecs.decode_photograph(data, max_megapixels, enough)
     clock.passed("decode")
-    while (fov := _field(photograph, enough)) is None:
+    while (found := _field(photograph, enough)) is None:
         clock.passed("field")
         finer = photograph.reduction // 2
         photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
-    reduction, side = photograph.reduction, fundus.canvas_side(diameter)
-    geometry = fundus.plan_fit(fov, diameter, photograph.size, reduction)
+    reduction, side = photograph.reduction, canvas_side(diameter)
+    geometry = plan_fit(found.fov, diameter, photograph.size, reduction)
     clock.passed("field")
-    canvas = fundus.fit_image(photograph.picture, geometry, side, reduction)
-    fov_canvas = fundus.fit_fov(fov, geometry, side, reduction)
+    canvas = fit_image(photograph.picture, geometry, side, reduction)
+    fov_canvas = fit_fov(found.fov, geometry, side, reduction)
     clock.passed("resize")
-    orientation, note = photograph.orientation, photograph.note
     return Fitted(
-        canvas, fov_canvas, geometry, orientation, note, clock.seconds, photograph.acquisition
+        canvas,
+        fov_canvas,
+        geometry,
+        photograph.orientation,
+        "; ".join(note for note in (photograph.note, found.note) if note),
+        clock.seconds,
+        found.uncertain_fraction,
+        found.second_fraction,
+        photograph.acquisition,
     )
 
 
-def _field(photograph: Photograph, enough: float) -> fundus.Mask | None:
+def _field(photograph: Photograph, enough: float) -> Field | None:
     """None where the photograph came reduced and its field is smaller than `enough` px, or none."""
     if photograph.reduction == 1:
-        return fundus.find_fov(photograph.picture)
+        return find_field(photograph.picture)
     with suppress(RejectedImage):  # the whole photograph decides, and says why
-        fov = fundus.find_fov(photograph.picture, photograph.reduction)
-        return fov if fundus.fov_diameter(fov) >= enough else None
+        found = find_field(photograph.picture, photograph.reduction)
+        return found if fov_diameter(found.fov) >= enough else None
     return None
 
 
@@ -297,15 +316,10 @@ class Decoder:
         if "rejected" in header:
             raise RejectedImage(Fault(header["code"]), header["rejected"])
         canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
-        return Fitted(
-            canvas,
-            fov,
-            Geometry(*header["geometry"]),
-            header["orientation"],
-            header["note"],
-            header["seconds"],
-            Acquisition(**header["acquisition"]),
-        )
+        geometry = Geometry(*header["geometry"])
+        told = {name: header[name] for name in TOLD}
+        acquisition = Acquisition(**header["acquisition"])
+        return Fitted(canvas, fov, geometry, **told, acquisition=acquisition)
 
     def _living(self) -> _Child:
         """The child, or another where none is or it has died between two images.
@@ -436,14 +450,14 @@ class _Shared(NamedTuple):
 
     @staticmethod
     def num_bytes(settings: _Settings) -> int:
-        return SHARED_BYTES + 4 * fundus.canvas_side(settings.diameter) ** 2
+        return SHARED_BYTES + 4 * canvas_side(settings.diameter) ** 2
 
     @classmethod
     def of(cls, memory: int, settings: _Settings) -> _Shared:
         """Maps the memory behind this file descriptor, until the views are gone."""
         mapped = mmap.mmap(memory, cls.num_bytes(settings))
         pixels = np.frombuffer(mapped, np.uint8, offset=SHARED_BYTES)
-        side = fundus.canvas_side(settings.diameter)
+        side = canvas_side(settings.diameter)
         canvas, fov = np.split(pixels, [3 * side**2])
         return cls(memoryview(mapped), canvas.reshape(side, side, 3), fov.reshape(side, side))
 
@@ -564,13 +578,8 @@ def _answer(data: bytes, shared: _Shared, settings: _Settings, memory: int) -> l
         rejection = _rejection(error)
         return _headed({"rejected": str(rejection), "code": rejection.fault})
     shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
-    header = {
-        "geometry": astuple(fitted.geometry),
-        "orientation": fitted.orientation,
-        "note": fitted.note,
-        "seconds": fitted.seconds,
-        "acquisition": asdict(fitted.acquisition),
-    }
+    header = {"geometry": astuple(fitted.geometry), "acquisition": asdict(fitted.acquisition)}
+    header |= {name: getattr(fitted, name) for name in TOLD}
     return _headed(header)
 
 

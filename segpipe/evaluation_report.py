@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from segpipe import plots
-from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
+from segpipe.data.fov import fov_box
 from segpipe.metrics import Confusion, Counts
 from segpipe.report import embedded, jpeg, template
 
@@ -69,7 +69,7 @@ class Pictures(NamedTuple):
 
 def draw(labelled: Labelled, predicted: npt.NDArray[np.bool_]) -> Pictures:
     """A labelled photograph and its predicted vessels [H, W] bool -> what the page shows of it."""
-    top, left, bottom, right = fundus.fov_box(labelled.fov)
+    top, left, bottom, right = fov_box(labelled.fov)
     box = np.s_[top:bottom, left:right]
     truth = labelled.label[box] == VESSEL
     found = predicted[box]

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from segpipe.data.canvas import scale_to
 from segpipe.data.classes import OUTSIDE, VESSEL
-from segpipe.data.fundus import fov_box, scale_to
+from segpipe.data.fov import fov_box
 
 DIAMETER = 540.0  # px of the field where vessels are measured: DRIVE's, at which they are drawn
 COVERED = 85  # of 255: a third. At a half, lines a pixel wide break where they lie between pixels

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, Template
 from PIL import ExifTags, Image, ImageOps
 
 from segpipe import archive
-from segpipe.data import fundus
+from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.decoder import Decoder, Fitted
@@ -377,7 +377,7 @@ def overlay(fitted: Fitted, vessel: npt.NDArray[np.bool_]) -> tuple[Image.Image,
     box = np.s_[: geometry.scaled_height, : geometry.scaled_width]
     image = Image.fromarray(fitted.canvas[box])
     drawn = image.copy()
-    share = fundus.fit_fov(vessel, geometry, len(fitted.canvas))[box]
+    share = fit_fov(vessel, geometry, len(fitted.canvas))[box]
     drawn.paste(VESSEL_COLOUR, (0, 0), Image.fromarray(share))
     return _upright(image, fitted.orientation), _upright(drawn, fitted.orientation)
 

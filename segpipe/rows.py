@@ -77,6 +77,17 @@ COLUMNS = (
     Column("probability_path", TEXT, "key of the score's PNG; null without `--probabilities`"),
     Column("probability_png", BYTES, "the score as a PNG file, as `mask_png`"),
     Column("fov_fraction", REAL, "field of view / image"),
+    Column(
+        "fov_uncertain_fraction",
+        REAL,
+        "what is left out of the field of view and may be retina / image; null without a mask, and "
+        "in rows of releases before 0.2",
+    ),
+    Column(
+        "second_fov_fraction",
+        REAL,
+        "other fields of view, which are left out / image; null as before",
+    ),
     Column("vessel_density", REAL, "vessel / field of view"),
     # from here to readable_fraction null without --measure full; see segpipe.measure
     Column("measure_note", TEXT, "why something is NaN, such as `no vessel`, else null"),

@@ -24,10 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe import archive, metrics
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
+from segpipe.data.canvas import (
+    Geometry,
+    canvas_side,
+    fit_image,
+    native_mask,
+    native_score,
+    plan_fit,
+    restore,
+)
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
-from segpipe.data.fundus import Geometry
 from segpipe.data.layouts import Example
 from segpipe.data.photograph import NOTHING_SAID, Acquisition
 from segpipe.decoder import Decoder
@@ -147,9 +155,11 @@ def keep_pages() -> None:
 
 def load(batch: Batch, job: SegmentJob) -> Batch:
     """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not."""
-    side = fundus.canvas_side(job.diameter)
+    side = canvas_side(job.diameter)
     unread: dict[str, Any] = {
         "note": "",
+        "uncertain": 0.0,
+        "second": 0.0,
         "orientation": 1,
         **_columns(NOTHING_SAID),
         "geometry": np.zeros(8, np.int32),
@@ -322,6 +332,8 @@ def load_one(
     watch.seconds["handover"] += max(0.0, whole - sum(fitted.seconds.values()))
     return row | {
         "note": fitted.note,
+        "uncertain": fitted.uncertain_fraction,
+        "second": fitted.second_fraction,
         "orientation": fitted.orientation,
         **_columns(fitted.acquisition),
         "geometry": fitted.geometry.as_array(),
@@ -424,7 +436,7 @@ class Group:
         """An input's columns; its pictures are added to `files`, by their key in the output."""
         geometry = Geometry.from_array(values["geometry"])
         with self.watch.time("mask"):
-            mask = fundus.native_mask(values["score"], values["fov"], geometry, self.job.threshold)
+            mask = native_mask(values["score"], values["fov"], geometry, self.job.threshold)
             field = int(np.count_nonzero(mask != OUTSIDE))
             vessel = int(np.count_nonzero(mask == VESSEL))
         with self.watch.time("encode"):
@@ -433,7 +445,7 @@ class Group:
         pictures = self._placed("mask", key, png, files)
         if self.job.probabilities:
             with self.watch.time("encode"):
-                grey = fundus.native_score(values["score"], mask, geometry)
+                grey = native_score(values["score"], mask, geometry)
                 png = codecs.encode_grey(grey, int(values["orientation"]))
             key = archive.PROBABILITIES + key.removeprefix(archive.MASKS)
             pictures |= self._placed("probability", key, png, files)
@@ -448,6 +460,8 @@ class Group:
                 "height": mask.shape[0],
                 "width": mask.shape[1],
                 "fov_fraction": field / mask.size,
+                "fov_uncertain_fraction": float(values["uncertain"]),
+                "second_fov_fraction": float(values["second"]),
                 "vessel_density": vessel / max(field, 1),
             }
         )
@@ -523,13 +537,13 @@ class EvaluateJob:
 
 def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     """An example's keys and `set` -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
-    side = fundus.canvas_side(job.diameter)
+    side = canvas_side(job.diameter)
     try:
         labelled = job.load(row)
     except UserError as error:
         return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
-    geometry = fundus.plan_fit(labelled.fov, job.diameter)
-    return row | {"canvas": fundus.fit_image(labelled.image, geometry, side), "error": ""}
+    geometry = plan_fit(labelled.fov, job.diameter)
+    return row | {"canvas": fit_image(labelled.image, geometry, side), "error": ""}
 
 
 def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
@@ -544,7 +558,7 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     if error:
         return kept
     store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
-    native = fundus.restore(score, fundus.plan_fit(labelled.fov, job.diameter))
+    native = restore(score, plan_fit(labelled.fov, job.diameter))
     truth, inside = labelled.label == VESSEL, labelled.fov
     second = load_second(store, example, labelled)
     drawn = (

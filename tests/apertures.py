@@ -78,6 +78,8 @@ class Camera:
     """Half the angle (degrees) of a wedge that is missing on the left."""
     exposure: float = 1.0
     """Of the retina; 1.0 gives a red of about 170."""
+    pads: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Pure black added above, below, left and right of the photograph, in its shorter sides."""
     quality: int = 92
     """Of the JPEG."""
     before: tuple[Change, ...] = ()
@@ -276,6 +278,24 @@ CAMERAS = {
     "slide, dim sides": replace(SLIDE, radius=0.56, falloff=0.4, before=(dim_sides,), least=0.84),
     "slide, shadow": replace(SLIDE, radius=0.56, falloff=0.4, before=(shadow,)),
     "slide, missing sector": replace(SLIDE, radius=0.56, sector=40, least=0.95),
+    "grey frame of 40, padded above and on the left": Camera(frame=40, pads=(0.1, 0, 0.1, 0)),
+    "grey frame of 60, padded below": Camera(frame=60, grain=5, pads=(0, 0.15, 0, 0)),
+    "grey frame of 80, letterbox": Camera(frame=80, pads=(0.12, 0.12, 0, 0)),
+    "grey frame of 100, slide mount": Camera(frame=100, grain=5, pads=(0.1, 0.1, 0.1, 0.1)),
+    "grey frame of 50, padded on three sides, cut": Camera(
+        frame=50, cuts=(0.85, 0.9, 9, 9), pads=(0.2, 0, 0.08, 0.1)
+    ),
+    "grey frame of 70, larger than its height, mount": Camera(
+        radius=0.54, frame=70, pads=(0.08, 0.08, 0.08, 0.08)
+    ),
+    "grey frame of 90, dark retina, padded": Camera(
+        frame=90, exposure=0.65, falloff=0.4, pads=(0.1, 0.05, 0.2, 0)
+    ),
+    "dark grey frame with a black strip, cut, dim at the cut": Camera(
+        radius=0.5, cuts=(0.9, 0.8, 9, 9), frame=25, falloff=0.6, pads=(0, 0.03, 0, 0)
+    ),
+    "octagon, grey frame, letterbox": Camera("octagon", 0.46, frame=70, pads=(0.1, 0.1, 0, 0)),
+    "square, grey frame, slide mount": Camera("square", 0.42, frame=70, pads=(0.1, 0.1, 0.1, 0.1)),
 }
 
 
@@ -301,7 +321,10 @@ def draw(camera: Camera, shorter: int, longer: int, portrait: bool = False, seed
         fov, light = np.rot90(fov), np.rot90(light)
     rows, columns = np.flatnonzero(fov.any(1)), np.flatnonzero(fov.any(0))
     extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    image = _compressed(np.clip(light + 0.5, 0, 255).astype(np.uint8), camera.quality)
+    picture = np.clip(light + 0.5, 0, 255).astype(np.uint8)
+    top, bottom, left, right = (round(pad * shorter) for pad in camera.pads)
+    image = _compressed(np.pad(picture, ((top, bottom), (left, right), (0, 0))), camera.quality)
+    fov = np.pad(fov, ((top, bottom), (left, right)))
     aperture_px = 2 * radius if camera.shape == "round" and not fov.all() else extent
     return Drawn(image, np.ascontiguousarray(fov), aperture_px)
 
@@ -361,3 +384,29 @@ def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
+
+
+def disc(size: tuple[int, int], radius: float, off: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """-> [H, W] bool, a disc so far (down, right) from the middle, in px."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    centre = (size[0] - 1) / 2 + off[0], (size[1] - 1) / 2 + off[1]
+    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union."""
+    return float((a & b).sum() / (a | b).sum())
+
+
+def photograph(
+    height: int, width: int, radius: float, noise: float = 3.0, cut: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc in a dark frame, cut off above and below at `cut` radii -> image, fov."""
+    rows, columns = np.mgrid[:height, :width]
+    rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
+    fov = (np.hypot(rows, columns) <= radius) & (np.abs(rows) <= cut * radius)
+    rng = np.random.default_rng(0)
+    image = np.where(fov[..., None], (190, 100, 50), (4, 4, 6)) + rng.normal(
+        0, noise, (height, width, 3)
+    )
+    return image.clip(0, 255).astype(np.uint8), fov

@@ -32,7 +32,9 @@ from pydicom.uid import JPEG2000Lossless
 from scipy import ndimage
 
 from segpipe import decoder
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
+from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit, restore
+from segpipe.data.fov import SEARCH_PX, find_field, find_fov
 from segpipe.decoder import Decoder, Fitted
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
@@ -141,7 +143,8 @@ def assert_same(fitted: Fitted, other: Fitted) -> None:
     assert np.array_equal(fitted.canvas, other.canvas)
     assert np.array_equal(fitted.fov, other.fov)
     assert fitted.geometry == other.geometry
-    assert (fitted.orientation, fitted.note) == (other.orientation, other.note)
+    for name in ("orientation", "note", "uncertain_fraction", "second_fraction"):
+        assert getattr(fitted, name) == getattr(other, name)
 
 
 def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER) -> None:
@@ -151,11 +154,19 @@ def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER
 def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:
     """Step by step, of the photograph at its own size."""
     taken = codecs.decode_photograph(data)
-    fov = fundus.find_fov(taken.image)
-    geometry, side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
-    canvas = fundus.fit_image(taken.image, geometry, side)
-    fov_canvas = fundus.fit_fov(fov, geometry, side)
-    return Fitted(canvas, fov_canvas, geometry, taken.orientation, taken.note)
+    found = find_field(taken.image)
+    geometry, side = plan_fit(found.fov, diameter), canvas_side(diameter)
+    canvas = fit_image(taken.image, geometry, side)
+    fov_canvas = fit_fov(found.fov, geometry, side)
+    return Fitted(
+        canvas,
+        fov_canvas,
+        geometry,
+        taken.orientation,
+        "; ".join(filter(None, (taken.note, found.note))),
+        uncertain_fraction=found.uncertain_fraction,
+        second_fraction=found.second_fraction,
+    )
 
 
 OTHERS: set[int] = set()  # decoders that tests of other files have left in this process
@@ -212,6 +223,23 @@ def test_a_photograph_of_any_format_comes_back_as_in_process(child):
             assert_same(child.fit(data), fitted_whole(data))
 
 
+def test_what_was_left_out_of_the_field_comes_back(child):
+    """Two eyes of one size, with a page more that is not read."""
+    first, second = (Image.open(io.BytesIO(photograph(side=side))) for side in (400, 396))
+    both = Image.new("RGB", (800, 400))
+    both.paste(first, (0, 0))
+    both.paste(second, (402, 2))
+    file = io.BytesIO()
+    both.save(file, "TIFF", save_all=True, append_images=[both])
+    fitted = child.fit(file.getvalue())
+    assert_as_in_process(fitted, file.getvalue())
+    assert fitted.second_fraction == pytest.approx(
+        np.pi * (0.45 * 396) ** 2 / (800 * 400), abs=0.01
+    )
+    words = "a second field of view of 31% of the picture was left out"
+    assert fitted.note == f"first of 2 pages; {words}"
+
+
 def test_the_photographs_of_drive_come_back_as_in_process(drive):
     with Decoder(540, 200, DEADLINE_S) as child:
         for path in sorted((drive / "test" / "images").iterdir())[:5]:
@@ -243,12 +271,12 @@ def test_a_large_jpeg_that_comes_reduced_lies_where_the_whole_would(height, widt
     reduced = codecs.decode_photograph(data, 200, decoder.SHARP * DIAMETER).reduction
     assert reduced > 1
     fitted = decoder.fit(data, DIAMETER, 200)
-    whole = fundus.plan_fit(fundus.find_fov(codecs.decode_image(data)), DIAMETER)
-    cell = -(-max(height, width) // fundus.SEARCH_PX)
+    whole = plan_fit(find_fov(codecs.decode_image(data)), DIAMETER)
+    cell = -(-max(height, width) // SEARCH_PX)
     assert (fitted.geometry.height, fitted.geometry.width) == (height, width)
     assert np.abs(fitted.geometry.as_array() - whole.as_array()).max() <= 2 * (cell + reduced)
-    red = fundus.restore(fitted.canvas[..., 0].astype(np.float32), fitted.geometry)
-    field = fundus.restore(fitted.fov.astype(np.float32), fitted.geometry) > 127
+    red = restore(fitted.canvas[..., 0].astype(np.float32), fitted.geometry)
+    field = restore(fitted.fov.astype(np.float32), fitted.geometry) > 127
     regions, num = ndimage.label((red < 150) & ndimage.binary_erosion(field, iterations=20))
     assert num == len(spots)
     centres = np.asarray(ndimage.center_of_mass(regions > 0, regions, range(1, num + 1)))
@@ -281,7 +309,7 @@ def test_a_field_too_small_at_one_size_is_taken_at_the_next_finer_one(monkeypatc
 def test_a_reduced_jpeg_without_a_field_is_rejected_in_the_words_for_the_whole():
     data, _ = marked(600, 600, 20)
     with pytest.raises(RejectedImage) as expected:
-        fundus.find_fov(codecs.decode_image(data))
+        find_fov(codecs.decode_image(data))
     with pytest.raises(RejectedImage) as caught:
         decoder.fit(data, DIAMETER, 200)
     assert str(caught.value) == str(expected.value)
@@ -321,7 +349,7 @@ def test_a_rejection_reads_as_in_process_and_costs_no_child(child, data):
 
 
 def test_a_bug_of_our_own_is_a_rejection_and_is_printed(child, capfd):
-    words = r"^internal error \(ZeroDivisionError at segpipe/data/fundus.py:\d+\)$"
+    words = r"^internal error \(ZeroDivisionError at segpipe/data/fov.py:\d+\)$"
     with pytest.raises(RejectedImage, match=words) as rejection:
         child.fit(photograph("bug"))
     assert rejection.value.fault == Fault.INTERNAL_ERROR

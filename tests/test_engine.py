@@ -16,7 +16,8 @@ from processes import finish
 from verbs import ONE, rows_of, run
 
 from segpipe import kernels, metrics, stages
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
+from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
 from segpipe.data.classes import CLASSES, VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
@@ -183,15 +184,15 @@ def test_the_compiled_form_keeps_the_masks_of_drive_and_their_truth(model, drive
     truth, store = [], open_store(str(drive))
     for example in open_labelled(store).test:
         labelled = load_example(store, example)
-        geometry = fundus.plan_fit(labelled.fov, card.diameter)
-        side = fundus.canvas_side(card.diameter)
-        canvas = fundus.fit_image(labelled.image, geometry, side)
-        fov = fundus.fit_fov(labelled.fov, geometry, side)
+        geometry = plan_fit(labelled.fov, card.diameter)
+        side = canvas_side(card.diameter)
+        canvas = fit_image(labelled.image, geometry, side)
+        fov = fit_fov(labelled.fov, geometry, side)
         truth.append((labelled.label == VESSEL)[labelled.fov])
         found = {name: score(canvas, fov) for name, score in scores.items()}
         assert (found[FAST] != found[REFERENCE]).any()  # else it would be one engine twice
         for name, score in found.items():
-            mask = fundus.native_mask(score, fov, geometry, card.threshold)
+            mask = native_mask(score, fov, geometry, card.threshold)
             masks[name].append((mask == VESSEL)[labelled.fov])
     against_eager = engine.vessel_dice(masks[FAST], masks[REFERENCE])
     against_truth = [

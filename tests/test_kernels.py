@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from segpipe import kernels
-from segpipe.data import fundus
+from segpipe.data.canvas import canvas_side, fit_fov, plain_native_mask, plan_fit, restore
 from segpipe.kernels.build import pointer
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.segnet import SegNetLite
@@ -105,12 +105,12 @@ def test_scores_are_right_wherever_the_fields_pixels_are_mixed_from(row, column,
 def test_a_masks_rim_knows_nothing_of_where_the_scores_end(diameter):
     """Scores at native size, from these and from torch's, which are right everywhere."""
     fov = disc(diameter + 12, diameter / 2 + 6, diameter / 2 + 6, diameter / 2) > 0
-    geometry, side = fundus.plan_fit(fov, 200.0), fundus.canvas_side(200.0)
-    layers, canvas, soft = network(seed=2), noise(5, side), fundus.fit_fov(fov, geometry, side)
+    geometry, side = plan_fit(fov, 200.0), canvas_side(200.0)
+    layers, canvas, soft = network(seed=2), noise(5, side), fit_fov(fov, geometry, side)
     whole = by_torch(*layers, canvas).astype(np.float32)
     found = compiled(*layers)(canvas, soft)
-    inside = fundus.plain_native_mask(found, soft, geometry, 0.0) > 0
-    native = [fundus.restore(score, geometry)[inside] for score in (whole, found)]
+    inside = plain_native_mask(found, soft, geometry, 0.0) > 0
+    native = [restore(score, geometry)[inside] for score in (whole, found)]
     np.testing.assert_allclose(*native, atol=1e-5)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from segpipe import archive, report
-from segpipe.data import fundus
+from segpipe.data.fov import find_fov
 from segpipe.errors import Fault, RejectedImage
 from segpipe.storage import open_store
 
@@ -60,7 +60,7 @@ def test_numbers_in_the_sentence_do_not_make_another_code():
         image = np.zeros((600, 600, 3), np.uint8)
         image[np.hypot(x, y) < radius] = 200
         with pytest.raises(RejectedImage) as rejection:
-            fundus.find_fov(Image.fromarray(image))
+            find_fov(Image.fromarray(image))
         faults.add(rejection.value.fault)
         sentences.add(str(rejection.value))
     assert len(sentences) > 1

@@ -4,6 +4,7 @@ Run: pytest tests/test_stages.py
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from segpipe import archive, measure, stages
-from segpipe.data import codecs, fundus
+from segpipe.data import codecs
 from segpipe.data.synthetic import write_labelled
 from segpipe.decoder import Decoder
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
@@ -92,8 +93,26 @@ def failing(usual: Callable, error: Exception) -> Callable:
     return called
 
 
+@pytest.mark.parametrize("way", [together, apart])
+def test_a_row_tells_what_was_left_out_of_the_field(job, folder, tmp_path, way):
+    """Two photographs side by side; of single ones nothing is left out."""
+    single = codecs.decode_image((folder / "a.png").read_bytes())
+    both = np.hstack([single, single[::-1]])
+    (tmp_path / "in").mkdir()
+    for name, image in (("a.png", both), ("b.png", single), ("c.png", both[:, ::-1])):
+        (tmp_path / "in" / name).write_bytes(codecs.encode_grey(image[..., 1]))
+    job = replace(job, source=open_store(str(tmp_path / "in")))
+    assert segmented(job, way)["ok"] == 3
+    two, one, mirrored = rows_of(job)
+    assert mirrored["second_fov_fraction"] > 0.1
+    assert two["second_fov_fraction"] == pytest.approx(one["fov_fraction"] / 2, abs=0.02)
+    assert two["note"].startswith("a second field of view of ")
+    assert (one["second_fov_fraction"], one["note"]) == (0, None)
+    assert one["fov_uncertain_fraction"] < 0.01
+
+
 STEPS = [
-    (fundus, "native_mask", "native_mask"),
+    (stages, "native_mask", "native_mask"),
     (codecs, "encode_mask", "encode_mask"),
     (codecs, "encode_grey", "encode_grey"),
     (measure, "quality", "quality"),
@@ -196,7 +215,7 @@ def test_a_gpu_that_fails_on_every_photograph_ends_the_run(job, greens, monkeypa
     ids=["python", "numpy", "torch"],
 )
 def test_a_photograph_for_which_memory_is_short_stays_open(job, monkeypatch, capfd, error):
-    monkeypatch.setattr(fundus, "native_mask", failing(fundus.native_mask, error))
+    monkeypatch.setattr(stages, "native_mask", failing(stages.native_mask, error))
     done = segmented(job)
     assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
     assert [row["path"] for row in rows_of(job)] == ["a.png", "c.png"]
@@ -216,7 +235,7 @@ def test_a_photograph_whose_decoder_is_starved_stays_open(job, monkeypatch, way)
 
 @pytest.mark.parametrize("error", [UserError("--x"), StoreDown("s3://b"), KeyboardInterrupt()])
 def test_what_is_not_one_photographs_ends_the_run(job, monkeypatch, error):
-    monkeypatch.setattr(fundus, "native_mask", failing(fundus.native_mask, error))
+    monkeypatch.setattr(stages, "native_mask", failing(stages.native_mask, error))
     with pytest.raises(type(error)):
         segmented(job)
     assert rows_of(job) == []

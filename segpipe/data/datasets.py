@@ -17,7 +17,7 @@ from segpipe.data import colours
 from segpipe.data.classes import classes_of
 from segpipe.data.codecs import decode_photograph
 from segpipe.data.drawings import SAME_PLACE, Drawing, NotTwoValued, contrast, read_drawing
-from segpipe.data.fundus import find_fov
+from segpipe.data.fov import find_fov
 from segpipe.data.layouts import GZIPPED, Example
 from segpipe.data.photograph import Photograph
 from segpipe.errors import Fault, RejectedImage, UserError

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segpipe.data import fundus
+from segpipe.data.canvas import scale_to
 from segpipe.data.codecs import FORMATS, WHITE
 from segpipe.data.colours import BLACK, Scheme, in_hex
 from segpipe.data.depth import FULL_RANGE
+from segpipe.data.fov import fov_diameter
 from segpipe.data.photograph import TURNED_BACK
 from segpipe.data.pictures import turned_by_pillow
 from segpipe.errors import Fault, RejectedImage
@@ -199,7 +200,7 @@ def contrast(image: npt.NDArray[np.uint8], vessel: Mask, fov: Mask) -> float:
     over its standard deviation in the field. A drawing of another photograph, or one that lies
     elsewhere, comes near 0; black and white the wrong way round, below.
     """
-    scale = fundus.scale_to(float(fundus.fov_diameter(fov)), DIAMETER)
+    scale = scale_to(float(fov_diameter(fov)), DIAMETER)
     size = round(fov.shape[1] * scale), round(fov.shape[0] * scale)
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     green, drawn = (

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from segpipe.data import fundus
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled, drawing_of, load_example, load_second
 from segpipe.data.drawings import SAME_PLACE, Drawing, Mask, contrast
+from segpipe.data.fov import find_fov, fov_diameter
 from segpipe.data.layouts import Example
 from segpipe.errors import RejectedImage
 
@@ -125,7 +125,7 @@ def look(
         image=example.image,
         height=height,
         width=width,
-        diameter=fundus.fov_diameter(labelled.fov),
+        diameter=fov_diameter(labelled.fov),
         vessel_share=share,
         contrast=found,
         grey=label.grey,
@@ -149,7 +149,7 @@ def _misfit(
 ) -> Problem | None:
     """What is wrong with a label of this share and contrast, or with its mask."""
     try:
-        field = fundus.find_fov(labelled.image)
+        field = find_fov(labelled.image)
     except RejectedImage:
         field = labelled.fov
     overlaps = (_overlap(label.drawn, one) for one in (field, labelled.fov))

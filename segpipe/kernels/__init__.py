@@ -3,7 +3,7 @@
     build          *.cpp -> a shared library for this machine's CPU, in the user's cache folder
     segnet_lite    the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
     resunet        the scores of models.resunet, quicker
-    masks          fundus.native_mask, quicker
+    masks          canvas.native_mask, quicker
 
 Without a C++ compiler `missing` says so, and those who call take the plain path. Nothing here
 knows torch: a process that segments with these starts in half a second.

@@ -16,7 +16,7 @@ def native_mask(
     geometry: npt.NDArray[np.int32],
     threshold: float,
 ) -> npt.NDArray[np.uint8]:
-    """As fundus.native_mask, for a geometry [8] that nowhere shrinks the canvas."""
+    """As canvas.native_mask, for a geometry [8] that nowhere shrinks the canvas."""
     height, width = int(geometry[0]), int(geometry[1])
     mask = np.empty((height, width), np.uint8)
     library().native_mask(

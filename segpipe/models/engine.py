@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe import kernels
-from segpipe.data import fundus
+from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.errors import UserError
 from segpipe.kernels import resunet, segnet_lite
@@ -335,9 +335,9 @@ def _drawn_canvas(
 
     side = round(diameter / synthetic.FIELD_SHARE)
     image, _, fov = synthetic.draw_fundus(seed, side, side)
-    geometry, canvas_side = fundus.plan_fit(fov, diameter), fundus.canvas_side(diameter)
-    canvas = fundus.fit_image(image, geometry, canvas_side)
-    return canvas, fundus.fit_fov(fov, geometry, canvas_side)
+    geometry, side = plan_fit(fov, diameter), canvas_side(diameter)
+    canvas = fit_image(image, geometry, side)
+    return canvas, fit_fov(fov, geometry, side)
 
 
 def _run(

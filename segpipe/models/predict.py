@@ -1,7 +1,7 @@
 """Canvas -> score: the one path that training's threshold, evaluate and segment share.
 
 The score of a pixel is p(vessel) / (p(vessel) + p(background)); what the network says about class 0
-is not used. `segpipe.data.fundus.native_mask` makes the mask of it.
+is not used. `segpipe.data.canvas.native_mask` makes the mask of it.
 """
 
 from __future__ import annotations

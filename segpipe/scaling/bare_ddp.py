@@ -20,8 +20,8 @@ import torch.distributed as dist
 import tyro
 
 from segpipe.crop_plan import Batch, Cropper, CropPlan
-from segpipe.data import fundus
 from segpipe.data.datasets import load_example
+from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.lease import Claim
 from segpipe.scaling import findings
@@ -132,9 +132,7 @@ def _batches(plan: CropPlan, place: Rank) -> list[Batch]:
 def _diameter(store: Store, examples: tuple[Example, ...]) -> float:
     """px: the median of the fields', as in train."""
     return float(
-        statistics.median(
-            fundus.fov_diameter(load_example(store, example).fov) for example in examples
-        )
+        statistics.median(fov_diameter(load_example(store, example).fov) for example in examples)
     )
 
 
