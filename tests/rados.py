@@ -17,7 +17,7 @@ import boto3
 from processes import free_port, kill, s3_answers, wait_until
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
-START_S = 60  # seconds
+START_S = 180  # seconds; 15 where nothing else runs
 SETTINGS = """
 [global]
 fsid = {fsid}
