@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -93,12 +93,12 @@ def check(config: CheckConfig) -> int:
         for start in range(0, len(examples), SHEET):
             some = examples[start : start + SHEET]
             page = list(pool.map(partial(_checked, store, with_cell=output is not None), some))
-            checked += page
-            if len(checked) < len(examples):
-                print(f"check: {len(checked)}/{len(examples)} photographs", file=sys.stderr)
             if output:
                 num_sheets += 1
                 output.put(f"contact-{num_sheets:02d}.png", _sheet(page))
+            checked += [replace(one, cell=None) for one in page]
+            if len(checked) < len(examples):
+                print(f"check: {len(checked)}/{len(examples)} photographs", file=sys.stderr)
     faults += survey.problem_lines(store.uri, [one.problem for one in checked])
     print("\n".join(_told(layout, checked, faults, notes)))
     if output:

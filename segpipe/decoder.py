@@ -64,6 +64,7 @@ SHARED_BYTES = 8 << 20  # encoded, beside canvas and fov: what is longer goes th
 NOISE_BYTES = 1 << 16  # read at once while a child starts
 SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
+PIXELS = 2  # it changes with what a photograph's bytes become: its field, its picture
 TOLD = (
     "orientation",
     "note",

@@ -22,7 +22,16 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from segpipe.errors import StoreDown, UserError
-from segpipe.storage import PREFLIGHT_S, Entry, Store, local_path, open_store, read_uri
+from segpipe.storage import (
+    PREFLIGHT_S,
+    Entry,
+    Service,
+    Store,
+    local_path,
+    open_store,
+    read_uri,
+    s3_service,
+)
 
 LISTS = (".csv", ".parquet")
 COLUMN, ID = "path", "id"
@@ -48,6 +57,8 @@ class ListedFiles:
     anonymous: bool = False
     column: str = COLUMN
     """Its name; or a path with it in braces, as `train/{image}.jpeg`."""
+    service: Service | None = None
+    """The S3 of its files, on every node."""
     skipped: Counter[str] = field(default_factory=Counter, compare=False)
     """Rows that the last listing left out."""
 
@@ -60,7 +71,7 @@ class ListedFiles:
         if key.startswith("/"):
             return open_store("/", self.patience_s), key[1:]
         bucket, _, name = key.partition("/")
-        return open_store(f"s3://{bucket}", self.patience_s, self.anonymous), name
+        return open_store(f"s3://{bucket}", self.patience_s, self.anonymous, self.service), name
 
     def get(self, key: str, version: str | None = None) -> bytes:
         store, name = self._place(key)
@@ -110,8 +121,18 @@ class ListedFiles:
         if "://" in path:
             raise UserError(f"{self.list_uri}: {path}: use local paths or s3://bucket/key")
         if not path.startswith("/") and self.list_uri.startswith("s3://"):
-            return f"{posixpath.dirname(self.list_uri).removeprefix('s3://')}/{path}"
+            return self._beside(path)
         return os.path.normpath(os.path.join(os.path.dirname(self.list_uri), path))
+
+    def _beside(self, path: str) -> str:
+        """The key that a relative path names, from the place of a list on S3."""
+        folder = posixpath.dirname(self.list_uri).removeprefix("s3://")
+        if not {".", ".."}.intersection(path.split("/")):
+            return f"{folder}/{path}"
+        key = posixpath.normpath(f"{folder}/{path}")
+        if not key.startswith(f"{folder.partition('/')[0]}/"):
+            raise UserError(f"{self.list_uri}: {path}: leaves the bucket, use s3://bucket/key")
+        return key
 
     def check_readable(self) -> None:
         try:
@@ -153,7 +174,7 @@ def _of_one() -> Iterator[None]:
 
 def open_list(uri: str, patience_s: float, anonymous: bool, column: str) -> ListedFiles:
     place = uri if uri.startswith("s3://") else local_path(uri)
-    return ListedFiles(place, patience_s, anonymous, column)
+    return ListedFiles(place, patience_s, anonymous, column, s3_service())
 
 
 def split_column(column: str) -> tuple[str, str, str]:

@@ -24,7 +24,7 @@ from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.decoder import Decoder, Fitted
-from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown
+from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
 from segpipe.rows import posix_seconds
 from segpipe.storage import Source, Store
 
@@ -362,7 +362,7 @@ def _contact_sheet(
                 fitted = decoder.fit(source.get(row["path"], row["version"]))
                 png = row["mask_png"] or output.get(row["mask_path"])
                 mask = decode_image(png, most)[..., 0]
-            except StoreDown:  # the report can do without its pictures
+            except (StoreDown, UserError):  # the report can do without its pictures
                 break
             except (OSError, RejectedImage, StarvedDecoder):
                 continue

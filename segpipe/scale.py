@@ -182,9 +182,9 @@ def scale(config: ScaleConfig) -> None:
 def _open(config: ScaleConfig) -> Experiment:
     """Everything that can be wrong with the flags is found here, within seconds."""
     place, most = str(config.input or config.data), max(config.workers)
-    source = open_source(place, PATIENCE_S) if config.job == "segment" else open_store(place)
     output, flags = open_store(config.output), config.of_job()
     with named("--input" if config.job == "segment" else "--data"):
+        source = open_source(place, PATIENCE_S) if config.job == "segment" else open_store(place)
         source.check_readable()
     if config.job == "segment":
         weights = checkpoint.read(config.checkpoint)

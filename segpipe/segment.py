@@ -24,6 +24,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from segpipe import archive, lease, report, runtime, startup
 from segpipe.archive import Manifest, Todo
+from segpipe.decoder import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.flags import (
     DEVICES,
@@ -51,6 +52,7 @@ NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # a
 OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
 ENGINE_FLAGS = ("compile", "precision")
 MATCHED = "engine matches the reference"  # in settings.json; no part of the rows' hash
+FOUND = "fields are found as of"  # in settings.json: PIXELS; 1 where it is not told
 COURSE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
 
@@ -201,7 +203,8 @@ def segment(config: SegmentConfig) -> int:
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
     runtime.check_device(config.device)
-    source = open_source(config.input, config.store_patience, config.anonymous, config.column)
+    with named("--input"):
+        source = open_source(config.input, config.store_patience, config.anonymous, config.column)
     output = open_store(config.output, config.store_patience)
     inside(source, output)  # refuses an output that is the input
     refuse_pictures(source, config.anonymous)
@@ -346,9 +349,14 @@ def _segment_all(
     if problem := engine.trial_of(known, begun).problem:
         told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
         progress.show(f"{told} ({problem}): {chosen.engine.name} takes its place", always=True)
+    before = archive.read_settings(run.output)
+    if before and before.get(FOUND, 1) != PIXELS:
+        told = f"{run.config.output} was begun with a release that finds fields otherwise"
+        progress.show(f"{told}: masks that are done stay as they are", always=True)
     manifest.write(run.output)  # nothing is refused any more
     settings = run.settings | {f"--{name}": getattr(begun, name) for name in ENGINE_FLAGS}
-    archive.write_json(run.output, archive.SETTINGS, settings | {MATCHED: matched})
+    kept = {MATCHED: matched, FOUND: PIXELS}
+    archive.write_json(run.output, archive.SETTINGS, settings | kept)
     run.output.delete(archive.SUMMARY)  # it is not finished any more
     workers = runtime.model_workers(device, run.config.workers)
     groups = Groups(todo, archive.group_rows(todo.num_rows, workers, run.config.batch_size))
@@ -427,7 +435,7 @@ def _job(run: Run) -> SegmentJob:
         for flag, value in run.settings.items()
         if flag not in OF_ROWS and (flag, value) != ("--flips", 1)  # as it was without the flag
     }
-    settings = json.dumps(of_masks, sort_keys=True).encode()
+    settings = json.dumps(of_masks | {FOUND: PIXELS}, sort_keys=True).encode()
     return SegmentJob(
         run.source,
         run.output,

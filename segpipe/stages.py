@@ -49,6 +49,8 @@ from segpipe.errors import (
     Unfinished,
     UserError,
     internal_error,
+    must_change,
+    os_error_text,
 )
 from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
@@ -202,25 +204,24 @@ class Scoring:
     def _scored(self, batch: Batch) -> Batch:
         """With a score. Where the batch fails each row is tried alone.
 
-        Raises the last error where all fail: then it is the network's or the device's.
+        Where all fail an empty canvas is tried: the error that it meets is raised, being the
+        network's or the device's and no photograph's.
         """
-        try:
+        with suppress(Exception):
             return self.scorer(dict(batch))
-        except Exception:
-            if len(batch["path"]) == 1:
-                raise
-        rows, last = [], None
+        rows, num_failed = [], 0
         for n in range(len(batch["path"])):
             row = {name: column[n : n + 1] for name, column in batch.items()}
             try:
                 rows.append(self.scorer(dict(row)))
             except Exception as error:
-                last = error
+                num_failed += 1
                 values = failed({"path": row["path"][0]}, error)
                 row |= {name: np.array([value]) for name, value in values.items()}
                 rows.append(row | {"score": np.zeros(row.pop("canvas").shape[:3], np.float32)})
-        if last is not None and all(row["error"][0] for row in rows):
-            raise last
+        if num_failed == (batch["error"] == "").sum():
+            row = {name: column[:1] for name, column in batch.items()} | {"error": np.array([""])}
+            self.scorer(row | {"canvas": np.zeros_like(row["canvas"])})
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -286,6 +287,8 @@ def _fetch(source: Source, entry: Entry) -> bytes | RejectedImage | OpenInput:
         if not source.answers(entry.key):  # the whole disk has gone
             raise
         return RejectedImage(Fault.NOT_FOUND, "not found")
+    except IsADirectoryError:
+        return RejectedImage(Fault.NOT_FOUND, "is a folder")
     except PermissionError:
         return RejectedImage(Fault.PERMISSION_DENIED, "permission denied")
     except OSError as error:
@@ -502,6 +505,10 @@ class Group:
                 if self.rows:
                     archive.commit_part(self.job.output, self.rows)
         except OSError as error:  # with a text alone, which survives the way to the driver
+            if must_change(error):
+                raise UserError(
+                    f"{os_error_text(error)}, check the path and who may use it"
+                ) from error
             raise StoreDown(str(error)) from error
         counts = Counter(row["status"] for row in self.rows)
         return {

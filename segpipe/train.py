@@ -53,6 +53,7 @@ UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the s
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 SINCE_0_2 = "--images", "--labels", "--masks", "--av-colours"  # none of them before
 SET = "set"  # among the settings: the files that the run was begun with
+DIAMETER = "diameter"  # and the working diameter, px: how fields are found may change
 BOARD_S, BOARD_TRIES = 30.0, 3  # for an answer of the actor that holds progress, on this machine
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
 CHOICES: dict[str, Iterable[object]] = {
@@ -235,11 +236,10 @@ def train(config: TrainConfig) -> None:
         output.check_readable()
     check_there(data, "--data")
     settings = config.settings(data)
-    before = archive.read_settings(output, "--data", "--model")
-    begun = dict.fromkeys(SINCE_0_2) | before if before else before
-    archive.refuse_changed(output.uri(), begun, settings)
     labelled = open_labelled(data, reading=Reading.of(config))
-    _refuse_changed_set(data, output, before, labelled)
+    before = _begun_with(data, output, settings, labelled)
+    if before and SET not in before:
+        print(f"train: {output.uri()} was begun without a list of its set's files", file=sys.stderr)
     state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
     done = state.epoch if state else 0
     if done > config.epochs:
@@ -268,6 +268,7 @@ def train(config: TrainConfig) -> None:
         )
     with lease.hold(output, config.if_locked) as held, runtime.ray_session():
         held.check()
+        before = _begun_with(data, output, settings, labelled)  # another run may have ended since
         output.sweep()
         device = runtime.choose_device(config.device)
         if config.compile == "on" and (problem := config.compiled_problem(device)):
@@ -275,11 +276,12 @@ def train(config: TrainConfig) -> None:
         resources = _resources(config, device)
         runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)
-        job = job_of(config, data, labelled, looks, held.claim(), device)
+        job = job_of(config, data, labelled, looks, held.claim(), device, before.get(DIAMETER))
         held.check()
         archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = before.get(SET) or survey.listing(labelled.entries, looks)
-        archive.write_json(output, archive.SETTINGS, settings | {SET: files})
+        kept = {SET: files, DIAMETER: job.plan.diameter}
+        archive.write_json(output, archive.SETTINGS, settings | kept)
         _fit(config, job, resources, labelled.test)
         held.check()
         output.delete(UNDER_WAY)
@@ -296,14 +298,18 @@ def _resources(config: TrainConfig, device: str) -> dict[str, float]:
     return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
-def _refuse_changed_set(
-    data: Store, output: Store, before: dict[str, Any], labelled: LabelledSet
-) -> None:
-    """Raise UserError where a run was begun with other files than the set has now."""
-    if before and SET not in before:
-        print(f"train: {output.uri()} was begun without a list of its set's files", file=sys.stderr)
+def _begun_with(
+    data: Store, output: Store, settings: dict[str, Any], labelled: LabelledSet
+) -> dict[str, Any]:
+    """The settings that an output was begun with; {} of a new one.
+
+    Raises UserError where flags or the set's files are others now.
+    """
+    before = archive.read_settings(output, "--data", "--model")
+    begun = dict.fromkeys(SINCE_0_2) | before if before else before
+    archive.refuse_changed(output.uri(), begun, settings)
     if SET not in before:
-        return
+        return before
     files = [(one.image, one.manual, one.mask) for one in labelled.training + labelled.test]
     now = {key: labelled.entries[key] for keys in files for key in keys if key}
     if changed := survey.changes(data, before[SET], now):
@@ -311,6 +317,7 @@ def _refuse_changed_set(
             f"--data {data.uri()}: the set has changed since {output.uri()} was begun ({changed}), "
             "choose another --output"
         )
+    return before
 
 
 def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[survey.Look]:
@@ -329,12 +336,15 @@ def job_of(
     looks: Sequence[survey.Look],
     claim: Claim,
     device: str,
+    diameter: float | None = None,
 ) -> TrainJob:
-    """What each rank needs to know; `looks` begin with those of the training photographs."""
+    """What each rank needs to know; `looks` begin with those of the training photographs, and
+    tell the working diameter (px) of a run that was not begun with one.
+    """
     cosine_epochs = config.cycle_epochs or config.epochs
     held_back = [HELD_BACK] if config.validation_images else []
     return TrainJob(
-        plan=_plan(config, data, labelled.training, looks),
+        plan=_plan(config, data, labelled.training, looks, diameter),
         output=claim.output,
         claim=claim,
         training_split=tuple(labelled.training),
@@ -357,11 +367,16 @@ def job_of(
 
 
 def _plan(
-    config: TrainConfig, data: Store, training: Sequence[Example], looks: Sequence[survey.Look]
+    config: TrainConfig,
+    data: Store,
+    training: Sequence[Example],
+    looks: Sequence[survey.Look],
+    diameter: float | None,
 ) -> CropPlan:
     """The crops of the whole run."""
     looks = looks[: len(training)]
-    diameter = float(statistics.median(one.diameter for one in looks))
+    if diameter is None:
+        diameter = float(statistics.median(one.diameter for one in looks))
     for example, one in zip(training, looks, strict=True):
         smallest = min(scaled_size(one.height, one.width, one.diameter, diameter))
         if config.place == "photograph" and config.crop_size > smallest:

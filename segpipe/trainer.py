@@ -215,13 +215,14 @@ class Trainer:
             batch = next(feed)
             came = time.perf_counter()
             losses[step] = self._step(step, batch)
+            told = losses[step] / len(batch["slot"])  # before it is summed over ranks
             if step + 1 - checked == CHECK_STEPS or step + 1 == plan.steps_per_epoch:
                 self._check(self._sum(losses[checked : step + 1]), checked)
                 checked = step + 1
             now = time.perf_counter()
             clock[step] = came - last, now - came, time.time()
             last = now
-            self._tell(step + 1, now - start, losses[step] / len(batch["slot"]))
+            self._tell(step + 1, now - start, told)
         seconds = last - start
         self.steps = [
             {

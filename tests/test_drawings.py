@@ -19,7 +19,7 @@ from segpipe.data.colours import SCHEMES, Scheme
 from segpipe.data.datasets import load_example
 from segpipe.data.drawings import NotTwoValued, read_drawing
 from segpipe.data.layouts import open_labelled
-from segpipe.errors import UserError
+from segpipe.errors import Fault, RejectedImage, UserError
 from segpipe.storage import open_store
 
 HEIGHT, WIDTH = 96, 104  # px
@@ -306,3 +306,13 @@ def test_drives_colours_agree_with_its_first_observer(drive, tmp_path):
         hits += 2 * int((vessel & (first > 127)).sum())
         sizes += int(vessel.sum() + (first > 127).sum())
     assert hits / sizes > 0.98
+
+
+def test_a_drawing_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    """Its file says 225 megapixels, which is all that may be looked at."""
+    file = io.BytesIO()
+    Image.new("1", (15_000, 15_000)).save(file, "PNG")
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(RejectedImage) as told:
+        read_drawing(file.getvalue())
+    assert told.value.fault is Fault.TOO_MANY_PIXELS

@@ -263,3 +263,11 @@ def test_a_dark_spot_in_the_field_belongs_to_it():
     found = find_fov(image)
     assert found[dark].all()
     assert overlap(found, fov) > 0.98
+
+
+@pytest.mark.parametrize("height", [6, 12])
+def test_a_black_picture_with_a_thin_rule_has_no_field(height):
+    picture = np.zeros((1000, 1500, 3), np.uint8)
+    picture[:height] = 255
+    with pytest.raises(RejectedImage):
+        find_fov(picture)

@@ -162,3 +162,11 @@ def test_check_reads_a_set_by_its_globs(tmp_path, capfd):
     assert "layout    globs" in out
     assert "2 photographs, 300x280 px" in out
     assert "with masks" in out
+
+
+def test_photographs_of_one_name_and_two_formats_keep_them_apart(tmp_path):
+    for name in ("images/1.png", "images/1.jpg", "labels/1.png", "labels/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = opened(tmp_path, "images/*", "labels/*")
+    assert [one.name for one in found.training] == ["images/1.jpg", "images/1.png"]

@@ -4,6 +4,8 @@ Run: pytest tests/test_lists.py
 """
 
 import json
+import os
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +13,9 @@ import pytest
 from verbs import ONE, rows_of, run
 
 from segpipe import archive
-from segpipe.errors import UserError
+from segpipe.errors import RejectedImage, UserError
 from segpipe.inputs import Inputs, open_source
+from segpipe.lists import ListedFiles
 from segpipe.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store
 
@@ -174,3 +177,44 @@ def test_a_name_that_a_server_refuses_is_an_input_of_its_own(s3, tmp_path):
     told = _fetch(source, first)
     assert isinstance(told, OpenInput)
     assert f"{store.uri()}//a.jpg: the store refuses the request" in told.reason
+
+
+def test_a_lists_s3_is_the_drivers_on_every_node(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example:9000")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    (tmp_path / "list.csv").write_text("path\ns3://bucket/1.jpg\n")
+    source = pickle.dumps(open_source(str(tmp_path / "list.csv"), 1.0))
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION"):
+        monkeypatch.delenv(name)
+    store, name = pickle.loads(source)._place("bucket/1.jpg")
+    assert (store.endpoint, store.region) == ("http://store.example:9000", "eu-west-1")
+    assert (store.bucket, name) == ("bucket", "1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("./1.jpg", "b/d/1.jpg"), ("../x/1.jpg", "b/x/1.jpg"), ("a//1.jpg", "b/d/a//1.jpg")],
+)
+def test_relative_paths_of_a_list_on_s3_start_at_its_place(path, key):
+    assert ListedFiles("s3://b/d/list.csv", 1.0)._key(path) == key
+
+
+def test_a_path_that_leaves_the_lists_bucket_is_refused():
+    with pytest.raises(UserError, match=r"\.\./\.\./1\.jpg: leaves the bucket"):
+        ListedFiles("s3://b/d/list.csv", 1.0)._key("../../1.jpg")
+
+
+def test_rows_that_name_no_file_are_rejected_and_end_nothing(s3, tmp_path):
+    """A folder, a pipe without a writer, keys that no store takes."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for rows, names in (
+        ("", [f"{tmp_path}/folder", f"{tmp_path}/pipe"]),
+        ("s3://", ["bucket/", f"bucket/{'n' * 2000}", "Bad Bucket!/x.jpg"]),
+    ):
+        (tmp_path / "list.csv").write_text("path\n" + "".join(f"{rows}{name}\n" for name in names))
+        source = open_source(str(tmp_path / "list.csv"), 5.0)
+        found = {name: _fetch(source, Entry(name, 0, "")) for name in names}
+        assert {name: type(one) for name, one in found.items()} == dict.fromkeys(
+            names, RejectedImage
+        )

@@ -90,7 +90,8 @@ OF_A_KEY = {
 }
 DENIED = {"AccessDenied", "403"}
 OF_THIS_OBJECT = {"InvalidRequest", "InvalidArgument", "InvalidRange", "400", "416", "4xx"}
-TOO_LARGE = {"EntityTooLarge", "KeyTooLongError", "413"}
+TOO_LARGE = {"EntityTooLarge", "413"}
+TOO_LONG = {"KeyTooLongError"}
 SAID = {
     "QuotaExceeded": "no space is left",
     "XMinioStorageFull": "no space is left",
@@ -113,6 +114,8 @@ def wanted(code: str, reading: bool) -> tuple[type[Exception], type | None]:
         return ChangedObject, OpenInput
     if code in ARCHIVED or (reading and code in OF_A_KEY):
         return NotNow, OpenInput
+    if reading and code in TOO_LONG:
+        return FileNotFoundError, RejectedImage
     if reading and code in DENIED:
         return PermissionError, RejectedImage
     if code in OF_THIS_OBJECT or (reading and code in TOO_LARGE):
@@ -202,7 +205,15 @@ def test_each_answer_to_a_listing_or_a_write_is_told_or_tried_again(store, code)
 def test_every_code_of_the_table_is_known_here():
     assert set(STATUSES) <= set(ANSWERED)
     assert set(s3_errors.TABLE) >= (
-        PASSES | MISSING | CHANGED | ARCHIVED | OF_A_KEY | DENIED | OF_THIS_OBJECT | TOO_LARGE
+        PASSES
+        | MISSING
+        | CHANGED
+        | ARCHIVED
+        | OF_A_KEY
+        | DENIED
+        | OF_THIS_OBJECT
+        | TOO_LARGE
+        | TOO_LONG
     )
     assert len(s3_errors.TABLE) == sum(len(row.codes) for row in s3_errors.ROWS)  # none twice
 

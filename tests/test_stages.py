@@ -4,7 +4,6 @@ Run: pytest tests/test_stages.py
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,14 +23,21 @@ NAMES = ["a.png", "b.png", "c.png"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Three photographs."""
-    root, folder = tmp_path_factory.mktemp("drawn"), tmp_path_factory.mktemp("in")
+def drawn(tmp_path_factory) -> bytes:
+    """A photograph's file."""
+    root = tmp_path_factory.mktemp("drawn")
     write_labelled(root, num_training=0, num_test=1)
-    [drawn] = root.glob("test/images/*")
+    [file] = root.glob("test/images/*")
+    return codecs.encode_grey(codecs.decode_image(file.read_bytes())[..., 1])
+
+
+@pytest.fixture
+def folder(drawn, tmp_path) -> Path:
+    """Three photographs."""
+    folder = tmp_path / "in"
+    folder.mkdir()
     for name in NAMES:
-        codecs_bytes = codecs.encode_grey(codecs.decode_image(drawn.read_bytes())[..., 1])
-        (folder / name).write_bytes(codecs_bytes)
+        (folder / name).write_bytes(drawn)
     return folder
 
 
@@ -94,14 +100,12 @@ def failing(usual: Callable, error: Exception) -> Callable:
 
 
 @pytest.mark.parametrize("way", [together, apart])
-def test_a_row_tells_what_was_left_out_of_the_field(job, folder, tmp_path, way):
+def test_a_row_tells_what_was_left_out_of_the_field(job, folder, way):
     """Two photographs side by side; of single ones nothing is left out."""
     single = codecs.decode_image((folder / "a.png").read_bytes())
     both = np.hstack([single, single[::-1]])
-    (tmp_path / "in").mkdir()
     for name, image in (("a.png", both), ("b.png", single), ("c.png", both[:, ::-1])):
-        (tmp_path / "in" / name).write_bytes(codecs.encode_grey(image[..., 1]))
-    job = replace(job, source=open_store(str(tmp_path / "in")))
+        (folder / name).write_bytes(codecs.encode_grey(image[..., 1]))
     assert segmented(job, way)["ok"] == 3
     two, one, mirrored = rows_of(job)
     assert mirrored["second_fov_fraction"] > 0.1
@@ -197,9 +201,29 @@ def test_a_gpu_that_has_no_memory_for_one_photograph_leaves_it_open(job, greens,
     assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
 
 
+def test_a_photograph_on_which_a_gpu_fails_is_rejected_also_where_no_other_can_be_read(
+    job, greens, folder, monkeypatch
+):
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(b"no photograph")
+    monkeypatch.setattr(__name__ + ".score", green_fails(ZeroDivisionError(), greens[1:2]))
+    assert segmented(job, apart)["rejected"] == 3
+    assert rows_of(job)[1]["error"].startswith("internal error (ZeroDivisionError")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied", "x"), OSError(30, "", "x")])
+def test_what_the_user_must_change_about_the_output_is_told_so(job, monkeypatch, error):
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(archive, "commit_part", fails)
+    with pytest.raises(UserError, match=r"x: .*check the path and who may use it"):
+        segmented(job)
+
+
 def test_a_gpu_that_fails_on_every_photograph_ends_the_run(job, greens, monkeypatch):
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    monkeypatch.setattr(__name__ + ".score", green_fails(error, greens))
+    monkeypatch.setattr(__name__ + ".score", green_fails(error, [*greens, 0.0]))
     with pytest.raises(RuntimeError, match="illegal memory"):
         segmented(job, apart)
     assert rows_of(job) == []

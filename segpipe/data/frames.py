@@ -91,6 +91,8 @@ def inner_field(image: Image8, region: Mask, least: int) -> tuple[Image8, Mask] 
 def _in_padded_frame(image: Image8, region: Mask) -> tuple[Image8, Mask] | None:
     """The field of any shape in a light frame that fills a box, beside which there is padding."""
     left, top, width, height = cv2.boundingRect(region.view(np.uint8))
+    if min(width, height) <= 4:
+        return None
     box = slice(top + 2, top + height - 2), slice(left + 2, left + width - 2)  # less what is mixed
     if region[box].mean() < FILLED or width * height == region.size:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,10 @@ class Globs:
                     f"--images {self.images!r}: none belongs to {uri(key)}, wanted {wanted}"
                 )
         ordered = sorted(images.items(), key=lambda pair: pair[1])
+        stems = {key: re.sub(r"\.[^./]+$", "", key) for _, key in ordered}
+        seen = Counter(stems.values())
         return [
-            (re.sub(r"\.[^./]+$", "", key), key, labels[stars], masks.get(stars))
+            (stems[key] if seen[stems[key]] == 1 else key, key, labels[stars], masks.get(stars))
             for stars, key in ordered
         ]
 

@@ -20,6 +20,7 @@ __all__ = [
     "PATIENCE_S",
     "PREFLIGHT_S",
     "Entry",
+    "Service",
     "Source",
     "Store",
     "check_places",
@@ -30,12 +31,23 @@ __all__ = [
     "open_store",
     "preflight",
     "read_uri",
+    "s3_service",
     "space_told",
 ]
 
 
-def open_store(uri: str, patience_s: float = PATIENCE_S, anonymous: bool = False) -> Store:
-    """The store at `uri`: a local path or `s3://bucket/prefix`.
+Service = tuple[str | None, str | None]
+"""Endpoint and region of an S3; None as botocore chooses them."""
+
+
+def open_store(
+    uri: str,
+    patience_s: float = PATIENCE_S,
+    anonymous: bool = False,
+    service: Service | None = None,
+) -> Store:
+    """The store at `uri`: a local path or `s3://bucket/prefix`, at the `service` that this
+    process's environment names where none is given.
 
     `anonymous` sends S3's requests unsigned, for a public bucket; a folder takes no notice of it.
     """
@@ -45,10 +57,15 @@ def open_store(uri: str, patience_s: float = PATIENCE_S, anonymous: bool = False
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     from segpipe.storage.s3 import S3Store  # boto3 takes 0.1 s to import
 
+    endpoint, region = service or s3_service()
+    return S3Store(bucket, prefix.removesuffix("/"), endpoint, region, patience_s, anonymous)
+
+
+def s3_service() -> Service:
+    """Which S3 this process's environment names."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    prefix = prefix.removesuffix("/")
-    return S3Store(bucket, prefix, endpoint or None, region or None, patience_s, anonymous)
+    return endpoint or None, region or None
 
 
 def local_path(path: str) -> str:

@@ -76,7 +76,11 @@ class LocalStore:
         return Entry(key, stat.st_size, _version(stat)) if S_ISREG(stat.st_mode) else None
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        with self._no_file(key), open(self._path(key), "rb") as file:
+        # A pipe without a writer would be waited for; what is no regular file is never read.
+        with self._no_file(key), open(self._path(key), "rb", opener=_at_once) as file:
+            stat = os.fstat(file.fileno())
+            if not S_ISREG(stat.st_mode):
+                raise FileNotFoundError(f"{self.uri(key)}: is no regular file")
             data = file.read()
             stat = os.fstat(file.fileno())
         if version is not None and _version(stat) != version:
@@ -242,6 +246,10 @@ def space_told(path: str) -> Iterator[None]:
         ) from error
 
 
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _sync(path: str) -> None:
     """Wait until a file's content, or the names in a folder, would survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -286,7 +294,7 @@ def _key_of(name: str) -> str:
 
 def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) -> Iterator[Entry]:
     """Files below `path` whose keys start with `prefix`, in the order in which S3 lists their keys;
-    folders once, links followed. Folders that hold no such key are not looked into.
+    links followed, but to a folder above. Folders that hold no such key are not looked into.
 
     Only names are kept while a folder is listed: a million cost 130 MiB.
     """

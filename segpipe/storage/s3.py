@@ -90,7 +90,7 @@ class S3Store:
             data = found["Body"].read()
             return data, _versions(len(data), found)
 
-        data, versions = self._ask(key, fetch)
+        data, versions = self._ask(key, fetch, reading=True)
         # Stores that take no notice of If-Match are believed when they list another version now.
         if version not in (None, *versions) and version != self._listed_version(key):
             raise ChangedObject(f"{self.uri(key)}: changed since it was listed")
@@ -215,7 +215,7 @@ class S3Store:
     def sweep(self) -> None:
         """Nothing to do: a put is written whole or not at all."""
 
-    def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
+    def _ask(self, key: str, request: Callable[[S3Client], T], reading: bool = False) -> T:
         """The answer to a request, sent again while its failure may pass."""
         tries = Retrying(
             retry=retry_if_exception_type(_Passing),
@@ -226,7 +226,7 @@ class S3Store:
         start = time.monotonic()
         try:
             for attempt in tries:
-                with attempt, self._explained(key):
+                with attempt, self._explained(key, reading):
                     return request(self._client())
         except _Passing as failure:
             if failure.at_last:
@@ -245,12 +245,12 @@ class S3Store:
         return self.region or "us-east-1"
 
     @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
+    def _explained(self, key: str, reading: bool) -> Iterator[None]:
         """An error of botocore -> one of ours, or _Passing."""
         try:
             yield
         except (BotoCoreError, ClientError, HTTPClientError, HTTPError, OSError) as error:
-            found = look_up(error, self.bucket, self._region())
+            found = look_up(error, self.bucket, self._region(), reading)
             raise self._ours(key, found, error) from error
 
     def _ours(self, key: str, found: Finding, error: Exception) -> Exception:

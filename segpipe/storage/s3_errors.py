@@ -170,10 +170,17 @@ ROWS = (
         "again",
     ),
     Row(
-        ("EntityTooLarge", "KeyTooLongError", "413"),
+        ("EntityTooLarge", "413"),
         Kind.USER,
-        "the store takes no object this large or with a name this long, choose another store",
+        "the store takes no object this large, choose another store",
         of_one=Kind.ONE,
+        of_key=True,
+    ),
+    Row(
+        ("KeyTooLongError",),
+        Kind.USER,
+        "the store takes no name this long, choose another store",
+        of_one=Kind.MISSING,
         of_key=True,
     ),
     Row(
@@ -185,6 +192,7 @@ ROWS = (
         ("ParamValidationError",),
         Kind.USER,
         "no store takes this bucket or key, check the path",
+        of_one=Kind.MISSING,
         of_key=True,
     ),
     # what passes
@@ -259,15 +267,15 @@ class Finding:
     of_key: bool
 
 
-def look_up(error: BaseException, bucket: str, region: str) -> Finding:
+def look_up(error: BaseException, bucket: str, region: str, reading: bool = False) -> Finding:
     """What is done about an error that botocore raised for a request to `bucket`, signed for
-    `region`.
+    `region`; `reading` one object.
     """
     if isinstance(error, ClientError):
         return _of_answer(error, bucket, region)
     name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in TABLE)
     row = TABLE[name]
-    kind, words = row.kind, row.words
+    kind, words = row.of_one if reading and row.of_one else row.kind, row.words
     if kind is Kind.CREDENTIALS or name == "PartialCredentialsError":  # each node has its own
         why = "" if name == "NoCredentialsError" else f" ({_line(error)})"
         words = f"no S3 credentials on {socket.gethostname()}{why}, {words}"
