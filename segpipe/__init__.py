@@ -2,69 +2,83 @@
 
 In the order in which data flows:
 
-    errors.py     the errors a user can meet, one line each
-    folders.py    where caches lie, also without a home
-    guard.py      the last word of a process that something ends
-    flags.py      what all verbs' flags have in common
-    storage/      a URI -> a store (local folder or S3 prefix): list, get, atomic put, patience
-    kernels/      inner loops in C++, built on first use: segnet-lite, resunet, masks
-    data/         numpy, pillow and OpenCV, never torch
-        classes.py    what each pixel of a label or mask is
-        codecs.py     bytes -> photograph, safely; mask -> PNG bytes
-        photograph.py what every reader of a file gives, and the limits that each keeps
-        headers.py    what compressed pictures say of themselves, read before they are decoded
-        depth.py      samples of any depth -> 8 bits
-        pictures.py  tiff.py  jxl.py  dicom.py   the readers
-        dicom_objects.py  dicom_frames.py   which objects are photographs; what decodes their frames
-        fov.py        the field of view: the aperture through which the retina is seen, found
-        frames.py     frames that are grey, white or of two tones; whether a rim is sharp
-        circle.py     the circle that a region's rim lies on
-        mending.py    what a round field lacks at its rim: vessels, shadows
-        tissue.py     dark beside the field: a frame, or retina
-        others.py     lit beside the field: a part of it, or another field
-        regions.py    regions opened, closed, the largest
-        canvas.py     the field put on the network's canvas, and the exact inverse
-        layouts.py    labelled sets: which files belong together, from their names
-        datasets.py   a labelled photograph's files -> image, label and field of view
-        crops.py      random crops and augmentation, a pure function of (seed, epoch, image, k)
-        synthetic.py  drawn fundus photographs with exact labels
-    models/       torch, never ray
-        network.py    what all networks share: pixels in, any size of image
-        segnet.py  unet.py  wnet.py  resunet.py   the networks
-        networks.py   their names, and a checkpoint -> its network
-        loss.py       network and loss as the one module that is trained
-        norm.py       batch norm over the rows of all ranks
-        checkpoint.py the one format that train writes and the others read
-        predict.py    canvas -> score: the one path that train, evaluate and segment share
-        engine.py     how a network runs: the quickest way that keeps its masks
-        weights/      what the package ships
-    metrics.py    counts that add over images and ranks -> Dice, MCC, AUC, ...
-    measure.py    mask -> vessel measurements; photograph -> quality hints
-    inputs.py     which photographs a run takes: a folder, a prefix, a list
-    archive.py    what a bulk run knows: manifest, parts, done-set, compaction
-    recipes.py    flags of trainings by name
-    states.py     what a training goes on from, after every epoch
-    board.py      what a training's workers tell its driver
-    records.py    history, steps and TensorBoard events of a training
-    lease.py      one writer for each output
-    stopwatch.py  seconds by stage, and the bottleneck
-    decoder.py    untrusted bytes are decoded in a child process
-    startup.py    starting a Ray or joining a cluster, and what can be wrong with either
-    runtime.py    what every worker of Ray is told, and progress
-    crop_plan.py  what a training's crops are, and who cuts them
-    kept_weights.py  the mean of a training's weights, and the best
-    trainer.py    one rank of a training, in plain torch
-    stream.py     the crop stream that feeds Ray Train
-    worker.py     a trainer as a worker of Ray Train
-    stages.py     what Ray Data does to a photograph before and after the network
-    plots.py      what training and evaluation draw
-    report.py     the HTML report of an archive
-    evaluation_report.py   figures, page and table of an evaluation
-    scaling/      a job on more and more cores, beside its ceilings: measurements -> table, plot
-    planning/     measured costs -> forecast and simulation of a run on a larger cluster
-    train.py  segment.py  evaluate.py  scale.py  plan.py  shipped.py (models)  status.py  demo.py
-                  one verb each: a frozen config and one function
-    cli.py        `segpipe <verb>`
+    errors.py            the errors a user can meet
+    folders.py           where caches lie
+    guard.py             the last word of a process that something ends
+    flags.py             what all verbs' flags have in common
+    storage/             a URI -> a store: list, get, atomic put, patience
+      entry.py  local.py  s3.py    what stores have in common; a folder; a prefix on S3
+      s3_errors.py       what is done about each error of S3
+    kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
+    data/                numpy, pillow and OpenCV, never torch
+      codecs.py          bytes -> photograph, safely; mask -> PNG bytes
+      photograph.py      what every reader of a file gives, and the limits that each keeps
+      headers.py         what compressed pictures say of themselves, read before they are decoded
+      depth.py           samples of any depth -> 8 bits
+      pictures.py  tiff.py  jxl.py  dicom.py    the readers
+      dicom_objects.py  dicom_frames.py    which objects are photographs; what decodes their frames
+      fov.py             the field of view: the aperture through which the retina is seen, found
+      frames.py          frames that are grey, white or of two tones; whether a rim is sharp
+      circle.py          the circle that a region's rim lies on
+      mending.py         what a round field lacks at its rim: vessels, shadows
+      tissue.py          dark beside the field: a frame, or retina
+      others.py          lit beside the field: a part of it, or another field
+      regions.py         regions opened, closed, the largest
+      canvas.py          the field put on the network's canvas, and the exact inverse
+      classes.py         what each pixel of a label or mask is
+      known_sets.py      how each published set names its files
+      layouts.py         labelled sets: which files belong together
+      globs.py           sets whose files the user names
+      nnunet.py          what nnU-Net's dataset.json says
+      colours.py         what the colours of arteries and veins mean, by set
+      drawings.py        a label's file -> its vessels, and whether its photograph's contrast agrees
+      datasets.py        a labelled photograph's files -> image, label, field of view
+      survey.py          what a look at a label tells: its vessels, and whether it can be right
+      crops.py           random crops and augmentation, a pure function of (seed, epoch, image, k)
+      synthetic.py       drawn photographs with exact labels
+    models/              torch, never ray
+      network.py         what all networks share: pixels in, any size of image
+      segnet.py  unet.py  wnet.py  resunet.py    the networks
+      networks.py        their names, and a checkpoint -> its network
+      loss.py            network and loss as the one module that is trained
+      norm.py            batch norm over the rows of all ranks
+      checkpoint.py      the one checkpoint format
+      fused.py           what follows a convolution is done with it
+      flips.py           the mean over mirror images
+      predict.py         canvas -> score: the one path that all share
+      engine.py          how a network runs: the quickest way that keeps its masks
+      weights/           what the package ships
+    recipes.py           flags of trainings by name
+    measure.py           mask -> vessel measurements; photograph -> quality hints
+    metrics.py           counts that add -> Dice, MCC, AUC, ...
+    inputs.py            which photographs a run takes: a folder, a prefix, a list
+    lists.py             CSV and Parquet files that name photographs
+    spool.py             what is listed, in order of keys
+    rows.py              columns of the results, with type and meaning; rows of older releases
+    archive.py           what a bulk run knows: manifest, parts, compaction
+    states.py            what a training goes on from, after every epoch
+    board.py             what a training's workers tell its driver
+    records.py           history, steps and TensorBoard events of a training
+    lease.py             one writer for each output
+    stopwatch.py         seconds by stage, and the bottleneck
+    decoder.py           untrusted bytes are decoded in a child process
+    startup.py           starting Ray, or joining a cluster
+    runtime.py           Ray, and progress
+    labels.py            every label is looked at before anything starts
+    crop_plan.py         what a training's crops are, and who cuts them
+    kept_weights.py      the mean of a training's weights, and the best
+    trainer.py           one rank of a training, in plain torch
+    stream.py            the crop stream
+    worker.py            a trainer as a worker of Ray Train
+    stages.py            what happens to a photograph before and after the network
+    plots.py             what training and evaluation draw
+    report.py            the HTML report of an archive
+    evaluation_report.py figures, page and table of an evaluation
+    scaling/             a job on more and more cores, beside its ceilings
+    planning/            measured costs -> forecast and simulation of a run on a larger cluster
+    check.py  train.py  segment.py  evaluate.py  scale.py  plan.py  shipped.py (models)  status.py
+    demo.py              one verb each: a frozen config and one function
+    cli.py               segpipe <verb>
 """
 
 from importlib.metadata import version

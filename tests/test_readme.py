@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from verbs import commands_of, parse
 
+import segpipe
 from segpipe.data import layouts
 from segpipe.storage import open_store
 
@@ -75,9 +76,17 @@ def test_files_as_the_readme_names_them_are_recognised(name, cells, tmp_path):
     assert (known.mask is None, known.second is None) == (mask is None, second is None)
 
 
-def test_files_that_the_readme_names_exist():
-    tree = README.split("## Where things are")[1].split("```")[1]
+def test_files_that_the_readme_and_the_map_of_modules_name_exist():
+    tree = README.split("## Where things are")[1].split("```")[1] + segpipe.__doc__
     names = set(re.findall(r"\b(\w+\.py|\w+/)", tree)) - {"benchmarks/", "python"}
     found = {p.name for p in (ROOT / "segpipe").rglob("*.py")}
     found |= {f"{p.name}/" for p in [*ROOT.iterdir(), *(ROOT / "segpipe").rglob("*")] if p.is_dir()}
     assert names <= found, names - found
+
+
+def test_the_map_of_modules_names_every_one():
+    """That of the package, or of its folder where that has one."""
+    for path in (ROOT / "segpipe").rglob("*.py"):
+        own = (path.parent / "__init__.py").read_text()
+        if not path.name.startswith("__"):
+            assert re.search(rf"\b{path.name}\b", f"{segpipe.__doc__} {own}"), path

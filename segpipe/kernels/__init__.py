@@ -1,9 +1,9 @@
 """Loops in C++ where numpy and torch have none: built on first use, kept on disk, optional.
 
-    build          *.cpp -> a shared library for this machine's CPU, in the user's cache folder
-    segnet_lite    the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
-    resunet        the scores of models.resunet, quicker
-    masks          canvas.native_mask, quicker
+    build.py       *.cpp -> a shared library for this machine's CPU, in the user's cache folder
+    segnet_lite.py the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
+    resunet.py     the scores of models.resunet, quicker
+    masks.py       canvas.native_mask, quicker
 
 Without a C++ compiler `missing` says so, and those who call take the plain path. Nothing here
 knows torch: a process that segments with these starts in half a second.
