@@ -26,6 +26,7 @@ from segpipe.data.layouts import Example, open_labelled
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
 from segpipe.flags import check_anonymous
+from segpipe.inputs import refuse_inside
 from segpipe.storage import Store, check_places, check_there, named, open_store, preflight
 
 SHEET = 20  # photographs on a contact sheet
@@ -86,6 +87,8 @@ def check(config: CheckConfig) -> int:
         with named("--data"):
             store.check_readable()
     check_there(store, "--data")
+    if output:
+        refuse_inside(store, output)
     layout, examples, faults, notes = _opened(store, Reading.of(config))
     checked, num_sheets = list[Checked](), 0
     cv2.setNumThreads(1)  # the threads here take the cores

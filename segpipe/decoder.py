@@ -558,7 +558,7 @@ def _limits(memory: int, seconds: float) -> Iterator[None]:
     would not come to run a handler, and where there is no parent any more.
     """
     before = _, most = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    allowed = min(memory, sys.maxsize if most == resource.RLIM_INFINITY else most)
     resource.setrlimit(resource.RLIMIT_AS, (allowed, most))
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, WALL_TIMES * seconds)

@@ -23,6 +23,7 @@ from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.errors import UserError
 from segpipe.evaluation_report import Pictures, draw, spread, table
 from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
+from segpipe.inputs import refuse_inside
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
@@ -111,6 +112,7 @@ def evaluate(config: EvaluateConfig) -> None:
     for store in stores:
         preflight(store, output)
         check_there(store, "--data")
+        refuse_inside(store, output)
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)

@@ -280,6 +280,14 @@ def inside(source: Source, output: Store) -> str | None:
     return below and f"{below.rstrip('/')}/"
 
 
+def refuse_inside(source: Source, output: Store) -> None:
+    """Raise UserError where an output would lie among what it is made of."""
+    if inside(source, output) is not None:
+        raise UserError(
+            f"--output {output.uri()}: lies inside {source.uri()}, choose another folder"
+        )
+
+
 def _plain(uri: str) -> str:
     """With single slashes, as some servers see it, and one at the end."""
     kind, _, path = uri.rpartition("://")

@@ -39,6 +39,7 @@ TEMPLATE = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)|([^{}]+)")
 ASKED_AT_ONCE = 16  # files of a list whose size and version are asked for at the same time
 LIST_ROWS = 4096
 REPEATED = "named again in the list"  # a kind of skipped files
+NAMELESS = "rows without a name"
 
 Named = tuple[str, str | None]
 """A path, or the key of one, and its id."""
@@ -155,6 +156,8 @@ class ListedFiles:
         """Paths and ids in batches; those without a name are left out."""
         before, name, after = split_column(self.column)
         for names, ids in _read_list(self.list_uri, self.anonymous, name):
+            if num_nameless := sum(not path for path in names):
+                self.skipped[NAMELESS] += num_nameless
             yield [
                 (f"{before}{path}{after}", list_id)
                 for path, list_id in zip(names, ids, strict=True)

@@ -22,7 +22,7 @@ from typing import Any
 from segpipe import archive, lease, runtime, startup
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
-from segpipe.inputs import Inputs, inside, open_source
+from segpipe.inputs import Inputs, open_source, refuse_inside
 from segpipe.models import checkpoint
 from segpipe.recipes import RECIPES
 from segpipe.runtime import Progress
@@ -193,8 +193,7 @@ def _open(config: ScaleConfig) -> Experiment:
         check_there(open_store(place), "--data")
     with named("--output"):
         output.check_readable()
-    if inside(source, output) is not None:
-        raise UserError(f"--output {output.uri()}: lies inside {source.uri()}, choose another")
+    refuse_inside(source, output)
     if config.job == "train" and config.mode == "strong" and most > flags["batch_size"]:
         raise UserError(
             f"--workers {most}: more than the {flags['batch_size']} crops of a batch, lower it or "

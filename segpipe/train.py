@@ -37,6 +37,7 @@ from segpipe.flags import (
     check_seed,
     flag,
 )
+from segpipe.inputs import refuse_inside
 from segpipe.lease import Claim
 from segpipe.models import engine
 from segpipe.models.flips import FLIPS
@@ -235,6 +236,7 @@ def train(config: TrainConfig) -> None:
     with named("--output"):
         output.check_readable()
     check_there(data, "--data")
+    refuse_inside(data, output)
     settings = config.settings(data)
     labelled = open_labelled(data, reading=Reading.of(config))
     before = _begun_with(data, output, settings, labelled)

@@ -609,6 +609,11 @@ def peak_bytes(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("VmPeak")).split()[1]) * 1024
 
 
+def test_a_limit_beyond_what_any_machine_has_is_none():
+    with Decoder(DIAMETER, 2.0**53, DEADLINE_S) as child:
+        child.fit(photograph(side=300))
+
+
 def test_a_large_photograph_leaves_a_small_child():
     with Decoder(DIAMETER, 10, DEADLINE_S) as child:
         child.fit(photograph(side=3000))

@@ -23,7 +23,7 @@ SWITCH = "a switch: it takes no value"
 UNSIGNED = "a switch: test_s3_errors has it refused where nothing is on S3"
 PLACES = ["", " ", "http://host/x", "s3://", "s3:/bucket/x"]
 COUNT = ["0", "-1", "1.5", "abc", ""]
-SIZE = ["0", "-1", "nan", "inf", "abc", ""]  # above 0
+SIZE = ["0", "-1", "nan", "inf", "1e30", "abc", ""]  # above 0
 AMOUNT = ["-1", "nan", "inf", "abc", ""]  # 0 or more
 CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
@@ -312,12 +312,16 @@ def test_a_pickle_of_pytorch_is_told_as_one(refused, photographs, tmp_path, cont
         ("scale", ("--input={pipe}",), "--input {pipe}: is neither a file nor a folder"),
         ("status", ("--output={file}",), "--output {file}: is a file, wanted a folder"),
         ("check", ("--data={file}",), "--data {file}: is a file, wanted a folder"),
+        *(
+            (verb, ("--output={set}/test/images",), "--output {set}/test/images: lies inside {set}")
+            for verb in ("train", "evaluate", "check")
+        ),
     ],
 )
 def test_what_is_in_the_way_is_told_with_the_flag(
     refused, labelled, photographs, tmp_path, verb, flags, line
 ):
-    names = {"file": str(tmp_path / "file"), "pipe": str(tmp_path / "pipe")}
+    names = {"file": str(tmp_path / "file"), "pipe": str(tmp_path / "pipe"), "set": str(labelled)}
     Path(names["file"]).write_text("in the way")
     os.mkfifo(names["pipe"])
     given = dict(flag.format(**names).removeprefix("--").split("=") for flag in flags)

@@ -35,10 +35,11 @@ IMAGES, LABELS, MASKS = "photos/*/*.jpg", "truth/*-*_manual.png", "fields/*/*.gi
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    root = tmp_path / "clinic"
     for name in FILES:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    return tmp_path
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
 
 
 def opened(root: Path, *globs: str | None, colours: str = ""):

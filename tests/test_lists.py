@@ -218,3 +218,10 @@ def test_rows_that_name_no_file_are_rejected_and_end_nothing(s3, tmp_path):
         assert {name: type(one) for name, one in found.items()} == dict.fromkeys(
             names, RejectedImage
         )
+
+
+def test_rows_without_a_name_are_counted(write, tmp_path):
+    (tmp_path / "list.csv").write_text("path,id\na.jpg,1\n,2\nb.jpg,3\n")
+    source = open_source(str(tmp_path / "list.csv"), 1.0)
+    assert len(list(source.list())) == 2
+    assert source.skipped == {"rows without a name": 1}
