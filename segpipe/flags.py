@@ -49,10 +49,10 @@ def check_globs(config: Any, *names: str) -> None:
 
 
 def check_above_0(config: Any, *names: str) -> None:
-    """Raise UserError where one of these fields is 0, less, above MOST or NaN; None will do."""
+    """Raise UserError where one of these fields is 0, less, infinite or NaN; None will do."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not 0 < value <= MOST:
+        if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag(name)} {value}: must be above 0{_finite(value)}")
 
 
