@@ -259,7 +259,7 @@ for node in ray.nodes():
 def test_a_job_that_cannot_be_done_fails_and_its_log_ends_with_the_one_line(user):
     code, text = user.runs(SEGMENT.replace("s3://BUCKET/photographs", "s3://missing/photographs"))
     assert code == 1
-    line = "segpipe segment: s3://missing/photographs: no such bucket, "
+    line = "segpipe segment: --input s3://missing/photographs: no such bucket, "
     line += "check its name and AWS_ENDPOINT_URL (NoSuchBucket)"
     assert line in text.splitlines()
     assert "Traceback" not in text
