@@ -54,9 +54,11 @@ def refused(capfd, output):
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_a_folder_in_no_known_layout_is_told_all_that_are_known(refused, tmp_path, output, verb):
-    (tmp_path / "photo.jpg").write_bytes(b"x")
-    line = refused(verb, "--data", tmp_path, "--output", output)
-    assert f"{tmp_path}: no labelled set in a known layout, found photo.jpg (wanted" in line
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(b"x")
+    line = refused(verb, "--data", folder, "--output", output)
+    assert f"{folder}: no labelled set in a known layout, found photo.jpg (wanted" in line
     for wanted in ("DRIVE: training/ and test/", "STARE: ", "CHASE_DB1: ", "HRF: ", "plain: "):
         assert wanted in line
 
