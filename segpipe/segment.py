@@ -203,12 +203,11 @@ def segment(config: SegmentConfig) -> int:
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
     runtime.check_device(config.device)
+    output = open_store(config.output, config.store_patience)
     with named("--input"):
         source = open_source(config.input, config.store_patience, config.anonymous, config.column)
-    output = open_store(config.output, config.store_patience)
-    inside(source, output)  # refuses an output that is the input
-    refuse_pictures(source, config.anonymous)
-    with named("--input"):
+        inside(source, output)  # refuses an output that is the input
+        refuse_pictures(source, config.anonymous)
         source.check_readable()
     with named("--output"):
         output.check_readable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from segpipe.errors import Fault, RejectedImage
@@ -85,20 +86,26 @@ def _codestream(data: bytes) -> tuple[int, int]:
     """Where a JPEG 2000 file's codestream starts and ends (ISO 15444-1, I.4)."""
     if data.startswith(CODESTREAM):
         return 0, len(data)
-    place = 0
-    while place < len(data):
+    for kind, start, stop in boxes(data):
+        if kind == b"jp2c" and data.startswith(CODESTREAM, start) and stop <= len(data):
+            return start, stop
+    raise ValueError("no codestream")
+
+
+def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each box of a JPEG 2000 or JPEG XL file, and where its content starts and ends (ISO
+    15444-1, I.4). Ends behind one that ends before it starts; struct.error where one is cut off.
+    """
+    start = stop = 0
+    while start <= stop < len(data):
+        place = stop
         length, kind = struct.unpack_from(">I4s", data, place)
         start = place + 8
         if length == 1:
             (length,) = struct.unpack_from(">Q", data, start)
             start += 8
         stop = place + length if length else len(data)  # 0: up to the end of the file
-        if kind == b"jp2c" and data.startswith(CODESTREAM, start) and stop <= len(data):
-            return start, stop
-        if stop < start:
-            break
-        place = stop
-    raise ValueError("no codestream")
+        yield kind, start, stop
 
 
 def _check_tiles(data: bytes, start: int, stop: int) -> None:

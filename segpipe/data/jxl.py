@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 from imagecodecs import jpegxl_decode
 
 from segpipe.data import depth
+from segpipe.data.headers import boxes
 from segpipe.data.photograph import Photograph, check_size
 
 RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width : height, from 1
@@ -35,19 +34,10 @@ def _codestream(data: bytes) -> bytes:
     """The first bytes of the codestream, out of its container (ISO 18181-2)."""
     if data.startswith(b"\xff\x0a"):
         return data[:16]
-    place = 0
-    while place < len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        start = place + 8
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", data, start)
-            start += 8
+    for kind, start, _ in boxes(data):
         if kind in (b"jxlc", b"jxlp"):
             start += 4 if kind == b"jxlp" else 0  # its number among the parts
             return data[start : start + 16]
-        if place + length < start:
-            break
-        place += length
     raise ValueError("no codestream")
 
 
