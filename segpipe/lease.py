@@ -151,7 +151,7 @@ def hold(output: Store, if_locked: str = "fail") -> Iterator[Lease]:
     Raises UserError where another run holds it, or Skipped where `if_locked` is "skip", before
     anything is written; and UserError where nothing can be written.
     """
-    lease = Lease(output)
+    lease, missing = Lease(output), output.missing_folders()
     _acquire(lease, if_locked)
     lease.renewed = _now()
     thread = threading.Thread(target=lease.beat, daemon=True, name="lease")
@@ -164,7 +164,7 @@ def hold(output: Store, if_locked: str = "fail") -> Iterator[Lease]:
         with suppress(OSError, UserError):  # the work has told, or will be told by the next run
             if not lease.lost and lease.mine():
                 lease.output.delete(LEASE)
-                lease.output.remove_folders()
+                lease.output.remove_folders(missing)
 
 
 def _acquire(lease: Lease, if_locked: str) -> None:

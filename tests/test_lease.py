@@ -76,6 +76,18 @@ def test_an_output_is_taken_only_where_it_can_be_written(tmp_path):
         lease.hold(open_store(str(tmp_path / "file/out"))).__enter__()
 
 
+def test_a_run_that_is_refused_leaves_the_folders_that_were_there_and_no_others(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for folder in (kept / "new" / "out", kept):
+        with pytest.raises(UserError, match="refused"), lease.hold(open_store(str(folder))):
+            raise UserError("refused")
+        assert list(tmp_path.rglob("*")) == [kept]
+    with lease.hold(open_store(str(kept / "new" / "out"))) as held:
+        held.output.put("made", b"1")
+    assert (kept / "new" / "out" / "made").exists()
+
+
 @pytest.mark.parametrize("if_locked", lease.IF_LOCKED)
 def test_the_lease_of_a_process_that_was_killed_here_is_taken_over_at_once(
     output, if_locked, monkeypatch

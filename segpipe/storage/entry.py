@@ -97,8 +97,13 @@ class Store(Source, Protocol):
     def check_writable(self) -> None:
         """Raise UserError where nothing can be written; leaves nothing behind."""
 
-    def remove_folders(self) -> None:
-        """Remove our own folders where nothing was written to them, as of a run that is refused."""
+    def missing_folders(self) -> tuple[str, ...]:
+        """The folder of this store and those above it that are not there yet, the deepest first."""
+
+    def remove_folders(self, missing: Iterable[str] = ()) -> None:
+        """Remove our own folders, then those that were missing, where nothing was written to them,
+        as of a run that is refused.
+        """
 
     def sweep(self) -> None:
         """Remove what killed writers left behind; only where nobody else writes."""

@@ -183,10 +183,18 @@ class LocalStore:
                 f"{self.root}: cannot write there ({error.strerror}), choose another --output"
             ) from error
 
-    def remove_folders(self) -> None:
+    def missing_folders(self) -> tuple[str, ...]:
+        missing, folder = [], self.root
+        while not os.path.lexists(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        return tuple(missing)
+
+    def remove_folders(self, missing: Iterable[str] = ()) -> None:
+        ours = [os.path.join(self.root, name) for name in (TEMPORARY, os.path.dirname(TEMPORARY))]
         with suppress(OSError):  # one that holds anything
-            for folder in (TEMPORARY, os.path.dirname(TEMPORARY)):
-                os.rmdir(os.path.join(self.root, folder))
+            for folder in [*ours, *missing]:
+                os.rmdir(folder)
 
     def sweep(self) -> None:
         for path in Path(self.root, TEMPORARY).glob("*"):

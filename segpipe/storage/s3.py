@@ -209,7 +209,10 @@ class S3Store:
             return True
         return True
 
-    def remove_folders(self) -> None:
+    def missing_folders(self) -> tuple[str, ...]:
+        return ()
+
+    def remove_folders(self, missing: Iterable[str] = ()) -> None:
         """Nothing to do: there are none."""
 
     def sweep(self) -> None:
