@@ -16,7 +16,6 @@ import numpy as np
 from common import ROOT, drive, facts, history_of, minutes_of, run, write
 
 from segpipe import metrics
-from segpipe.crop_plan import canvas
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint
@@ -24,6 +23,7 @@ from segpipe.models.fused import fused
 from segpipe.models.networks import load_network
 from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
+from segpipe.train.crop_plan import canvas
 
 HELD_BACK = 4
 FLAGS = f"--recipe resunet --precision bf16 --validation-images {HELD_BACK}"

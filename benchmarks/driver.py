@@ -32,11 +32,12 @@ import numpy as np
 from common import ROOT
 from listing import Pages, rss_mib
 
-from segpipe import archive, report, runtime
-from segpipe.archive import Manifest, Todo
-from segpipe.inputs import Inputs
-from segpipe.segment import Groups
-from segpipe.stages import TRANSFERS
+from segpipe.cluster import runtime
+from segpipe.segment import archive, report
+from segpipe.segment.archive import Manifest, Todo
+from segpipe.segment.inputs import Inputs
+from segpipe.segment.run import Groups
+from segpipe.segment.stages import TRANSFERS
 from segpipe.storage import Store, open_store
 
 sys.path.insert(0, str(ROOT / "tests"))

@@ -41,8 +41,10 @@ TORCH_AND_RAY = (
 
 def segment_with_nothing(words: list[str]) -> None:
     """`segpipe segment` with a network that answers zeros."""
-    from segpipe import cli, segment, stages
+    from segpipe import cli
     from segpipe.models.engine import REFERENCE
+    from segpipe.segment import run as segment
+    from segpipe.segment import stages
 
     class Nothing(stages.Segmenter):
         def __init__(self, job: stages.SegmentJob, *_: Any) -> None:

@@ -25,8 +25,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from common import facts, write
 
-from segpipe import archive
-from segpipe.inputs import Inputs
+from segpipe.segment import archive
+from segpipe.segment.inputs import Inputs
 from segpipe.storage import Store, open_store
 
 PART_ROWS = 16

@@ -22,9 +22,11 @@ import numpy.typing as npt
 from common import drive, facts, write
 from PIL import Image
 
-from segpipe import decoder, measure, stages
+from segpipe.data import decoder
 from segpipe.data.classes import classes_of
+from segpipe.measure import vessels as measure
 from segpipe.models import checkpoint, engine
+from segpipe.segment import stages
 
 REPEATS = 5
 NAMES = (

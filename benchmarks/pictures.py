@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from segpipe import decoder, plots, report
-from segpipe.data import synthetic
+from segpipe import plots
+from segpipe.data import decoder, synthetic
 from segpipe.data.canvas import resize_classes, resize_image
 from segpipe.data.classes import VESSEL, classes_of
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
+from segpipe.segment import report
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN, TILE_PX, CROP_PX = 4, 240, 224

@@ -20,9 +20,9 @@ import pyarrow as pa
 from listing import KEY, rss_mib
 from PIL import Image
 
-from segpipe import archive, report
 from segpipe.data import codecs, synthetic
-from segpipe.rows import ROW
+from segpipe.segment import archive, report
+from segpipe.segment.rows import ROW
 from segpipe.storage import open_store
 
 HEIGHT, WIDTH, RATE = 2848, 4288, 28.0  # px, px, photographs per second

@@ -18,12 +18,12 @@ from pathlib import Path
 from common import ROOT, facts, write
 from matplotlib.figure import Figure
 
-from segpipe.lists import ASKED_AT_ONCE
 from segpipe.models import checkpoint
-from segpipe.plan import PlanConfig, duration, gib, prices, setting_of
 from segpipe.planning import costs
 from segpipe.planning.forecast import LIST_KEYS, Setting, forecast, index_s
+from segpipe.planning.run import PlanConfig, duration, gib, prices, setting_of
 from segpipe.planning.simulation import Chance, simulate
+from segpipe.segment.lists import ASKED_AT_ONCE
 
 SCALES = {"10 million": 10**7, "100 million": 10**8, "1 billion": 10**9}
 NODES, CORES = (8, 64, 256), 16

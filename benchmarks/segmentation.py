@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from common import drive, facts, last_json, loops, many_images, run, write
 
-from segpipe import metrics, runtime
+from segpipe import metrics
+from segpipe.cluster import runtime
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example

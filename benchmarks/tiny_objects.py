@@ -22,8 +22,8 @@ from typing import Any
 from common import ROOT, facts, write
 from usage import Usage, measure
 
-from segpipe import archive
-from segpipe.inputs import Inputs
+from segpipe.segment import archive
+from segpipe.segment.inputs import Inputs
 from segpipe.storage import open_store
 
 sys.path.insert(0, str(ROOT / "tests"))

@@ -30,14 +30,14 @@ import torch.nn.functional as F
 from common import drive, facts, last_json, loops, run, write
 from torch import nn
 
-from segpipe import runtime
-from segpipe.crop_plan import Cropper, CropPlan
+from segpipe.cluster import runtime
 from segpipe.data.classes import CLASSES
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, networks
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import channels_last
 from segpipe.storage import open_store
+from segpipe.train.crop_plan import Cropper, CropPlan
 
 PLAIN_EPOCHS = 3
 BATCH, COMPARED = 10, 100  # crops a step; steps whose losses are compared

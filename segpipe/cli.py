@@ -15,9 +15,11 @@ from typing import Any
 
 import tyro
 
-from segpipe import __version__, folders, guard
+from segpipe import __version__
+from segpipe import progress as guard
 from segpipe.errors import Skipped, Unfinished, UserError, must_change, os_error_text
 from segpipe.flags import flag, unknown_flag
+from segpipe.storage import folders
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
 VERBS = {

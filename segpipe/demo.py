@@ -10,15 +10,15 @@ from typing import Any
 
 import ray.data
 
-from segpipe import runtime
+from segpipe.cluster import runtime
+from segpipe.cluster.runtime import Progress
 from segpipe.data import synthetic
 from segpipe.errors import UserError
-from segpipe.evaluate import EvaluateConfig, evaluate
+from segpipe.evaluate.run import EvaluateConfig, evaluate
 from segpipe.flags import check_at_least, check_seed
-from segpipe.runtime import Progress
-from segpipe.segment import SegmentConfig, segment
+from segpipe.segment.run import SegmentConfig, segment
 from segpipe.storage import check_places, local_path, open_store
-from segpipe.train import TrainConfig, train
+from segpipe.train.run import TrainConfig, train
 
 NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 

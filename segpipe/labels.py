@@ -8,11 +8,11 @@ from typing import Any
 
 import ray.data
 
+from segpipe.cluster.runtime import data_stage
 from segpipe.data import survey
 from segpipe.data.layouts import Example
 from segpipe.data.survey import Look
 from segpipe.errors import UserError
-from segpipe.runtime import data_stage
 from segpipe.storage import Store
 
 HINT = "replace it, or give --accept-labels to take labels as they are"

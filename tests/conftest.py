@@ -11,7 +11,7 @@ import ray
 from PIL import Image
 from processes import Bucket, moto_server, s3_server
 
-from segpipe import runtime, startup
+from segpipe.cluster import runtime, startup
 from segpipe.data import synthetic
 from segpipe.errors import UserError
 

@@ -9,10 +9,11 @@ import os
 import sys
 import traceback
 
-from segpipe import archive, cli, segment, stages  # noqa: F401  imported before the fork
+from segpipe import cli
 from segpipe.models import predict  # noqa: F401
 from segpipe.models.checkpoint import read
 from segpipe.models.engine import REFERENCE
+from segpipe.segment import stages
 from segpipe.storage import open_store
 
 WEIGHTS = read(None)

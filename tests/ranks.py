@@ -12,13 +12,17 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from segpipe import archive, cli, crop_plan, lease, runtime, states
-from segpipe.crop_plan import Batch, Cropper
+from segpipe import cli
+from segpipe.cluster import runtime
 from segpipe.data import survey
 from segpipe.data.layouts import Example, open_labelled
+from segpipe.segment import archive
+from segpipe.storage import lock as lease
 from segpipe.storage import open_store
-from segpipe.train import SET, TrainConfig, job_of
-from segpipe.trainer import HELD_BACK, TEST, Rank, Trainer, TrainJob
+from segpipe.train import crop_plan, states
+from segpipe.train.crop_plan import Batch, Cropper
+from segpipe.train.run import SET, TrainConfig, job_of
+from segpipe.train.trainer import HELD_BACK, TEST, Rank, Trainer, TrainJob
 
 SMALL = ["--crops-per-image", 10, "--crop-size", 32, "--batch-size", 10]
 STEPS = 4  # an epoch of the drawn set's four training images

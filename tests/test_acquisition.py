@@ -11,9 +11,9 @@ import pytest
 from files import SECRETS, dicom, encoded
 from test_stages import apart, rows_of, together
 
-from segpipe import archive, report, stages
-from segpipe.decoder import Decoder
-from segpipe.stages import SegmentJob
+from segpipe.data.decoder import Decoder
+from segpipe.segment import archive, report, stages
+from segpipe.segment.stages import SegmentJob
 from segpipe.storage import open_store
 
 SAID = {

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpipe import archive
 from segpipe.errors import UserError
-from segpipe.rows import ROW
+from segpipe.segment import archive
+from segpipe.segment.rows import ROW
 from segpipe.storage import Entry, Store, open_store
 
 

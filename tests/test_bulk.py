@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 from verbs import ONE, rows_of, run
 
-from segpipe import archive, lease, segment
-from segpipe.segment import SegmentConfig
+from segpipe.segment import archive
+from segpipe.segment import run as segment
+from segpipe.segment.run import SegmentConfig
 from segpipe.storage import Store, open_store
+from segpipe.storage import lock as lease
 from segpipe.storage.local import LocalStore
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,8 +20,8 @@ from PIL import Image
 from verbs import run
 
 from segpipe import cli
-from segpipe.recipes import RECIPES
-from segpipe.train import TrainConfig
+from segpipe.train.recipes import RECIPES
+from segpipe.train.run import TrainConfig
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from ray.scripts.scripts import start as ray_start
 from setuptools.config.pyprojecttoml import read_configuration
 
 import segpipe
-from segpipe import runtime
+from segpipe.cluster import runtime
 
 # Every file
 

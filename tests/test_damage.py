@@ -17,12 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from verbs import rows_of, run
 
-from segpipe import archive, lease, scale, segment, states
 from segpipe.errors import UserError
-from segpipe.segment import SegmentConfig
-from segpipe.states import State
+from segpipe.scaling import run as scale
+from segpipe.segment import archive
+from segpipe.segment import run as segment
+from segpipe.segment.run import SegmentConfig
+from segpipe.storage import lock as lease
 from segpipe.storage import open_store
-from segpipe.train import TrainConfig
+from segpipe.train import states
+from segpipe.train.run import TrainConfig
+from segpipe.train.states import State
 
 NUM_IMAGES = 3
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)

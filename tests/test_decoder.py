@@ -31,11 +31,10 @@ from processes import wait_until
 from pydicom.uid import JPEG2000Lossless
 from scipy import ndimage
 
-from segpipe import decoder
-from segpipe.data import codecs
+from segpipe.data import codecs, decoder
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit, restore
+from segpipe.data.decoder import Decoder, Fitted
 from segpipe.data.fov import SEARCH_PX, find_field, find_fov
-from segpipe.decoder import Decoder, Fitted
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
 DIAMETER = 64.0  # px

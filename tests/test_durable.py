@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from processes import finish, last_words
 
-from segpipe import archive, records, stages, states
 from segpipe.errors import StoreDown, Unfinished
-from segpipe.states import State
-from segpipe.stopwatch import Stopwatch
+from segpipe.segment import archive, stages
+from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import Entry, Store, open_store
+from segpipe.train import history as records
+from segpipe.train import states
+from segpipe.train.states import State
 
 MIB = 2**20
 

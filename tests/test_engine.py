@@ -15,7 +15,7 @@ from PIL import Image
 from processes import finish
 from verbs import ONE, rows_of, run
 
-from segpipe import kernels, metrics, stages
+from segpipe import kernels, metrics
 from segpipe.data import codecs
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
 from segpipe.data.classes import CLASSES, VESSEL
@@ -26,6 +26,7 @@ from segpipe.models import checkpoint, engine, networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.flips import over_flips
+from segpipe.segment import stages
 from segpipe.storage import open_store
 
 EAGER = Trial("off", "fp32", 50.0, 1.0, "")

@@ -17,13 +17,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sk
 
-from segpipe import evaluate, evaluation_report, plots
+from segpipe import plots
 from segpipe.data.datasets import Labelled
 from segpipe.data.layouts import open_labelled
-from segpipe.evaluate import LabelledData, Tally, as_json, summarise, unique_name
+from segpipe.evaluate import report as evaluation_report
+from segpipe.evaluate import run as evaluate
+from segpipe.evaluate.run import LabelledData, Tally, as_json, summarise, unique_name
 from segpipe.metrics import BINS, Confusion
 from segpipe.models.checkpoint import Card
-from segpipe.stages import EvaluateJob, count, load_labelled
+from segpipe.segment.stages import EvaluateJob, count, load_labelled
 from segpipe.storage import open_store
 
 CARD = Card("net", 540.0, 0.5, "drawn", ("outside", "vessel", "background"), "0")

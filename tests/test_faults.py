@@ -27,7 +27,7 @@ from processes import (
 from proxy import Proxy, random_faults
 from verbs import masks, rows
 
-from segpipe import archive
+from segpipe.segment import archive
 from segpipe.storage import Store, open_store
 
 pytestmark = pytest.mark.cluster

@@ -17,7 +17,7 @@ import pytest
 from segpipe import cli
 from segpipe.errors import UserError
 from segpipe.storage import open_store
-from segpipe.train import TrainConfig
+from segpipe.train.run import TrainConfig
 
 SWITCH = "a switch: it takes no value"
 UNSIGNED = "a switch: test_s3_errors has it refused where nothing is on S3"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segpipe import folders, kernels
+from segpipe import kernels
+from segpipe.storage import folders
 
 NO_HOME = Path("/proc/nohome")  # that not even root can make
 

@@ -15,13 +15,14 @@ from processes import finish, wait_until
 from proxy import Answer, Proxy
 from verbs import rows
 
-from segpipe import archive, spool, states
 from segpipe.errors import ChangedObject, RejectedImage, UserError
-from segpipe.inputs import Inputs, open_source
 from segpipe.scaling import measurement
-from segpipe.stages import _fetch
+from segpipe.segment import archive, spool
+from segpipe.segment.inputs import Inputs, open_source
+from segpipe.segment.stages import _fetch
 from segpipe.storage import Entry, Store, is_timed, open_store
 from segpipe.storage import s3 as s3_module
+from segpipe.train import states
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from processes import running, wait_until
 from proxy import Proxy
 
-from segpipe import archive, inputs, lists
 from segpipe.errors import UserError
-from segpipe.inputs import Inputs, filed_as, inside, open_source
+from segpipe.segment import archive, inputs, lists
+from segpipe.segment.inputs import Inputs, filed_as, inside, open_source
 from segpipe.storage import open_store
 
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from verbs import ONE, assert_equal_weights, rows_of, run
 
-from segpipe import measure
 from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
+from segpipe.measure import vessels as measure
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 

@@ -37,9 +37,11 @@ from processes import (
 )
 from proxy import Proxy
 
-from segpipe import archive, lease, states
 from segpipe.models import checkpoint
+from segpipe.segment import archive
+from segpipe.storage import lock as lease
 from segpipe.storage import open_store
+from segpipe.train import states
 
 pytestmark = pytest.mark.cluster
 VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # in turn

@@ -17,7 +17,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 from ray.scripts.scripts import start as ray_start
 
-from segpipe import runtime
+from segpipe.cluster import runtime
 
 NIGHTLY = "kuberay-nightly.yaml"
 FIELDS = yaml.safe_load((ROOT / "tests/kuberay_v1.yaml").read_text())

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from processes import wait_until
 
-from segpipe import archive, lease
 from segpipe.errors import Skipped, StoreDown, Unfinished, UserError
+from segpipe.segment import archive
+from segpipe.storage import lock as lease
 from segpipe.storage import open_store
 from segpipe.storage.local import LocalStore
 

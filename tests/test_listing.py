@@ -12,8 +12,9 @@ import pytest
 from processes import wait_until
 from verbs import run
 
-from segpipe import archive, inputs, lease, status
+from segpipe.segment import archive, inputs, status
 from segpipe.storage import Entry, open_store
+from segpipe.storage import lock as lease
 from segpipe.storage.local import LocalStore
 
 

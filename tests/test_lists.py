@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from verbs import ONE, rows_of, run
 
-from segpipe import archive
 from segpipe.errors import RejectedImage, UserError
-from segpipe.inputs import Inputs, open_source
-from segpipe.lists import ListedFiles
-from segpipe.stages import OpenInput, _fetch
+from segpipe.segment import archive
+from segpipe.segment.inputs import Inputs, open_source
+from segpipe.segment.lists import ListedFiles
+from segpipe.segment.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store
 
 

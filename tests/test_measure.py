@@ -17,10 +17,10 @@ from scipy.spatial import cKDTree
 from skimage import measure as independent
 from skimage.morphology import thin as independent_thin
 
-from segpipe import measure
 from segpipe.data import synthetic
 from segpipe.data.classes import BACKGROUND, VESSEL, classes_of
-from segpipe.rows import ROW
+from segpipe.measure import vessels as measure
+from segpipe.segment.rows import ROW
 
 SIDE, CENTRE, DIAMETER = 560, 280 + 280j, 540
 ANGLES = (0, 7, 22.5, 45, 71, 90, 135)

@@ -16,7 +16,7 @@ from verbs import run
 
 import segpipe
 from segpipe.errors import StoreDown, Unfinished, UserError
-from segpipe.segment import _store_failures
+from segpipe.segment.run import _store_failures
 from segpipe.storage.s3_errors import ROWS, Kind
 
 ROOT = Path(segpipe.__file__).parent

@@ -13,10 +13,10 @@ from verbs import run
 
 from segpipe.errors import UserError
 from segpipe.models.checkpoint import Card
-from segpipe.plan import PlanConfig, setting_of
 from segpipe.planning import costs
 from segpipe.planning.costs import Costs, Measured
 from segpipe.planning.forecast import Setting, forecast, index_s
+from segpipe.planning.run import PlanConfig, setting_of
 from segpipe.planning.simulation import Chance, simulate
 
 DIAMETER_PX = 540.0

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segpipe import archive, report
 from segpipe.data.fov import find_fov
 from segpipe.errors import Fault, RejectedImage
+from segpipe.segment import archive, report
 from segpipe.storage import open_store
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,10 +21,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from verbs import run
 
-from segpipe import report
 from segpipe.data import codecs
 from segpipe.errors import StoreDown
-from segpipe.rows import ROW
+from segpipe.segment import report
+from segpipe.segment.rows import ROW
 from segpipe.storage import open_store
 
 THROUGHPUT, SIZES, DENSITIES = "Throughput", "Image size", "Vessel density"

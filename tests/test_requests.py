@@ -20,10 +20,11 @@ import pytest
 from proxy import Proxy
 from verbs import masks, rows
 
-from segpipe import archive, lease
 from segpipe.data import synthetic
-from segpipe.rows import ROW
+from segpipe.segment import archive
+from segpipe.segment.rows import ROW
 from segpipe.storage import Store, open_store
+from segpipe.storage import lock as lease
 from segpipe.storage.s3 import PROBE
 
 pytestmark = pytest.mark.cluster

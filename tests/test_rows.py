@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from segpipe import archive, rows
 from segpipe.data import codecs
 from segpipe.errors import UserError
-from segpipe.rows import COLUMNS, ROW
+from segpipe.segment import archive, rows
+from segpipe.segment.rows import COLUMNS, ROW
 from segpipe.storage import Entry, Store, open_store
 
 PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()

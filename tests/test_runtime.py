@@ -15,9 +15,9 @@ import pytest
 import ray
 from processes import wait_until
 
-from segpipe import runtime
+from segpipe.cluster import runtime
 from segpipe.errors import StoreDown, UserError
-from segpipe.stopwatch import STAGES, StageTimes
+from segpipe.segment.stopwatch import STAGES, StageTimes
 
 
 def test_the_steady_rate_leaves_the_first_group_out():

@@ -24,8 +24,8 @@ from verbs import rows, run
 
 from segpipe.data.codecs import decode_image
 from segpipe.errors import ChangedObject, NotNow, RejectedImage, StoreDown, UserError
-from segpipe.inputs import open_source
-from segpipe.stages import OpenInput, _fetch
+from segpipe.segment.inputs import open_source
+from segpipe.segment.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store, preflight, read_uri, s3_errors
 from segpipe.storage import s3 as s3_module
 from segpipe.storage.s3 import S3Store

@@ -19,14 +19,14 @@ from PIL import Image
 from processes import command_of, family, finish, ray_nodes, running, token, wait_until
 from verbs import run
 
-from segpipe import scale
-from segpipe.recipes import RECIPES
-from segpipe.scale import ScaleConfig
 from segpipe.scaling import figure, findings, measurement, pinned
+from segpipe.scaling import run as scale
 from segpipe.scaling.findings import Spread
-from segpipe.segment import SegmentConfig
+from segpipe.scaling.run import ScaleConfig
+from segpipe.segment.run import SegmentConfig
 from segpipe.storage import open_store
-from segpipe.train import TrainConfig
+from segpipe.train.recipes import RECIPES
+from segpipe.train.run import TrainConfig
 
 CORES = sorted(os.sched_getaffinity(0))
 PAGE = Path(__file__).resolve().parent.parent / "docs/scaling.md"

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segpipe import archive, measure, stages
 from segpipe.data import codecs
+from segpipe.data.decoder import Decoder
 from segpipe.data.synthetic import write_labelled
-from segpipe.decoder import Decoder
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
+from segpipe.measure import vessels as measure
 from segpipe.models.engine import REFERENCE
-from segpipe.stages import SegmentJob
+from segpipe.segment import archive, stages
+from segpipe.segment.stages import SegmentJob
 from segpipe.storage import Store, open_store
 
 NAMES = ["a.png", "b.png", "c.png"]

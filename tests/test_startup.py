@@ -19,8 +19,9 @@ from processes import command_of, family, finish, free_port, running, wait_until
 from ray._private.utils import compute_version_info, validate_socket_filepath
 from ray.exceptions import ActorUnavailableError
 
-from segpipe import startup, train
+from segpipe.cluster import startup
 from segpipe.errors import Unfinished, UserError
+from segpipe.train import run as train
 
 PRINT = startup.worker.print_to_stdstream  # Ray's own, also while another test's Ray is silent
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segpipe import states
-from segpipe.states import State
 from segpipe.storage import Store, open_store
+from segpipe.train import states
+from segpipe.train.states import State
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -11,13 +11,13 @@ import pytest
 import ray
 from PIL import Image
 
-from segpipe import states, stream
-from segpipe.crop_plan import Cropper, CropPlan, ImageCache
 from segpipe.data import crops
 from segpipe.data.layouts import open_labelled
-from segpipe.states import State
 from segpipe.storage import open_store
-from segpipe.stream import StepBlocks
+from segpipe.train import states, stream
+from segpipe.train.crop_plan import Cropper, CropPlan, ImageCache
+from segpipe.train.states import State
+from segpipe.train.stream import StepBlocks
 
 EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH = 3, 5, 32, 6
 

@@ -23,8 +23,10 @@ from nodes import Machines, ray_machines
 from processes import Bucket, Job, kill_tree, s3_server, wait_until
 from verbs import commands_of, masks, rows, run
 
-from segpipe import archive, lease, startup
+from segpipe.cluster import startup
+from segpipe.segment import archive
 from segpipe.storage import Entry, Store, open_store
+from segpipe.storage import lock as lease
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,14 +17,16 @@ import pytest
 from PIL import Image, ImageOps
 from verbs import run
 
-from segpipe import archive, labels, states
+from segpipe import labels
 from segpipe.data import survey, synthetic
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
-from segpipe.states import State
+from segpipe.segment import archive
 from segpipe.storage import open_store
-from segpipe.train import SET, TrainConfig
+from segpipe.train import states
+from segpipe.train.run import SET, TrainConfig
+from segpipe.train.states import State
 
 HEIGHT, WIDTH = 280, 300  # px
 DRAWN = [synthetic.draw_fundus(seed, HEIGHT, WIDTH) for seed in range(3)]

@@ -18,13 +18,14 @@ import torch
 from ranks import SMALL, STEPS, UNET, history, steps
 from verbs import run
 
-from segpipe import lease, states, worker
-from segpipe import train as train_module
-from segpipe.board import Board
 from segpipe.errors import Unfinished
 from segpipe.models import checkpoint
-from segpipe.states import State
+from segpipe.storage import lock as lease
 from segpipe.storage import open_store
+from segpipe.train import run as train_module
+from segpipe.train import states, worker
+from segpipe.train.board import Board
+from segpipe.train.states import State
 
 
 @pytest.fixture
@@ -198,8 +199,8 @@ def test_the_same_failure_twice_at_one_step_ends_the_run_in_one_line(
     log = tmp_path / "log"
 
     def work(loop: dict) -> None:
-        from segpipe import worker
-        from segpipe.trainer import Trainer
+        from segpipe.train import worker
+        from segpipe.train.trainer import Trainer
 
         usual = Trainer._step
 

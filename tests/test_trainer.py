@@ -21,17 +21,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from verbs import assert_equal_weights, run, weights
 
-from segpipe import crop_plan, lease, states, trainer
-from segpipe.crop_plan import Cropper, CropPlan
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.layouts import open_labelled
 from segpipe.errors import Unfinished, UserError
-from segpipe.kept_weights import Average
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import Predictor
+from segpipe.storage import lock as lease
 from segpipe.storage import open_store
 from segpipe.storage.local import LocalStore
-from segpipe.trainer import Rank, Trainer, TrainJob
+from segpipe.train import crop_plan, states, trainer
+from segpipe.train.crop_plan import Cropper, CropPlan
+from segpipe.train.kept_weights import Average
+from segpipe.train.trainer import Rank, Trainer, TrainJob
 
 
 @pytest.fixture

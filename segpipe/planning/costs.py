@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from segpipe.archive import group_rows
+from segpipe.data.decoder import SHARP
 from segpipe.data.pictures import jpeg_reduction
-from segpipe.decoder import SHARP
 from segpipe.errors import UserError
-from segpipe.stopwatch import IDLE
+from segpipe.segment.archive import group_rows
+from segpipe.segment.stopwatch import IDLE
 
 REFERENCE = "reference.json"
 LANDSCAPE = 3 / 4  # shorter over longer side of a fundus camera's frame, where only pixels are told

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from segpipe.archive import FETCHES, PAGE_ROWS, group_rows
 from segpipe.planning.costs import Costs, decoded_megapixels
-from segpipe.stages import TRANSFERS
+from segpipe.segment.archive import FETCHES, PAGE_ROWS, group_rows
+from segpipe.segment.stages import TRANSFERS
 
 LIST_KEYS = 1000  # in a page of a listing, of S3 and those that are like it
 MANIFEST_ROW_BYTES = 60  # of a page of the manifest: id, path, bytes, version, compressed

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from segpipe.archive import PAGE_ROWS
 from segpipe.errors import UserError
 from segpipe.planning.forecast import Setting, end_s, index_s, list_s
-from segpipe.stages import TRANSFERS
+from segpipe.segment.archive import PAGE_ROWS
+from segpipe.segment.stages import TRANSFERS
 
 MOST_DEATHS = 100_000  # of nodes in a course; with more a run ends late or never
 NUM_LUMPS = 5_000  # entities into which the groups of an archive are gathered, about

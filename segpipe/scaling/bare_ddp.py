@@ -19,14 +19,14 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from segpipe.crop_plan import Batch, Cropper, CropPlan
 from segpipe.data.datasets import load_example
 from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example, open_labelled
-from segpipe.lease import Claim
 from segpipe.scaling import findings
 from segpipe.storage import Store, open_store
-from segpipe.trainer import CPU, Rank, Trainer, TrainJob
+from segpipe.storage.lock import Claim
+from segpipe.train.crop_plan import Batch, Cropper, CropPlan
+from segpipe.train.trainer import CPU, Rank, Trainer, TrainJob
 
 IN_MEMORY = 60  # steps, over and over
 

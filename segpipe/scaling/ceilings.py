@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 import tyro
 
-from segpipe import stages
-from segpipe.decoder import Decoder
+from segpipe.data.decoder import Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
-from segpipe.inputs import Inputs, inside, open_source
 from segpipe.models import checkpoint, engine
 from segpipe.models.engine import Engine
-from segpipe.stages import SegmentJob
-from segpipe.stopwatch import Stopwatch
+from segpipe.segment import stages
+from segpipe.segment.inputs import Inputs, inside, open_source
+from segpipe.segment.stages import SegmentJob
+from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import PATIENCE_S, Entry, open_store
 
 MAX_MEGAPIXELS = 200.0  # as segment's by default

@@ -27,18 +27,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segpipe import archive, records, runtime
+from segpipe.cluster import runtime
 from segpipe.errors import Unfinished, UserError
 from segpipe.flags import flag
 from segpipe.models import checkpoint, engine
-from segpipe.recipes import RECIPES
-from segpipe.rows import posix_seconds
 from segpipe.scaling import findings, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.pinned import Ended
-from segpipe.stopwatch import IDLE
+from segpipe.segment import archive
+from segpipe.segment.rows import posix_seconds
+from segpipe.segment.stopwatch import IDLE
 from segpipe.storage import Store, open_store
 from segpipe.storage.local import LocalStore
+from segpipe.train import history as records
+from segpipe.train.recipes import RECIPES
 
 RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
 OWN_RUN = re.compile(RUN + r"[0-9a-f]{32}(/.+)?")

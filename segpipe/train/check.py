@@ -26,7 +26,7 @@ from segpipe.data.layouts import Example, open_labelled
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
 from segpipe.flags import check_anonymous
-from segpipe.inputs import refuse_inside
+from segpipe.segment.inputs import refuse_inside
 from segpipe.storage import Store, check_places, check_there, named, open_store, preflight
 
 SHEET = 20  # photographs on a contact sheet

@@ -21,9 +21,9 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import startup
+from segpipe.cluster import startup
 from segpipe.errors import Unfinished, UserError, os_error_text
-from segpipe.stopwatch import STAGES
+from segpipe.segment.stopwatch import STAGES
 
 Result = TypeVar("Result")
 

@@ -16,7 +16,7 @@ from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
 from segpipe.data.fov import fov_box
 from segpipe.metrics import Confusion, Counts
-from segpipe.report import embedded, jpeg, template
+from segpipe.segment.report import embedded, jpeg, template
 
 SHOWN = 24  # photographs at most
 PICTURE_PX = 600  # longest side of a picture; what is smaller keeps its size

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn
 
-from segpipe.archive import Damaged, read_json
 from segpipe.errors import Skipped, Unfinished, UserError
+from segpipe.segment.archive import Damaged, read_json
 from segpipe.storage import Store, named
 
 LEASE = "_segpipe/lease.json"

@@ -22,21 +22,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segpipe import __version__, metrics, plots, records, states
-from segpipe.crop_plan import Batch, CropPlan, canvas
+from segpipe import __version__, metrics, plots
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
-from segpipe.kept_weights import Average, Best
-from segpipe.lease import Claim
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
 from segpipe.models.flips import over_flips
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
-from segpipe.states import State
 from segpipe.storage import Store
+from segpipe.storage.lock import Claim
+from segpipe.train import history as records
+from segpipe.train import states
+from segpipe.train.crop_plan import Batch, CropPlan, canvas
+from segpipe.train.kept_weights import Average, Best
+from segpipe.train.states import State
 
 MODEL, LAST = "model.safetensors", "last.safetensors"
 TELL_S = 2.0  # seconds between two words of rank 0 about its progress

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segpipe import archive, metrics
+from segpipe import metrics
 from segpipe.data import codecs
 from segpipe.data.canvas import (
     Geometry,
@@ -36,9 +36,9 @@ from segpipe.data.canvas import (
 )
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
+from segpipe.data.decoder import Decoder
 from segpipe.data.layouts import Example
 from segpipe.data.photograph import NOTHING_SAID, Acquisition
-from segpipe.decoder import Decoder
 from segpipe.errors import (
     ChangedObject,
     Fault,
@@ -52,10 +52,11 @@ from segpipe.errors import (
     must_change,
     os_error_text,
 )
-from segpipe.inputs import filed_as
 from segpipe.metrics import Confusion
 from segpipe.models.engine import Engine, Score, open_or_reference, open_score
-from segpipe.stopwatch import STAGES, Stopwatch
+from segpipe.segment import archive
+from segpipe.segment.inputs import filed_as
+from segpipe.segment.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
 TRANSFERS = 8  # objects that are fetched or written at once by one process
@@ -484,7 +485,9 @@ class Group:
             return {}
         import cv2
 
-        from segpipe import measure  # scipy's graphs take 0.2 s, which other runs need not wait for
+        from segpipe.measure import (
+            vessels as measure,  # scipy's graphs take 0.2 s, which other runs need not wait for
+        )
 
         cv2.setNumThreads(1)  # the cores are the workers'
         with self.watch.time("measure"):

@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from segpipe import archive, lease
+from segpipe.cluster.runtime import time_left
 from segpipe.errors import UserError
-from segpipe.runtime import time_left
+from segpipe.segment import archive
 from segpipe.storage import Store, check_places, named, open_store
+from segpipe.storage import lock as lease
 
 COUNTS = ("inputs", "done", "ok", "rejected", "open", "images_per_second")
 

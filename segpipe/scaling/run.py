@@ -19,16 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segpipe import archive, lease, runtime, startup
+from segpipe.cluster import runtime, startup
+from segpipe.cluster.runtime import Progress
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
-from segpipe.inputs import Inputs, open_source, refuse_inside
 from segpipe.models import checkpoint
-from segpipe.recipes import RECIPES
-from segpipe.runtime import Progress
 from segpipe.scaling import figure, findings, measurement, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.measurement import Experiment, Key
+from segpipe.segment import archive
+from segpipe.segment.inputs import Inputs, open_source, refuse_inside
 from segpipe.storage import (
     PATIENCE_S,
     Source,
@@ -38,6 +38,8 @@ from segpipe.storage import (
     named,
     open_store,
 )
+from segpipe.storage import lock as lease
+from segpipe.train.recipes import RECIPES
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
 MODES = ("strong", "weak")

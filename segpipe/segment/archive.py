@@ -45,7 +45,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segpipe.errors import UserError
-from segpipe.rows import ROW, conform, schema_of
+from segpipe.segment.rows import ROW, conform, schema_of
 from segpipe.storage import Entry, Store, space_told
 
 SETTINGS, SUMMARY, REPORT = "_segpipe/settings.json", "summary.json", "report.html"

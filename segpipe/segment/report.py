@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, Template
 from PIL import ExifTags, Image, ImageOps
 
-from segpipe import archive
 from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
-from segpipe.decoder import Decoder, Fitted
+from segpipe.data.decoder import Decoder, Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
-from segpipe.rows import posix_seconds
+from segpipe.segment import archive
+from segpipe.segment.rows import posix_seconds
 from segpipe.storage import Source, Store
 
 OVERLAYS = 24  # photographs shown

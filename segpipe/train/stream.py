@@ -18,11 +18,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
-from segpipe import crop_plan, states
-from segpipe.crop_plan import Batch, Cropper, CropPlan
+from segpipe.cluster.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.data.layouts import Example
-from segpipe.runtime import DATA_CPUS, NICE, SlowPace, data_stage
 from segpipe.storage import Store
+from segpipe.train import crop_plan, states
+from segpipe.train.crop_plan import Batch, Cropper, CropPlan
 
 CROPS = "crops"  # the stream's name among a training's data sets
 BLOCK_BYTES = 16 << 20  # crops of a block: more spread Ray's cost of a task, fewer wait for it

@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 
 from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
-from segpipe.lists import COLUMN, LISTS, ListedFiles, open_list
-from segpipe.spool import in_order
+from segpipe.segment.lists import COLUMN, LISTS, ListedFiles, open_list
+from segpipe.segment.spool import in_order
 from segpipe.storage import PREFLIGHT_S, Entry, Source, Store, check_there, is_timed, open_store
 from segpipe.storage.local import LocalStore
 

@@ -20,9 +20,9 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import archive, labels, lease, runtime, startup, states, stream, worker
-from segpipe.board import Board
-from segpipe.crop_plan import CropPlan, scaled_size
+from segpipe import labels
+from segpipe.cluster import runtime, startup
+from segpipe.cluster.runtime import Progress
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.globs import Reading
@@ -37,18 +37,22 @@ from segpipe.flags import (
     check_seed,
     flag,
 )
-from segpipe.inputs import refuse_inside
-from segpipe.lease import Claim
 from segpipe.models import engine
 from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
-from segpipe.recipes import RECIPES
-from segpipe.records import CURVES, HISTORY, PREDICTIONS
-from segpipe.runtime import Progress
+from segpipe.segment import archive
+from segpipe.segment.inputs import refuse_inside
 from segpipe.storage import Store, check_places, check_there, named, open_store
-from segpipe.trainer import HELD_BACK, LAST, MODEL, TEST, TrainJob, finished
+from segpipe.storage import lock as lease
+from segpipe.storage.lock import Claim
+from segpipe.train import states, stream, worker
+from segpipe.train.board import Board
+from segpipe.train.crop_plan import CropPlan, scaled_size
+from segpipe.train.history import CURVES, HISTORY, PREDICTIONS
+from segpipe.train.recipes import RECIPES
+from segpipe.train.trainer import HELD_BACK, LAST, MODEL, TEST, TrainJob, finished
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up

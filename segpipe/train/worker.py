@@ -13,11 +13,12 @@ import ray.train.torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 
-from segpipe import runtime, states
-from segpipe.crop_plan import Batch
+from segpipe.cluster import runtime
 from segpipe.errors import Unfinished, place_of
-from segpipe.stream import CROPS, shares
-from segpipe.trainer import Diverged, Rank, Trainer, TrainJob
+from segpipe.train import states
+from segpipe.train.crop_plan import Batch
+from segpipe.train.stream import CROPS, shares
+from segpipe.train.trainer import Diverged, Rank, Trainer, TrainJob
 
 LOST_PEER = re.compile("gloo|NCCL|by peer")  # in what a rank meets where another one is gone
 

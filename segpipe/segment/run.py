@@ -22,9 +22,9 @@ from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from segpipe import archive, lease, report, runtime, startup
-from segpipe.archive import Manifest, Todo
-from segpipe.decoder import PIXELS
+from segpipe.cluster import runtime, startup
+from segpipe.cluster.runtime import Progress, SteadyRate
+from segpipe.data.decoder import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.flags import (
     DEVICES,
@@ -34,17 +34,19 @@ from segpipe.flags import (
     check_choices,
     check_globs,
 )
-from segpipe.inputs import Inputs, inside, open_source, refuse_pictures, skipped_words
-from segpipe.lease import Lease
-from segpipe.lists import COLUMN, LISTS, split_column
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.flips import FLIPS
-from segpipe.runtime import Progress, SteadyRate
-from segpipe.stages import Scoring, Segmenter, SegmentJob, load, store
-from segpipe.stopwatch import StageTimes
+from segpipe.segment import archive, report
+from segpipe.segment.archive import Manifest, Todo
+from segpipe.segment.inputs import Inputs, inside, open_source, refuse_pictures, skipped_words
+from segpipe.segment.lists import COLUMN, LISTS, split_column
+from segpipe.segment.stages import Scoring, Segmenter, SegmentJob, load, store
+from segpipe.segment.stopwatch import StageTimes
 from segpipe.storage import PATIENCE_S, Source, Store, check_places, named, open_store
+from segpipe.storage import lock as lease
+from segpipe.storage.lock import Lease
 
 FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")

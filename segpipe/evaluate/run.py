@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from segpipe import evaluation_report, labels, metrics, runtime
+from segpipe import labels, metrics
+from segpipe.cluster import runtime
+from segpipe.cluster.runtime import Progress
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
@@ -21,16 +23,16 @@ from segpipe.data.globs import Reading
 from segpipe.data.known_sets import SPLITS
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.errors import UserError
-from segpipe.evaluation_report import Pictures, draw, spread, table
+from segpipe.evaluate import report as evaluation_report
+from segpipe.evaluate.report import Pictures, draw, spread, table
 from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
-from segpipe.inputs import refuse_inside
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
 from segpipe.models.flips import FLIPS
 from segpipe.models.predict import Scorer
-from segpipe.runtime import Progress
-from segpipe.stages import EvaluateJob, count, load_labelled
+from segpipe.segment.inputs import refuse_inside
+from segpipe.segment.stages import EvaluateJob, count, load_labelled
 from segpipe.storage import Store, check_places, check_there, open_store, preflight
 
 COMPARED = 3  # photographs in comparison.png: highest, median and lowest Dice

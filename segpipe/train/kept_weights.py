@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.models.network import Network
-from segpipe.states import State
+from segpipe.train.states import State
 
 AVERAGE_WARMUP = 10  # steps: the average first spans about a tenth of those that were done
 
