@@ -33,15 +33,22 @@ from common import ROOT
 from listing import Pages, rss_mib
 
 from segpipe.cluster import runtime
-from segpipe.segment import archive, report
-from segpipe.segment.archive import Manifest, Todo
+from segpipe.segment import report
 from segpipe.segment.inputs import Inputs
+from segpipe.segment.manifest import Manifest
 from segpipe.segment.run import Groups
 from segpipe.segment.stages import TRANSFERS
+from segpipe.segment.todo import Todo
 from segpipe.storage import Store, open_store
 
 sys.path.insert(0, str(ROOT / "tests"))
 from processes import s3_server
+
+from segpipe.segment.compact import compact, result_groups
+from segpipe.segment.keys import mask_key
+from segpipe.segment.manifest import PAGE_ROWS, list_inputs
+from segpipe.segment.parts import commit_part, read_parts
+from segpipe.segment.todo import plan_todo
 
 PART_ROWS = 16, 64
 FEW_PAGES, MANY_PAGES = 20, 1000  # more groups than are handed over without read tasks
@@ -65,12 +72,12 @@ def commit(output: Store, manifest: Manifest, part_rows: int) -> None:
             rows = [
                 CARD
                 | {"path": one["path"], "version": one["version"], "bytes": one["bytes"]}
-                | {"mask_path": archive.mask_key(one["path"]), "height": 2000, "width": 2000}
+                | {"mask_path": mask_key(one["path"]), "height": 2000, "width": 2000}
                 | {"fov_fraction": random.random(), "vessel_density": random.random()}
                 | {"finished": datetime.fromtimestamp(1.7e9 + start, UTC)}
                 for one in inputs[start : start + part_rows]
             ]
-            archive.commit_part(output, rows)
+            commit_part(output, rows)
 
 
 def archive_steps(source: str, part_rows: int) -> dict[str, float]:
@@ -78,15 +85,15 @@ def archive_steps(source: str, part_rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         output = open_store(folder)
         begun, start = rss_mib(), time.monotonic()
-        manifest = archive.list_inputs(Inputs(open_store(source)))
+        manifest = list_inputs(Inputs(open_store(source)))
         manifest.write(output)
-        archive.plan_todo(manifest, archive.read_parts(output))
+        plan_todo(manifest, read_parts(output))
         listed = time.monotonic() - start
         commit(output, manifest, part_rows)
         start = time.monotonic()
-        summary = archive.compact(output, manifest)
+        summary = compact(output, manifest)
         findings = report.Findings(summary["ok"], 0)
-        for read in archive.result_groups(output, summary):
+        for read in result_groups(output, summary):
             findings.add(read)
         findings.plots()
         ended = time.monotonic() - start
@@ -123,7 +130,7 @@ def handed_over() -> dict[str, float]:
 
 def _groups(pages: int) -> Iterator[Any]:
     """What the driver gets back of so many whole pages."""
-    rows = np.arange(archive.PAGE_ROWS, dtype=np.int32)
+    rows = np.arange(PAGE_ROWS, dtype=np.int32)
     todo = Todo(0, 0, [(f"_segpipe/manifest/{n:06d}", rows) for n in range(pages)])
     stage = runtime.network_stage(Groups(todo, 64).dataset(), Nothing, (), "cpu", 1, light=True)
     return iter(stage.iter_batches(batch_size=None))

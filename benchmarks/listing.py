@@ -25,8 +25,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from common import facts, write
 
-from segpipe.segment import archive
+from segpipe.segment.compact import compact
 from segpipe.segment.inputs import Inputs
+from segpipe.segment.keys import mask_key
+from segpipe.segment.manifest import PAGE_ROWS, Manifest, list_inputs
+from segpipe.segment.parts import commit_part, read_parts
+from segpipe.segment.todo import plan_todo
 from segpipe.storage import Store, open_store
 
 PART_ROWS = 16
@@ -39,17 +43,17 @@ def rss_mib(field: str = "VmRSS") -> float:
     return int(status.partition(f"{field}:")[2].split()[0]) / 1024
 
 
-def commit(output: Store, manifest: archive.Manifest, wanted: int, of: int) -> None:
+def commit(output: Store, manifest: Manifest, wanted: int, of: int) -> None:
     """Parts as a run leaves them, for every `of`th group from `wanted` on."""
     for number in range(len(manifest.pages)):
         inputs = manifest.page(number).to_pylist()
         groups = range(0, len(inputs), PART_ROWS)
         for start in groups[wanted::of]:
-            archive.commit_part(
+            commit_part(
                 output,
                 [
                     {"path": one["path"], "version": one["version"], "status": "ok"}
-                    | {"mask_path": archive.mask_key(one["path"]), "finished": FINISHED}
+                    | {"mask_path": mask_key(one["path"]), "finished": FINISHED}
                     for one in inputs[start : start + PART_ROWS]
                 ],
             )
@@ -65,17 +69,17 @@ def measure(source: str, folder: str) -> None:
         lines.append(f"{step}|{rss_mib('VmHWM') - begun:.0f}|{time.monotonic() - start:.1f}")
 
     start = time.monotonic()
-    manifest = archive.list_inputs(Inputs(open_store(source)))
+    manifest = list_inputs(Inputs(open_store(source)))
     manifest.write(output)
     told("list, write the manifest", start)
     commit(output, manifest, 0, 2)
     start = time.monotonic()
-    todo = archive.plan_todo(manifest, archive.read_parts(output))
-    assert abs(todo.num_rows - manifest.num_inputs / 2) < archive.PAGE_ROWS, todo.num_rows
+    todo = plan_todo(manifest, read_parts(output))
+    assert abs(todo.num_rows - manifest.num_inputs / 2) < PAGE_ROWS, todo.num_rows
     told(f"index {todo.num_done:,} rows of parts, plan what is left", start)
     commit(output, manifest, 1, 2)
     start = time.monotonic()
-    summary = archive.compact(output, manifest)
+    summary = compact(output, manifest)
     assert summary["ok"] == manifest.num_inputs, summary
     told("compact all", start)
     print("\n".join(lines))

@@ -21,7 +21,9 @@ from listing import KEY, rss_mib
 from PIL import Image
 
 from segpipe.data import codecs, synthetic
-from segpipe.segment import archive, report
+from segpipe.segment import report
+from segpipe.segment.compact import Results, Totals
+from segpipe.segment.keys import MASKS, mask_key
 from segpipe.segment.rows import ROW
 from segpipe.storage import open_store
 
@@ -35,7 +37,7 @@ def write_results(folder: str, num_inputs: int) -> dict[str, object]:
     finished = 1.76e9 + np.arange(num_inputs) / RATE
     finished += 1200.0 * (np.arange(num_inputs) > num_inputs // 5)
     finished += 172800.0 * (np.arange(num_inputs) > num_inputs // 2)
-    totals, results = archive.Totals(), archive.Results(open_store(folder))
+    totals, results = Totals(), Results(open_store(folder))
     for start in range(0, num_inputs, CHUNK):
         number = np.arange(start, min(start + CHUNK, num_inputs))
         keys = [KEY.format(n * 32 // num_inputs, n) for n in number]
@@ -43,7 +45,7 @@ def write_results(folder: str, num_inputs: int) -> dict[str, object]:
         reasons = [f"cannot be decoded: fault {n}" for n in rng.integers(30, size=len(number))]
         table = {
             "path": pa.array(keys),
-            "mask_path": pa.array([archive.mask_key(key) for key in keys], mask=~ok),
+            "mask_path": pa.array([mask_key(key) for key in keys], mask=~ok),
             "version": pa.array([f"{n:032x}" for n in number]),
             "status": pa.array(np.where(ok, "ok", "rejected")),
             "error": pa.array(reasons, mask=ok),
@@ -88,7 +90,7 @@ class Output:
         return self.folder.list(prefix)
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        return self.mask if key.startswith(archive.MASKS) else self.folder.get(key)
+        return self.mask if key.startswith(MASKS) else self.folder.get(key)
 
 
 def main() -> None:

@@ -22,12 +22,14 @@ from typing import Any
 from common import ROOT, facts, write
 from usage import Usage, measure
 
-from segpipe.segment import archive
 from segpipe.segment.inputs import Inputs
 from segpipe.storage import open_store
 
 sys.path.insert(0, str(ROOT / "tests"))
 from processes import s3_server
+
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import PARTS, SUMMARY
 
 FOLDER = 1000  # objects that share a prefix
 
@@ -60,7 +62,7 @@ def main() -> None:
         bucket = server.folder
         objects(bucket / "in", count)
         start = time.monotonic()
-        manifest = archive.list_inputs(Inputs(open_store("s3://bucket/in")))
+        manifest = list_inputs(Inputs(open_store("s3://bucket/in")))
         listed = time.monotonic() - start
         assert manifest.num_inputs == count
         lines.append(
@@ -76,9 +78,9 @@ def main() -> None:
         told("whole run: all fetched, all rejected")
         told("the same command again")
         output = open_store("s3://bucket/out")  # not its folder: the server remembers listings
-        for entry in list(output.list(archive.PARTS))[::2]:
+        for entry in list(output.list(PARTS))[::2]:
             output.delete(entry.key)
-        output.delete(archive.SUMMARY)
+        output.delete(SUMMARY)
         told("half of the parts deleted: the rest indexed, half done")
     write("tiny-objects.md", lines)
 

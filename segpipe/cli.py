@@ -15,8 +15,7 @@ from typing import Any
 
 import tyro
 
-from segpipe import __version__
-from segpipe import progress as guard
+from segpipe import __version__, progress
 from segpipe.errors import Skipped, Unfinished, UserError, must_change, os_error_text
 from segpipe.flags import flag, unknown_flag
 from segpipe.storage import folders
@@ -71,7 +70,7 @@ def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
         f"segpipe {verb}: something ended this process (a kill, too little memory, or Ray on this "
         "machine died); run the same command again"
     )
-    with guard.last_word(ended) if verb in WITH_RAY else nullcontext():
+    with progress.last_word(ended) if verb in WITH_RAY else nullcontext():
         code = _run(verb, words)
     sys.exit(code)
 

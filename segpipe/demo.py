@@ -11,11 +11,11 @@ from typing import Any
 import ray.data
 
 from segpipe.cluster import runtime
-from segpipe.cluster.runtime import Progress
 from segpipe.data import synthetic
 from segpipe.errors import UserError
 from segpipe.evaluate.run import EvaluateConfig, evaluate
 from segpipe.flags import check_at_least, check_seed
+from segpipe.progress import Progress
 from segpipe.segment.run import SegmentConfig, segment
 from segpipe.storage import check_places, local_path, open_store
 from segpipe.train.run import TrainConfig, train

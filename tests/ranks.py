@@ -16,9 +16,9 @@ from segpipe import cli
 from segpipe.cluster import runtime
 from segpipe.data import survey
 from segpipe.data.layouts import Example, open_labelled
-from segpipe.segment import archive
-from segpipe.storage import lock as lease
-from segpipe.storage import open_store
+from segpipe.storage import lock, open_store
+from segpipe.storage.files import write_json
+from segpipe.storage.settings import SETTINGS
 from segpipe.train import crop_plan, states
 from segpipe.train.crop_plan import Batch, Cropper
 from segpipe.train.run import SET, TrainConfig, job_of
@@ -40,10 +40,10 @@ def train(data: object, output: object, *flags: object, world_size: int = 1) -> 
     config = cli._parse("train", TrainConfig, words)
     store, labelled = open_store(config.data), open_labelled(open_store(config.data))
     looks = [survey.look(store, one)[0] for one in labelled.training + labelled.test]
-    with lease.hold(open_store(config.output)) as held, tempfile.TemporaryDirectory() as folder:
+    with lock.hold(open_store(config.output)) as held, tempfile.TemporaryDirectory() as folder:
         job = job_of(config, store, labelled, looks, held.claim(), "cpu")
         files = {SET: survey.listing(labelled.entries, looks)}
-        archive.write_json(job.output, archive.SETTINGS, config.settings(store) | files)
+        write_json(job.output, SETTINGS, config.settings(store) | files)
         run = partial(_run, job, labelled.test, f"file://{folder}/meet", world_size)
         with ProcessPoolExecutor(world_size, CONTEXT) as pool:
             list(pool.map(run, range(world_size)))

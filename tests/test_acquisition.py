@@ -12,9 +12,13 @@ from files import SECRETS, dicom, encoded
 from test_stages import apart, rows_of, together
 
 from segpipe.data.decoder import Decoder
-from segpipe.segment import archive, report, stages
+from segpipe.segment import report, stages
+from segpipe.segment.compact import compact
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import REPORT, SUMMARY
 from segpipe.segment.stages import SegmentJob
 from segpipe.storage import open_store
+from segpipe.storage.files import write_json
 
 SAID = {
     "ImageLaterality": "L",
@@ -59,7 +63,7 @@ def _own_decoder():
 @pytest.mark.parametrize("way", [together, apart])
 def test_an_acquisition_becomes_columns_and_a_patient_none(job, way, tmp_path, capfd):
     """Through the decoder's process, the parts, the results, the report and what is printed."""
-    manifest = archive.list_inputs(job.source.list())
+    manifest = list_inputs(job.source.list())
     manifest.write(job.output)
     groups = {"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2, 3]])}
     assert way(job, groups)["ok"] == 3
@@ -72,12 +76,12 @@ def test_an_acquisition_becomes_columns_and_a_patient_none(job, way, tmp_path, c
         "not_a_photograph",
         "DICOM of no photograph: Raw Data Storage",
     )
-    summary = archive.compact(job.output, manifest)
+    summary = compact(job.output, manifest)
     more = {"skipped": {}, "seconds": 1.0, "images_per_second": None}
     more |= {"model": {"model": "segnet-lite", "training_data": "DRIVE"}}
     page = report.archive_report(job.source, job.output, summary | more, overlays=4)
-    job.output.put(archive.REPORT, page)
-    archive.write_json(job.output, archive.SUMMARY, summary)
+    job.output.put(REPORT, page)
+    write_json(job.output, SUMMARY, summary)
     texts = [str(capfd.readouterr())]
     for path in (tmp_path / "out").rglob("*"):
         if path.suffix == ".parquet":

@@ -18,12 +18,16 @@ import pytest
 from PIL import Image
 from verbs import ONE, rows_of, run
 
-from segpipe.segment import archive
 from segpipe.segment import run as segment
+from segpipe.segment.keys import mask_key
+from segpipe.segment.output import MANIFEST, PARTS, read_summary
+from segpipe.segment.parts import commit_part
 from segpipe.segment.run import SegmentConfig
-from segpipe.storage import Store, open_store
-from segpipe.storage import lock as lease
+from segpipe.segment.todo import Todo
+from segpipe.storage import Store, lock, open_store
+from segpipe.storage.files import read_parquet, write_json
 from segpipe.storage.local import LocalStore
+from segpipe.storage.settings import SETTINGS
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -113,7 +117,7 @@ def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_p
 def test_groups_come_to_the_network_one_by_one_handed_over_or_read(few, ray_cluster, monkeypatch):
     monkeypatch.setattr(segment, "FEW_GROUPS", few)
     pages = [("p0", np.arange(0, 20, 2, dtype=np.int32)), ("p1", np.array([7], np.int32))]
-    blocks = segment.Groups(archive.Todo(0, 0, pages), 4).dataset().iter_batches(batch_size=None)
+    blocks = segment.Groups(Todo(0, 0, pages), 4).dataset().iter_batches(batch_size=None)
     found = [(list(b["page"]), [[int(r) for r in rows] for rows in b["rows"]]) for b in blocks]
     assert sorted(found) == [
         (["p0"], [[0, 2, 4, 6]]),
@@ -244,12 +248,12 @@ def write_done(root: str, names: str, probabilities: bool = False) -> list[objec
     rows = []
     for entry in source.list():
         row = {"path": entry.key, "version": entry.version, "bytes": 0, "finished": WHEN}
-        rows.append(row | {"status": "ok", "mask_path": archive.mask_key(entry.key)})
+        rows.append(row | {"status": "ok", "mask_path": mask_key(entry.key)})
         for folder in ("masks", "probabilities") if probabilities else ("masks",):
             output.put(f"{folder}/{entry.key}.png", f"{folder} of {entry.key}".encode())
-    archive.commit_part(output, rows)
+    commit_part(output, rows)
     config = SegmentConfig(source.uri(), output.uri(), flips=1, probabilities=probabilities)
-    archive.write_json(output, archive.SETTINGS, segment._open(config).settings)
+    write_json(output, SETTINGS, segment._open(config).settings)
     return [*words_of(root), *(["--probabilities"] if probabilities else [])]
 
 
@@ -326,7 +330,7 @@ def stop_at(number: int, patched: pytest.MonkeyPatch, seen: list[str]) -> None:
         known: Callable[..., None] = getattr(LocalStore, name)
 
         def write(self, key, *data, known=known, **options):
-            if key != lease.LEASE:
+            if key != lock.LOCK:
                 if len(seen) == number:
                     raise Killed
                 seen.append(key)
@@ -338,8 +342,8 @@ def stop_at(number: int, patched: pytest.MonkeyPatch, seen: list[str]) -> None:
 def test_a_run_stopped_at_any_write_leaves_old_or_new_results_and_ends_at_the_next(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(archive, "RESULT_BYTES", 1)
-    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("segpipe.segment.compact.RESULT_BYTES", 1)
+    monkeypatch.setattr("segpipe.segment.compact.ROW_GROUP_BYTES", 1)
     begun = tmp_path / "begun"
     assert run(*write_done(str(begun), "abcd")) == 0
     old = [f"{name}.png" for name in "abcd"]
@@ -350,7 +354,7 @@ def test_a_run_stopped_at_any_write_leaves_old_or_new_results_and_ends_at_the_ne
         shutil.rmtree(tmp_path / "now", ignore_errors=True)
         shutil.copytree(begun, tmp_path / "now")
         output, words = tmp_path / "now/out", words_of(tmp_path / "now")
-        settings = output / archive.SETTINGS
+        settings = output / SETTINGS
         settings.write_text(settings.read_text().replace(str(begun), str(tmp_path / "now")))
         for name in "ac":
             (tmp_path / "now/in" / f"{name}.png").unlink()
@@ -408,7 +412,7 @@ def test_verify_counts_what_was_deleted(root, capfd):
     told = capfd.readouterr().out.splitlines()[-1]
     assert told.startswith("missing 2 masks, 1 probabilities, ")
     assert "--repair" in told
-    for entry in list(output.list(archive.PARTS)):  # a purge takes them as well
+    for entry in list(output.list(PARTS)):  # a purge takes them as well
         output.delete(entry.key)
     assert missing_in(output.uri(), capfd) == (1, nothing | {"rows": 6})
     assert run("status", "--output", output.uri()) == 0
@@ -417,9 +421,9 @@ def test_verify_counts_what_was_deleted(root, capfd):
 def test_masks_of_vanished_inputs_and_of_rows_alone_are_not_missing(tmp_path, capfd):
     words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
     (tmp_path / "in/a.png").unlink()
-    [entry] = output.list(archive.PARTS)
-    rows = archive.read_parquet(output, entry.key).to_pylist()
-    archive.commit_part(output, [row | {"mask_path": None} for row in rows])  # --format parquet
+    [entry] = output.list(PARTS)
+    rows = read_parquet(output, entry.key).to_pylist()
+    commit_part(output, [row | {"mask_path": None} for row in rows])  # --format parquet
     assert run(*words) == 0
     output.delete("masks/a.png.png")
     output.delete("masks/b.png.png")
@@ -430,17 +434,17 @@ def test_masks_of_vanished_inputs_and_of_rows_alone_are_not_missing(tmp_path, ca
 def test_a_finished_run_writes_a_damaged_marker_of_its_manifest_anew(tmp_path, damage):
     words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
     assert run(*words) == 0
-    whole = output.get(archive.MANIFEST)
+    whole = output.get(MANIFEST)
     for flags in ([], ["--repair"]):
-        output.put(archive.MANIFEST, damage)
+        output.put(MANIFEST, damage)
         assert run(*words, *flags) == 0
-        assert output.get(archive.MANIFEST) == whole
+        assert output.get(MANIFEST) == whole
 
 
 def test_results_that_are_empty_are_missing_and_made_again(tmp_path, capfd):
     words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
     assert run(*words) == 0
-    [key] = archive.read_summary(output)["results"]
+    [key] = read_summary(output)["results"]
     whole = output.get(key)
     output.put(key, b"")
     assert missing_in(output.uri(), capfd) == (1, {"rows": 0, "masks": 0, "results": 1})
@@ -451,7 +455,7 @@ def test_results_that_are_empty_are_missing_and_made_again(tmp_path, capfd):
 def test_verify_counts_the_rows_of_a_damaged_part(tmp_path, capfd):
     words, output = write_done(str(tmp_path), "ab"), open_store(str(tmp_path / "out"))
     assert run(*words) == 0
-    [part] = output.list(archive.PARTS)
+    [part] = output.list(PARTS)
     output.put(part.key, b"PAR1 cut off")
     assert missing_in(output.uri(), capfd) == (1, {"rows": 2, "masks": 0, "results": 0})
 

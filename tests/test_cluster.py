@@ -38,7 +38,7 @@ from ray.scripts.scripts import start as ray_start
 from setuptools.config.pyprojecttoml import read_configuration
 
 import segpipe
-from segpipe.cluster import runtime
+from segpipe.segment.gauges import Gauges
 
 # Every file
 
@@ -309,7 +309,7 @@ def test_the_image_has_what_segpipe_needs(monkeypatch, capsys):
 def exported() -> dict[str, set[str]]:
     """Metrics as Prometheus sees them, with their labels, read from the code that makes them."""
     found = {}
-    for call in ast.walk(ast.parse(inspect.getsource(runtime.Gauges))):
+    for call in ast.walk(ast.parse(inspect.getsource(Gauges))):
         kind = getattr(getattr(call, "func", None), "id", None)
         if kind in ("Counter", "Gauge"):
             tags = [ast.literal_eval(k.value) for k in call.keywords if k.arg == "tag_keys"]

@@ -19,11 +19,15 @@ from verbs import rows_of, run
 
 from segpipe.errors import UserError
 from segpipe.scaling import run as scale
-from segpipe.segment import archive
 from segpipe.segment import run as segment
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import MANIFEST, PARTS
+from segpipe.segment.parts import commit_part, read_parts
 from segpipe.segment.run import SegmentConfig
-from segpipe.storage import lock as lease
-from segpipe.storage import open_store
+from segpipe.segment.todo import plan_todo
+from segpipe.storage import lock, open_store
+from segpipe.storage.files import write_json
+from segpipe.storage.settings import SETTINGS
 from segpipe.train import states
 from segpipe.train.run import TrainConfig
 from segpipe.train.states import State
@@ -31,7 +35,7 @@ from segpipe.train.states import State
 NUM_IMAGES = 3
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HELD_BACK = 4  # all training images of the drawn set
-SETTINGS, MANIFEST, LEASE = archive.SETTINGS, archive.MANIFEST, lease.LEASE
+LOCK = lock.LOCK
 
 
 def foreign_table() -> bytes:
@@ -59,16 +63,16 @@ def finished(tmp_path_factory) -> Path:
         (root / "in" / f"{number}.png").write_bytes(b"no photograph")
     source, output = open_store(str(root / "in")), open_store(str(root / "out"))
     opened = segment._open(SegmentConfig(source.uri(), output.uri()))
-    archive.write_json(output, SETTINGS, opened.settings)
+    write_json(output, SETTINGS, opened.settings)
     entries = list(source.list())
     done = [
         {"path": e.key, "version": e.version, "status": "rejected", "error": "?", "finished": WHEN}
         for e in entries
     ]
-    archive.commit_part(output, done)
-    archive.commit_part(output, done[:2])
+    commit_part(output, done)
+    commit_part(output, done[:2])
     assert segmented(root) == 0
-    archive.write_json(output, LEASE, lease.Lease(output).card | {"beat": 0, "progress": {}})
+    write_json(output, LOCK, lock.Lock(output).card | {"beat": 0, "progress": {}})
     return root
 
 
@@ -80,9 +84,9 @@ def segmented(root: Path) -> int:
 @pytest.fixture
 def place(finished, tmp_path, monkeypatch) -> Path:
     """A copy of it, under its own name for its settings to hold."""
-    monkeypatch.setattr(lease, "SILENCE_S", 0.3)
-    monkeypatch.setattr(lease, "BEAT_S", 0.1)
-    monkeypatch.setattr(lease, "FIRST_BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "SILENCE_S", 0.3)
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    monkeypatch.setattr(lock, "FIRST_BEAT_S", 0.05)
     shutil.copytree(finished / "out", tmp_path / "out", dirs_exist_ok=True)
     shutil.copytree(finished / "in", tmp_path / "in", copy_function=shutil.copy2)
     settings = tmp_path / "out" / SETTINGS
@@ -96,7 +100,7 @@ def files_of(output: Path) -> dict[str, list[Path]]:
     parts = sorted((below / "parts").iterdir(), key=lambda path: pq.read_metadata(path).num_rows)
     return {
         "settings": [below / "settings.json"],
-        "lease": [below / "lease.json"],
+        "lock": [below / "lease.json"],
         "manifest": [below / "manifest.json"],
         "page": sorted((below / "manifest").iterdir()),
         "part": parts[:1],
@@ -110,8 +114,8 @@ def contents(output: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize(
     ("kind", "ended"),
-    [(kind, False) for kind in ("settings", "lease", "manifest", "page", "part")]
-    + [(kind, True) for kind in ("settings", "lease", "manifest", "summary")],
+    [(kind, False) for kind in ("settings", "lock", "manifest", "page", "part")]
+    + [(kind, True) for kind in ("settings", "lock", "manifest", "summary")],
 )
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_segment_and_status_go_on_or_name_the_file(place, kind, damage, ended, capsys):
@@ -166,11 +170,11 @@ def test_verify_names_a_damaged_manifest_and_takes_a_damaged_summary_for_none(
 
 def test_what_a_damaged_part_held_is_to_do_again(place):
     output = open_store(str(place / "out"))
-    manifest = archive.list_inputs(open_store(str(place / "in")).list())
-    for entry in list(output.list(archive.PARTS)):
+    manifest = list_inputs(open_store(str(place / "in")).list())
+    for entry in list(output.list(PARTS)):
         output.put(entry.key, b"cut off")
     dropped: list[str] = []
-    todo = archive.plan_todo(manifest, archive.read_parts(output, dropped.append))
+    todo = plan_todo(manifest, read_parts(output, dropped.append))
     assert len(dropped) == 2
     assert (todo.num_done, todo.num_rows) == (0, NUM_IMAGES)
 
@@ -180,7 +184,7 @@ def trained(labelled, tmp_path) -> Path:
     """The output of a training of two epochs that is finished, with all images held back."""
     output, data = open_store(str(tmp_path / "trained")), open_store(str(labelled))
     config = TrainConfig(data.uri(), output.uri(), validation_images=HELD_BACK)
-    archive.write_json(output, SETTINGS, config.settings(data))
+    write_json(output, SETTINGS, config.settings(data))
     for epoch in (1, 2):
         progress = {"epoch": epoch, "history": [], "best": {"epoch": 0, "loss": 0.0}}
         states.put(output, State({"model.x": np.zeros(9)}, progress))

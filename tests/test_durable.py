@@ -4,6 +4,7 @@ Run: pytest tests/test_durable.py; -m cluster for the one that starts Ray
 """
 
 import errno
+import io
 import os
 import re
 import stat
@@ -18,11 +19,15 @@ import pytest
 from processes import finish, last_words
 
 from segpipe.errors import StoreDown, Unfinished
-from segpipe.segment import archive, stages
+from segpipe.segment import stages
+from segpipe.segment.compact import compact
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import PARTS, SUMMARY
+from segpipe.segment.parts import commit_part, read_parts
 from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import Entry, Store, open_store
-from segpipe.train import history as records
-from segpipe.train import states
+from segpipe.storage.files import write_json
+from segpipe.train import history, states
 from segpipe.train.states import State
 
 MIB = 2**20
@@ -77,7 +82,7 @@ def root(tmp_path: Path) -> Path:
 
 def group(photograph, output: Store, name: str = "a") -> stages.Group:
     """Some photographs on their way to their masks."""
-    data = archive.io.BytesIO()
+    data = io.BytesIO()
     photograph.save(data, "PNG")
     job = stages.SegmentJob(
         output, output, "none", 540.0, 0.5, "sha", "settings", "both", 200.0, probabilities=True
@@ -107,11 +112,11 @@ def test_a_state_survives_before_its_marker_and_results_before_the_summary(root,
     disk = Disk(monkeypatch, root, r"states/.*json|summary")
     output = open_store(str(root))
     for epoch in (1, 2, 3):
-        records.write_history(output, [{"epoch": epoch}])
+        history.write_history(output, [{"epoch": epoch}])
         states.put(output, state(epoch))
-    archive.commit_part(output, [{"path": "a", "version": "1", "status": "ok"}])
-    summary = archive.compact(output, archive.list_inputs([Entry("a", 1, "1")]))
-    archive.write_json(output, archive.SUMMARY, summary)
+    commit_part(output, [{"path": "a", "version": "1", "status": "ok"}])
+    summary = compact(output, list_inputs([Entry("a", 1, "1")]))
+    write_json(output, SUMMARY, summary)
     assert len(disk.committed) == 4
     assert disk.lost() == []
 
@@ -140,7 +145,7 @@ def test_a_file_system_that_cannot_sync_folders_fails_no_run(photograph, root, m
     failing_sync(monkeypatch, number, folders=True)
     output = open_store(str(root))
     group(photograph, output).commit()
-    assert len(archive.read_parts(output).ids) == 3
+    assert len(read_parts(output).ids) == 3
 
 
 @pytest.mark.parametrize("folders", [False, True])
@@ -150,7 +155,7 @@ def test_a_disk_that_fails_to_sync_masks_has_no_part(photograph, root, monkeypat
     failing_sync(monkeypatch, errno.EIO, folders)
     with pytest.raises(StoreDown, match=f"Input/output error: '{root}"):
         started.commit()
-    assert list(output.list(archive.PARTS)) == []
+    assert list(output.list(PARTS)) == []
 
 
 # ---- full disks
@@ -210,7 +215,7 @@ def test_a_group_on_a_full_disk_is_not_done_and_the_one_before_it_stays(photogra
     fill(small_disk)
     with pytest.raises(Unfinished, match=told(small_disk / "masks" / "b")):
         group(photograph, output, "b").commit()
-    assert len(archive.read_parts(output).ids) == 3
+    assert len(read_parts(output).ids) == 3
 
 
 def test_a_state_on_a_full_disk_is_not_there_and_the_one_before_it_counts(small_disk):
@@ -222,12 +227,12 @@ def test_a_state_on_a_full_disk_is_not_there_and_the_one_before_it_counts(small_
 
 
 def listing(output: Store) -> None:
-    archive.list_inputs(Entry(f"{n}", 1, os.urandom(20).hex()) for n in range(20000))
+    list_inputs(Entry(f"{n}", 1, os.urandom(20).hex()) for n in range(20000))
 
 
 def events(output: Store) -> None:
     steps = [{"step": n, "loss": 1.0, "learning_rate": 1.0} for n in range(3)]
-    records.write_epoch(output, {"epoch": 1}, steps)
+    history.write_epoch(output, {"epoch": 1}, steps)
 
 
 @pytest.mark.parametrize("write", [listing, events])
@@ -262,8 +267,8 @@ def test_a_run_whose_disk_is_full_says_so_in_one_line_and_goes_on_when_there_is_
     assert ended.returncode == 1
     assert len(lines) == 1
     assert re.search(told(output), lines[0])
-    done = archive.read_parts(open_store(str(output)))
+    done = read_parts(open_store(str(output)))
     assert 0 < len(done.ids) < 40
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     assert finish(*words).returncode == 0
-    assert set(done.keys) <= set(archive.read_parts(open_store(str(output))).keys)
+    assert set(done.keys) <= set(read_parts(open_store(str(output))).keys)

@@ -27,7 +27,10 @@ from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.flips import over_flips
 from segpipe.segment import stages
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.parts import read_parts
 from segpipe.storage import open_store
+from segpipe.storage.files import read_parquet
 
 EAGER = Trial("off", "fp32", 50.0, 1.0, "")
 HALF = Trial("off", "bf16", 20.0, 0.996, "")
@@ -227,7 +230,7 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, flips)
     rows = {}
     for name in ("apart", "together"):
         source, output = open_store(str(tmp_path)), open_store(str(tmp_path / name))
-        manifest = stages.archive.list_inputs([e for e in source.list() if "/" not in e.key])
+        manifest = list_inputs([e for e in source.list() if "/" not in e.key])
         manifest.write(output)
         batch = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0, 1, 2]])}
         job = stages.SegmentJob(
@@ -251,8 +254,8 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, flips)
             done = stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)(batch)
         assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)
         assert done["seconds"].shape == (1, len(stages.STAGES))
-        [key] = stages.archive.read_parts(output).keys
-        rows[name] = stages.archive.read_parquet(output, key).drop(["finished"]).to_pylist()
+        [key] = read_parts(output).keys
+        rows[name] = read_parquet(output, key).drop(["finished"]).to_pylist()
         assert [row["status"] for row in rows[name]] == ["ok", "ok", "rejected"]
     assert rows["apart"] == rows["together"]
 
@@ -327,7 +330,7 @@ def test_an_engine_that_is_gone_is_replaced_by_the_reference_in_one_line(
 def one_photograph(root: Path, **settings: Any) -> tuple[stages.SegmentJob, dict[str, Any]]:
     """The job of a folder that holds a.png, and its one group."""
     source, output = open_store(str(root)), open_store(str(root / "out"))
-    manifest = stages.archive.list_inputs([e for e in source.list() if "/" not in e.key])
+    manifest = list_inputs([e for e in source.list() if "/" not in e.key])
     manifest.write(output)
     words = source, output, "segnet-lite", 540.0, 0.24, "sha", "settings", "png", 200.0
     group = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0]])}
@@ -354,8 +357,8 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
         photograph.save(tmp_path / name / "a.png")
         job, group = one_photograph(tmp_path / name)
         stages.Segmenter(job, WEIGHTS, asked, "cpu", 1)(group)
-        [key] = stages.archive.read_parts(job.output).keys
-        [row] = stages.archive.read_parquet(job.output, key).to_pylist()
+        [key] = read_parts(job.output).keys
+        [row] = read_parquet(job.output, key).to_pylist()
         assert (row["status"], row["engine"]) == ("ok", "eager fp32")
         masks.append(job.output.get(row["mask_path"]))
     assert masks[0] == masks[1]

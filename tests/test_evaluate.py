@@ -20,12 +20,12 @@ from sklearn import metrics as sk
 from segpipe import plots
 from segpipe.data.datasets import Labelled
 from segpipe.data.layouts import open_labelled
-from segpipe.evaluate import report as evaluation_report
+from segpipe.evaluate import report
 from segpipe.evaluate import run as evaluate
 from segpipe.evaluate.run import LabelledData, Tally, as_json, summarise, unique_name
+from segpipe.evaluate.stages import EvaluateJob, count, load_labelled
 from segpipe.metrics import BINS, Confusion
 from segpipe.models.checkpoint import Card
-from segpipe.segment.stages import EvaluateJob, count, load_labelled
 from segpipe.storage import open_store
 
 CARD = Card("net", 540.0, 0.5, "drawn", ("outside", "vessel", "background"), "0")
@@ -184,7 +184,7 @@ def test_the_table_has_a_row_for_each_set(measured):
     data, _, _, result = measured
     one = evaluate.table_row(data, result)
     none = one | {"name": "a|b", "second_observer_dice": None, "field_iou": None, "auc": math.nan}
-    head, rule, first, second = evaluation_report.table([one, none]).splitlines()
+    head, rule, first, second = report.table([one, none]).splitlines()
     assert head.startswith("| set | images | field of view | AUC | AP | Dice |")
     assert head.count("|") == rule.count("|") == first.count("|")
     cells = [cell.strip() for cell in first.strip("|").split("|")]
@@ -250,10 +250,10 @@ def test_plots_are_drawn_of_whatever_there_is(vessels, names):
 def test_the_photographs_shown_are_the_extremes_and_evenly_between():
     rng = np.random.default_rng(0)
     dice = rng.random(101)
-    shown = evaluation_report.spread(dice, 5)
+    shown = report.spread(dice, 5)
     assert dice[shown].tolist() == np.sort(dice)[::-25].tolist()
-    assert evaluation_report.spread([0.3, math.nan, 0.9], 24) == [2, 0, 1]
-    assert evaluation_report.spread(dice, 0) == []
+    assert report.spread([0.3, math.nan, 0.9], 24) == [2, 0, 1]
+    assert report.spread(dice, 0) == []
 
 
 def test_pictures_are_cut_to_the_field_and_small_enough():
@@ -262,7 +262,7 @@ def test_pictures_are_cut_to_the_field_and_small_enough():
     label = np.where(fov, 2, 0).astype(np.uint8)
     label[100:400, 300:1500] = 1
     image = np.dstack([fov * np.uint8(200)] * 3)
-    pictures = evaluation_report.draw(Labelled(image, label, fov), ~fov | (label == 1))
+    pictures = report.draw(Labelled(image, label, fov), ~fov | (label == 1))
     for picture in pictures:
         assert picture.size == (600, 300)
     assert np.asarray(pictures.image).min() == 200
@@ -352,8 +352,8 @@ def test_hostile_names_are_text(measured):
     name, other = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>'
     photograph = result["images"][0] | {"name": other}
     small = Image.new("RGB", (20, 20))
-    pictures = evaluation_report.Pictures(small, small, small, small)
-    html = evaluation_report.page(name, result, {}, [(photograph, pictures)])
+    pictures = report.Pictures(small, small, small, small)
+    html = report.page(name, result, {}, [(photograph, pictures)])
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.tags}
     assert all(image["src"].startswith("data:image/") for image in page.images())
@@ -367,8 +367,8 @@ def test_of_many_photographs_a_few_are_shown(measured):
     _, _, _, result = measured
     many = result | {"images": result["images"] * 50}
     small = Image.new("RGB", (20, 20))
-    pictures = evaluation_report.Pictures(small, small, small, small)
-    html = evaluation_report.page("x", many, {}, [(result["images"][0], pictures)] * 24)
+    pictures = report.Pictures(small, small, small, small)
+    html = report.page("x", many, {}, [(result["images"][0], pictures)] * 24)
     assert "24 of 100 photographs, evenly over their ranks" in Page(html).text
 
 

@@ -27,8 +27,11 @@ from processes import (
 from proxy import Proxy, random_faults
 from verbs import masks, rows
 
-from segpipe.segment import archive
+from segpipe.segment.output import PARTS, SUMMARY
+from segpipe.segment.parts import read_parts
 from segpipe.storage import Store, open_store
+from segpipe.storage.files import read_json
+from segpipe.storage.settings import SETTINGS
 
 pytestmark = pytest.mark.cluster
 SEGMENT = ["-m", "jobs.segment", "--batch-size", 4, "--max-rejected", 1, "--flips", 1]
@@ -98,7 +101,7 @@ def assert_right(output: Store, undisturbed: dict[str, bytes]) -> None:
     assert masks(output) == undisturbed
     rejected = {row["path"] for row in rows(output) if row["status"] == "rejected"}
     assert rejected == {"cut.jpg", "empty.jpg"}
-    summary = archive.read_json(output, archive.SUMMARY)
+    summary = read_json(output, SUMMARY)
     assert summary
     assert (summary["inputs"], summary["rejected"], summary["open"]) == (NUM_IMAGES, 2, 0)
 
@@ -125,7 +128,7 @@ def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
     with Proxy(s3.endpoint) as proxy:
         env = {"AWS_ENDPOINT_URL": proxy.endpoint}
         with running(*words, "--store-patience", 3, env=env) as job:
-            wait_until(lambda: list(output.list(archive.PARTS)), "part")
+            wait_until(lambda: list(output.list(PARTS)), "part")
             proxy.fault = lambda *_: "503"
             assert job.wait() == 1
             told = job.told()
@@ -133,9 +136,9 @@ def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
         assert last == told.splitlines()[-1]
         assert "run the same command again" in last
         assert "SlowDown" in last
-        assert archive.read_json(output, archive.SUMMARY) is None
+        assert read_json(output, SUMMARY) is None
         proxy.fault = None
-        done = len(archive.read_parts(output).ids)
+        done = len(read_parts(output).ids)
         assert 0 < done < NUM_IMAGES
         ended = finish(*words, env=env)
         assert ended.returncode == 0, ended.stderr
@@ -156,7 +159,7 @@ def test_one_sick_object_stays_open_while_the_others_are_done(
         assert ended.returncode == 1
         assert "1 still open, run the same command again" in ended.stdout
         assert len(masks(output)) == len(undisturbed) - 1
-        summary = archive.read_json(output, archive.SUMMARY)
+        summary = read_json(output, SUMMARY)
         assert summary
         assert (summary["inputs"], summary["open"]) == (NUM_IMAGES - 1, 1)
         proxy.fault = None
@@ -249,7 +252,7 @@ def test_a_cluster_whose_nodes_never_heard_of_the_endpoint_uses_the_drivers_and_
     hidden = {os.environ["AWS_SECRET_ACCESS_KEY"], secret["RAY_AUTH_TOKEN"]}
     with ray_nodes([1, 1, 1], secret | {"AWS_ENDPOINT_URL": ""}) as cluster:
         with running(*words, env=secret | {"RAY_ADDRESS": cluster.address}) as job:
-            wait_until(lambda: list(output.list(archive.PARTS)) or not job.runs(), "part")
+            wait_until(lambda: list(output.list(PARTS)) or not job.runs(), "part")
             words_of_all = arguments()
             tables = finish("-c", TABLES, cluster.address, env=secret).stdout.encode()
             assert job.wait() == 0, job.told()
@@ -261,6 +264,6 @@ def test_a_cluster_whose_nodes_never_heard_of_the_endpoint_uses_the_drivers_and_
     assert b"entrypoint" in tables.lower()
     for place in (words_of_all, logs, written, [told], [tables]):
         assert not [text for text in place for word in hidden if word.encode() in text]
-    settings = archive.read_json(output, archive.SETTINGS)
+    settings = read_json(output, SETTINGS)
     assert settings
     assert s3.endpoint not in json.dumps(settings)

@@ -17,8 +17,12 @@ from verbs import rows
 
 from segpipe.errors import ChangedObject, RejectedImage, UserError
 from segpipe.scaling import measurement
-from segpipe.segment import archive, spool
+from segpipe.segment import spool
+from segpipe.segment.compact import compact, count_missing_results, result_groups
 from segpipe.segment.inputs import Inputs, open_source
+from segpipe.segment.keys import mask_key
+from segpipe.segment.manifest import list_inputs, written_ids
+from segpipe.segment.parts import commit_part
 from segpipe.segment.stages import _fetch
 from segpipe.storage import Entry, Store, is_timed, open_store
 from segpipe.storage import s3 as s3_module
@@ -125,7 +129,7 @@ def test_inputs_come_in_order_of_keys_whatever_the_listings(any_order):
     assert [e.key for e in any_order.list()] != [e.key for e in any_order.list()]  # it shuffles
     inputs = Inputs(any_order)
     assert [entry.key for entry in inputs] == sorted(names)
-    first, second = archive.list_inputs(inputs), archive.list_inputs(inputs)
+    first, second = list_inputs(inputs), list_inputs(inputs)
     assert (first.digest, first.num_inputs) == (second.digest, len(names))
 
 
@@ -140,21 +144,21 @@ def test_a_key_that_is_listed_twice_is_one_input_and_told(s3, proxy, tmp_path):
 
 
 def test_parts_results_states_and_pages_are_found_in_any_order(any_order, monkeypatch):
-    monkeypatch.setattr(archive, "PAGE_ROWS", 2)
-    monkeypatch.setattr(archive, "RESULT_BYTES", 1)
-    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("segpipe.segment.manifest.PAGE_ROWS", 2)
+    monkeypatch.setattr("segpipe.segment.compact.RESULT_BYTES", 1)
+    monkeypatch.setattr("segpipe.segment.compact.ROW_GROUP_BYTES", 1)
     listed = [Entry(f"{n:02d}.jpg", 1, "v") for n in range(14)]
-    manifest = archive.list_inputs(listed)
+    manifest = list_inputs(listed)
     manifest.write(any_order)
     for n, one in enumerate(listed):
         row = {"path": one.key, "version": "v", "status": "ok", "finished": float(n)}
-        archive.commit_part(any_order, [row])
-    assert archive.written_ids(any_order).tolist() == manifest.ids().tolist()
-    summaries = [archive.compact(any_order, manifest) for _ in range(2)]
+        commit_part(any_order, [row])
+    assert written_ids(any_order).tolist() == manifest.ids().tolist()
+    summaries = [compact(any_order, manifest) for _ in range(2)]
     assert summaries[0] == summaries[1]
     assert len(summaries[0]["results"]) == 14
-    assert archive.count_missing_results(any_order, summaries[0]) == 0
-    tables = [read(["path"])["path"].to_pylist() for read in archive.result_groups(any_order, {})]
+    assert count_missing_results(any_order, summaries[0]) == 0
+    tables = [read(["path"])["path"].to_pylist() for read in result_groups(any_order, {})]
     assert [path for table in tables for path in table] == [one.key for one in listed]
     for epoch in range(1, 9):
         states.put(any_order, states.State({}, {"epoch": epoch}))
@@ -280,7 +284,7 @@ def test_keys_that_differ_in_a_slash_are_inputs_with_masks_of_their_own(folding)
     entries = list(Inputs(store))
     assert [entry.key for entry in entries] == ["/y.jpg", "a//x.jpg", "a/x.jpg", "y.jpg"]
     assert [_fetch(store, entry) for entry in entries] == [e.key.encode() for e in entries]
-    masks = {archive.mask_key(entry.key) for entry in entries}
+    masks = {mask_key(entry.key) for entry in entries}
     assert len(masks) == 4
     assert not any("//" in mask for mask in masks)
 

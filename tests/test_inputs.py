@@ -13,9 +13,11 @@ from processes import running, wait_until
 from proxy import Proxy
 
 from segpipe.errors import UserError
-from segpipe.segment import archive, inputs, lists
-from segpipe.segment.inputs import Inputs, filed_as, inside, open_source
+from segpipe.segment import inputs, lists
+from segpipe.segment.inputs import Inputs, filed_as, open_source
+from segpipe.segment.keys import mask_key
 from segpipe.storage import open_store
+from segpipe.storage.places import inside
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_a_name_that_is_not_utf8_is_read_under_an_escaped_one(source, tmp_path):
         file.write(b"content")
     assert keys(Inputs(source))[-1] == "z\\xff.jpg"
     assert source.get("z\\xff.jpg") == b"content"
-    assert archive.mask_key("z\\xff.jpg").isprintable()
+    assert mask_key("z\\xff.jpg").isprintable()
 
 
 # ---- lists
@@ -99,7 +101,7 @@ def test_a_list_names_local_files_absolute_or_from_its_own_place(source, tmp_pat
     assert listed.get(absolute, entries[0].version) == b"a.jpg"
     with pytest.raises(FileNotFoundError):
         listed.get(entries[2].key, entries[2].version)
-    assert archive.mask_key(filed_as(listed, absolute)) == f"masks{absolute}.png"
+    assert mask_key(filed_as(listed, absolute)) == f"masks{absolute}.png"
 
 
 def test_a_list_of_s3_uris_goes_by_bucket_and_key(s3, tmp_path):
@@ -170,7 +172,7 @@ def test_a_single_file_is_an_input_whatever_its_suffix(s3, tmp_path, place, name
     assert entry == store.head(name)
     assert found.get(entry.key, entry.version) == b"bytes"
     assert found.uri() == found.uri(name) == store.uri(name)
-    assert archive.mask_key(filed_as(found, entry.key)) == archive.mask_key(name)
+    assert mask_key(filed_as(found, entry.key)) == mask_key(name)
     assert inside(found, open_store(f"{root}/out")) is None
     store.delete(name)
     assert list(found.list()) == []

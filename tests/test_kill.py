@@ -38,9 +38,8 @@ from processes import (
 from proxy import Proxy
 
 from segpipe.models import checkpoint
-from segpipe.segment import archive
-from segpipe.storage import lock as lease
-from segpipe.storage import open_store
+from segpipe.storage import lock, open_store
+from segpipe.storage.files import read_parquet
 from segpipe.train import states
 
 pytestmark = pytest.mark.cluster
@@ -110,15 +109,15 @@ def test_a_training_whose_lock_another_run_takes_stops_and_the_old_model_stays(
     old = output.get("model.safetensors")
     with running(*train, 1000) as job:
         wait_until(lambda: states.finished_epochs(output) > 3, "epoch")
-        card = lease.read_holder(output) | {"owner": "another", "host": "far", "place": "elsewhere"}
-        output.put(lease.LEASE, json.dumps(card).encode())
+        card = lock.read_holder(output) | {"owner": "another", "host": "far", "place": "elsewhere"}
+        output.put(lock.LOCK, json.dumps(card).encode())
         assert job.wait() == 1
         lines = last_words(job.told())
     assert len(lines) == 1
     assert re.search(r"segpipe train: .*another run has taken over|has taken over, this", lines[0])
-    assert lease.read_holder(output) == card
+    assert lock.read_holder(output) == card
     assert output.get("model.safetensors") == old
-    output.delete(lease.LEASE)
+    output.delete(lock.LOCK)
     done = states.finished_epochs(output)
     assert finish(*train, done).returncode == 0
     epochs = f"{done} epochs of"
@@ -336,7 +335,7 @@ def test_what_was_done_before_a_kill_is_not_downloaded_again(s3, photographs, tm
         done = {
             row["path"]
             for entry in output.list("_segpipe/parts/")
-            for row in archive.read_parquet(output, entry.key).to_pylist()
+            for row in read_parquet(output, entry.key).to_pylist()
         }
         proxy.requests.clear()
         ended = finish(*words, env=env)
@@ -435,7 +434,7 @@ def test_status_tells_a_running_a_stopped_and_a_finished_run(photographs, tmp_pa
         return json.loads(told.stdout)
 
     with running(*words) as job:
-        wait_until(lambda: (tmp_path / "_segpipe" / "lease.json").exists(), "lease")
+        wait_until(lambda: (tmp_path / "_segpipe" / "lease.json").exists(), "lock")
         wait_until(lambda: state()["done"] > 0, "progress")
         now = state()
         assert (now["state"], now["inputs"]) == ("running", NUM_INPUTS)

@@ -12,9 +12,10 @@ import pytest
 from processes import wait_until
 from verbs import run
 
-from segpipe.segment import archive, inputs, status
-from segpipe.storage import Entry, open_store
-from segpipe.storage import lock as lease
+from segpipe.segment import inputs, status
+from segpipe.segment.output import MANIFEST, SUMMARY
+from segpipe.storage import Entry, lock, open_store
+from segpipe.storage.files import read_json, write_json
 from segpipe.storage.local import LocalStore
 
 
@@ -40,17 +41,17 @@ def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
 ):
     output = open_store(str(tmp_path / "out"))
     monkeypatch.setattr(inputs, "LISTED", 1)
-    monkeypatch.setattr(lease, "BEAT_S", 0.02)
-    monkeypatch.setattr(lease, "FIRST_BEAT_S", 0.02)
+    monkeypatch.setattr(lock, "BEAT_S", 0.02)
+    monkeypatch.setattr(lock, "FIRST_BEAT_S", 0.02)
     found: list[dict] = []
 
     def look() -> None:
-        held = archive.read_json(output, lease.LEASE)
+        held = read_json(output, lock.LOCK)
         assert held is not None
         if not found:
 
             def told() -> bool:
-                beat = archive.read_json(output, lease.LEASE)
+                beat = read_json(output, lock.LOCK)
                 return beat is not None and beat["progress"] == {"listing": 1}
 
             wait_until(told, "heartbeat of the listing")
@@ -67,21 +68,21 @@ def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
     [state] = found
     assert (state["state"], state["listed"], state["inputs"]) == ("listing", 1, None)
     assert set(status.COUNTS) < set(state)
-    assert archive.read_json(output, lease.LEASE) is None
+    assert read_json(output, lock.LOCK) is None
 
 
 def test_a_listing_goes_before_the_summary_of_an_earlier_run(tmp_path):
     output = open_store(str(tmp_path / "out"))
-    archive.write_json(output, archive.MANIFEST, {"inputs": 5, "digest": "x"})
+    write_json(output, MANIFEST, {"inputs": 5, "digest": "x"})
     totals = {"inputs": 5, "ok": 5, "rejected": 0, "open": 0, "images_per_second": 1.0}
-    archive.write_json(output, archive.SUMMARY, totals | {"inputs_digest": "x"})
+    write_json(output, SUMMARY, totals | {"inputs_digest": "x"})
     assert status.state_of(output)["state"] == "finished"
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         held.progress = {"listing": 7}
-        output.put(lease.LEASE, held.data())
+        output.put(lock.LOCK, held.data())
         assert status.state_of(output)["listed"] == 7
         held.progress = {"ok": 5, "rejected": 0, "open": 3, "images_per_second": None}
-        output.put(lease.LEASE, held.data())
+        output.put(lock.LOCK, held.data())
         running = status.state_of(output)
         assert (running["state"], running["inputs"], running["done"]) == ("running", 8, 5)
 
@@ -112,11 +113,11 @@ def test_an_output_that_cannot_be_written_or_is_locked_is_told_before_the_listin
     assert run("segment", "--input", photographs, "--output", tmp_path / "file/out") == 2
     assert "cannot write" in capfd.readouterr().err
     output, ended = open_store(str(tmp_path / "out")), threading.Event()
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
 
         def beat() -> None:
             while not ended.wait(0.02):
-                output.put(lease.LEASE, held.data())
+                output.put(lock.LOCK, held.data())
 
         thread = threading.Thread(target=beat)
         thread.start()
@@ -137,7 +138,7 @@ def test_a_scheduled_run_skips_an_output_that_another_one_holds(
     at_listing(look)
     words = ["segment", "--input", photographs, "--output", tmp_path / "out"]
     words += ["--if-locked", "skip"]
-    with lease.hold(open_store(str(tmp_path / "out"))):
+    with lock.hold(open_store(str(tmp_path / "out"))):
         assert run(*words) == 0
     told = capfd.readouterr()
     assert told.err == ""

@@ -13,11 +13,15 @@ import pytest
 from verbs import ONE, rows_of, run
 
 from segpipe.errors import RejectedImage, UserError
-from segpipe.segment import archive
+from segpipe.segment.compact import compact
 from segpipe.segment.inputs import Inputs, open_source
 from segpipe.segment.lists import ListedFiles
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import PARTS
+from segpipe.segment.rows import ROW
 from segpipe.segment.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store
+from segpipe.storage.files import read_parquet, write_parquet
 
 
 @pytest.fixture
@@ -127,20 +131,20 @@ def test_ids_go_into_the_rows_of_parts_that_had_none_and_of_another_list(
     tmp_path, monkeypatch, at_once
 ):
     """Of the list at hand: parts are of any release and any list before."""
-    monkeypatch.setattr(archive, "ROW_GROUP_BYTES", at_once)
+    monkeypatch.setattr("segpipe.segment.compact.ROW_GROUP_BYTES", at_once)
     output = open_store(str(tmp_path / "out"))
-    old = pa.schema([field for field in archive.ROW if field.name != "id"])
+    old = pa.schema([field for field in ROW if field.name != "id"])
     done = [{"path": name, "version": "v", "status": "ok"} for name in "abc"]
     part = pa.Table.from_pylist(done, schema=old)
-    archive.write_parquet(output, f"{archive.PARTS}{0:032x}.parquet", part)
+    write_parquet(output, f"{PARTS}{0:032x}.parquet", part)
     digests = []
     for ids in ([None, None, None], ["1", None, "3"], ["4", "5", "6"]):
         listed = [Entry(n, 1, "v", one) for n, one in zip("abc", ids, strict=True)]
-        manifest = archive.list_inputs([*listed[:1], Entry("open", 1, "v", "x"), *listed[1:]])
+        manifest = list_inputs([*listed[:1], Entry("open", 1, "v", "x"), *listed[1:]])
         digests.append(manifest.digest)
-        summary = archive.compact(output, manifest)
-        table = archive.read_parquet(output, summary["results"][0])
-        assert table.schema.names == archive.ROW.names
+        summary = compact(output, manifest)
+        table = read_parquet(output, summary["results"][0])
+        assert table.schema.names == ROW.names
         assert table["id"].to_pylist() == ids
         assert table["path"].to_pylist() == list("abc")
     assert len(set(digests)) == 3  # else a finished run would keep the ids that it has

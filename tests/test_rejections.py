@@ -15,8 +15,11 @@ from PIL import Image
 
 from segpipe.data.fov import find_fov
 from segpipe.errors import Fault, RejectedImage
-from segpipe.segment import archive, report
-from segpipe.storage import open_store
+from segpipe.segment import report
+from segpipe.segment.compact import compact
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.parts import commit_part
+from segpipe.storage import Entry, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,9 +83,9 @@ def test_summary_and_report_count_by_code_and_rows_of_0_1_0_by_their_sentence(tm
     rows += [rejected(f"old-{n}", "empty file", None) for n in range(3)]
     rows += [{"path": "fine", "version": "1", "status": "ok", "height": 50, "width": 60}]
     output = open_store(str(tmp_path / "out"))
-    archive.commit_part(output, rows)
-    entries = [archive.Entry(row["path"], 1, row["version"]) for row in rows]
-    summary = archive.compact(output, archive.list_inputs(sorted(entries, key=lambda e: e.key)))
+    commit_part(output, rows)
+    entries = [Entry(row["path"], 1, row["version"]) for row in rows]
+    summary = compact(output, list_inputs(sorted(entries, key=lambda e: e.key)))
     assert summary["rejected_by_code"] == {"no_field": 50, "unknown": 3}
     more = {"skipped": {}, "seconds": 1.0, "images_per_second": None}
     model = {"model": {"model": "segnet-lite", "training_data": "DRIVE"}}

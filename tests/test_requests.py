@@ -21,10 +21,12 @@ from proxy import Proxy
 from verbs import masks, rows
 
 from segpipe.data import synthetic
-from segpipe.segment import archive
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import SUMMARY
+from segpipe.segment.parts import read_parts
 from segpipe.segment.rows import ROW
-from segpipe.storage import Store, open_store
-from segpipe.storage import lock as lease
+from segpipe.storage import Store, lock, open_store
+from segpipe.storage.files import read_json, write_parquet
 from segpipe.storage.s3 import PROBE
 
 pytestmark = pytest.mark.cluster
@@ -99,14 +101,14 @@ def copy(template: Store, output: Store) -> None:
 
 
 def group_of(source: Store, output: Store, rows: str) -> tuple[str, ...]:
-    page = archive.list_inputs(source.list()).key(0)
+    page = list_inputs(source.list()).key(0)
     return ("group", source.uri(), output.uri(), page, rows)
 
 
 def prepared(s3, source: Store, name: str, forker: Forker, groups: list[str]) -> Store:
     """An output with a manifest, and with these groups committed."""
     output = open_store(f"{s3.uri}/{name}")
-    archive.list_inputs(source.list()).write(output)
+    list_inputs(source.list()).write(output)
     with Proxy(s3.endpoint) as proxy:
         for group in groups:
             assert forker.run(proxy, None, *group_of(source, output, group)) == 0
@@ -125,14 +127,14 @@ def test_a_commit_killed_after_any_of_its_requests_is_whole_or_not_there(s3, sou
                 break
             assert code == -signal.SIGKILL
             killed += 1
-            parts = archive.read_parts(output)
+            parts = read_parts(output)
             assert len(parts.ids) in (0, NUM_IMAGES)
             if len(parts.ids):
                 assert masks(output) == masks(whole)
             assert all(data.endswith(b"IEND\xaeB`\x82") for data in masks(output).values())
             assert forker.run(proxy, None, *words) == 0
         assert masks(output) == masks(whole)
-        assert len(archive.read_parts(output).ids) == NUM_IMAGES
+        assert len(read_parts(output).ids) == NUM_IMAGES
     assert killed >= NUM_IMAGES + 1 + NUM_IMAGES  # page and photographs read, masks and part put
 
 
@@ -146,7 +148,7 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
     """
     template = prepared(s3, source, f"end-{every}", forker, ["0,1", "2"])
     old = pa.Table.from_pylist([{"path": "old"}], schema=ROW)
-    archive.write_parquet(template, "results/part-00000.parquet", old)
+    write_parquet(template, "results/part-00000.parquet", old)
     undisturbed = open_store(f"{s3.uri}/end-{every}-undisturbed")
     copy(template, undisturbed)
     with Proxy(s3.endpoint) as proxy:
@@ -155,7 +157,7 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
         assert forker.run(proxy, None, *segment(source, undisturbed)) == 0  # a finished run again
         written = {path for method, path, _ in proxy.requests if method in ("PUT", "DELETE")}
         names = {path.partition("?")[0].rpartition("-undisturbed/")[2] for path in written}
-        assert names <= {lease.LEASE, PROBE}
+        assert names <= {lock.LOCK, PROBE}
         listings = [path for _, path, _ in proxy.requests if "list-type=2" in path]
         assert len([path for path in listings if "max-keys" not in path]) == 2  # input, results
     killed = 0
@@ -169,12 +171,12 @@ def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_comma
             assert code == -signal.SIGKILL
             killed += 1
             assert rows(output)
-            if archive.read_json(output, archive.SUMMARY):
+            if read_json(output, SUMMARY):
                 assert timeless(output) == timeless(undisturbed)  # what has a summary is whole
             assert forker.run(proxy, None, *segment(source, output)) == 0
         assert timeless(output) == timeless(undisturbed)
         assert masks(output) == masks(undisturbed)
-        summary = archive.read_json(output, archive.SUMMARY)
+        summary = read_json(output, SUMMARY)
         assert summary
         assert (summary["inputs"], summary["rejected"], summary["open"]) == (NUM_IMAGES, 1, 0)
     assert killed > 20 // every

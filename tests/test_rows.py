@@ -20,9 +20,14 @@ from PIL import Image
 
 from segpipe.data import codecs
 from segpipe.errors import UserError
-from segpipe.segment import archive, rows
+from segpipe.segment import rows
+from segpipe.segment.compact import compact, delete_old_results, result_groups
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.output import PARTS, SUMMARY
+from segpipe.segment.parts import commit_part
 from segpipe.segment.rows import COLUMNS, ROW
 from segpipe.storage import Entry, Store, open_store
+from segpipe.storage.files import read_parquet, write_json, write_parquet
 
 PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
 UNTIL_V2 = [  # as 0.1.0 wrote them, with those columns that these tests look at
@@ -61,14 +66,14 @@ def rejected(path: str) -> dict[str, Any]:
 
 def finish(output: Store, *names: str) -> list[str]:
     """The end of a run over these inputs, which are done -> the keys of the results."""
-    summary = archive.compact(output, archive.list_inputs(Entry(n, 1, "1") for n in names))
-    archive.delete_old_results(output, summary["results"])
-    archive.write_json(output, archive.SUMMARY, summary)
+    summary = compact(output, list_inputs(Entry(n, 1, "1") for n in names))
+    delete_old_results(output, summary["results"])
+    write_json(output, SUMMARY, summary)
     return summary["results"]
 
 
 def write_part(output: Store, table: pa.Table, number: int = 0) -> None:
-    archive.write_parquet(output, f"{archive.PARTS}{number:032x}.parquet", table)
+    write_parquet(output, f"{PARTS}{number:032x}.parquet", table)
 
 
 @pytest.fixture
@@ -120,7 +125,7 @@ def test_rows_of_0_1_0_come_out_in_the_types_of_today(output):
     old = row("a", mask_path="masks/a.png", mask_png=mask, vessel_density=0.125, finished=WHEN_S)
     table = pa.Table.from_pylist([old, old | {"path": "b", "finished": None}], pa.schema(UNTIL_V2))
     write_part(output, table)
-    archive.commit_part(output, [row("c")])
+    commit_part(output, [row("c")])
     [key] = finish(output, "a", "b", "c")
     found = pq.read_table(io.BytesIO(output.get(key)))
     assert found.schema.equals(ROW, check_metadata=True)
@@ -137,7 +142,7 @@ def test_unsigned_integers_of_a_part_become_signed_ones(output):
     unsigned = pa.schema([*fields, ("height", pa.uint16()), ("bytes", pa.uint64())])
     write_part(output, pa.Table.from_pylist([row("a", height=65535)], schema=unsigned))
     [key] = finish(output, "a")
-    found = archive.read_parquet(output, key)
+    found = read_parquet(output, key)
     assert found.schema == ROW
     assert [(one["height"], one["bytes"]) for one in found.to_pylist()] == [(65535, 3_000_000_000)]
 
@@ -147,17 +152,17 @@ def test_of_an_old_and_a_new_rejection_the_newer_counts(output, old_is_newer):
     why = {"status": "rejected", "error": "old"}
     old = row("a", finished=WHEN_S + (1 if old_is_newer else -1)) | why
     write_part(output, pa.Table.from_pylist([old], schema=pa.schema(UNTIL_V2)))
-    archive.commit_part(output, [row("a") | why | {"error": "new"}, row("b")])
+    commit_part(output, [row("a") | why | {"error": "new"}, row("b")])
     [key] = finish(output, "a", "b")
-    told = archive.read_parquet(output, key)["error"].to_pylist()
+    told = read_parquet(output, key)["error"].to_pylist()
     assert told == ["old" if old_is_newer else "new", None]
 
 
 def test_results_of_0_1_0_are_read_in_the_types_of_today(output):
     """As for the report of a run that ended."""
     old = pa.Table.from_pylist([row("a", finished=WHEN_S)], schema=pa.schema(UNTIL_V2))
-    archive.write_parquet(output, "results/part-00000.parquet", old)
-    [read] = archive.result_groups(output, {})
+    write_parquet(output, "results/part-00000.parquet", old)
+    [read] = result_groups(output, {})
     table = read(["path", "finished", "engine"])
     assert table.to_pylist() == [{"path": "a", "finished": WHEN, "engine": None}]
     assert rows.posix_seconds(table["finished"]) == pytest.approx([WHEN_S], abs=1e-6)
@@ -247,12 +252,12 @@ def reader(request, tmp_path, monkeypatch) -> str:
 def test_the_lines_of_the_page_show_all_rows_also_after_a_run_that_adds_some(reader, output):
     to_arrow = READERS[reader][1]
     first, second = [with_mask("a.jpg"), rejected("b.jpg")], [with_mask("c.jpg")]
-    archive.commit_part(output, first)
+    commit_part(output, first)
     finish(output, "a.jpg", "b.jpg")
     before: dict[str, Any] = {}
     exec(lines(reader), before)
     assert_rows(to_arrow(before["rows"]), first)
-    archive.commit_part(output, second)
+    commit_part(output, second)
     finish(output, "a.jpg", "b.jpg", "c.jpg")
     if reader in OF_FILES:
         with pytest.raises(FileNotFoundError):

@@ -17,12 +17,14 @@ from processes import wait_until
 
 from segpipe.cluster import runtime
 from segpipe.errors import StoreDown, UserError
+from segpipe.progress import Progress, SteadyRate, time_left
+from segpipe.segment.gauges import Gauges
 from segpipe.segment.stopwatch import STAGES, StageTimes
 
 
 def test_the_steady_rate_leaves_the_first_group_out():
     """Two at once start the clock; four more in the next two seconds are two a second."""
-    rate = runtime.SteadyRate()
+    rate = SteadyRate()
     assert rate.value is None
     rate.add(10.0, 2)
     assert rate.value is None
@@ -32,8 +34,8 @@ def test_the_steady_rate_leaves_the_first_group_out():
 
 
 def test_time_left_is_told_in_hours_minutes_and_seconds():
-    assert runtime.time_left(10, 110, 0.01) == "2:46:40 left"
-    assert runtime.time_left(0, 10, None) == "time left unknown"
+    assert time_left(10, 110, 0.01) == "2:46:40 left"
+    assert time_left(0, 10, None) == "time left unknown"
 
 
 CPU_NODE, GPU_NODE = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 8.0}
@@ -183,7 +185,7 @@ def shown(monkeypatch, capsys, terminal: bool) -> str:
     """What a minute of progress, told every second, writes."""
     clock = Clock(monkeypatch)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    progress = runtime.Progress("segment")
+    progress = Progress("segment")
     for number in range(61):
         progress.show(f"{number}/61")
         clock.now += 1
@@ -242,7 +244,7 @@ def metrics() -> dict[str, float]:
 
 def test_prometheus_sees_counts_stages_and_the_rate(ray_cluster):
     """Counters add up over groups; the names are those of docs/results.md."""
-    before, gauges = metrics(), runtime.Gauges()
+    before, gauges = metrics(), Gauges()
     seconds = np.arange(len(STAGES), dtype=float)
     for _ in range(2):
         gauges.add({"ok": 3, "rejected": 1, "open": 0}, seconds)

@@ -16,9 +16,14 @@ from segpipe.data.synthetic import write_labelled
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
 from segpipe.measure import vessels as measure
 from segpipe.models.engine import REFERENCE
-from segpipe.segment import archive, stages
+from segpipe.segment import stages
+from segpipe.segment.keys import MASKS, PROBABILITIES
+from segpipe.segment.manifest import list_inputs
+from segpipe.segment.parts import read_parts
 from segpipe.segment.stages import SegmentJob
+from segpipe.segment.todo import plan_todo
 from segpipe.storage import Store, open_store
+from segpipe.storage.files import read_parquet
 
 NAMES = ["a.png", "b.png", "c.png"]
 
@@ -82,7 +87,7 @@ def score(canvas: np.ndarray, fov: np.ndarray) -> np.ndarray:
 
 def segmented(job: SegmentJob, way: Callable = together) -> stages.Batch:
     """One group of all inputs, committed."""
-    manifest = archive.list_inputs(job.source.list())
+    manifest = list_inputs(job.source.list())
     manifest.write(job.output)
     return way(job, {"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])})
 
@@ -145,20 +150,20 @@ def test_an_error_after_decoding_rejects_its_photograph_and_the_others_are_done(
     told = capfd.readouterr().err
     assert "b.png" in told
     assert "Traceback (most recent call last):\n" in told
-    for kind in (archive.MASKS, archive.PROBABILITIES):
+    for kind in (MASKS, PROBABILITIES):
         files = {entry.key for entry in job.output.list(kind)}
         assert files == {f"{kind}a.png.png", f"{kind}c.png.png"}
-    manifest = archive.list_inputs(job.source.list())
-    parts = archive.read_parts(job.output)
-    assert archive.plan_todo(manifest, parts).num_rows == 0
-    assert archive.plan_todo(manifest, parts, retry_rejected=True).num_rows == 1
+    manifest = list_inputs(job.source.list())
+    parts = read_parts(job.output)
+    assert plan_todo(manifest, parts).num_rows == 0
+    assert plan_todo(manifest, parts, retry_rejected=True).num_rows == 1
     assert segmented(job, way)["ok"] == 3
 
 
 def rows_of(job: SegmentJob) -> list[dict]:
     rows = []
-    for key in archive.read_parts(job.output).keys:
-        rows += archive.read_parquet(job.output, key).to_pylist()
+    for key in read_parts(job.output).keys:
+        rows += read_parquet(job.output, key).to_pylist()
     return rows
 
 
@@ -180,7 +185,7 @@ def greens(job, folder) -> list[float]:
     (folder / "b.png").write_bytes(
         codecs.encode_grey(codecs.decode_image((folder / "a.png").read_bytes())[::-1, :, 1] // 2)
     )
-    manifest = archive.list_inputs(job.source.list())
+    manifest = list_inputs(job.source.list())
     manifest.write(job.output)
     rows = stages.load({"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])}, job)
     return [float(canvas[..., 1].mean()) for canvas in rows["canvas"]]
@@ -217,7 +222,7 @@ def test_what_the_user_must_change_about_the_output_is_told_so(job, monkeypatch,
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(archive, "commit_part", fails)
+    monkeypatch.setattr("segpipe.segment.parts.commit_part", fails)
     with pytest.raises(UserError, match=r"x: .*check the path and who may use it"):
         segmented(job)
 
@@ -270,7 +275,7 @@ def test_an_output_that_cannot_be_written_rejects_nothing(job, monkeypatch):
     usual = type(job.output).put
 
     def put(self: Store, key: str, data: bytes, durable: bool = True) -> None:
-        if key.startswith(archive.MASKS):
+        if key.startswith(MASKS):
             raise OSError(28, "No space left on device", key)
         usual(self, key, data, durable)
 

@@ -24,9 +24,9 @@ from processes import Bucket, Job, kill_tree, s3_server, wait_until
 from verbs import commands_of, masks, rows, run
 
 from segpipe.cluster import startup
-from segpipe.segment import archive
-from segpipe.storage import Entry, Store, open_store
-from segpipe.storage import lock as lease
+from segpipe.segment.output import PARTS, SUMMARY
+from segpipe.storage import Entry, Store, lock, open_store
+from segpipe.storage.files import read_json, read_parquet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,21 +157,21 @@ class Archive:
         return open_store(self.output)
 
     def parts(self) -> list[Entry]:
-        return list(self.store().list(archive.PARTS))
+        return list(self.store().list(PARTS))
 
     def assert_whole(self) -> None:
         """Every photograph ended once, with the mask that it has on one machine."""
         store = self.store()
-        parts = [archive.read_parquet(store, part.key).to_pylist() for part in self.parts()]
+        parts = [read_parquet(store, part.key).to_pylist() for part in self.parts()]
         keys = [f"{n:03d}.tif" for n in range(self.num)]
         assert sorted(row["path"] for part in parts for row in part) == keys
         assert [(row["path"], row["status"]) for row in rows(store)] == [(k, "ok") for k in keys]
         assert masks(store) == self.masks
-        summary = archive.read_json(store, archive.SUMMARY)
+        summary = read_json(store, SUMMARY)
         assert summary
         counts = (summary["inputs"], summary["ok"], summary["rejected"], summary["open"])
         assert counts == (self.num, self.num, 0, 0)
-        assert store.head(lease.LEASE) is None
+        assert store.head(lock.LOCK) is None
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_sent_again(user, photographs):
         assert job.process.wait(timeout=SUBMIT_S) == 0
         assert "segpipe segment: stopped, the same command goes on" in job.told().splitlines()
     assert 1 < len(sent.parts()) < 20
-    assert sent.store().head(archive.SUMMARY) is None
+    assert sent.store().head(SUMMARY) is None
     code, text = user.runs(command.replace("ray job submit", "ray job submit --no-wait"))
     assert code == 0, text
     code, text = user.runs(told("ray job logs").replace("JOB", re.search(JOB, text)[1]))

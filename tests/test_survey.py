@@ -22,8 +22,9 @@ from segpipe.data import survey, synthetic
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
-from segpipe.segment import archive
 from segpipe.storage import open_store
+from segpipe.storage.files import write_json
+from segpipe.storage.settings import SETTINGS, read_settings
 from segpipe.train import states
 from segpipe.train.run import SET, TrainConfig
 from segpipe.train.states import State
@@ -369,7 +370,7 @@ def begun(root: Path, output: Path, epochs: int) -> None:
     place = open_store(str(output))
     settings = TrainConfig(str(root), str(output)).settings(store)
     files = survey.listing(labelled.entries, looks)
-    archive.write_json(place, archive.SETTINGS, settings | {SET: files})
+    write_json(place, SETTINGS, settings | {SET: files})
     states.put(place, State({}, {"epoch": epochs, "history": [], "best": {}}))
     place.put("model.safetensors", b"x")
 
@@ -426,12 +427,12 @@ def test_a_training_goes_on_with_the_meanings_of_colours_that_it_began_with(
     root = write_set(tmp_path / "set")
     begun(root, tmp_path / "out", epochs=2)
     output = open_store(str(tmp_path / "out"))
-    settings = archive.read_settings(output)
+    settings = read_settings(output)
     for name in ("--images", "--labels", "--masks", "--av-colours"):
         assert settings.pop(name) is None
     if before == "RITE":
         settings["--av-colours"] = "artery=FF0000,vein=0000FF,crossing=00FF00,uncertain=FFFFFF"
-    archive.write_json(output, archive.SETTINGS, settings)
+    write_json(output, SETTINGS, settings)
     words = ["train", "--data", root, "--output", tmp_path / "out", "--epochs", 2]
     rite = ["--av-colours", "RITE"]
     assert run(*words, *(rite if before == "RITE" else [])) == 0
@@ -447,9 +448,9 @@ def test_an_output_begun_without_a_list_of_files_is_accepted(tmp_path, capfd):
     root = write_set(tmp_path / "set")
     begun(root, tmp_path / "out", epochs=2)
     output = open_store(str(tmp_path / "out"))
-    settings = archive.read_settings(output)
+    settings = read_settings(output)
     del settings[SET]
-    archive.write_json(output, archive.SETTINGS, settings)
+    write_json(output, SETTINGS, settings)
     assert run("train", "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
     assert "was begun without a list of its set's files" in capfd.readouterr().err
 
@@ -523,7 +524,7 @@ def test_train_and_evaluate_refuse_such_labels_unless_they_are_told(tmp_path, ca
     out, err = capfd.readouterr()
     assert f"train: warning: {root}/labels/a.png: vessels are" in err
     assert "train: 3 photographs (plain), vessels 8" in out
-    files = json.loads((output / archive.SETTINGS).read_text())[SET]
+    files = json.loads((output / SETTINGS).read_text())[SET]
     assert len(files) == 9
     white(DRAWN[0][1]).save(label(root, 0))
     assert run("train", *accepted) == 2

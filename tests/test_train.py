@@ -20,8 +20,7 @@ from verbs import run
 
 from segpipe.errors import Unfinished
 from segpipe.models import checkpoint
-from segpipe.storage import lock as lease
-from segpipe.storage import open_store
+from segpipe.storage import lock, open_store
 from segpipe.train import run as train_module
 from segpipe.train import states, worker
 from segpipe.train.board import Board
@@ -92,12 +91,12 @@ def test_ctrl_c_is_again_what_it_was_before_the_training(unsplit):
 
 def test_a_second_training_into_one_output_is_refused(train, tmp_path, capfd):
     output = open_store(str(tmp_path / "shared"))
-    with lease.hold(output):
+    with lock.hold(output):
         train("shared", "--epochs", 1, code=2)
-        assert [entry.key for entry in output.list()] == [lease.LEASE]
+        assert [entry.key for entry in output.list()] == [lock.LOCK]
         assert "is writing there, wait for it" in capfd.readouterr().err
         train("shared", "--epochs", 1, "--if-locked", "skip", code=0)
-        assert [entry.key for entry in output.list()] == [lease.LEASE]
+        assert [entry.key for entry in output.list()] == [lock.LOCK]
     assert capfd.readouterr().out.startswith(f"segpipe train: skipped, {output.uri()}: process ")
 
 
@@ -136,7 +135,7 @@ def test_an_extension_that_is_interrupted_leaves_the_old_model_and_is_not_finish
 
 
 def test_a_training_gives_its_output_free(unsplit):
-    assert not (unsplit / lease.LEASE).exists()
+    assert not (unsplit / lock.LOCK).exists()
 
 
 def test_workers_that_find_no_room_are_told_within_the_wait(train, capfd):

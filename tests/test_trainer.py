@@ -26,8 +26,7 @@ from segpipe.data.layouts import open_labelled
 from segpipe.errors import Unfinished, UserError
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import Predictor
-from segpipe.storage import lock as lease
-from segpipe.storage import open_store
+from segpipe.storage import lock, open_store
 from segpipe.storage.local import LocalStore
 from segpipe.train import crop_plan, states, trainer
 from segpipe.train.crop_plan import Cropper, CropPlan
@@ -264,7 +263,7 @@ def test_the_rate_rises_before_it_falls(labelled):
     """One over the warm-up's steps and one more each, of what the cosine says."""
     store = open_store(str(labelled))
     plan = CropPlan(store, open_labelled(store).training * 25, 540.0, 0, 1, 10, 32, 10)
-    job = TrainJob(plan, store, lease.Claim(store, ""), (), "unet", lr=2.0, warmup_steps=4)
+    job = TrainJob(plan, store, lock.Claim(store, ""), (), "unet", lr=2.0, warmup_steps=4)
     rates = [job.learning_rate(step) for step in range(6)]
     assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
 
@@ -289,7 +288,7 @@ def test_bf16_trains_nearly_alike(train):
     assert losses["bf16"] != losses["fp32"]
 
 
-def rank_0(held: lease.Lease, monkeypatch) -> Trainer:
+def rank_0(held: lock.Lock, monkeypatch) -> Trainer:
     """After its first epoch's steps."""
     output = held.claim().output
     plan = CropPlan(output, (), 540.0, 0, 3, 10, 32, 10)
@@ -303,13 +302,13 @@ def test_once_another_run_holds_the_output_rank_0_writes_nothing_more(tmp_path, 
     """Neither a state nor any of the final files, whichever of them comes next."""
     output = open_store(str(tmp_path))
     figures = dict.fromkeys(trainer.COLUMNS, 1.0)
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         ours = rank_0(held, monkeypatch)
         ours.finish_epoch(figures)
         ours.write_results()
         assert states.newest(output).epoch == 1
         card = held.card | {"owner": "another", "beat": time.time(), "progress": {}}
-        output.put(lease.LEASE, json.dumps(card).encode())
+        output.put(lock.LOCK, json.dumps(card).encode())
         before = {entry.key: entry.version for entry in output.list()}
         for write in (lambda: ours.finish_epoch(figures), ours.write_results):
             with pytest.raises(Unfinished, match="has taken over, this run stops"):
@@ -325,9 +324,9 @@ def test_the_lock_is_looked_at_between_the_files_of_an_end(tmp_path, monkeypatch
     def lose(self, key: str, data: bytes, durable: bool = True) -> None:
         put(self, key, data, durable)
         if key.startswith(last):
-            put(self, lease.LEASE, json.dumps(card).encode())
+            put(self, lock.LOCK, json.dumps(card).encode())
 
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         ours = rank_0(held, monkeypatch)
         card = held.card | {"owner": "another", "beat": time.time(), "progress": {}}
         monkeypatch.setattr(LocalStore, "put", lose)

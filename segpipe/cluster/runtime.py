@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,10 @@ from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
-from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe.cluster import startup
 from segpipe.errors import Unfinished, UserError, os_error_text
-from segpipe.segment.stopwatch import STAGES
 
 Result = TypeVar("Result")
 
@@ -34,7 +32,6 @@ OWN_CLUSTER = {
     "idle_worker_killing_time_threshold_ms": 600_000,
     "worker_maximum_startup_concurrency": 4,  # and no warning until 16 processes have started
 }
-PLAIN_LINE_S = 30.0  # seconds between progress lines where there is no terminal
 ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
 ANSWER_S = 60.0  # seconds for a node to tell where it has a library
 TASK_RETRIES = (
@@ -400,79 +397,3 @@ def _own_os_error(error: OSError) -> OSError:
 
 def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def process_seconds() -> float:
-    """Seconds since this process was started, its imports included (proc(5), field 22 of stat)."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-class Progress:
-    """One live line on a terminal, a plain line every 30 s elsewhere, on stderr."""
-
-    def __init__(self, verb: str) -> None:
-        self.verb = verb
-        self.live = sys.stderr.isatty()
-        self.next_line = 0.0
-
-    def show(self, text: str, always: bool = False) -> None:
-        """Show the present state; `always` for what must not be skipped."""
-        now = time.monotonic()
-        if self.live and not always:
-            print(f"\r\033[K{self.verb}: {text}", end="", file=sys.stderr, flush=True)
-        elif always or now >= self.next_line:
-            self.next_line = now + PLAIN_LINE_S
-            start = "\r\033[K" if self.live else ""
-            print(f"{start}{self.verb}: {text}", file=sys.stderr, flush=True)
-
-
-class Gauges:
-    """What Prometheus sees of a bulk run, through Ray's exporter on the driver's node."""
-
-    def __init__(self) -> None:
-        self.images = Counter("segpipe_images", "Inputs that ended.", tag_keys=("status",))
-        self.seconds = Counter("segpipe_stage_seconds", "Of all workers.", tag_keys=("stage",))
-        self.open = Gauge("segpipe_images_open", "Inputs that are still to do.")
-        self.rate = Gauge("segpipe_images_per_second", "Steady rate of this run.")
-
-    def add(self, counts: Mapping[str, int], seconds: Sequence[float]) -> None:
-        """One group: inputs by status, and the stages' seconds in order of STAGES."""
-        for status, count in counts.items():
-            if count:
-                self.images.inc(count, {"status": status})
-        for stage, spent in zip(STAGES, seconds, strict=True):
-            if spent:
-                self.seconds.inc(float(spent), {"stage": stage})
-
-    def set(self, num_open: int, rate: float | None) -> None:
-        self.open.set(num_open)
-        self.rate.set(rate or 0.0)
-
-
-class SteadyRate:
-    """Images a second after the first finished group, which only starts the clock."""
-
-    def __init__(self) -> None:
-        self.first = self.last = 0.0
-        self.num = 0
-
-    def add(self, finished: float, num: int) -> None:
-        """`num` more were finished at this time (seconds since any moment)."""
-        if not self.first:
-            self.first = self.last = finished
-        elif finished > self.first:
-            self.last, self.num = max(self.last, finished), self.num + num
-
-    @property
-    def value(self) -> float | None:
-        """None until a second group is finished."""
-        return self.num / (self.last - self.first) if self.num else None
-
-
-def time_left(done: int, total: int, rate: float | None) -> str:
-    """Seconds left at `rate` per second, for people."""
-    if not rate:
-        return "time left unknown"
-    seconds = round((total - done) / rate)
-    return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d} left"

@@ -15,7 +15,6 @@ import ray.data
 
 from segpipe import labels, metrics
 from segpipe.cluster import runtime
-from segpipe.cluster.runtime import Progress
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
@@ -23,17 +22,18 @@ from segpipe.data.globs import Reading
 from segpipe.data.known_sets import SPLITS
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.errors import UserError
-from segpipe.evaluate import report as evaluation_report
+from segpipe.evaluate import report
 from segpipe.evaluate.report import Pictures, draw, spread, table
+from segpipe.evaluate.stages import EvaluateJob, count, load_labelled
 from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
 from segpipe.models.flips import FLIPS
 from segpipe.models.predict import Scorer
-from segpipe.segment.inputs import refuse_inside
-from segpipe.segment.stages import EvaluateJob, count, load_labelled
+from segpipe.progress import Progress
 from segpipe.storage import Store, check_places, check_there, open_store, preflight
+from segpipe.storage.places import refuse_inside
 
 COMPARED = 3  # photographs in comparison.png: highest, median and lowest Dice
 FIELDS = ("given", "found")
@@ -314,11 +314,11 @@ def files_of_set(
             shown.append((result["images"][place], pictures))
         return shown
 
-    figures = partial(evaluation_report.figures, result, tally.counts, tally.second_observer)
+    figures = partial(report.figures, result, tally.counts, tally.second_observer)
     named = figures(named=True)
     files = {"metrics.json": as_json(result), **named}
-    files["comparison.png"] = evaluation_report.comparison(drawn(COMPARED))
+    files["comparison.png"] = report.comparison(drawn(COMPARED))
     inside = named if with_images else figures(named=False)
-    shown = drawn(evaluation_report.SHOWN if with_images else 0)
-    files["report.html"] = evaluation_report.page(data.name, result, inside, shown)
+    shown = drawn(report.SHOWN if with_images else 0)
+    files["report.html"] = report.page(data.name, result, inside, shown)
     return files

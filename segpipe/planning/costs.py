@@ -25,8 +25,8 @@ from scipy.optimize import nnls
 from segpipe.data.decoder import SHARP
 from segpipe.data.pictures import jpeg_reduction
 from segpipe.errors import UserError
-from segpipe.segment.archive import group_rows
 from segpipe.segment.stopwatch import IDLE
+from segpipe.segment.todo import group_rows
 
 REFERENCE = "reference.json"
 LANDSCAPE = 3 / 4  # shorter over longer side of a fundus camera's frame, where only pixels are told

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from segpipe.planning.costs import Costs, decoded_megapixels
-from segpipe.segment.archive import FETCHES, PAGE_ROWS, group_rows
+from segpipe.segment.manifest import PAGE_ROWS
+from segpipe.segment.output import FETCHES
 from segpipe.segment.stages import TRANSFERS
+from segpipe.segment.todo import group_rows
 
 LIST_KEYS = 1000  # in a page of a listing, of S3 and those that are like it
 MANIFEST_ROW_BYTES = 60  # of a page of the manifest: id, path, bytes, version, compressed

@@ -25,7 +25,7 @@ import simpy
 
 from segpipe.errors import UserError
 from segpipe.planning.forecast import Setting, end_s, index_s, list_s
-from segpipe.segment.archive import PAGE_ROWS
+from segpipe.segment.manifest import PAGE_ROWS
 from segpipe.segment.stages import TRANSFERS
 
 MOST_DEATHS = 100_000  # of nodes in a course; with more a run ends late or never

@@ -34,10 +34,11 @@ from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models import checkpoint, engine
 from segpipe.models.engine import Engine
 from segpipe.segment import stages
-from segpipe.segment.inputs import Inputs, inside, open_source
+from segpipe.segment.inputs import Inputs, open_source
 from segpipe.segment.stages import SegmentJob
 from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import PATIENCE_S, Entry, open_store
+from segpipe.storage.places import inside
 
 MAX_MEGAPIXELS = 200.0  # as segment's by default
 SAMPLE = 32  # photographs in memory, drawn from the whole input

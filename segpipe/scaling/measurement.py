@@ -34,12 +34,15 @@ from segpipe.models import checkpoint, engine
 from segpipe.scaling import findings, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.pinned import Ended
-from segpipe.segment import archive
+from segpipe.segment.compact import result_groups
+from segpipe.segment.output import SUMMARY
 from segpipe.segment.rows import posix_seconds
 from segpipe.segment.stopwatch import IDLE
 from segpipe.storage import Store, open_store
+from segpipe.storage.files import read_json
 from segpipe.storage.local import LocalStore
-from segpipe.train import history as records
+from segpipe.storage.settings import read_settings
+from segpipe.train import history
 from segpipe.train.recipes import RECIPES
 
 RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
@@ -182,8 +185,8 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     words += ["--batch-size", experiment.flags["batch_size"], "--max-rejected", 1]
     words += ["--device", _device_flag(experiment), *_given(experiment, "checkpoint")]
     ended = _run(experiment, key, words, {})
-    summary = archive.read_json(store, archive.SUMMARY) or {}
-    settings = archive.read_json(store, archive.SETTINGS) or {}
+    summary = read_json(store, SUMMARY) or {}
+    settings = read_settings(store)
     finished, megapixels = _of_rows(store)
     # on a GPU photographs come in groups, on a core one by one
     at_once = experiment.flags["batch_size"] if experiment.device == "cuda" else 1
@@ -211,8 +214,8 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
 
 def _of_rows(store: Store) -> tuple[np.ndarray, float | None]:
     """When each input was finished (seconds since 1970), and mean megapixels of the masks."""
-    summary = archive.read_json(store, archive.SUMMARY) or {}
-    tables = [read(ROW_COLUMNS) for read in archive.result_groups(store, summary)]
+    summary = read_json(store, SUMMARY) or {}
+    tables = [read(ROW_COLUMNS) for read in result_groups(store, summary)]
     finished = np.concatenate([posix_seconds(table["finished"]) for table in tables])
     pixels = np.concatenate(
         [table["height"].to_numpy().astype(float) * table["width"].to_numpy() for table in tables]
@@ -252,7 +255,7 @@ def _train(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     words += ["--device", _device_flag(experiment), *_given(experiment, "recipe")]
     words += ["--epochs", experiment.flags["epochs"], *_as_words(flags)]
     ended = _run(experiment, key, words, {})
-    settings = archive.read_json(store, archive.SETTINGS) or {}
+    settings = read_settings(store)
     steps = _steps(store)
     wait, work = findings.steady(steps[:, :2]).sum(axis=0)
     items = len(findings.steady(steps)) * flags["batch_size"]
@@ -286,7 +289,7 @@ def _of_training(experiment: Experiment, workers: int) -> dict[str, Any]:
 def _steps(store: Store) -> np.ndarray:
     """[steps, 3]: seconds of waiting for data and of the step, and since 1970 at its end."""
     rows: list[dict[str, str]] = []
-    for key in sorted(entry.key for entry in store.list(records.STEPS.partition("{")[0])):
+    for key in sorted(entry.key for entry in store.list(history.STEPS.partition("{")[0])):
         rows += csv.DictReader(io.StringIO(store.get(key).decode()))
     return np.array([[float(row[name]) for name in ("wait_s", "step_s", "ended")] for row in rows])
 

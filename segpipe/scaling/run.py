@@ -20,25 +20,27 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from segpipe.cluster import runtime, startup
-from segpipe.cluster.runtime import Progress
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
 from segpipe.models import checkpoint
+from segpipe.progress import Progress, time_left
 from segpipe.scaling import figure, findings, measurement, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.measurement import Experiment, Key
-from segpipe.segment import archive
-from segpipe.segment.inputs import Inputs, open_source, refuse_inside
+from segpipe.segment.inputs import Inputs, open_source
 from segpipe.storage import (
     PATIENCE_S,
     Source,
     Store,
     check_places,
     check_there,
+    lock,
     named,
     open_store,
 )
-from segpipe.storage import lock as lease
+from segpipe.storage.files import write_json
+from segpipe.storage.places import refuse_inside
+from segpipe.storage.settings import SETTINGS, read_settings, refuse_changed
 from segpipe.train.recipes import RECIPES
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
@@ -160,17 +162,17 @@ def scale(config: ScaleConfig) -> None:
     config.check()
     experiment = _open(config)
     output, settings = experiment.output, config.settings(experiment.images)
-    before = archive.read_settings(output, "--job")
-    archive.refuse_changed(output.uri(), before, settings)
+    before = read_settings(output, "--job")
+    refuse_changed(output.uri(), before, settings)
     rows = _read_rows(output)
     done = {Key.of(row) for row in rows}
     todo = [key for key in config.wanted(experiment.parts) if key not in done]
     if not todo and output.head(FIGURE) is not None:
         print(f"scale: all {len(rows)} measurements are done, {output.uri(TABLE)} stands")
         return
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         output.sweep()
-        archive.write_json(output, archive.SETTINGS, settings)
+        write_json(output, SETTINGS, settings)
         if todo:
             try:
                 _measure_all(experiment, todo, rows, held)
@@ -277,7 +279,7 @@ def _read_rows(output: Store) -> list[Row]:
 
 
 def _measure_all(
-    experiment: Experiment, todo: Sequence[Key], rows: list[Row], held: lease.Lease
+    experiment: Experiment, todo: Sequence[Key], rows: list[Row], held: lock.Lock
 ) -> None:
     """Measure in this order; each line is stored before the next measurement begins."""
     progress = Progress("scale")
@@ -310,10 +312,10 @@ def _time_left(todo: Sequence[Key], rows: Sequence[Row]) -> str:
     for row in rows:
         spent[row["part"]].append(row["seconds"])
     if not spent:
-        return runtime.time_left(0, len(todo), None)
+        return time_left(0, len(todo), None)
     longest = max(statistics.mean(seconds) for seconds in spent.values())
     seconds = [statistics.mean(spent[key.part]) if spent[key.part] else longest for key in todo]
-    return runtime.time_left(0, len(todo), len(todo) / sum(seconds))
+    return time_left(0, len(todo), len(todo) / sum(seconds))
 
 
 def _write_results(config: ScaleConfig, experiment: Experiment, rows: Sequence[Row]) -> None:

@@ -16,7 +16,7 @@ from segpipe.errors import UserError
 from segpipe.segment.lists import COLUMN, LISTS, ListedFiles, open_list
 from segpipe.segment.spool import in_order
 from segpipe.storage import PREFLIGHT_S, Entry, Source, Store, check_there, is_timed, open_store
-from segpipe.storage.local import LocalStore
+from segpipe.storage.settings import SETTINGS
 
 LISTED = 1000  # files between two words on how far a listing is: a page of S3
 
@@ -33,7 +33,6 @@ SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # others may be parts of names, and
 DIGITS = re.compile(r"\.[0-9]+")  # the end of a DICOM UID, or of a numbered file: no suffix
 
 OWN = "_segpipe/"
-SETTINGS = f"{OWN}settings.json"  # makes a folder an output
 PICTURES = ("masks", "probabilities")  # folders of an output that hold pictures
 SYSTEM_FILES = frozenset(  # in lower case; AppleDouble files begin with ._
     (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir")
@@ -262,36 +261,6 @@ def filed_as(source: Source, key: str) -> str:
 
 
 # ---- an output inside the input, or the other way round
-
-
-def inside(source: Source, output: Store) -> str | None:
-    """The prefix of the output's keys where it lies inside the input.
-
-    Folders are compared by what they are, not by their names: links lead to one folder by many.
-    Raises UserError where they are the same.
-    """
-    if isinstance(source, LocalStore) and isinstance(output, LocalStore):
-        below = source.key_of(output.root)
-    else:
-        root, target = _plain(source.uri()), _plain(output.uri())
-        below = target[len(root) :] if target.startswith(root) else None
-    if below == "":
-        raise UserError(f"--output {output.uri()}: is the input itself, choose another folder")
-    return below and f"{below.rstrip('/')}/"
-
-
-def refuse_inside(source: Source, output: Store) -> None:
-    """Raise UserError where an output would lie among what it is made of."""
-    if inside(source, output) is not None:
-        raise UserError(
-            f"--output {output.uri()}: lies inside {source.uri()}, choose another folder"
-        )
-
-
-def _plain(uri: str) -> str:
-    """With single slashes, as some servers see it, and one at the end."""
-    kind, _, path = uri.rpartition("://")
-    return f"{kind}://{re.sub('/+', '/', path).rstrip('/')}/"
 
 
 def refuse_pictures(source: Source, anonymous: bool = False) -> None:

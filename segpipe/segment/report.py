@@ -24,7 +24,7 @@ from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.decoder import Decoder, Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
-from segpipe.segment import archive
+from segpipe.segment.compact import result_groups
 from segpipe.segment.rows import posix_seconds
 from segpipe.storage import Source, Store
 
@@ -58,7 +58,7 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
     Without any it names no key either: both may identify patients.
     """
     findings = Findings(summary["ok"], overlays)
-    for read in archive.result_groups(output, summary):
+    for read in result_groups(output, summary):
         findings.add(read)
     reasons = sorted(findings.rejections.values(), key=lambda one: -one.count)
     page = template("report.html").render(

@@ -23,7 +23,6 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from segpipe.cluster import runtime, startup
-from segpipe.cluster.runtime import Progress, SteadyRate
 from segpipe.data.decoder import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.flags import (
@@ -38,15 +37,23 @@ from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.flips import FLIPS
-from segpipe.segment import archive, report
-from segpipe.segment.archive import Manifest, Todo
-from segpipe.segment.inputs import Inputs, inside, open_source, refuse_pictures, skipped_words
+from segpipe.progress import Progress, SteadyRate, process_seconds, time_left
+from segpipe.segment import report
+from segpipe.segment.compact import compact, count_missing_results, delete_old_results
+from segpipe.segment.gauges import Gauges
+from segpipe.segment.inputs import Inputs, open_source, refuse_pictures, skipped_words
 from segpipe.segment.lists import COLUMN, LISTS, split_column
+from segpipe.segment.manifest import NO_IDS, Ids, Manifest, is_written, list_inputs
+from segpipe.segment.output import REPORT, SUMMARY, read_summary
+from segpipe.segment.parts import drop_part, read_parts
 from segpipe.segment.stages import Scoring, Segmenter, SegmentJob, load, store
 from segpipe.segment.stopwatch import StageTimes
-from segpipe.storage import PATIENCE_S, Source, Store, check_places, named, open_store
-from segpipe.storage import lock as lease
-from segpipe.storage.lock import Lease
+from segpipe.segment.todo import Todo, find_missing, group_rows, plan_todo
+from segpipe.storage import PATIENCE_S, Source, Store, check_places, lock, named, open_store
+from segpipe.storage.files import write_json
+from segpipe.storage.lock import Lock
+from segpipe.storage.places import inside
+from segpipe.storage.settings import SETTINGS, read_settings, refuse_changed
 
 FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
@@ -130,7 +137,7 @@ class SegmentConfig:
             "format": FORMATS,
             "measure": MEASURES,
             "report_images": ("on", "off"),
-            "if_locked": lease.IF_LOCKED,
+            "if_locked": lock.IF_LOCKED,
             "compile": engine.COMPILE,
             "precision": engine.PRECISION,
             "flips": FLIPS,
@@ -165,23 +172,23 @@ def segment(config: SegmentConfig) -> int:
     """
     start = time.monotonic()
     # The whole process, imports included, unless this is one step of a longer one.
-    before_s = 0.0 if ray.is_initialized() else runtime.process_seconds()
+    before_s = 0.0 if ray.is_initialized() else process_seconds()
     config.check()
     startup.check_cluster()
     with _store_failures():
         run = _open(config)
-        with lease.hold(run.output, config.if_locked) as held:
+        with lock.hold(run.output, config.if_locked) as held:
             _refuse_changed(run)  # another run may have ended since
             listing = time.monotonic()
             inputs = _inputs(run, held)
-            manifest = archive.list_inputs(inputs)
+            manifest = list_inputs(inputs)
             listing_s = time.monotonic() - listing
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
             for note in inputs.notes():
                 print(f"segment: note: {note}", file=sys.stderr)
-            summary = archive.read_summary(run.output)
-            missing = _find_missing(run, manifest) if config.repair else archive.NO_IDS
+            summary = read_summary(run.output)
+            missing = _find_missing(run, manifest) if config.repair else NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):
                 left_out = skipped_words(inputs.skipped)
                 told = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
@@ -194,10 +201,10 @@ def segment(config: SegmentConfig) -> int:
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
             held.check()
-            run.output.put(archive.REPORT, page)
+            run.output.put(REPORT, page)
             held.check()
-            archive.delete_old_results(run.output, summary["results"])
-            archive.write_json(run.output, archive.SUMMARY, summary)
+            delete_old_results(run.output, summary["results"])
+            write_json(run.output, SUMMARY, summary)
     print(_closing_line(summary, run.output))
     return _exit_code(config, summary)
 
@@ -232,7 +239,7 @@ def _open(config: SegmentConfig) -> Run:
     return run
 
 
-def _inputs(run: Run, held: Lease) -> Inputs:
+def _inputs(run: Run, held: Lock) -> Inputs:
     """The photographs to list; the listing tells how far it is, here and in the heartbeat."""
     config, progress, start = run.config, Progress("segment"), time.monotonic()
 
@@ -251,20 +258,20 @@ def _inputs(run: Run, held: Lease) -> Inputs:
 
 def _refuse_changed(run: Run) -> None:
     """Raise UserError where the output was begun with something else."""
-    before = archive.read_settings(run.output, "--input", "--checkpoint")
+    before = read_settings(run.output, "--input", "--checkpoint")
     if before:
         before = NEWER_FLAGS | before
-    archive.refuse_changed(run.config.output, before, run.settings)
+    refuse_changed(run.config.output, before, run.settings)
 
 
 def _complete(
-    run: Run, manifest: Manifest, held: Lease, listing_s: float, missing: archive.Ids
+    run: Run, manifest: Manifest, held: Lock, listing_s: float, missing: Ids
 ) -> dict[str, Any]:
     """Do what no part holds yet, then write results/ -> the summary's counts and rate."""
     output = run.output
     output.sweep()
-    parts = archive.read_parts(output, partial(archive.drop_part, output))
-    todo = archive.plan_todo(manifest, parts, run.config.retry_rejected, missing)
+    parts = read_parts(output, partial(drop_part, output))
+    todo = plan_todo(manifest, parts, run.config.retry_rejected, missing)
     held.progress = todo.progress(Counter(), None)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
@@ -273,8 +280,8 @@ def _complete(
     else:
         manifest.write(output)
     held.check()
-    output.delete(archive.SUMMARY)  # its results are about to change
-    return archive.compact(output, manifest) | {
+    output.delete(SUMMARY)  # its results are about to change
+    return compact(output, manifest) | {
         "done_before": todo.num_done,
         **course,
         "model": asdict(run.checkpoint.card)
@@ -290,15 +297,15 @@ def _finished(run: Run, manifest: Manifest, summary: dict[str, Any]) -> bool:
     done = same and not summary["open"] and not again
     return (
         done
-        and archive.is_written(run.output, manifest, pages=run.config.repair)
-        and not archive.count_missing_results(run.output, summary)
+        and is_written(run.output, manifest, pages=run.config.repair)
+        and not count_missing_results(run.output, summary)
     )
 
 
-def _find_missing(run: Run, manifest: Manifest) -> archive.Ids:
+def _find_missing(run: Run, manifest: Manifest) -> Ids:
     """Inputs of which something was deleted, or damaged, since they were done."""
-    drop = partial(archive.drop_part, run.output)
-    return np.concatenate(list(archive.find_missing(run.output, manifest.ids(), drop).values()))
+    drop = partial(drop_part, run.output)
+    return np.concatenate(list(find_missing(run.output, manifest.ids(), drop).values()))
 
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
@@ -314,7 +321,7 @@ def _closing_line(summary: dict[str, Any], output: Store) -> str:
         course += f", {made[reference]} masks by the reference engine ({reference})"
     return (
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
-        f"see {output.uri(archive.REPORT)}"
+        f"see {output.uri(REPORT)}"
     )
 
 
@@ -340,7 +347,7 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
 
 
 def _segment_all(
-    run: Run, manifest: Manifest, todo: Todo, held: Lease, listing_s: float
+    run: Run, manifest: Manifest, todo: Todo, held: Lock, listing_s: float
 ) -> dict[str, Any]:
     """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
@@ -350,19 +357,19 @@ def _segment_all(
     if problem := engine.trial_of(known, begun).problem:
         told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
         progress.show(f"{told} ({problem}): {chosen.engine.name} takes its place", always=True)
-    before = archive.read_settings(run.output)
+    before = read_settings(run.output)
     if before and before.get(FOUND, 1) != PIXELS:
         told = f"{run.config.output} was begun with a release that finds fields otherwise"
         progress.show(f"{told}: masks that are done stay as they are", always=True)
     manifest.write(run.output)  # nothing is refused any more
     settings = run.settings | {f"--{name}": getattr(begun, name) for name in ENGINE_FLAGS}
     kept = {MATCHED: matched, FOUND: PIXELS}
-    archive.write_json(run.output, archive.SETTINGS, settings | kept)
-    run.output.delete(archive.SUMMARY)  # it is not finished any more
+    write_json(run.output, SETTINGS, settings | kept)
+    run.output.delete(SUMMARY)  # it is not finished any more
     workers = runtime.model_workers(device, run.config.workers)
-    groups = Groups(todo, archive.group_rows(todo.num_rows, workers, run.config.batch_size))
+    groups = Groups(todo, group_rows(todo.num_rows, workers, run.config.batch_size))
     workers = min(workers, groups.num_groups)
-    rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), runtime.Gauges()
+    rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), Gauges()
     why_open = ""
     done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)
     for batch in done.iter_batches(batch_size=None):
@@ -376,7 +383,7 @@ def _segment_all(
             gauges.add({name: int(group[name]) for name in counts}, group["seconds"])
         held.progress = todo.progress(counts, rate.value)
         gauges.set(held.progress["open"], rate.value)
-        left = runtime.time_left(counts.total(), todo.num_rows, rate.value)
+        left = time_left(counts.total(), todo.num_rows, rate.value)
         num_done = held.progress["ok"] + held.progress["rejected"]
         speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
         progress.show(f"{num_done}/{todo.num_done + todo.num_rows}, {speed}, {left}")
@@ -400,7 +407,7 @@ def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Tri
     What the flags leave open is chosen for a new output, and stays as it was for another. Raises
     UserError where that does not run here and nothing can take its place.
     """
-    before = archive.read_settings(run.output, "--input", "--checkpoint")
+    before = read_settings(run.output, "--input", "--checkpoint")
     flags = run.config.compile, run.config.precision
     known = runtime.on_network_node(engine.find_trials, run.weights, device)
     if not all(f"--{name}" in before for name in ENGINE_FLAGS):

@@ -23,21 +23,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segpipe import metrics
 from segpipe.data import codecs
 from segpipe.data.canvas import (
     Geometry,
     canvas_side,
-    fit_image,
     native_mask,
     native_score,
-    plan_fit,
-    restore,
 )
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
-from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
 from segpipe.data.decoder import Decoder
-from segpipe.data.layouts import Example
 from segpipe.data.photograph import NOTHING_SAID, Acquisition
 from segpipe.errors import (
     ChangedObject,
@@ -52,10 +46,11 @@ from segpipe.errors import (
     must_change,
     os_error_text,
 )
-from segpipe.metrics import Confusion
 from segpipe.models.engine import Engine, Score, open_or_reference, open_score
-from segpipe.segment import archive
 from segpipe.segment.inputs import filed_as
+from segpipe.segment.keys import MASKS, PROBABILITIES, mask_key
+from segpipe.segment.manifest import group_entries
+from segpipe.segment.parts import commit_part
 from segpipe.segment.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
 
@@ -243,7 +238,7 @@ def _fetched(
     entries = (
         entry
         for page, rows in zip(batch["page"], batch["rows"], strict=True)
-        for entry in archive.group_entries(job.output, str(page), rows)
+        for entry in group_entries(job.output, str(page), rows)
     )
     return fetched(job.source, entries, watch)
 
@@ -445,13 +440,13 @@ class Group:
             vessel = int(np.count_nonzero(mask == VESSEL))
         with self.watch.time("encode"):
             png = codecs.encode_mask(mask, int(values["orientation"]))
-        key = archive.mask_key(filed_as(self.job.source, path))
+        key = mask_key(filed_as(self.job.source, path))
         pictures = self._placed("mask", key, png, files)
         if self.job.probabilities:
             with self.watch.time("encode"):
                 grey = native_score(values["score"], mask, geometry)
                 png = codecs.encode_grey(grey, int(values["orientation"]))
-            key = archive.PROBABILITIES + key.removeprefix(archive.MASKS)
+            key = PROBABILITIES + key.removeprefix(MASKS)
             pictures |= self._placed("probability", key, png, files)
         return (
             self._measured(values, geometry)
@@ -506,7 +501,7 @@ class Group:
                 self.job.output.sync(self.keys)  # before the part that names them
             with self.watch.time("commit"):
                 if self.rows:
-                    archive.commit_part(self.job.output, self.rows)
+                    commit_part(self.job.output, self.rows)
         except OSError as error:  # with a text alone, which survives the way to the driver
             if must_change(error):
                 raise UserError(
@@ -526,61 +521,3 @@ class Group:
 
 
 # ---- evaluate: labelled photographs
-
-
-@dataclass(frozen=True)
-class EvaluateJob:
-    """What the stages of labelled photographs need to know."""
-
-    stores: tuple[Store, ...]
-    """Of the sets; a row's `set` says which is its own."""
-    diameter: float
-    """Working diameter in px."""
-    threshold: float
-    find_field: bool
-    """Whether the sets' own masks of the field of view are left aside."""
-
-    def load(self, row: dict[str, Any]) -> Labelled:
-        """Raises UserError that names the file that does not fit."""
-        return load_example(self.stores[row["set"]], Example.from_row(row), self.find_field)
-
-
-def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
-    """An example's keys and `set` -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
-    side = canvas_side(job.diameter)
-    try:
-        labelled = job.load(row)
-    except UserError as error:
-        return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
-    geometry = plan_fit(labelled.fov, job.diameter)
-    return row | {"canvas": fit_image(labelled.image, geometry, side), "error": ""}
-
-
-def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
-    """A scored example -> what evaluation keeps of it.
-
-    counts [2, BINS] of the score in the field, the second observer's confusion `second` [4] (zeros
-    without one), the fields' overlap `field_iou` (NaN where the set gives none), and the prediction
-    as `mask_png`, which is a hundredth of its pixels' size.
-    """
-    score, error = row.pop("score"), row.pop("error")
-    kept = {"set": row["set"], "name": row["name"], "error": error}
-    if error:
-        return kept
-    store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
-    native = restore(score, plan_fit(labelled.fov, job.diameter))
-    truth, inside = labelled.label == VESSEL, labelled.fov
-    second = load_second(store, example, labelled)
-    drawn = (
-        Confusion(0, 0, 0, 0)
-        if second is None
-        else metrics.confusion_of(second[inside] == VESSEL, truth[inside])
-    )
-    overlap = field_overlap(store, example, labelled.image)
-    predicted = classes_of(native >= np.float32(job.threshold), inside)
-    return kept | {
-        "counts": metrics.count_scores(native, truth, inside),
-        "second": list(asdict(drawn).values()),
-        "field_iou": math.nan if overlap is None else overlap,
-        "mask_png": codecs.encode_mask(predicted),
-    }

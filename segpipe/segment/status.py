@@ -7,11 +7,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from segpipe.cluster.runtime import time_left
 from segpipe.errors import UserError
-from segpipe.segment import archive
-from segpipe.storage import Store, check_places, named, open_store
-from segpipe.storage import lock as lease
+from segpipe.progress import time_left
+from segpipe.segment.compact import count_missing_results
+from segpipe.segment.manifest import written_ids
+from segpipe.segment.output import read_marker, read_summary
+from segpipe.segment.parts import read_parts
+from segpipe.segment.todo import find_missing
+from segpipe.storage import Store, check_places, lock, named, open_store
 
 COUNTS = ("inputs", "done", "ok", "rejected", "open", "images_per_second")
 
@@ -51,13 +54,13 @@ def state_of(output: Store) -> dict[str, Any]:
 
     While a run lists its input, `listed` counts the files seen and the other counts are None.
     """
-    holder = lease.read_holder(output)
+    holder = lock.read_holder(output)
     silent_s = time.time() - holder["beat"] if holder else None
     writer = {
-        "writer": lease.describe(holder) if holder else None,
+        "writer": lock.describe(holder) if holder else None,
         "heartbeat_age_s": None if silent_s is None else round(silent_s, 1),
     }
-    running = holder is not None and not lease.is_silent(holder)
+    running = holder is not None and not lock.is_silent(holder)
     progress = holder["progress"] if running and holder else {}
     if "listing" in progress:
         unknown = dict.fromkeys(COUNTS)
@@ -65,10 +68,10 @@ def state_of(output: Store) -> dict[str, Any]:
     if progress:  # also where the summary of an earlier run stands
         num_inputs = sum(progress[name] for name in ("ok", "rejected", "open"))
         return _state("running", num_inputs, progress) | writer
-    if summary := archive.read_summary(output):
+    if summary := read_summary(output):
         counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
         return _state("finished", summary["inputs"] + summary["open"], counts) | writer
-    manifest = archive.read_json(output, archive.MANIFEST, {"inputs": int})
+    manifest = read_marker(output, inputs=int)
     if manifest is None:
         raise UserError(
             f"--output {output.uri()}: no run of `segpipe segment` wrote there, check the path"
@@ -81,16 +84,16 @@ def missing_of(output: Store) -> dict[str, int]:
     """What rows and summary name and listings do not show: `masks, results`, `probabilities` where
     the output has such, and `rows` of inputs that the summary counts as done.
     """
-    ids = archive.written_ids(output)
-    found = archive.find_missing(output, ids, _passed_over)
+    ids = written_ids(output)
+    found = find_missing(output, ids, _passed_over)
     missing = {name: len(some) for name, some in found.items()}
-    summary = archive.read_summary(output)
+    summary = read_summary(output)
     if summary is None:  # inputs without a row are still to do
         return missing | {"rows": 0, "results": 0}
     num_rows = len(ids) - missing["rows"]
     return missing | {
         "rows": max(0, summary["inputs"] - num_rows),
-        "results": archive.count_missing_results(output, summary),
+        "results": count_missing_results(output, summary),
     }
 
 
@@ -100,7 +103,7 @@ def _passed_over(key: str) -> None:
 
 def _counted(output: Store, num_inputs: int) -> dict[str, Any]:
     """What the parts hold, where no writer tells it; rows of vanished inputs are among them."""
-    parts = archive.read_parts(output, _passed_over)
+    parts = read_parts(output, _passed_over)
     ok = int(parts.ok.sum())
     rejected = len(parts.ids) - ok
     return {

@@ -1,6 +1,6 @@
-"""One writer for each output: a lease with a heartbeat, which also tells how far the writer is.
+"""One writer for each output: a lock with a heartbeat, which also tells how far the writer is.
 
-A lease whose process is gone from this machine, or that was silent for two minutes, is taken over.
+A lock whose process is gone from this machine, or that was silent for two minutes, is taken over.
 So whoever could not renew his own for that time, suspended or cut off, holds it only where the
 store still says so. Two that take it over at once both look again who holds it.
 """
@@ -22,15 +22,15 @@ from types import NoneType, UnionType
 from typing import Any, NoReturn
 
 from segpipe.errors import Skipped, Unfinished, UserError
-from segpipe.segment.archive import Damaged, read_json
 from segpipe.storage import Store, named
+from segpipe.storage.files import Damaged, read_json
 
-LEASE = "_segpipe/lease.json"
+LOCK = "_segpipe/lease.json"
 BEAT_S = 10.0  # seconds between heartbeats
-FIRST_BEAT_S = 1.0  # seconds until a look whether another one took the lease as well
-SILENCE_S = 120.0  # seconds without a heartbeat after which a lease is taken over
+FIRST_BEAT_S = 1.0  # seconds until a look whether another one took the lock as well
+SILENCE_S = 120.0  # seconds without a heartbeat after which a lock is taken over
 PATIENCE_S = 20.0  # seconds for which a heartbeat is tried again
-IF_LOCKED = ("fail", "skip")  # what a run does where another one holds the lease
+IF_LOCKED = ("fail", "skip")  # what a run does where another one holds the lock
 OLD_S = 3600.0  # seconds; a heartbeat so old is silence whatever the clocks of two machines say
 FIELDS: dict[str, type | UnionType] = {
     "owner": str,
@@ -42,10 +42,10 @@ FIELDS: dict[str, type | UnionType] = {
     "beat": int | float,
     "progress": dict,
 }
-UNREADABLE: dict[str, Any] = {}  # the holder of a lease that is empty, cut off or no lease
+UNREADABLE: dict[str, Any] = {}  # the holder of a lock that is empty, cut off or no lock
 
 
-class Lease:
+class Lock:
     """Held by this process; `progress` travels with its heartbeats."""
 
     def __init__(self, output: Store) -> None:
@@ -67,7 +67,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise Unfinished where another run has taken over, or may have: where no heartbeat was
-        written for as long as a lease may be silent.
+        written for as long as a lock may be silent.
 
         The clock runs on while this process is suspended, so that it learns of it here before its
         next write.
@@ -100,19 +100,19 @@ class Lease:
 
     def take(self) -> bool:
         """Write it, and look after a moment who holds it -> whether this one does."""
-        self.output.put(LEASE, self.data(), durable=False)
+        self.output.put(LOCK, self.data(), durable=False)
         self.ended.wait(FIRST_BEAT_S)
         return self.mine()
 
     def renew(self) -> None:
-        """One heartbeat; `lost` where another one holds the lease. Raises what the store raises."""
+        """One heartbeat; `lost` where another one holds the lock. Raises what the store raises."""
         with self.renewing:
             now, late = _now(), self.silent_s() > SILENCE_S / 2
             if not self.mine() or (late and not self.take()):
                 self.lost = True
                 return
             if not late:
-                self.output.put(LEASE, self.data(), durable=False)
+                self.output.put(LOCK, self.data(), durable=False)
             self.renewed, self.failure = now, None
 
     def _try_to_renew(self) -> None:
@@ -122,7 +122,7 @@ class Lease:
             self.failure = error
 
     def beat(self) -> None:
-        """Runs in a thread of its own until the lease is given back."""
+        """Runs in a thread of its own until the lock is given back."""
         pause = FIRST_BEAT_S
         while not self.lost and not self.ended.wait(pause):
             self._try_to_renew()
@@ -131,13 +131,13 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease as seen by another process of the run that holds it, perhaps on another node."""
+    """A lock as seen by another process of the run that holds it, perhaps on another node."""
 
     output: Store
     owner: str
 
     def check(self) -> None:
-        """Raise Unfinished where the store says that the run does not hold the lease any more."""
+        """Raise Unfinished where the store says that the run does not hold the lock any more."""
         holder = read_holder(self.output)
         if holder is None or holder.get("owner", self.owner) != self.owner:
             taken = "the lock is gone" if holder is None else f"{describe(holder)} has taken over"
@@ -145,47 +145,47 @@ class Claim:
 
 
 @contextmanager
-def hold(output: Store, if_locked: str = "fail") -> Iterator[Lease]:
-    """The lease on an output that can be written.
+def hold(output: Store, if_locked: str = "fail") -> Iterator[Lock]:
+    """The lock on an output that can be written.
 
     Raises UserError where another run holds it, or Skipped where `if_locked` is "skip", before
     anything is written; and UserError where nothing can be written.
     """
-    lease, missing = Lease(output), output.missing_folders()
-    _acquire(lease, if_locked)
-    lease.renewed = _now()
-    thread = threading.Thread(target=lease.beat, daemon=True, name="lease")
+    lock, missing = Lock(output), output.missing_folders()
+    _acquire(lock, if_locked)
+    lock.renewed = _now()
+    thread = threading.Thread(target=lock.beat, daemon=True, name="lock")
     thread.start()
     try:
-        yield lease
+        yield lock
     finally:
-        lease.ended.set()
+        lock.ended.set()
         thread.join(BEAT_S)
         with suppress(OSError, UserError):  # the work has told, or will be told by the next run
-            if not lease.lost and lease.mine():
-                lease.output.delete(LEASE)
-                lease.output.remove_folders(missing)
+            if not lock.lost and lock.mine():
+                lock.output.delete(LOCK)
+                lock.output.remove_folders(missing)
 
 
-def _acquire(lease: Lease, if_locked: str) -> None:
-    """Take the lease once nobody holds it. Raises as `hold` does."""
-    output = lease.output
+def _acquire(lock: Lock, if_locked: str) -> None:
+    """Take the lock once nobody holds it. Raises as `hold` does."""
+    output = lock.output
     silent = read_holder(output)
     while silent is not None and not _silent(output, silent, if_locked):
         silent = read_holder(output)
     with named("--output"):
         output.check_writable()
-    while not output.put_new(LEASE, lease.data()):
+    while not output.put_new(LOCK, lock.data()):
         holder = read_holder(output)
         gone = holder is not None and (holder == silent or _silent(output, holder, if_locked))
-        if gone and lease.take():
+        if gone and lock.take():
             break
 
 
 def read_holder(output: Store) -> dict[str, Any] | None:
-    """Who holds the lease: FIELDS; None where nobody does, UNREADABLE where it cannot be read."""
+    """Who holds the lock: FIELDS; None where nobody does, UNREADABLE where it cannot be read."""
     try:
-        return read_json(output, LEASE, FIELDS)
+        return read_json(output, LOCK, FIELDS)
     except Damaged:
         return UNREADABLE
 
@@ -238,7 +238,7 @@ def describe(holder: dict[str, Any]) -> str:
 
 
 def is_silent(holder: dict[str, Any]) -> bool:
-    """Whether nobody stands behind a lease any more, as far as one look can tell."""
+    """Whether nobody stands behind a lock any more, as far as one look can tell."""
     return not holder or _dead(holder) or time.time() - holder["beat"] > SILENCE_S
 
 

@@ -26,8 +26,8 @@ from segpipe.data.layouts import Example, open_labelled
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
 from segpipe.flags import check_anonymous
-from segpipe.segment.inputs import refuse_inside
 from segpipe.storage import Store, check_places, check_there, named, open_store, preflight
+from segpipe.storage.places import refuse_inside
 
 SHEET = 20  # photographs on a contact sheet
 COLUMNS = 4

@@ -22,7 +22,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe import labels
 from segpipe.cluster import runtime, startup
-from segpipe.cluster.runtime import Progress
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.globs import Reading
@@ -42,11 +41,12 @@ from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
-from segpipe.segment import archive
-from segpipe.segment.inputs import refuse_inside
-from segpipe.storage import Store, check_places, check_there, named, open_store
-from segpipe.storage import lock as lease
+from segpipe.progress import Progress, time_left
+from segpipe.storage import Store, check_places, check_there, lock, named, open_store
+from segpipe.storage.files import write_json
 from segpipe.storage.lock import Claim
+from segpipe.storage.places import refuse_inside
+from segpipe.storage.settings import SETTINGS, read_settings, refuse_changed
 from segpipe.train import states, stream, worker
 from segpipe.train.board import Board
 from segpipe.train.crop_plan import CropPlan, scaled_size
@@ -71,7 +71,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
     "device": DEVICES,
-    "if_locked": lease.IF_LOCKED,
+    "if_locked": lock.IF_LOCKED,
 }
 
 
@@ -272,7 +272,7 @@ def train(config: TrainConfig) -> None:
             f"--batch-size {config.batch_size}: more than the {num_crops} crops of an epoch, "
             "lower it"
         )
-    with lease.hold(output, config.if_locked) as held, runtime.ray_session():
+    with lock.hold(output, config.if_locked) as held, runtime.ray_session():
         held.check()
         before = _begun_with(data, output, settings, labelled)  # another run may have ended since
         output.sweep()
@@ -284,10 +284,10 @@ def train(config: TrainConfig) -> None:
         looks = _survey(config, data, labelled)
         job = job_of(config, data, labelled, looks, held.claim(), device, before.get(DIAMETER))
         held.check()
-        archive.write_json(output, UNDER_WAY, {"--epochs": config.epochs})
+        write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = before.get(SET) or survey.listing(labelled.entries, looks)
         kept = {SET: files, DIAMETER: job.plan.diameter}
-        archive.write_json(output, archive.SETTINGS, settings | kept)
+        write_json(output, SETTINGS, settings | kept)
         _fit(config, job, resources, labelled.test)
         held.check()
         output.delete(UNDER_WAY)
@@ -311,9 +311,9 @@ def _begun_with(
 
     Raises UserError where flags or the set's files are others now.
     """
-    before = archive.read_settings(output, "--data", "--model")
+    before = read_settings(output, "--data", "--model")
     begun = dict.fromkeys(SINCE_0_2) | before if before else before
-    archive.refuse_changed(output.uri(), begun, settings)
+    refuse_changed(output.uri(), begun, settings)
     if SET not in before:
         return before
     files = [(one.image, one.manual, one.mask) for one in labelled.training + labelled.test]
@@ -490,7 +490,7 @@ def _watch(board: Any, stop: threading.Event, job: TrainJob) -> None:
             progress.show("how far it is cannot be told now, the training goes on", always=True)
             told = True
         for line in lines or ():
-            left = runtime.time_left(line["crops"], total, line["rate"])
+            left = time_left(line["crops"], total, line["rate"])
             text = f"epoch {line['epoch']}/{plan.epochs}"
             if "step" in line:
                 text += f", step {line['step']}/{plan.steps_per_epoch}, loss {line['loss']:.4f}"

@@ -34,8 +34,7 @@ from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.storage import Store
 from segpipe.storage.lock import Claim
-from segpipe.train import history as records
-from segpipe.train import states
+from segpipe.train import history, states
 from segpipe.train.crop_plan import Batch, CropPlan, canvas
 from segpipe.train.kept_weights import Average, Best
 from segpipe.train.states import State
@@ -63,7 +62,7 @@ class TrainJob:
     plan: CropPlan
     output: Store
     claim: Claim
-    """The driver's lease on the output."""
+    """The driver's lock on the output."""
     training_split: tuple[Example, ...]
     """The examples of the crops, then the held-back ones: the threshold is chosen on all."""
     model: str
@@ -169,7 +168,7 @@ class Trainer:
         self.told_network = self.average.network if self.average else network
         self.epoch = 0
         self.step = 0  # under way, counted from the run's first
-        self.history: list[records.Row] = []
+        self.history: list[history.Row] = []
         self.best = Best()
         self.told = time.monotonic()
         self.shown: Batch | None = None  # the photograph in predictions.png
@@ -344,8 +343,8 @@ class Trainer:
             return
         output, plan = self.job.output, self.job.plan
         self.job.claim.check()
-        records.write_epoch(output, self.history[-1], self.steps)
-        records.write_history(output, self.history)
+        history.write_epoch(output, self.history[-1], self.steps)
+        history.write_history(output, self.history)
         state = self._state()
         self.job.claim.check()
         states.put(output, state)
@@ -402,13 +401,13 @@ class Trainer:
             best = self._checkpoint(self.best.epoch)
         if self.rank != 0:
             return
-        files = {records.CURVES: plots.loss_curves(self.history)}
+        files = {history.CURVES: plots.loss_curves(self.history)}
         if self.shown is not None:
             image, label = self.shown["image"], self.shown["label"]
             with torch.inference_mode():
                 logits = self.told_network.eval()(to_input(image, self.device))
             prob = logits.softmax(dim=1)[0].cpu().numpy()
-            files[records.PREDICTIONS] = plots.class_probabilities(image[0], prob, label[0])
+            files[history.PREDICTIONS] = plots.class_probabilities(image[0], prob, label[0])
         for key, data in (files | {LAST: last, MODEL: best}).items():
             self.job.claim.check()
             self.job.output.put(key, data)

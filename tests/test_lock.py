@@ -1,6 +1,6 @@
 """One writer for each output, on disk and on S3.
 
-Run: pytest tests/test_lease.py
+Run: pytest tests/test_lock.py
 """
 
 import json
@@ -15,9 +15,8 @@ import pytest
 from processes import wait_until
 
 from segpipe.errors import Skipped, StoreDown, Unfinished, UserError
-from segpipe.segment import archive
-from segpipe.storage import lock as lease
-from segpipe.storage import open_store
+from segpipe.storage import lock, open_store
+from segpipe.storage.files import read_json
 from segpipe.storage.local import LocalStore
 
 DEADLINE_S = 20.0
@@ -33,25 +32,25 @@ def output(request, tmp_path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     for name, seconds in (("BEAT_S", 0.1), ("FIRST_BEAT_S", 0.05), ("SILENCE_S", 1.0)):
-        monkeypatch.setattr(lease, name, seconds)
+        monkeypatch.setattr(lock, name, seconds)
 
 
 def holder(output) -> dict | None:
-    return archive.read_json(output, lease.LEASE)
+    return read_json(output, lock.LOCK)
 
 
 def leave_lease(output, **changes) -> None:
-    card = lease.Lease(output).card | {"beat": time.time(), "progress": {}} | changes
-    output.put(lease.LEASE, json.dumps(card).encode())
+    card = lock.Lock(output).card | {"beat": time.time(), "progress": {}} | changes
+    output.put(lock.LOCK, json.dumps(card).encode())
 
 
 def test_a_second_writer_is_refused_while_the_first_one_holds_and_let_in_afterwards(output):
-    with lease.hold(output):
+    with lock.hold(output):
         with pytest.raises(UserError, match=r"process \d+ on .* is writing there"):
-            lease.hold(output).__enter__()
+            lock.hold(output).__enter__()
         assert holder(output)["pid"] > 0
     assert holder(output) is None
-    with lease.hold(output):
+    with lock.hold(output):
         pass
 
 
@@ -66,7 +65,7 @@ def test_a_run_that_skips_a_locked_output_sees_who_holds_it_and_writes_nothing(o
     for name in ("put", "put_new", "delete", "check_writable"):
         monkeypatch.setattr(type(output), name, refuse)
     with pytest.raises(Skipped) as told:
-        lease.hold(output, "skip").__enter__()
+        lock.hold(output, "skip").__enter__()
     assert str(told.value).startswith(f"skipped, {output.uri()}: process ")
     assert str(told.value).endswith(f" on here (since {at}) is writing there")
 
@@ -74,47 +73,47 @@ def test_a_run_that_skips_a_locked_output_sees_who_holds_it_and_writes_nothing(o
 def test_an_output_is_taken_only_where_it_can_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"--output .*cannot write there"):
-        lease.hold(open_store(str(tmp_path / "file/out"))).__enter__()
+        lock.hold(open_store(str(tmp_path / "file/out"))).__enter__()
 
 
 def test_a_run_that_is_refused_leaves_the_folders_that_were_there_and_no_others(tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     for folder in (kept / "new" / "out", kept):
-        with pytest.raises(UserError, match="refused"), lease.hold(open_store(str(folder))):
+        with pytest.raises(UserError, match="refused"), lock.hold(open_store(str(folder))):
             raise UserError("refused")
         assert list(tmp_path.rglob("*")) == [kept]
-    with lease.hold(open_store(str(kept / "new" / "out"))) as held:
+    with lock.hold(open_store(str(kept / "new" / "out"))) as held:
         held.output.put("made", b"1")
     assert (kept / "new" / "out" / "made").exists()
 
 
-@pytest.mark.parametrize("if_locked", lease.IF_LOCKED)
+@pytest.mark.parametrize("if_locked", lock.IF_LOCKED)
 def test_the_lease_of_a_process_that_was_killed_here_is_taken_over_at_once(
     output, if_locked, monkeypatch
 ):
-    monkeypatch.setattr(lease, "SILENCE_S", 1000.0)
+    monkeypatch.setattr(lock, "SILENCE_S", 1000.0)
     program = (
-        "import os, signal, sys; from segpipe import lease, storage\n"
+        "import os, signal, sys; from segpipe import lock, storage\n"
         "store = storage.open_store(sys.argv[1])\n"
-        "with lease.hold(store): os.kill(os.getpid(), signal.SIGKILL)"
+        "with lock.hold(store): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", program, output.uri()], check=False, timeout=60)
     dead = holder(output)
-    with lease.hold(output, if_locked) as held:
+    with lock.hold(output, if_locked) as held:
         assert held.mine()
         assert dead["pid"] != holder(output)["pid"]
 
 
-@pytest.mark.parametrize("if_locked", lease.IF_LOCKED)
+@pytest.mark.parametrize("if_locked", lock.IF_LOCKED)
 def test_a_silent_lease_of_another_machine_is_taken_over_after_the_silence(
     output, if_locked, capsys
 ):
     leave_lease(output, place="elsewhere", host="far")
-    with lease.hold(output, if_locked) as held:
+    with lock.hold(output, if_locked) as held:
         assert held.mine()
     looks = capsys.readouterr().err.count("waiting whether process")
-    assert 0 < looks <= lease.SILENCE_S / lease.BEAT_S  # it is waited for once
+    assert 0 < looks <= lock.SILENCE_S / lock.BEAT_S  # it is waited for once
 
 
 @pytest.mark.parametrize(("if_locked", "error"), [("fail", UserError), ("skip", Skipped)])
@@ -130,14 +129,14 @@ def test_a_beating_lease_of_another_machine_is_refused(output, if_locked, error)
     try:
         wait_until(lambda: holder(output) is not None, "change", DEADLINE_S)
         with pytest.raises(error, match="on far"):
-            lease.hold(output, if_locked).__enter__()
+            lock.hold(output, if_locked).__enter__()
     finally:
         ended.set()
         thread.join()
 
 
 def test_who_lost_the_lease_stops_and_leaves_it_to_the_other(output):
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         leave_lease(output, owner="another")
         wait_until(lambda: held.lost, "change", DEADLINE_S)
         with pytest.raises(Unfinished, match="taken over"):
@@ -152,7 +151,7 @@ def test_of_many_at_once_one_gets_the_lease(output):
     def take():
         start.wait()
         try:
-            with lease.hold(output) as mine:
+            with lock.hold(output) as mine:
                 end.wait(2)
                 held.append(mine.lost)
         except UserError as error:
@@ -163,7 +162,7 @@ def test_of_many_at_once_one_gets_the_lease(output):
         thread.start()
     wait_until(
         lambda: len(refused) == 7 or end.is_set() or len(held) + len(refused) == 8,
-        "change of the lease",
+        "change of the lock",
         DEADLINE_S,
     )
     end.set()
@@ -173,10 +172,10 @@ def test_of_many_at_once_one_gets_the_lease(output):
 
 
 def test_progress_travels_with_the_heartbeat(output):
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         held.progress = {"ok": 5}
         wait_until(
-            lambda: holder(output)["progress"] == {"ok": 5}, "change of the lease", DEADLINE_S
+            lambda: holder(output)["progress"] == {"ok": 5}, "change of the lock", DEADLINE_S
         )
 
 
@@ -206,8 +205,8 @@ FAILURES = [
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_heartbeats_go_on_after_a_failure_of_any_kind(failing, error, monkeypatch):
-    monkeypatch.setattr(lease, "SILENCE_S", 1000.0)
-    with lease.hold(failing) as held:
+    monkeypatch.setattr(lock, "SILENCE_S", 1000.0)
+    with lock.hold(failing) as held:
         monkeypatch.setattr(FailingStore, "error", error)
         wait_until(lambda: held.failure is error, "failure", DEADLINE_S)
         held.check()  # it may pass
@@ -221,16 +220,16 @@ def test_heartbeats_go_on_after_a_failure_of_any_kind(failing, error, monkeypatc
 def test_a_lease_that_could_not_be_renewed_for_the_silence_is_lost_until_the_store_says_more(
     failing, error, monkeypatch
 ):
-    with lease.hold(failing) as held:
+    with lock.hold(failing) as held:
         monkeypatch.setattr(FailingStore, "error", error)
-        wait_until(lambda: held.silent_s() > lease.SILENCE_S, "silence", DEADLINE_S)
+        wait_until(lambda: held.silent_s() > lock.SILENCE_S, "silence", DEADLINE_S)
         with pytest.raises(Unfinished, match=rf"could not be renewed for \d+ s.*\({error}\)"):
             held.check()
         monkeypatch.setattr(FailingStore, "error", None)
         held.check()  # nobody had taken it over
-        assert held.silent_s() < lease.SILENCE_S
+        assert held.silent_s() < lock.SILENCE_S
         monkeypatch.setattr(FailingStore, "error", error)
-        wait_until(lambda: held.silent_s() > lease.SILENCE_S, "silence", DEADLINE_S)
+        wait_until(lambda: held.silent_s() > lock.SILENCE_S, "silence", DEADLINE_S)
         monkeypatch.setattr(FailingStore, "error", None)
         leave_lease(failing, owner="another")
         with pytest.raises(Unfinished, match="taken over"):
@@ -240,10 +239,10 @@ def test_a_lease_that_could_not_be_renewed_for_the_silence_is_lost_until_the_sto
 
 SUSPENDED = """
 import os, signal, sys
-from segpipe import lease, storage
+from segpipe import lock, storage
 store = storage.open_store(sys.argv[1])
-lease.SILENCE_S = float(sys.argv[2])
-with lease.hold(store) as held:
+lock.SILENCE_S = float(sys.argv[2])
+with lock.hold(store) as held:
     held.check()
     store.put("work", b"before")
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -273,25 +272,25 @@ def test_a_process_that_was_suspended_learns_of_its_loss_before_it_writes_more(t
     "data", [b"", b'{"owner": "them", "ho', b"\x89PNG\r\n", b"[]", b'"text"', b'{"owner": 1}']
 )
 def test_a_lease_that_cannot_be_read_is_taken_over_after_the_silence(output, data, capsys):
-    output.put(lease.LEASE, data)
-    with lease.hold(output) as held:
+    output.put(lock.LOCK, data)
+    with lock.hold(output) as held:
         assert held.mine()
         assert "a lock that cannot be read" in capsys.readouterr().err
-        output.put(lease.LEASE, data)  # a server lost it; nobody else says that it is his
+        output.put(lock.LOCK, data)  # a server lost it; nobody else says that it is his
         held.claim().check()
-        wait_until(lambda: lease.read_holder(output), "heartbeat", DEADLINE_S)
+        wait_until(lambda: lock.read_holder(output), "heartbeat", DEADLINE_S)
         held.check()
-    assert lease.read_holder(output) is None
+    assert lock.read_holder(output) is None
 
 
 def test_another_process_of_the_run_sees_in_the_store_who_holds_the_lease(output):
-    with lease.hold(output) as held:
+    with lock.hold(output) as held:
         claim = held.claim()
         assert claim.output == output  # with all its patience
         claim.check()
         leave_lease(output, owner="another", host="far")
         with pytest.raises(Unfinished, match=r"process \d+ on far .* has taken over"):
             claim.check()
-        output.delete(lease.LEASE)
+        output.delete(lock.LOCK)
         with pytest.raises(Unfinished, match="the lock is gone"):
             claim.check()

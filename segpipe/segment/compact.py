@@ -1,0 +1,173 @@
+"""The end"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from segpipe.segment.manifest import PAGE_ROWS, Manifest, page_ids
+from segpipe.segment.output import (
+    RESULTS,
+    fetch_ahead,
+    list_own,
+)
+from segpipe.segment.parts import Numbers, Parts, path_hashes, read_parts, read_rows
+from segpipe.segment.rows import ROW, conform, schema_of
+from segpipe.storage import Store
+
+RESULT_BYTES = 128 << 20  # of a file of results, where the archive allows: 64 to 256 MiB is usual
+ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
+UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
+
+
+def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
+    """Parts -> results/ in order of the manifest, one row an input -> what the rows add up to.
+
+    `results` are the keys of the files that count; older ones stay until `delete_old_results`.
+    Inputs that no part holds are counted as `open`. Rows of vanished or changed inputs stay behind
+    in their parts. The same parts give the same bytes.
+    """
+    parts = read_parts(output)
+    totals, results = Totals(), Results(output)
+    current, num_open = [np.zeros(0, np.uint64)], 0
+    for number in range(len(manifest.pages)):
+        page = manifest.page(number)
+        place = parts.find(page_ids(page))
+        num_open += int((place < 0).sum())
+        current.append(path_hashes(page["path"].to_pylist()))
+        list_ids = page["list_id"].filter(pa.array(place >= 0))
+        for table in _rows_at(output, parts, place[place >= 0]):
+            own, list_ids = list_ids.slice(0, len(table)), list_ids.slice(len(table))
+            table = table.set_column(table.schema.get_field_index("id"), ROW.field("id"), own)
+            totals.add(table)
+            results.add(table)
+    keys = results.close()
+    gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
+    return totals.summary() | {"open": num_open, "gone": len(gone), "results": keys}
+
+
+def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
+    """The rows at these places of the index, in this order, some at a time."""
+    step = int(np.clip(ROW_GROUP_BYTES // max(1, parts.row_bytes), 1, PAGE_ROWS))
+    for start in range(0, len(place), step):
+        some = place[start : start + step]
+        needed, which = np.unique(parts.part[some], return_inverse=True)
+        keys = [parts.keys[number] for number in needed]
+        tables = list(fetch_ahead(partial(read_rows, output), keys))
+        first = np.cumsum([0, *(len(table) for table in tables)])[:-1]
+        rows = first[which] + parts.row[some]
+        yield pa.concat_tables(tables).take(pa.array(rows))
+
+
+class Results:
+    """Files of rows, closed when they are large enough, in row groups that a reader can hold."""
+
+    def __init__(self, output: Store) -> None:
+        self.output = output
+        self.keys: list[str] = []
+        self.before = {entry.key: entry.bytes for entry in list_own(output, RESULTS)}
+        self.held: list[pa.Table] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.buffer = io.BytesIO()
+        self.writer = pq.ParquetWriter(self.buffer, ROW, compression="zstd")
+
+    def add(self, table: pa.Table) -> None:
+        self.held.append(conform(table))
+        if sum(one.nbytes for one in self.held) >= ROW_GROUP_BYTES:
+            self._flush()
+            if self.buffer.tell() >= RESULT_BYTES:
+                self._finish()
+                self._begin()
+
+    def _flush(self) -> None:
+        if self.held:
+            self.writer.write_table(pa.concat_tables(self.held).combine_chunks())
+            self.held = []
+
+    def _finish(self) -> None:
+        self.writer.close()
+        data = self.buffer.getvalue()
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        key = f"{RESULTS}part-{len(self.keys):05d}-{digest}.parquet"
+        if self.before.get(key) != len(data):
+            self.output.put(key, data)
+        self.keys.append(key)
+
+    def close(self) -> list[str]:
+        """Write the last file -> the keys of all."""
+        self._flush()
+        if self.buffer.tell() > len(b"PAR1") or not self.keys:
+            self._finish()
+        return self.keys
+
+
+def delete_old_results(output: Store, keys: Sequence[str]) -> None:
+    """Delete the files of results that are not among these."""
+    for entry in list(list_own(output, RESULTS)):
+        if entry.key not in keys:
+            output.delete(entry.key)
+
+
+def count_missing_results(output: Store, summary: dict[str, Any]) -> int:
+    """How many files of results the summary names and the output lacks, or has empty."""
+    there = {entry.key for entry in list_own(output, RESULTS) if entry.bytes}
+    named = summary.get("results", [])
+    return sum(key not in there for key in named) if isinstance(named, list) else 1
+
+
+class Totals:
+    """Counts over all rows of a result."""
+
+    def __init__(self) -> None:
+        self.status: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
+        self.engines: Counter[str] = Counter()
+
+    def add(self, table: pa.Table) -> None:
+        self.status.update(table["status"].to_pylist())
+        rejected = table.filter(pc.is_valid(table["error"]))
+        self.reasons.update(rejected["error"].to_pylist())
+        self.codes.update(rejected["error_code"].fill_null(UNCODED).to_pylist())
+        self.engines.update(pc.drop_null(table["engine"]).to_pylist())
+
+    def summary(self) -> dict[str, Any]:
+        ok, rejected = self.status["ok"], self.status["rejected"]
+        return {
+            "inputs": ok + rejected,
+            "ok": ok,
+            "rejected": rejected,
+            "rejected_by_code": dict(self.codes.most_common()),
+            "rejected_by_reason": dict(self.reasons.most_common()),
+            "masks_by_engine": dict(self.engines.most_common()),
+        }
+
+
+def result_groups(
+    output: Store, summary: dict[str, Any]
+) -> Iterator[Callable[[list[str]], pa.Table]]:
+    """For each row group of the results, in order of path, a function that reads columns of it.
+
+    Two files at most are held. Older results are read as `conform` says. A summary of 0.1.0 lists
+    no results: all are read.
+    """
+    listed: list[str] | None = summary.get("results")
+    for key in [e.key for e in list_own(output, RESULTS)] if listed is None else listed:
+        file = pq.ParquetFile(io.BytesIO(output.get(key)))
+        for number in range(file.num_row_groups):
+            yield partial(_read_group, file, number)
+
+
+def _read_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
+    return conform(file.read_row_group(number, columns=columns), schema_of(columns))
