@@ -15,7 +15,7 @@ from common import ROOT
 SAMPLE_S = 0.1
 MEMORY_EVERY = 10  # samples: PSS takes the kernel some time
 KINDS = {  # what a process's command line holds -> what it is
-    "segpipe.decoder": "decoders",
+    "segpipe.data.decoder": "decoders",
     "ray::MapWorker": "Ray Data's workers of ours",
     "ray::": "Ray's other workers and agents",
     "gcs_server": "Ray's GCS",

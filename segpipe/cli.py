@@ -22,14 +22,22 @@ from segpipe.storage import folders
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
 VERBS = {
-    "check": ("segpipe.check", "CheckConfig", "look at a labelled set before training on it"),
-    "train": ("segpipe.train", "TrainConfig", "train a network on a labelled set"),
-    "segment": ("segpipe.segment", "SegmentConfig", "segment a folder or prefix of photographs"),
-    "evaluate": ("segpipe.evaluate", "EvaluateConfig", "measure a checkpoint on a labelled set"),
-    "scale": ("segpipe.scale", "ScaleConfig", "measure what more workers buy"),
-    "plan": ("segpipe.plan", "PlanConfig", "tell how long an archive takes on a cluster"),
-    "models": ("segpipe.shipped", "ModelsConfig", "list the checkpoints that segpipe ships"),
-    "status": ("segpipe.status", "StatusConfig", "tell how far the run on an output is"),
+    "check": ("segpipe.train.check", "CheckConfig", "look at a labelled set before training on it"),
+    "train": ("segpipe.train.run", "TrainConfig", "train a network on a labelled set"),
+    "segment": (
+        "segpipe.segment.run",
+        "SegmentConfig",
+        "segment a folder or prefix of photographs",
+    ),
+    "evaluate": (
+        "segpipe.evaluate.run",
+        "EvaluateConfig",
+        "measure a checkpoint on a labelled set",
+    ),
+    "scale": ("segpipe.scaling.run", "ScaleConfig", "measure what more workers buy"),
+    "plan": ("segpipe.planning.run", "PlanConfig", "tell how long an archive takes on a cluster"),
+    "models": ("segpipe.models.shipped", "ModelsConfig", "list the checkpoints that segpipe ships"),
+    "status": ("segpipe.segment.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
 }
 WITH_RAY = ("train", "segment", "evaluate", "scale", "demo")  # whose core can end the process

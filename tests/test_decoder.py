@@ -186,7 +186,7 @@ def children(parent: int) -> list[int]:
         except OSError:
             continue  # no process, or it has ended
         own = int(ppid) == parent and int(entry.name) not in OTHERS
-        if own and state != "Z" and b"segpipe.decoder" in words:
+        if own and state != "Z" and b"segpipe.data.decoder" in words:
             found.append(int(entry.name))
     return found
 
@@ -668,7 +668,7 @@ def test_a_child_that_does_not_start_is_an_error_and_no_rejection(child, monkeyp
 def test_the_child_ends_with_its_parent(tmp_path, word):
     log = tmp_path / "log"
     code = (
-        "import sys, pathlib, time; from segpipe.decoder import Decoder\n"
+        "import sys, pathlib, time; from segpipe.data.decoder import Decoder\n"
         "child = Decoder(64, 1, 2)\n"
         "for path in sys.argv[1:]: child.fit(pathlib.Path(path).read_bytes())\n"
         f"open({str(log)!r}, 'w'); time.sleep(1000)"
@@ -729,7 +729,7 @@ def pipes(pid: int) -> set[str]:
 
 
 def test_neither_side_imports_a_network_or_a_store():
-    code = "import json, sys, segpipe.decoder; print(json.dumps(list(sys.modules)))"
+    code = "import json, sys, segpipe.data.decoder; print(json.dumps(list(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
     loaded = set(json.loads(printed.splitlines()[-1]))
     assert not loaded & {"torch", "ray", "pyarrow", "boto3", "botocore"}

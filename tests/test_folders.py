@@ -55,7 +55,9 @@ def test_a_folder_that_is_not_this_users_alone_keeps_nothing(temporary, kind):
 
 
 def test_matplotlib_without_a_home_warns_of_nothing(temporary):
-    program = "from segpipe import folders; folders.spare_home(); import matplotlib.font_manager"
+    program = (
+        "from segpipe.storage import folders; folders.spare_home(); import matplotlib.font_manager"
+    )
     words = [sys.executable, "-c", program]
     done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""

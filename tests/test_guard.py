@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-PROGRAM = "import os, signal, sys\nfrom segpipe import guard\n"
-PROGRAM += "with guard.last_word('gone: 100 %s'):\n"
+PROGRAM = "import os, signal, sys\nfrom segpipe import progress\n"
+PROGRAM += "with progress.last_word('gone: 100 %s'):\n"
 
 
 def ended(how: str) -> subprocess.CompletedProcess[str]:

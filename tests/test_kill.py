@@ -226,7 +226,7 @@ def victim_of(kind: str, driver: int, nodes: Sequence[int]) -> int | None:
     if kind == "actor":
         return next(iter(actors), None)
     if kind == "decoder":
-        return next((p for p, words in processes.items() if "segpipe.decoder" in words), None)
+        return next((p for p, words in processes.items() if "segpipe.data.decoder" in words), None)
     if kind == "raylet":
         return next((p for p, words in processes.items() if "/raylet/raylet " in words), None)
     # Of Ray's own workers any; its agents die and live with their raylet.

@@ -94,7 +94,7 @@ def test_the_lease_of_a_process_that_was_killed_here_is_taken_over_at_once(
 ):
     monkeypatch.setattr(lock, "SILENCE_S", 1000.0)
     program = (
-        "import os, signal, sys; from segpipe import lock, storage\n"
+        "import os, signal, sys; from segpipe import storage; from segpipe.storage import lock\n"
         "store = storage.open_store(sys.argv[1])\n"
         "with lock.hold(store): os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -239,7 +239,7 @@ def test_a_lease_that_could_not_be_renewed_for_the_silence_is_lost_until_the_sto
 
 SUSPENDED = """
 import os, signal, sys
-from segpipe import lock, storage
+from segpipe import storage; from segpipe.storage import lock
 store = storage.open_store(sys.argv[1])
 lock.SILENCE_S = float(sys.argv[2])
 with lock.hold(store) as held:

@@ -166,6 +166,6 @@ def test_an_error_of_a_file_ends_another_verb_with_its_name(tmp_path, monkeypatc
     def fail(_: object) -> None:
         raise PermissionError("s3://photos/eye")
 
-    monkeypatch.setattr("segpipe.status.state_of", fail)
+    monkeypatch.setattr("segpipe.segment.status.state_of", fail)
     assert run("status", "--output", tmp_path) == 2
     assert "segpipe status: s3://photos/eye: permission denied" in capsys.readouterr().err

@@ -502,7 +502,7 @@ def test_segmentation_is_measured_beside_its_ceilings_pinned_and_goes_on_with_wh
     assert [line["part"] for line in before] == ["job", *findings.PARTS["segment"]]
     core = str(pinned.own_cores()[0])
     assert any("raylet" in command for command in cores)
-    assert any("segpipe.decoder" in command for command in cores)
+    assert any("segpipe.data.decoder" in command for command in cores)
     assert set(cores.values()) == {core}, cores
     job, *parts = before
     assert {tuple(line["cores"]) for line in before} == {(int(core),)}

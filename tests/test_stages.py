@@ -145,7 +145,7 @@ def test_an_error_after_decoding_rejects_its_photograph_and_the_others_are_done(
     assert [row["status"] for row in rows] == ["ok", "rejected", "ok"]
     assert rows[1]["error_code"] == "internal_error"
     kind = type(error).__name__
-    assert rows[1]["error"].startswith(f"internal error ({kind} at segpipe/stages.py:")
+    assert rows[1]["error"].startswith(f"internal error ({kind} at segpipe/segment/stages.py:")
     assert rows[1]["mask_path"] is None
     told = capfd.readouterr().err
     assert "b.png" in told

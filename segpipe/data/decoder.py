@@ -73,7 +73,9 @@ TOLD = (
     "second_fraction",
 )  # of Fitted, as JSON
 LENGTH = struct.Struct("<Q")
-READY = b"\0segpipe.decoder is ready\n"  # all before it was printed by others while Python started
+READY = (
+    b"\0segpipe.data.decoder is ready\n"  # all before it was printed by others while Python started
+)
 INHERITED = (
     "HOME",
     "LANG",
@@ -400,8 +402,13 @@ def _locked(file: int) -> bool:
 
 
 def _start(settings: _Settings) -> _Child:
-    command = [sys.executable, "-P", "-m", "segpipe.decoder"]  # -P: not from the working folder
-    memory = os.memfd_create("segpipe.decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "segpipe.data.decoder",
+    ]  # -P: not from the working folder
+    memory = os.memfd_create("segpipe.data.decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(memory, _Shared.num_bytes(settings))
         # or a child that cuts it off would kill its parent with SIGBUS
@@ -485,7 +492,7 @@ def _read(pipe: int, num_bytes: int) -> bytes:
 
 
 def main() -> None:
-    """`python -m segpipe.decoder MEMORY DIAMETER MEGAPIXELS SECONDS`: answer until stdin ends."""
+    """`-m segpipe.data.decoder MEMORY DIAMETER MEGAPIXELS SECONDS`: answer until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's affair
     settings = _Settings(*map(float, sys.argv[2:]))
     shared = _Shared.of(int(sys.argv[1]), settings)

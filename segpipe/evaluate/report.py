@@ -15,8 +15,8 @@ from segpipe import plots
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
 from segpipe.data.fov import fov_box
+from segpipe.html import embedded, jpeg, template
 from segpipe.metrics import Confusion, Counts
-from segpipe.segment.report import embedded, jpeg, template
 
 SHOWN = 24  # photographs at most
 PICTURE_PX = 600  # longest side of a picture; what is smaller keeps its size

@@ -6,8 +6,6 @@ are shown: a million rows cost no more memory than a thousand.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, Template
 from PIL import ExifTags, Image, ImageOps
 
 from segpipe.data.canvas import fit_fov
@@ -24,6 +21,8 @@ from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.decoder import Decoder, Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
+from segpipe.html import jpeg, template
+from segpipe.progress import duration
 from segpipe.segment.compact import result_groups
 from segpipe.segment.rows import posix_seconds
 from segpipe.storage import Source, Store
@@ -70,23 +69,6 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
         sheet=_contact_sheet(source, output, findings.shown),
     )
     return page.encode()
-
-
-def template(name: str) -> Template:
-    """A page of the package; what it is filled with is escaped."""
-    templates = Environment(
-        loader=PackageLoader("segpipe", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters["duration"] = duration
-    return templates.get_template(name)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 # ---- what is kept of the rows
@@ -385,15 +367,3 @@ def overlay(fitted: Fitted, vessel: npt.NDArray[np.bool_]) -> tuple[Image.Image,
 def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     picture.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(picture)
-
-
-def jpeg(picture: Image.Image) -> str:
-    """A picture as a URI that holds it."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return embedded(buffer.getvalue(), "jpeg")
-
-
-def embedded(file: bytes, kind: str) -> str:
-    """An image file of this kind (jpeg or png) as a URI that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
