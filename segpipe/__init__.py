@@ -3,15 +3,20 @@
 In the order in which data flows:
 
     errors.py            the errors a user can meet
-    folders.py           where caches lie
-    guard.py             the last word of a process that something ends
     flags.py             what all verbs' flags have in common
+    progress.py          what a run tells of itself: its rate, the time left, its last word
     storage/             a URI -> a store: list, get, atomic put, patience
       entry.py  local.py  s3.py    what stores have in common; a folder; a prefix on S3
       s3_errors.py       what is done about each error of S3
+      places.py          an output inside the input
+      files.py           JSON and Parquet, and what is said of damaged ones
+      settings.py        what an output was started with
+      lock.py            one writer for each output
+      folders.py         where caches lie
     kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/                numpy, pillow and OpenCV, never torch
       codecs.py          bytes -> photograph, safely; mask -> PNG bytes
+      decoder.py         untrusted bytes are decoded in a child process
       photograph.py      what every reader of a file gives, and the limits that each keeps
       headers.py         what compressed pictures say of themselves, read before they are decoded
       depth.py           samples of any depth -> 8 bits
@@ -47,38 +52,52 @@ In the order in which data flows:
       flips.py           the mean over mirror images
       predict.py         canvas -> score: the one path that all share
       engine.py          how a network runs: the quickest way that keeps its masks
+      shipped.py         the verb that lists what the package ships
       weights/           what the package ships
-    recipes.py           flags of trainings by name
-    measure.py           mask -> vessel measurements; photograph -> quality hints
     metrics.py           counts that add -> Dice, MCC, AUC, ...
-    inputs.py            which photographs a run takes: a folder, a prefix, a list
-    lists.py             CSV and Parquet files that name photographs
-    spool.py             what is listed, in order of keys
-    rows.py              columns of the results, with type and meaning; rows of older releases
-    archive.py           what a bulk run knows: manifest, parts, compaction
-    states.py            what a training goes on from, after every epoch
-    board.py             what a training's workers tell its driver
-    records.py           history, steps and TensorBoard events of a training
-    lease.py             one writer for each output
-    stopwatch.py         seconds by stage, and the bottleneck
-    decoder.py           untrusted bytes are decoded in a child process
-    startup.py           starting Ray, or joining a cluster
-    runtime.py           Ray, and progress
+    measure/             mask -> vessel measurements; photograph -> quality hints
+    plots.py  html.py    what training and evaluation draw; parts of reports
+    cluster/             Ray
+      startup.py         starting Ray, or joining a cluster
+      runtime.py         what each process of it is told, and books
     labels.py            every label is looked at before anything starts
-    crop_plan.py         what a training's crops are, and who cuts them
-    kept_weights.py      the mean of a training's weights, and the best
-    trainer.py           one rank of a training, in plain torch
-    stream.py            the crop stream
-    worker.py            a trainer as a worker of Ray Train
-    stages.py            what happens to a photograph before and after the network
-    plots.py             what training and evaluation draw
-    report.py            the HTML report of an archive
-    evaluation_report.py figures, page and table of an evaluation
-    scaling/             a job on more and more cores, beside its ceilings
-    planning/            measured costs -> forecast and simulation of a run on a larger cluster
-    check.py  train.py  segment.py  evaluate.py  scale.py  plan.py  shipped.py (models)  status.py
-    demo.py              one verb each: a frozen config and one function
-    cli.py               segpipe <verb>
+    train/               segpipe train
+      run.py             its config and verb
+      recipes.py         flags by name
+      crop_plan.py       what a training's crops are, and who cuts them
+      stream.py          the crop stream
+      trainer.py         one rank, in plain torch
+      worker.py          a trainer as a worker of Ray Train
+      kept_weights.py    the mean of a training's weights, and the best
+      states.py          what a training resumes from, after every epoch
+      history.py         history, steps and TensorBoard events
+      board.py           what workers tell the driver
+      check.py           segpipe check: a look at a labelled set
+    segment/             segpipe segment
+      run.py             its config and verb
+      inputs.py          which photographs a run takes: a folder, a prefix, a list
+      lists.py           CSV and Parquet files that name photographs
+      spool.py           what is listed, in order of keys
+      output.py          what lies in an output, and in which order it is written
+      keys.py            an input's id, and where its mask goes
+      rows.py            columns of the results, with type and meaning; rows of older releases
+      manifest.py        the inputs of an attempt
+      parts.py           the groups that are done
+      todo.py            what is left, and what was deleted since
+      stages.py          what happens to a photograph before and after the network
+      compact.py         parts -> results
+      report.py          the HTML report
+      stopwatch.py       seconds by stage, and the bottleneck
+      gauges.py          what Prometheus sees
+      status.py          segpipe status
+    evaluate/            segpipe evaluate
+      run.py             its config and verb
+      stages.py          what happens to a labelled photograph
+      report.py          figures, page and table
+    scaling/             segpipe scale: a job on more and more cores, beside its ceilings
+    planning/            segpipe plan: measured costs -> forecast of a run on a larger cluster
+    demo.py              segpipe demo
+    cli.py               segpipe VERB
 """
 
 from importlib.metadata import version

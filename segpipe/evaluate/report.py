@@ -120,7 +120,7 @@ def page(
         | {what: embedded(_png(getattr(pictures, what)), "png") for what in Pictures._fields[1:]}
         for row, pictures in shown
     ]
-    found = template("evaluation_report.html").render(
+    found = template("evaluate/report.html").render(
         name=name,
         result=result,
         figures={TITLES[file]: embedded(png, "png") for file, png in drawn.items()},

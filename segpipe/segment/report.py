@@ -60,7 +60,7 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
     for read in result_groups(output, summary):
         findings.add(read)
     reasons = sorted(findings.rejections.values(), key=lambda one: -one.count)
-    page = template("report.html").render(
+    page = template("segment/report.html").render(
         summary=summary,
         reasons=reasons[:REASONS],
         other_reasons=[one.count for one in reasons[REASONS:]],
