@@ -93,7 +93,7 @@ ADDED = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc: arrays of a photograph reuse pages, which
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),  # takes 11.3 ms for one of DRIVE's instead of 12.6 ms
 }
-ROOT = Path(__file__).absolute().parents[1]  # the folder in which a child finds this package
+ROOT = Path(__file__).absolute().parents[2]  # the folder in which a child finds this package
 
 TOO_LARGE = "needs too much memory to decode"
 TOO_SLOW = "decoding took longer than the limit"
