@@ -34,10 +34,10 @@ from listing import Pages, rss_mib
 
 from segpipe.cluster import runtime
 from segpipe.segment import report
+from segpipe.segment.fetch import TRANSFERS
+from segpipe.segment.groups import Groups
 from segpipe.segment.inputs import Inputs
 from segpipe.segment.manifest import Manifest
-from segpipe.segment.run import Groups
-from segpipe.segment.stages import TRANSFERS
 from segpipe.segment.todo import Todo
 from segpipe.storage import Store, open_store
 

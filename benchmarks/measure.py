@@ -93,7 +93,7 @@ def main() -> None:
     images = sorted(drive().glob("training/images/*.tif"))
     weights = checkpoint.read(None)
     card = checkpoint.load(weights, checkpoint.DEFAULT).card
-    score_of = engine.open_score(weights, engine.REFERENCE, 1, card.flips)
+    score_of = engine.open_score(weights, engine.REFERENCE, 1, card.tta)
     masks: dict[float, list[Image8]] = {zoom: [] for zoom in SIZES}
     found: dict[float, Rows] = {zoom: [] for zoom in SIZES}
     fits = []

@@ -16,7 +16,8 @@ from segpipe.errors import UserError
 from segpipe.evaluate.run import EvaluateConfig, evaluate
 from segpipe.flags import check_at_least, check_seed
 from segpipe.progress import Progress
-from segpipe.segment.run import SegmentConfig, segment
+from segpipe.segment.config import SegmentConfig
+from segpipe.segment.run import segment
 from segpipe.storage import check_places, local_path, open_store
 from segpipe.train.run import TrainConfig, train
 

@@ -11,6 +11,13 @@ from segpipe.errors import UserError
 DEVICES = ("auto", "cpu", "gpu")
 MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
 LARGEST_SEED = 2**63 - 1  # torch holds seeds in 64 bits
+TTA_FLAG = "--tta none or flip4"
+BACKEND_FLAG = "--backend auto, native or torch"
+RENAMED: dict[str, dict[str, str]] = {  # with 0.2.0, by verb: what to give instead
+    "segment": {"--flips": TTA_FLAG, "--compile": BACKEND_FLAG},
+    "evaluate": {"--flips": TTA_FLAG},
+    "plan": {"--flips": TTA_FLAG, "--batch-size": "--group-size N"},
+}
 
 
 def flag(name: str) -> str:
@@ -60,11 +67,13 @@ def _finite(value: float) -> str:
     return "" if abs(value) <= MOST else f", and a finite number of at most {MOST:g}"
 
 
-def unknown_flag(words: Sequence[str], known: Sequence[str]) -> str | None:
+def unknown_flag(verb: str, words: Sequence[str], known: Sequence[str]) -> str | None:
     """What is wrong with the first of these words that is a flag and not known; None if none is."""
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
+            if now := RENAMED.get(verb, {}).get(name.replace("_", "-")):
+                return f"{name}: has another name since 0.2.0, give {now}"
             near = get_close_matches(name, known, 1)
             return f"{name}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
     return None

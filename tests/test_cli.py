@@ -98,7 +98,7 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--workers", "0"], "--workers 0"),
         (["--workers", "11"], "--workers 11"),
         (["--epochs", "0"], "--epochs 0"),
-        (["--batch-size", "0"], "--batch-size 0"),
+        (["--group-size", "0"], "--group-size 0"),
         (["--lr", "-1"], "--lr -1"),
         (["--crop-size", "0"], "--crop-size 0"),
         (["--model", "resnet"], "segnet-lite"),
@@ -140,7 +140,7 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     ("flags", "wanted"),
     [
         (["--fov", "mask"], "--fov mask: choose from given, found"),
-        (["--flips", "2"], "--flips 2: choose from 1, 4"),
+        (["--tta", "2"], "--tta 2: choose from none, flip4"),
         (["--split", "validation"], "--split validation: choose from training, test"),
         (["--report-images", "no"], "--report-images no: choose from on, off"),
     ],

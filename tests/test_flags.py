@@ -16,6 +16,7 @@ import pytest
 
 from segpipe import cli
 from segpipe.errors import UserError
+from segpipe.flags import RENAMED
 from segpipe.storage import open_store
 from segpipe.train.run import TrainConfig
 
@@ -28,6 +29,7 @@ AMOUNT = ["-1", "nan", "inf", "abc", ""]  # 0 or more
 CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
+TTA = ["1", "flip", ""]
 READ_BY: dict[str, list[str] | str] = {
     "images": ["images/*.png", "", " "],  # each needs others
     "labels": ["labels/*.png", ""],
@@ -75,11 +77,12 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "output": PLACES,
         "checkpoint": [*PLACES, "nowhere.pth"],
         "workers": COUNT,
+        "group_size": COUNT,
         "batch_size": COUNT,
         "format": CHOICE,
         "measure": CHOICE,
         "probabilities": SWITCH,
-        "flips": FLIPS,
+        "tta": TTA,
         "max_rejected": ["1.01", *AMOUNT],
         "max_megapixels": SIZE,
         "retry_rejected": SWITCH,
@@ -91,7 +94,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "store_patience": AMOUNT,
         "limit": COUNT,
         "precision": CHOICE,
-        "compile": CHOICE,
+        "backend": CHOICE,
         "device": ["tpu", "gpu", ""],
         "if_locked": CHOICE,
         "report_images": ["yes", ""],
@@ -102,7 +105,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "checkpoint": [*PLACES, "nowhere.pth"],
         "split": CHOICE,
         "fov": CHOICE,
-        "flips": FLIPS,
+        "tta": TTA,
         "report_images": ["yes", ""],
         "workers": COUNT,
         "device": ["tpu", "gpu", ""],
@@ -125,7 +128,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "epochs": ["2", *COUNT],
         "crops_per_image": ["2", *COUNT],
         "crop_size": ["64", *COUNT],
-        "batch_size": COUNT,
+        "batch_size": ["2", *COUNT],
+        "group_size": COUNT,
         "device": ["tpu", "gpu", ""],
         "ceiling_seconds": AMOUNT,
     },
@@ -140,8 +144,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "price": AMOUNT,
         "measured": [*PLACES, "nowhere.jsonl"],
         "checkpoint": [*PLACES, "unheard-of"],
-        "flips": FLIPS,
-        "batch_size": COUNT,
+        "tta": TTA,
+        "group_size": COUNT,
         "store": CHOICE,
         "request_ms": SIZE,
         "connection_mb": SIZE,
@@ -264,6 +268,15 @@ def test_a_path_with_a_zero_byte_is_refused(labelled, photographs, tmp_path, ver
 )
 def test_a_mistyped_flag_is_named_with_the_nearest(refused, words, wanted):
     assert wanted in refused("segment", *words)
+
+
+@pytest.mark.parametrize(
+    ("verb", "old"), [(verb, old) for verb, names in RENAMED.items() for old in names]
+)
+def test_a_flag_of_0_1_0_is_told_its_new_name(refused, verb, old):
+    new = RENAMED[verb][old]
+    assert f"{old}: has another name since 0.2.0, give {new}" in refused(verb, f"{old}=1")
+    assert new.split()[0].removeprefix("--").replace("-", "_") in TABLE[verb]
 
 
 @pytest.mark.parametrize("flag", ["--data=~/set", "--output=~/out"])

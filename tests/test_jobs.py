@@ -150,7 +150,7 @@ def test_a_mask_does_not_depend_on_its_neighbours(segmented, mixed, trained, tmp
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "x.jpg").write_bytes((mixed / row["path"]).read_bytes())
-    flags = ["--checkpoint", trained / "model.safetensors", "--batch-size", 1]
+    flags = ["--checkpoint", trained / "model.safetensors", "--group-size", 1]
     assert run("segment", *ONE, "--input", alone, "--output", tmp_path / "out", *flags) == 0
     assert (tmp_path / "out/masks/x.jpg.png").read_bytes() == row["mask_png"]
 
@@ -248,7 +248,7 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     weights = tmp_path / "four.safetensors"
     weights.write_bytes(checkpoint.dump(loaded.state, replace(loaded.card, flips=4)))
     images, found = labelled / "test/images", {}
-    for name, flags in (("four", []), ("one", ["--flips", 1])):
+    for name, flags in (("four", []), ("one", ["--tta", "none"])):
         words = [*ONE, "--input", images, "--output", tmp_path / name, "--checkpoint", weights]
         assert run("segment", *words, *flags) == 0
         found[name] = [path.read_bytes() for path in sorted((tmp_path / name / "masks").iterdir())]

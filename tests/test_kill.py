@@ -45,7 +45,7 @@ from segpipe.train import states
 pytestmark = pytest.mark.cluster
 VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # in turn
 DEADLY = ("driver", "raylet")  # without its own node's raylet Ray ends the driver
-SEGMENT = ["-m", "jobs.segment", "--batch-size", 2, "--flips", 1]
+SEGMENT = ["-m", "jobs.segment", "--group-size", 2, "--tta", "none"]
 COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
 

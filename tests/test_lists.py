@@ -14,12 +14,12 @@ from verbs import ONE, rows_of, run
 
 from segpipe.errors import RejectedImage, UserError
 from segpipe.segment.compact import compact
+from segpipe.segment.fetch import OpenInput, fetch
 from segpipe.segment.inputs import Inputs, open_source
 from segpipe.segment.lists import ListedFiles
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.output import PARTS
 from segpipe.segment.rows import ROW
-from segpipe.segment.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store
 from segpipe.storage.files import read_parquet, write_parquet
 
@@ -178,7 +178,7 @@ def test_a_name_that_a_server_refuses_is_an_input_of_its_own(s3, tmp_path):
     source.check_readable()
     first, second = Inputs(source)
     assert (first.bytes, second.bytes) == (0, 1)
-    told = _fetch(source, first)
+    told = fetch(source, first)
     assert isinstance(told, OpenInput)
     assert f"{store.uri()}//a.jpg: the store refuses the request" in told.reason
 
@@ -218,7 +218,7 @@ def test_rows_that_name_no_file_are_rejected_and_end_nothing(s3, tmp_path):
     ):
         (tmp_path / "list.csv").write_text("path\n" + "".join(f"{rows}{name}\n" for name in names))
         source = open_source(str(tmp_path / "list.csv"), 5.0)
-        found = {name: _fetch(source, Entry(name, 0, "")) for name in names}
+        found = {name: fetch(source, Entry(name, 0, "")) for name in names}
         assert {name: type(one) for name, one in found.items()} == dict.fromkeys(
             names, RejectedImage
         )

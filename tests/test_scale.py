@@ -163,7 +163,7 @@ def row(workers: int, rate: float, part: str = "job", repeat: int = 1, **others)
             "items": 100,
             "rate": rate,
             "seconds": 10.0,
-            "engine": "compiled fp32",
+            "engine": "native fp32",
             "model": "resunet",
             "device": "cpu",
             "image_megapixels": 0.33,

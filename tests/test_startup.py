@@ -206,7 +206,7 @@ def test_a_ray_whose_agents_are_too_slow_is_started_again(labelled, tmp_path):
     assert "try 2 of 3" in ended.stderr
 
 
-SEGMENT = ["-m", "segpipe", "segment", "--flips", 1, "--compile", "off", "--precision", "fp32"]
+SEGMENT = ["-m", "segpipe", "segment", "--tta", "none", "--backend", "torch", "--precision", "fp32"]
 SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
 
 

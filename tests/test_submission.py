@@ -204,7 +204,7 @@ def photographs(store, labelled, on_one_machine, request) -> Callable[..., Archi
             path, key = drawn[n % len(drawn)], f"{n:03d}.tif"
             open_store(f"{place}/photographs").put(key, path.read_bytes())
             wanted[f"masks/{key}.png"] = known[path.name]
-        flags = ("--batch-size", "2", *flags)
+        flags = ("--group-size", "2", *flags)
         return Archive(f"{place}/photographs", f"{place}/masks", num, flags, wanted)
 
     return put
@@ -312,7 +312,7 @@ def listed(cluster: Machines, kind: str, job: str) -> list[dict]:
 
 
 def test_a_node_that_loses_its_power_and_one_that_joins_change_nothing(user, cluster, photographs):
-    sent = photographs(80, "--compile", "off")
+    sent = photographs(80, "--backend", "torch")
     with user.starts(sent.command()) as job:
         wait_until(lambda: len(sent.parts()) > 2 or not job.runs(), "part", SUBMIT_S)
         name = re.search(JOB, job.told())[1]
@@ -329,7 +329,7 @@ def test_a_node_that_loses_its_power_and_one_that_joins_change_nothing(user, clu
 
 @pytest.mark.nightly
 def test_a_job_that_is_stopped_goes_on_when_it_is_sent_again(user, photographs):
-    sent = photographs(40, "--compile", "off")
+    sent = photographs(40, "--backend", "torch")
     command = sent.command()
     with user.starts(command) as job:
         wait_until(lambda: len(sent.parts()) > 1 or not job.runs(), "part", SUBMIT_S)
@@ -379,7 +379,7 @@ def test_networks_run_where_the_gpus_are_and_photographs_are_read_elsewhere(
     user, cluster, photographs
 ):
     """There is no card: the node only says that it has one, and its network runs on its core."""
-    sent = photographs(12, "--compile", "off")
+    sent = photographs(12, "--backend", "torch")
     (user.clone / "pretended.py").write_text(PRETENDED)
     node = cluster.add("--num-cpus=1", "--num-gpus=1", *WORKER)
     try:

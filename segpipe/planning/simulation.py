@@ -25,8 +25,8 @@ import simpy
 
 from segpipe.errors import UserError
 from segpipe.planning.forecast import Setting, end_s, index_s, list_s
+from segpipe.segment.fetch import TRANSFERS
 from segpipe.segment.manifest import PAGE_ROWS
-from segpipe.segment.stages import TRANSFERS
 
 MOST_DEATHS = 100_000  # of nodes in a course; with more a run ends late or never
 NUM_LUMPS = 5_000  # entities into which the groups of an archive are gathered, about

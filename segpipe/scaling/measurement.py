@@ -31,6 +31,7 @@ from segpipe.cluster import runtime
 from segpipe.errors import Unfinished, UserError
 from segpipe.flags import flag
 from segpipe.models import checkpoint, engine
+from segpipe.models.tta import tta_of
 from segpipe.scaling import findings, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.pinned import Ended
@@ -182,14 +183,13 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     words: list[object] = ["-m", "segpipe", "segment", "--input", experiment.flags["input"]]
     words += ["--output", store.uri(), "--workers", key.workers]
     words += ["--limit", images * experiment.times(key.workers)]
-    words += ["--batch-size", experiment.flags["batch_size"], "--max-rejected", 1]
+    words += ["--group-size", experiment.flags["group_size"], "--max-rejected", 1]
     words += ["--device", _device_flag(experiment), *_given(experiment, "checkpoint")]
     ended = _run(experiment, key, words, {})
     summary = read_json(store, SUMMARY) or {}
-    settings = read_settings(store)
     finished, megapixels = _of_rows(store)
     # on a GPU photographs come in groups, on a core one by one
-    at_once = experiment.flags["batch_size"] if experiment.device == "cuda" else 1
+    at_once = experiment.flags["group_size"] if experiment.device == "cuda" else 1
     rate = findings.steady_rate(finished, key.workers * at_once)
     if rate is None:
         raise UserError(f"--limit {images}: too few photographs for a steady rate, raise it")
@@ -203,12 +203,12 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
         "stall": stages[IDLE] / sum(stages.values()),
         "bottleneck": summary["bottleneck"],
         "image_megapixels": megapixels,
-        "batch_size": experiment.flags["batch_size"],
+        "batch_size": experiment.flags["group_size"],
         "checkpoint": experiment.flags["checkpoint"] or checkpoint.DEFAULT,
         "engine": summary["engine"]["name"],
-        "flips": settings["--flips"],
+        "flips": summary["model"]["flips"],
         "model": summary["model"]["model"],
-        "precision": settings["--precision"],
+        "precision": summary["engine"]["name"].split()[1],
     }
 
 
@@ -226,20 +226,20 @@ def _of_rows(store: Store) -> tuple[np.ndarray, float | None]:
 
 def _ceiling(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     """One part of segment alone, by the engine that the job used."""
-    kind, precision = job["engine"].split()
+    backend, precision = job["engine"].split()
     cores = experiment.cores_of(key.workers) or []
     words: list[object] = ["-m", "segpipe.scaling.ceilings", key.part]
     words += ["--input", experiment.flags["input"], "--output", _run_store(experiment).uri()]
     words += ["--seconds", experiment.ceiling_s, "--cores", *cores]
-    words += ["--engine", "on" if kind == "compiled" else "off", precision]
-    words += ["--flips", job.get("flips") or 1]
+    words += ["--engine", backend, precision]
+    words += ["--tta", tta_of(job.get("flips") or 1)]
     words += ["--limit", experiment.images * experiment.times(key.workers)]
     words += _given(experiment, "checkpoint")
     gpus = experiment.gpus_of(key.workers)
     if gpus and key.part == "model":
         words += ["--gpus", *gpus]
     # as in the processes that run the job's network
-    env = {} if gpus or kind == "compiled" else runtime.model_env().get("env_vars", {})
+    env = {} if gpus or backend == "native" else runtime.model_env().get("env_vars", {})
     ended = _run(experiment, key, words, env)
     same = ("image_megapixels", "batch_size", "checkpoint", "engine", "flips", "model", "precision")
     return ended, {name: job.get(name) for name in same} | _last_json(ended.stdout)
@@ -271,7 +271,7 @@ def _train(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
         "stall": wait / (wait + work),
         "bottleneck": "data" if wait > work else "step",
         "batch_size": flags["batch_size"],
-        "engine": f"{'eager' if problem else 'compiled'} {precision}",
+        "engine": f"{'torch' if problem else 'native'} {precision}",
         "model": flags["model"],
         "precision": precision,
     }

@@ -46,7 +46,7 @@ from segpipe.train.recipes import RECIPES
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
 MODES = ("strong", "weak")
 OF_JOB: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they are without any
-    "segment": {"input": None, "checkpoint": None, "batch_size": 64, "limit": None},
+    "segment": {"input": None, "checkpoint": None, "group_size": 64, "limit": None},
     "train": {
         "data": None,
         "recipe": None,
@@ -63,7 +63,7 @@ OF_JOB: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they 
 class ScaleConfig:
     """Measure what more workers buy: a job on 1, 2, 4 ... cores or GPUs, beside its ceilings.
 
-    Run it again with the same --output to go on where it stopped.
+    Run it again with the same --output to resume where it stopped.
     """
 
     job: str
@@ -96,8 +96,9 @@ class ScaleConfig:
     crop_size: int | None = None
     """Of train: side of a crop in px, 224 without."""
     batch_size: int | None = None
-    """Of segment: photographs that are committed together, 64 without. Of train: crops a step, all
-    workers together (weak: for each worker), 10 without."""
+    """Of train: crops a step, all workers together (weak: for each worker), 10 without."""
+    group_size: int | None = None
+    """Of segment: photographs that are committed together, 64 without."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     ceiling_seconds: float = 5.0
@@ -115,7 +116,7 @@ class ScaleConfig:
                 f"--workers {' '.join(map(str, self.workers))}: a number comes twice, leave one out"
             )
         counts = ("repeats", "limit", "epochs", "crops_per_image", "crop_size", "batch_size")
-        check_at_least(self, 1, *counts)
+        check_at_least(self, 1, *counts, "group_size")
         check_at_least(self, 0, "ceiling_seconds")
         check_choices(self, {"recipe": RECIPES})
         if self.model is not None:

@@ -37,7 +37,6 @@ from segpipe.flags import (
     flag,
 )
 from segpipe.models import engine
-from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
@@ -66,7 +65,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "place": PLACES,
     "augmentation": tuple(AUGMENTATIONS),
     "loss": LOSSES,
-    "flips": FLIPS,
+    "flips": (1, 4),
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
