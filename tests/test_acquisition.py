@@ -18,7 +18,6 @@ from segpipe.segment.compact import compact
 from segpipe.segment.job import SegmentJob
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.output import REPORT, SUMMARY
-from segpipe.segment.stages import SegmentJob
 from segpipe.storage import open_store
 from segpipe.storage.files import write_json
 

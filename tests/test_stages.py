@@ -22,7 +22,6 @@ from segpipe.segment.job import SegmentJob
 from segpipe.segment.keys import MASKS, PROBABILITIES
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.parts import read_parts
-from segpipe.segment.stages import SegmentJob
 from segpipe.segment.todo import plan_todo
 from segpipe.storage import Store, open_store
 from segpipe.storage.files import read_parquet
