@@ -94,7 +94,7 @@ def _run(verb: str, words: list[str]) -> int:
         code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
     except KeyboardInterrupt:
         code = 128 + (signal.SIGTERM if terminate.called else signal.SIGINT)
-        print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
+        print(f"segpipe {verb}: stopped, run the same command again to resume", file=sys.stderr)
     except Skipped as error:
         print(f"segpipe {verb}: {error}")
         code = OK

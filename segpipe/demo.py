@@ -28,7 +28,7 @@ NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 class DemoConfig:
     """Draw a labelled set and an archive, train on the one, segment the other, show the result.
 
-    Run it again to go on where it stopped.
+    Run it again to resume where it stopped.
     """
 
     output: str
@@ -94,7 +94,7 @@ def demo(config: DemoConfig) -> int:
 
 def _once(folder: Path, step: Callable[[], None]) -> None:
     if (folder / "report.html").exists():
-        print(f"evaluate: {folder} stands")
+        print(f"evaluate: {folder} is up to date")
     else:
         step()
 

@@ -115,7 +115,7 @@ class StarvedDecoder(Exception):
 
 
 class Unfinished(Exception):
-    """A run ends with inputs open; the same command goes on. Exit code 1."""
+    """A run ends with inputs open; the same command resumes it. Exit code 1."""
 
 
 class Skipped(Exception):

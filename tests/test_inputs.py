@@ -229,7 +229,11 @@ def test_a_stopped_run_does_not_wait_for_a_store_that_went_deaf_while_it_was_lis
             wait_until(lambda: [s for *_, s in proxy.requests if s == 503], "deaf store")
             job.process.send_signal(signal.SIGINT)
             assert job.process.wait(timeout=60) == 130
-            assert job.told().splitlines()[-1].endswith("stopped, the same command goes on")
+            assert (
+                job.told()
+                .splitlines()[-1]
+                .endswith("stopped, run the same command again to resume")
+            )
 
 
 def test_the_store_of_a_list_is_asked_before_it_is_listed(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_what_a_job_does_without_flags_is_what_its_verb_does():
     verbs = {"segment": SegmentConfig("x", "y"), "train": TrainConfig("x", "y")}
     told = {"input", "data", "recipe", "epochs"}
     for job, verb in verbs.items():
-        for name, value in scale.OF_JOB[job].items():
+        for name, value in scale.JOB_FLAGS[job].items():
             if name not in told:
                 assert getattr(verb, name) == value, name
 
@@ -534,7 +534,7 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
         members = [psutil.Process(pid) for pid in family(job.process.pid)]
         os.kill(job.process.pid, number)
         assert job.wait() == 128 + number
-        assert job.told().splitlines()[-1].endswith("stopped, the same command goes on")
+        assert job.told().splitlines()[-1].endswith("stopped, run the same command again to resume")
     assert [member for member in members if member.is_running()] == []
     assert sleepers(str(tmp_path)) == []
     assert not [p for p in (tmp_path / "out/_segpipe/run").rglob("*") if p.is_file()]

@@ -229,7 +229,7 @@ def test_a_signal_while_ray_starts_ends_as_later(number, code, labelled, tmp_pat
         assert job.wait() == code, job.told()
         lines = job.told().splitlines()
         wait_until(lambda: not any(map(command_of, pids)), "end of what Ray started")
-    assert lines == ["segpipe segment: stopped, the same command goes on"]
+    assert lines == ["segpipe segment: stopped, run the same command again to resume"]
 
 
 @pytest.mark.cluster

@@ -337,7 +337,10 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_sent_again(user, photographs):
         code, text = user.runs(told("ray job stop").replace("JOB", name))
         assert code == 0, text
         assert job.process.wait(timeout=SUBMIT_S) == 0
-        assert "segpipe segment: stopped, the same command goes on" in job.told().splitlines()
+        assert (
+            "segpipe segment: stopped, run the same command again to resume"
+            in job.told().splitlines()
+        )
     assert 1 < len(sent.parts()) < 20
     assert sent.store().head(SUMMARY) is None
     code, text = user.runs(command.replace("ray job submit", "ray job submit --no-wait"))

@@ -48,7 +48,7 @@ from segpipe.train.recipes import RECIPES
 
 RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
 OWN_RUN = re.compile(RUN + r"[0-9a-f]{32}(/.+)?")
-OF_STEP = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
+STEP_FLAGS = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
 ROW_COLUMNS = ["height", "width", "finished"]
 DELETED_AT_ONCE = 16
 
@@ -298,7 +298,7 @@ def _bare(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     """As many steps as the job's, under bare torchrun."""
     flags = _of_training(experiment, key.workers)
     recipe = RECIPES[experiment.flags["recipe"]] if experiment.flags["recipe"] else {}
-    flags |= {name: recipe[name] for name in OF_STEP if name in recipe}
+    flags |= {name: recipe[name] for name in STEP_FLAGS if name in recipe}
     steps = round(job["items"] / flags["batch_size"] / (1 - findings.WARM_SHARE))
     words: list[object] = ["-m", "torch.distributed.run", "--standalone"]
     words += [

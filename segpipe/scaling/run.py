@@ -45,7 +45,7 @@ from segpipe.train.recipes import RECIPES
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
 MODES = ("strong", "weak")
-OF_JOB: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they are without any
+JOB_FLAGS: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they are without any
     "segment": {"input": None, "checkpoint": None, "group_size": 64, "limit": None},
     "train": {
         "data": None,
@@ -106,7 +106,7 @@ class ScaleConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        check_choices(self, {"job": OF_JOB, "mode": MODES, "device": DEVICES})
+        check_choices(self, {"job": JOB_FLAGS, "mode": MODES, "device": DEVICES})
         check_places(self, "output", "input", "data", "checkpoint")
         if not self.workers or min(self.workers) < 1:
             told = " ".join(map(str, self.workers))
@@ -126,20 +126,20 @@ class ScaleConfig:
         needed, other = ("input", "train") if self.job == "segment" else ("data", "segment")
         if getattr(self, needed) is None:
             raise UserError(f"--job {self.job}: needs {flag(needed)}")
-        for name in set(OF_JOB[other]) - set(OF_JOB[self.job]):
+        for name in set(JOB_FLAGS[other]) - set(JOB_FLAGS[self.job]):
             if getattr(self, name) is not None:
                 told = f"is a flag of --job {other}, leave it out"
                 raise UserError(f"{flag(name)} {getattr(self, name)}: {told}")
 
     def of_job(self) -> dict[str, Any]:
         """The job's own flags by name: given here, of the recipe, or its defaults."""
-        known = OF_JOB[self.job]
+        known = JOB_FLAGS[self.job]
         recipe = RECIPES[self.recipe] if self.recipe else {}
         given = {name: getattr(self, name) for name in known if getattr(self, name) is not None}
         return known | {n: v for n, v in recipe.items() if n in known and n != "epochs"} | given
 
     def settings(self, images: int) -> dict[str, Any]:
-        """What a resumed experiment must have been begun with, by flag."""
+        """What a resumed experiment must have been started with, by flag."""
         kept = {"job": self.job, "mode": self.mode, "device": self.device} | self.of_job()
         return {flag(name): value for name, value in kept.items()} | {
             "--ceiling-seconds": self.ceiling_seconds,
@@ -169,7 +169,7 @@ def scale(config: ScaleConfig) -> None:
     done = {Key.of(row) for row in rows}
     todo = [key for key in config.wanted(experiment.parts) if key not in done]
     if not todo and output.head(FIGURE) is not None:
-        print(f"scale: all {len(rows)} measurements are done, {output.uri(TABLE)} stands")
+        print(f"scale: all {len(rows)} measurements are done, {output.uri(TABLE)} is up to date")
         return
     with lock.hold(output) as held:
         output.sweep()

@@ -22,11 +22,11 @@ LISTED = 1000  # files between two words on how far a listing is: a page of S3
 
 # kinds of files that are skipped, beside suffixes
 BY_GLOB = "by --include or --exclude"
-OF_OUTPUT = "of segpipe's outputs"
-OF_SYSTEM = "of the operating system"
+IN_OUTPUT = "of segpipe's outputs"
+SYSTEM = "of the operating system"
 OTHERS = "of other kinds"
 LISTED_AGAIN = "listed again under the same name"
-NAMED = (BY_GLOB, OF_OUTPUT, OF_SYSTEM, LISTED_AGAIN)
+NAMED = (BY_GLOB, IN_OUTPUT, SYSTEM, LISTED_AGAIN)
 KINDS = 30  # suffixes that are counted each; more are other kinds
 TOLD = 5  # kinds that a line tells
 SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # others may be parts of names, and of any length
@@ -146,7 +146,7 @@ class Inputs:
             if entry.key == before:
                 self._skip(LISTED_AGAIN)
             elif self._of_output(entry.key):  # known by a file that was listed after this one
-                self._skip(OF_OUTPUT)
+                self._skip(IN_OUTPUT)
             else:
                 yield entry
             before = entry.key
@@ -180,9 +180,9 @@ class Inputs:
         if not self._named():
             *folders, name = key.lower().split("/")
             if self._of_output(key) or OWN.rstrip("/") in folders:
-                return OF_OUTPUT
+                return IN_OUTPUT
             if name.startswith("._") or name in SYSTEM_FILES or SYSTEM_FOLDERS & set(folders):
-                return OF_SYSTEM
+                return SYSTEM
             suffix = posixpath.splitext(name)[1]
             if suffix and suffix not in EXTENSIONS and not DIGITS.fullmatch(suffix):
                 return suffix

@@ -114,7 +114,7 @@ COLUMNS = (
         "settings",
         TEXT,
         "hash of all that the mask depends on; for the engine, of the one that the output was "
-        "begun with",
+        "started with",
     ),
     Column(
         "engine",

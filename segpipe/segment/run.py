@@ -85,7 +85,7 @@ def segment(config: SegmentConfig) -> int:
             if summary and not len(missing) and _finished(run, manifest, summary):
                 left_out = skipped_words(inputs.skipped)
                 told = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
-                print(f"segment: {told} stands")
+                print(f"segment: {told} is up to date")
                 return _exit_code(config, summary)
             summary = _complete(run, manifest, held, listing_s, missing)
             summary["skipped"] = dict(inputs.skipped.most_common())
@@ -216,7 +216,7 @@ def _store_failures() -> Iterator[None]:
         if isinstance(cause, OSError) and must_change(cause):
             raise UserError(f"{cause}, check the path and who may use it") from error
         if isinstance(cause, OSError):
-            raise Unfinished(f"{cause}; run the same command again to go on") from error
+            raise Unfinished(f"{cause}; run the same command again to resume") from error
         if cause is None:
             raise
         raise cause from error

@@ -17,7 +17,7 @@ from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_cha
 BACKENDS = {"native": "on", "torch": "off"}  # as --compile was called in files
 MATCHED = "engine matches the reference"
 FOUND = "fields are found as of"
-OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
+ROW_FLAGS = ("--measure", "--probabilities")  # what no mask depends on
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Started:
         field was found the way of `fields_of`.
         """
         told = replace(self, fields_of=fields_of).to_json()
-        for key in (*OF_ROWS, MATCHED):
+        for key in (*ROW_FLAGS, MATCHED):
             del told[key]
         if told["--flips"] == 1:  # as it was before there was that flag
             del told["--flips"]
