@@ -534,7 +534,7 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
         members = [psutil.Process(pid) for pid in family(job.process.pid)]
         os.kill(job.process.pid, number)
         assert job.wait() == 128 + number
-        assert job.told().splitlines()[-1].endswith("stopped, run the same command again to resume")
+        assert job.told().splitlines()[-1].endswith("run the same command again to resume")
     assert [member for member in members if member.is_running()] == []
     assert sleepers(str(tmp_path)) == []
     assert not [p for p in (tmp_path / "out/_segpipe/run").rglob("*") if p.is_file()]

@@ -209,8 +209,8 @@ def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
     end = time.monotonic() + SILENCE_S
     while not here and time.monotonic() < end:
         print(
-            f"{output.uri()}: locked by {describe(holder)}, waiting up to {SILENCE_S:.0f} s for its "
-            "heartbeat",
+            f"{output.uri()}: locked by {describe(holder)}, waiting up to {SILENCE_S:.0f} s "
+            "for its heartbeat",
             file=sys.stderr,
             flush=True,
         )
