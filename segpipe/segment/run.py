@@ -22,7 +22,11 @@ from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from segpipe.cluster import runtime, startup
+from segpipe.cluster.errors import own_error
+from segpipe.cluster.join import check_cluster
+from segpipe.cluster.nodes import DATA_CPUS, check_device, choose_device, model_workers
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import data_stage, network_stage, on_network_node, one_row_blocks
 from segpipe.data.decoder import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.flags import (
@@ -174,7 +178,7 @@ def segment(config: SegmentConfig) -> int:
     # The whole process, imports included, unless this is one step of a longer one.
     before_s = 0.0 if ray.is_initialized() else process_seconds()
     config.check()
-    startup.check_cluster()
+    check_cluster()
     with _store_failures():
         run = _open(config)
         with lock.hold(run.output, config.if_locked) as held:
@@ -211,7 +215,7 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
-    runtime.check_device(config.device)
+    check_device(config.device)
     output = open_store(config.output, config.store_patience)
     with named("--input"):
         source = open_source(config.input, config.store_patience, config.anonymous, config.column)
@@ -275,7 +279,7 @@ def _complete(
     held.progress = todo.progress(Counter(), None)
     course = dict.fromkeys(COURSE)
     if todo.num_rows:
-        with runtime.ray_session():
+        with ray_session():
             course = _segment_all(run, manifest, todo, held, listing_s)
     else:
         manifest.write(output)
@@ -331,7 +335,7 @@ def _store_failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = runtime.own_error(error)
+        cause = own_error(error)
         if isinstance(cause, OSError) and must_change(cause):
             raise UserError(f"{cause}, check the path and who may use it") from error
         if isinstance(cause, OSError):
@@ -352,7 +356,7 @@ def _segment_all(
     """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
-    device = runtime.choose_device(run.config.device)
+    device = choose_device(run.config.device)
     begun, matched, chosen, known = _choose_engine(run, device)
     if problem := engine.trial_of(known, begun).problem:
         told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
@@ -366,7 +370,7 @@ def _segment_all(
     kept = {MATCHED: matched, FOUND: PIXELS}
     write_json(run.output, SETTINGS, settings | kept)
     run.output.delete(SUMMARY)  # it is not finished any more
-    workers = runtime.model_workers(device, run.config.workers)
+    workers = model_workers(device, run.config.workers)
     groups = Groups(todo, group_rows(todo.num_rows, workers, run.config.batch_size))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), Gauges()
@@ -409,7 +413,7 @@ def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Tri
     """
     before = read_settings(run.output, "--input", "--checkpoint")
     flags = run.config.compile, run.config.precision
-    known = runtime.on_network_node(engine.find_trials, run.weights, device)
+    known = on_network_node(engine.find_trials, run.weights, device)
     if not all(f"--{name}" in before for name in ENGINE_FLAGS):
         chosen = engine.select(known, *flags)
         return chosen.engine, chosen.true, chosen, known
@@ -426,13 +430,13 @@ def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int)
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
         light = chosen.compile == "on"
-        return runtime.network_stage(
+        return network_stage(
             listed, Segmenter, (job, weights, chosen.engine), device, workers, light
         )
-    tasks = runtime.data_stage()
+    tasks = data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
     arguments = weights, chosen.precision, job.flips, job.measure != "none"
-    scores = runtime.network_stage(loaded, Scoring, arguments, device, workers)
+    scores = network_stage(loaded, Scoring, arguments, device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
 
 
@@ -476,9 +480,9 @@ class Groups(Datasource):
             groups = [group for page in self.todo.pages for group in _cut(*page, self.group_rows)]
             return ray.data.from_items(groups, override_num_blocks=len(groups))
         read = ray.data.read_datasource(
-            self, num_cpus=runtime.DATA_CPUS, override_num_blocks=len(self.todo.pages)
+            self, num_cpus=DATA_CPUS, override_num_blocks=len(self.todo.pages)
         )
-        return runtime.one_row_blocks(read)
+        return one_row_blocks(read)
 
     def estimate_inmemory_data_size(self) -> int:
         return 0
