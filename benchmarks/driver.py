@@ -32,7 +32,7 @@ import numpy as np
 from common import ROOT
 from listing import Pages, rss_mib
 
-from segpipe.cluster import runtime
+from segpipe.cluster.session import ray_session
 from segpipe.segment import report
 from segpipe.segment.fetch import TRANSFERS
 from segpipe.segment.groups import Groups
@@ -44,6 +44,7 @@ from segpipe.storage import Store, open_store
 sys.path.insert(0, str(ROOT / "tests"))
 from processes import s3_server
 
+from segpipe.cluster.workers import network_stage
 from segpipe.segment.compact import compact, result_groups
 from segpipe.segment.keys import mask_key
 from segpipe.segment.manifest import PAGE_ROWS, list_inputs
@@ -114,7 +115,7 @@ class Nothing:
 
 def handed_over() -> dict[str, float]:
     """Seconds until the first group comes, by pages; the driver's CPU for a group after it."""
-    with runtime.ray_session():
+    with ray_session():
         for pages in (FEW_PAGES, FEW_PAGES):  # the first time starts processes
             start, used, batches = time.monotonic(), time.process_time(), _groups(pages)
             next(batches)
@@ -132,7 +133,7 @@ def _groups(pages: int) -> Iterator[Any]:
     """What the driver gets back of so many whole pages."""
     rows = np.arange(PAGE_ROWS, dtype=np.int32)
     todo = Todo(0, 0, [(f"_segpipe/manifest/{n:06d}", rows) for n in range(pages)])
-    stage = runtime.network_stage(Groups(todo, 64).dataset(), Nothing, (), "cpu", 1, light=True)
+    stage = network_stage(Groups(todo, 64).dataset(), Nothing, (), "cpu", 1, light=True)
     return iter(stage.iter_batches(batch_size=None))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from common import drive, facts, last_json, loops, many_images, run, write
 
 from segpipe import metrics
-from segpipe.cluster import runtime
+from segpipe.cluster.workers import model_env
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example
@@ -114,7 +114,7 @@ def main() -> None:
         many = many_images(work / "many", MORE * count)
         short, _ = by_segpipe(images, work / "short")
         loop = by_plain_loop(images, work / "plain", {})
-        same = by_plain_loop(images, work / "same", runtime.model_env()["env_vars"])
+        same = by_plain_loop(images, work / "same", model_env()["env_vars"])
         documentation = by_ray_documentation(images, work / "documentation")
         ours, summary = by_segpipe(many, work / "ours")
         alone = {

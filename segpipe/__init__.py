@@ -58,8 +58,14 @@ In the order in which data flows:
     measure/             mask -> vessel measurements; photograph -> quality hints
     plots.py  html.py    what training and evaluation draw; parts of reports
     cluster/             Ray
-      startup.py         starting Ray, or joining a cluster
-      runtime.py         what each process of it is told, and books
+      session.py         started or joined for one verb
+      join.py            the cluster at RAY_ADDRESS, checked and joined
+      start.py           a Ray of our own: its folder, its token, tries
+      quiet.py           neither what Ray writes itself, nor its handlers of signals
+      throttle.py        rests for Ray Data's scheduler
+      nodes.py           what nodes have, and what a worker books of it
+      workers.py         stages of Ray Data on workers, and their environment
+      errors.py          the error of ours behind one of Ray's
     labels.py            every label is looked at before anything starts
     train/               segpipe train
       run.py             its config and verb

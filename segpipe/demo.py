@@ -10,7 +10,8 @@ from typing import Any
 
 import ray.data
 
-from segpipe.cluster import runtime
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import data_stage
 from segpipe.data import synthetic
 from segpipe.errors import UserError
 from segpipe.evaluate.run import EvaluateConfig, evaluate
@@ -80,7 +81,7 @@ def demo(config: DemoConfig) -> int:
     training.check()
     open_store(str(root)).check_writable()
     seconds, code = {}, 0
-    with runtime.ray_session():
+    with ray_session():
         for name, _, step in steps:
             start = time.monotonic()
             code = step() or 0
@@ -115,7 +116,7 @@ def draw(labelled: Path, archive: Path, config: DemoConfig) -> None:
 
     progress = Progress("draw")
     drawn = ray.data.from_items(work, override_num_blocks=len(work) // 4 + 1).map(
-        draw_one, **runtime.data_stage()
+        draw_one, **data_stage()
     )
     for done, _ in enumerate(drawn.iter_rows(), start=1):
         progress.show(f"{done}/{len(work)} photographs")

@@ -11,7 +11,7 @@ import ray
 from PIL import Image
 from processes import Bucket, moto_server, s3_server
 
-from segpipe.cluster import runtime, startup
+from segpipe.cluster.session import ray_session
 from segpipe.data import synthetic
 from segpipe.errors import UserError
 
@@ -98,7 +98,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
         raise UserError("Ray was started")
 
-    monkeypatch.setattr(startup, "_start", start)  # ray.init would be tried again, after shutdown
+    # ray.init would be tried again, after a shutdown
+    monkeypatch.setattr("segpipe.cluster.session.start_ray", start)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
@@ -137,5 +138,5 @@ def radosgw(s3: Bucket) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ray_cluster(s3: Bucket) -> Iterator[None]:
     """One local Ray for all tests; after the server, so that its workers know the endpoint."""
-    with runtime.ray_session():
+    with ray_session():
         yield

@@ -403,10 +403,11 @@ def test_cores_are_taken_one_of_each_physical_core_first(tmp_path, monkeypatch):
 
 
 RAYS_CORES = """
-from segpipe import runtime
+from segpipe.cluster.nodes import worker_threads
+from segpipe.cluster.session import ray_session
 import ray
-with runtime.ray_session():
-    print("cores", ray.cluster_resources()["CPU"], runtime.worker_threads(1))
+with ray_session():
+    print("cores", ray.cluster_resources()["CPU"], worker_threads(1))
 """
 
 

@@ -23,7 +23,7 @@ from nodes import Machines, ray_machines
 from processes import Bucket, Job, kill_tree, s3_server, wait_until
 from verbs import commands_of, masks, rows, run
 
-from segpipe.cluster import startup
+from segpipe.cluster.join import ANOTHER_TOKEN, ITS_TOKEN, NO_TOKEN
 from segpipe.segment.output import PARTS, SUMMARY
 from segpipe.storage import Entry, Store, lock, open_store
 from segpipe.storage.files import read_json, read_parquet
@@ -287,14 +287,14 @@ def test_without_the_token_nobody_is_let_in(user, cluster):
     assert alone.returncode != 0
     assert "in" not in alone.stdout.split()
     assert "token" in alone.stderr.lower()
-    joins = "from segpipe.cluster import startup\nwith startup.running_ray({}): pass"
+    joins = "from segpipe.cluster.session import running_ray\nwith running_ray({}): pass"
     none, another = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN": "b" * 64}
     # a node's own /tmp hides a checkout that lies in it
     here = cluster.on_head(sys.executable, "-c", "import segpipe").returncode == 0
-    for env, wanted in ((none, startup.NO_TOKEN), (another, startup.ANOTHER_TOKEN)) if here else ():
+    for env, wanted in ((none, NO_TOKEN), (another, ANOTHER_TOKEN)) if here else ():
         refused = cluster.on_head(sys.executable, "-c", joins, RAY_ADDRESS=cluster.head, **env)
         line = refused.stderr.splitlines()[-1]
-        wrong = f"{wanted}; {startup.ITS_TOKEN}"
+        wrong = f"{wanted}; {ITS_TOKEN}"
         assert line == f"segpipe.errors.UserError: RAY_ADDRESS {cluster.head}: {wrong}"
     let_in = cluster.on_head(sys.executable, "-c", program)
     assert let_in.stdout.split()[-1] == "in", let_in.stderr

@@ -14,7 +14,9 @@ import numpy as np
 import ray.data
 
 from segpipe import labels, metrics
-from segpipe.cluster import runtime
+from segpipe.cluster.nodes import check_device, choose_device, model_workers
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import data_stage, network_stage
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
@@ -108,7 +110,7 @@ class LabelledData:
 def evaluate(config: EvaluateConfig) -> None:
     """Write each set's figures, and the table of several sets."""
     config.check()
-    runtime.check_device(config.device)
+    check_device(config.device)
     stores = [open_store(uri, anonymous=config.anonymous) for uri in config.data]
     output = open_store(config.output)
     for store in stores:
@@ -121,7 +123,7 @@ def evaluate(config: EvaluateConfig) -> None:
     card = replace(loaded.card, flips=num_scores(config.tta or loaded.card.tta))
     sets = _open_sets(stores, config)
     job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
-    with runtime.ray_session():
+    with ray_session():
         for data in sets:
             _survey(config, data, told=f"{data.name}: " if len(sets) > 1 else "")
         tallies = _measured(config, sets, job, (weights, card.tta))
@@ -230,12 +232,12 @@ def _measured(
         for index, data in enumerate(sets)
         for example in data.examples
     ]
-    device = runtime.choose_device(config.device)
-    workers = min(len(rows), runtime.model_workers(device, config.workers))
+    device = choose_device(config.device)
+    workers = min(len(rows), model_workers(device, config.workers))
     listed = ray.data.from_items(rows, override_num_blocks=len(rows))
-    stage = runtime.data_stage(len(rows))
+    stage = data_stage(len(rows))
     loaded = listed.map(partial(load_labelled, job=job), **stage)
-    scores = runtime.network_stage(loaded, Scorer, scorer, device, workers)
+    scores = network_stage(loaded, Scorer, scorer, device, workers)
     counted = scores.map(partial(count, job=job), **stage)
     progress, tallies = Progress("evaluate"), [Tally() for _ in sets]
     for done, row in enumerate(counted.iter_rows(), start=1):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segpipe.cluster import runtime
+from segpipe.cluster.workers import model_env
 from segpipe.errors import Unfinished, UserError
 from segpipe.flags import flag
 from segpipe.models import checkpoint, engine
@@ -239,7 +239,7 @@ def _ceiling(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     if gpus and key.part == "model":
         words += ["--gpus", *gpus]
     # as in the processes that run the job's network
-    env = {} if gpus or backend == "native" else runtime.model_env().get("env_vars", {})
+    env = {} if gpus or backend == "native" else model_env().get("env_vars", {})
     ended = _run(experiment, key, words, env)
     same = ("image_megapixels", "batch_size", "checkpoint", "engine", "flips", "model", "precision")
     return ended, {name: job.get(name) for name in same} | _last_json(ended.stdout)
@@ -309,7 +309,7 @@ def _bare(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
         experiment.flags["data"],
     ]
     words += ["--steps", steps, "--device", experiment.device, *_as_words(flags)]
-    env = runtime.model_env().get("env_vars", {}) | {"OMP_NUM_THREADS": "1"}
+    env = model_env().get("env_vars", {}) | {"OMP_NUM_THREADS": "1"}
     ended = _run(experiment, key, words, env)
     same = ("batch_size", "engine", "model", "precision")
     return ended, {name: job[name] for name in same} | _last_json(ended.stdout)

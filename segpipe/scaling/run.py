@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segpipe.cluster import runtime, startup
+from segpipe.cluster.join import cluster_address
+from segpipe.cluster.nodes import choose_device, num_own_cores
+from segpipe.cluster.session import ray_session
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
 from segpipe.models import checkpoint
@@ -208,7 +210,7 @@ def _open(config: ScaleConfig) -> Experiment:
     gpus = [] if cluster or config.device == "cpu" else _gpus()
     if config.device == "gpu" and not gpus and not cluster:
         raise UserError("--device gpu: this machine has no GPU, use --device cpu or auto")
-    cores = [] if cluster else pinned.own_cores()[: runtime.num_own_cores()]
+    cores = [] if cluster else pinned.own_cores()[: num_own_cores()]
     have, kind = (len(gpus), "GPUs") if gpus else (len(cores), "cores")
     if most > have and not cluster:
         raise UserError(f"--workers {most}: this process may use {have} {kind}, lower it")
@@ -229,12 +231,12 @@ def _open(config: ScaleConfig) -> Experiment:
 
 
 def _on_cluster() -> bool:
-    return startup.cluster_address() is not None
+    return cluster_address() is not None
 
 
 def _cluster_device(config: ScaleConfig) -> str:
-    with runtime.ray_session():
-        return runtime.choose_device(config.device)
+    with ray_session():
+        return choose_device(config.device)
 
 
 def _gpus() -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ from ray.data import Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from segpipe.cluster import runtime
+from segpipe.cluster.nodes import DATA_CPUS
+from segpipe.cluster.workers import one_row_blocks
 from segpipe.segment.todo import Todo
 
 FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
@@ -35,9 +36,9 @@ class Groups(Datasource):
             groups = [group for page in self.todo.pages for group in _cut(*page, self.group_rows)]
             return ray.data.from_items(groups, override_num_blocks=len(groups))
         read = ray.data.read_datasource(
-            self, num_cpus=runtime.DATA_CPUS, override_num_blocks=len(self.todo.pages)
+            self, num_cpus=DATA_CPUS, override_num_blocks=len(self.todo.pages)
         )
-        return runtime.one_row_blocks(read)
+        return one_row_blocks(read)
 
     def estimate_inmemory_data_size(self) -> int:
         return 0

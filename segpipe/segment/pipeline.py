@@ -6,7 +6,7 @@ from functools import partial
 
 from ray.data import Dataset
 
-from segpipe.cluster import runtime
+from segpipe.cluster.workers import data_stage, network_stage
 from segpipe.models.engine import Engine
 from segpipe.segment.groups import Groups
 from segpipe.segment.job import SegmentJob
@@ -29,9 +29,9 @@ def pipeline(
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
         light = engine.backend == "native"
         arguments = job, weights, engine
-        return runtime.network_stage(listed, Segmenter, arguments, device, workers, light)
-    tasks = runtime.data_stage()
+        return network_stage(listed, Segmenter, arguments, device, workers, light)
+    tasks = data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
     arguments_gpu = job, weights, engine.precision, batch_size
-    scores = runtime.network_stage(loaded, Scoring, arguments_gpu, device, workers)
+    scores = network_stage(loaded, Scoring, arguments_gpu, device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from segpipe.cluster import runtime, startup
+from segpipe.cluster.errors import own_error
+from segpipe.cluster.join import check_cluster
+from segpipe.cluster.nodes import check_device, choose_device, model_workers
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import on_network_node
 from segpipe.data.decoder import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.models import checkpoint, engine
@@ -67,7 +71,7 @@ def segment(config: SegmentConfig) -> int:
     # The whole process, imports included, unless this is one step of a longer one.
     before_s = 0.0 if ray.is_initialized() else process_seconds()
     config.check()
-    startup.check_cluster()
+    check_cluster()
     with _store_failures():
         run = _open(config)
         with lock.hold(run.output, config.if_locked) as held:
@@ -104,7 +108,7 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
-    runtime.check_device(config.device)
+    check_device(config.device)
     output = open_store(config.output, config.store_patience)
     with named("--input"):
         source = open_source(config.input, config.store_patience, config.anonymous, config.column)
@@ -156,7 +160,7 @@ def _complete(
     held.progress = todo.progress(Counter(), None)
     trace = dict.fromkeys(TRACE)
     if todo.num_rows:
-        with runtime.ray_session():
+        with ray_session():
             trace = _segment_all(run, manifest, todo, held, listing_s)
     else:
         manifest.write(output)
@@ -212,7 +216,7 @@ def _store_failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = runtime.own_error(error)
+        cause = own_error(error)
         if isinstance(cause, OSError) and must_change(cause):
             raise UserError(f"{cause}, check the path and who may use it") from error
         if isinstance(cause, OSError):
@@ -233,7 +237,7 @@ def _segment_all(
     """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
-    device = runtime.choose_device(run.config.device)
+    device = choose_device(run.config.device)
     first, matched, chosen, known = _choose_engine(run, device)
     place = run.config.output
     if problem := engine.trial_of(known, first).problem:
@@ -247,7 +251,7 @@ def _segment_all(
     started = replace(run.started, engine=first, matched=matched, fields_of=PIXELS)
     write_json(run.output, SETTINGS, started.to_json())
     run.output.delete(SUMMARY)  # it is not finished any more
-    workers = runtime.model_workers(device, run.config.workers)
+    workers = model_workers(device, run.config.workers)
     groups = Groups(todo, group_rows(todo.num_rows, workers, run.config.group_size))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), Gauges()
@@ -291,7 +295,7 @@ def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Tri
     """
     before = read_started(run.output)
     flags = run.config.backend, run.config.precision
-    known = runtime.on_network_node(engine.find_trials, run.weights, device)
+    known = on_network_node(engine.find_trials, run.weights, device)
     if before is None or before.engine is None:
         chosen = engine.select(known, *flags)
         return chosen.engine, chosen.matches, chosen, known
