@@ -1,14 +1,20 @@
 """The pictures that the repository shows, all of drawn photographs: no data set is passed on.
 
-    make demo && python benchmarks/pictures.py
+    make demo
+    .venv/bin/segpipe segment --input runs/demo/archive --output runs/pictures --measure full
+    .venv/bin/python benchmarks/pictures.py
 
-Writes docs/overlays.jpg, from the demo's archive and masks, and results/lecture/predictions.png,
+Writes docs/overlays.jpg, from the demo's archive and the default network's masks; docs/report.jpg,
+the report of that run in Chromium (apt-get install chromium); and results/lecture/predictions.png,
 the shipped weights on a drawn photograph squashed as the lecture squashes its test images.
 """
 
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -22,23 +28,34 @@ from segpipe.segment import report
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN, TILE_PX, CROP_PX = 4, 240, 224
+PAGE_PX, SHOT_PX = (1100, 1960), (880, 1568)  # of the report's window; as it is saved
 
 
-def overlays(demo: Path) -> Image.Image:
-    """Round photographs of the demo's archive above, their vessels drawn over them below."""
-    tiles = []
-    for path in sorted((demo / "archive").glob("*.*")):
-        fitted = decoder.fit(path.read_bytes(), TILE_PX, max_megapixels=200)
-        mask = np.asarray(Image.open(demo / "segmented" / "masks" / f"{path.name}.png"))
+def overlays(archive: Path, output: Path) -> Image.Image:
+    """Round photographs of the archive above, their vessels drawn over them below."""
+    sheet = Image.new("RGB", (SHOWN * TILE_PX, 2 * TILE_PX))
+    column = 0
+    rows = pq.read_table(output / "results", columns=["path", "mask_path"]).to_pylist()
+    for row in (row for row in rows if row["mask_path"] and column < SHOWN):
+        fitted = decoder.fit((archive / row["path"]).read_bytes(), TILE_PX, max_megapixels=200)
         sides = fitted.geometry.scaled_height, fitted.geometry.scaled_width
         if max(sides) / min(sides) < 1.1:
-            pictures = report.overlay(fitted, mask == VESSEL)
-            tiles.append([picture.resize((TILE_PX, TILE_PX)) for picture in pictures])
-    sheet = Image.new("RGB", (SHOWN * TILE_PX, 2 * TILE_PX))
-    for column, pair in enumerate(tiles[:SHOWN]):
-        for row, picture in enumerate(pair):
-            sheet.paste(picture, (column * TILE_PX, row * TILE_PX))
+            mask = np.asarray(Image.open(output / row["mask_path"]))
+            for place, picture in enumerate(report.overlay(fitted, mask == VESSEL)):
+                at = column * TILE_PX, place * TILE_PX
+                sheet.paste(picture.resize((TILE_PX, TILE_PX)), at)
+            column += 1
     return sheet
+
+
+def screenshot(page: Path) -> Image.Image:
+    """The upper part of a page, as a browser shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        words += [f"--window-size={PAGE_PX[0]},{PAGE_PX[1]}", f"--screenshot={shot}", page.as_uri()]
+        subprocess.run(words, check=True, capture_output=True)
+        return Image.open(shot).convert("RGB").resize(SHOT_PX, Image.Resampling.LANCZOS)
 
 
 def predictions() -> bytes:
@@ -52,5 +69,9 @@ def predictions() -> bytes:
 
 
 if __name__ == "__main__":
-    overlays(ROOT / "runs" / "demo").save(ROOT / "docs" / "overlays.jpg", quality=85)
+    output = ROOT / "runs" / "pictures"
+    sheet = overlays(ROOT / "runs" / "demo" / "archive", output)
+    sheet.save(ROOT / "docs" / "overlays.jpg", quality=85)
+    shot = screenshot((output / "report.html").resolve())
+    shot.save(ROOT / "docs" / "report.jpg", quality=80)
     (ROOT / "results" / "lecture" / "predictions.png").write_bytes(predictions())
