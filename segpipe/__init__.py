@@ -16,7 +16,10 @@ In the order in which data flows:
     kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/                numpy, pillow and OpenCV, never torch
       codecs.py          bytes -> photograph, safely; mask -> PNG bytes
-      decoder.py         untrusted bytes are decoded in a child process
+      fitting.py         bytes -> canvas, field of view, geometry
+      decoder.py         untrusted bytes are fitted in a child process: the parent's side
+      decoder_child.py   the child's side, with its limits
+      decoder_pipe.py    what both say to each other
       photograph.py      what every reader of a file gives, and the limits that each keeps
       headers.py         what compressed pictures say of themselves, read before they are decoded
       depth.py           samples of any depth -> 8 bits

@@ -23,7 +23,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from segpipe.cluster import runtime, startup
-from segpipe.data.decoder import PIXELS
+from segpipe.data.fitting import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.flags import (
     DEVICES,
