@@ -44,6 +44,7 @@ In the order in which data flows:
       survey.py          what a look at a label tells: its vessels, and whether it can be right
       crops.py           random crops and augmentation, a pure function of (seed, epoch, image, k)
       synthetic.py       drawn photographs with exact labels
+      synthetic_sets.py  the same as files: a labelled set, an archive
     models/              torch, never ray
       network.py         what all networks share: pixels in, any size of image
       segnet.py  unet.py  wnet.py  resunet.py    the networks
