@@ -22,6 +22,7 @@ import numpy.typing as npt
 from common import drive, facts, write
 from PIL import Image
 
+from segpipe.data.arrays import Image8
 from segpipe.data.classes import classes_of
 from segpipe.data.fitting import Fitted, fit
 from segpipe.measure import vessels as measure
@@ -35,7 +36,6 @@ NAMES = (
 )
 SIZES = (0.5, 1.0, 2.0)
 
-Image8 = npt.NDArray[np.uint8]
 Rows = list[dict[str, Any]]
 
 

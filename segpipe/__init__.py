@@ -15,6 +15,7 @@ In the order in which data flows:
       folders.py         where caches lie
     kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/                numpy, pillow and OpenCV, never torch
+      arrays.py          the arrays' types
       codecs.py          bytes -> photograph, safely; mask -> PNG bytes
       fitting.py         bytes -> canvas, field of view, geometry
       decoder.py         untrusted bytes are fitted in a child process: the parent's side

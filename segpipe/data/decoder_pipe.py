@@ -14,8 +14,8 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from segpipe.data.arrays import Image8
 from segpipe.data.canvas import canvas_side
 
 WALL_TIMES = 5  # the deadline on the clock / the limit of CPU time: what a loaded node may take
@@ -45,9 +45,9 @@ class SharedMemory(NamedTuple):
 
     encoded: memoryview
     """Of the whole memory: a short file lies in its first SHARED_BYTES."""
-    canvas: npt.NDArray[np.uint8]
+    canvas: Image8
     """[S, S, 3]"""
-    fov: npt.NDArray[np.uint8]
+    fov: Image8
     """[S, S]"""
 
     @staticmethod

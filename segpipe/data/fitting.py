@@ -6,10 +6,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from segpipe.data import codecs
+from segpipe.data.arrays import Image8
 from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
 from segpipe.data.fov import Field, find_field, fov_diameter
 from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph
@@ -24,9 +22,9 @@ PIXELS = 2  # it changes with what a photograph's bytes become: its field, its p
 class Fitted:
     """A photograph on the working canvas."""
 
-    canvas: npt.NDArray[np.uint8]
+    canvas: Image8
     """[S, S, 3] RGB, zeros beyond the fitted box."""
-    fov: npt.NDArray[np.uint8]
+    fov: Image8
     """[S, S], 255 inside the field of view, soft at the rim where it was scaled."""
     geometry: Geometry
     orientation: int

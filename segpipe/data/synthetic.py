@@ -18,10 +18,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
+from segpipe.data.arrays import Image8, Mask, Plane
+
 Rng = np.random.Generator
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-Plane = npt.NDArray[np.float32]  # [H, W] or [H, W, 3]
 Points = npt.NDArray[np.complex64]  # [H, W]
 
 FIELD_SHARE = 0.956  # field diameter / shorter side: DRIVE's 540 of 565 px

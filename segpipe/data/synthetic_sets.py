@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from segpipe.data.synthetic import Image8, Mask, Rng, clouds, draw_fundus
+from segpipe.data.arrays import Image8, Mask
+from segpipe.data.synthetic import Rng, clouds, draw_fundus
 
 FORMATS: dict[str, dict[str, int]] = {
     "jpg": {"quality": 90},
