@@ -12,7 +12,7 @@ import ray.data
 
 from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import data_stage
-from segpipe.data import synthetic
+from segpipe.data.synthetic_sets import write_archive_image, write_labelled_example
 from segpipe.errors import UserError
 from segpipe.evaluate.run import EvaluateConfig, evaluate
 from segpipe.flags import check_at_least, check_seed
@@ -109,9 +109,9 @@ def draw(labelled: Path, archive: Path, config: DemoConfig) -> None:
 
     def draw_one(row: dict[str, Any]) -> dict[str, Any]:
         if row["kind"] == "archive":
-            synthetic.write_archive_image(archive, row["number"], config.seed)
+            write_archive_image(archive, row["number"], config.seed)
         else:
-            synthetic.write_labelled_example(labelled, row["kind"], row["number"], config.seed)
+            write_labelled_example(labelled, row["kind"], row["number"], config.seed)
         return row
 
     progress = Progress("draw")

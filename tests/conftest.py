@@ -12,7 +12,7 @@ from PIL import Image
 from processes import Bucket, moto_server, s3_server
 
 from segpipe.cluster.session import ray_session
-from segpipe.data import synthetic
+from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import UserError
 
 
@@ -64,7 +64,7 @@ def drive() -> Path:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn set in DRIVE's layout: test 01, 02, training 03 to 06."""
     root = tmp_path_factory.mktemp("labelled")
-    synthetic.write_labelled(root, num_training=4, num_test=2)
+    write_labelled(root, num_training=4, num_test=2)
     return root
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from verbs import ONE, assert_equal_weights, rows_of, run
 
-from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
+from segpipe.data.synthetic_sets import write_archive_image
 from segpipe.measure import vessels as measure
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
@@ -38,7 +38,7 @@ def mixed(tmp_path_factory) -> Path:
     """A folder of sizes from 500 to over 2,000 px in four formats, one file of them damaged."""
     folder = tmp_path_factory.mktemp("mixed")
     for index in range(6):
-        synthetic.write_archive_image(folder, index, seed=3)
+        write_archive_image(folder, index, seed=3)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     (folder / "notes.txt").write_text("not a photograph")
     return folder

@@ -13,7 +13,7 @@ from segmenting import job_of
 
 from segpipe.data import codecs
 from segpipe.data.decoder import Decoder
-from segpipe.data.synthetic import write_labelled
+from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
 from segpipe.measure import vessels as measure
 from segpipe.models.engine import REFERENCE

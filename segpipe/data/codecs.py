@@ -12,7 +12,8 @@ import zlib
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segpipe.data.photograph import Image8, Photograph
+from segpipe.data.arrays import Image8
+from segpipe.data.photograph import Photograph
 from segpipe.data.pictures import read_netpbm, read_picture
 from segpipe.data.tiff import read_tiff
 from segpipe.errors import Fault, RejectedImage

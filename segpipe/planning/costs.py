@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from segpipe.data.decoder import SHARP
+from segpipe.data.fitting import SHARP
 from segpipe.data.pictures import jpeg_reduction
 from segpipe.errors import UserError
 from segpipe.segment.stopwatch import IDLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segpipe.data.decoder import PIXELS
+from segpipe.data.fitting import PIXELS
 from segpipe.models.checkpoint import Card
 from segpipe.segment.started import Started
 from segpipe.storage import Source, Store

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.canvas import Geometry
-from segpipe.data.decoder import Fitted
+from segpipe.data.fitting import Fitted
 from segpipe.data.photograph import Acquisition
 from segpipe.errors import (
     Fault,

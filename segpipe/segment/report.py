@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, ImageOps
 from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
-from segpipe.data.decoder import Decoder, Fitted
+from segpipe.data.decoder import Decoder
+from segpipe.data.fitting import Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
 from segpipe.html import jpeg, template
 from segpipe.progress import duration

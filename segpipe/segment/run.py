@@ -19,7 +19,7 @@ from segpipe.cluster.join import check_cluster
 from segpipe.cluster.nodes import check_device, choose_device, model_workers
 from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import on_network_node
-from segpipe.data.decoder import PIXELS
+from segpipe.data.fitting import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
