@@ -16,7 +16,7 @@ from segpipe.errors import UserError
 from segpipe.lists import COLUMN, LISTS, ListedFiles, open_list
 from segpipe.spool import in_order
 from segpipe.storage import PREFLIGHT_S, Entry, Source, Store, check_there, is_timed, open_store
-from segpipe.storage.local import LocalStore
+from segpipe.storage.local import NO_FILES, LocalStore
 
 LISTED = 1000  # files between two words on how far a listing is: a page of S3
 
@@ -133,7 +133,7 @@ class Inputs:
         for entry in self._taken() if self._named() else self._each_once():
             self.num_timed += is_timed(entry.version)
             yield entry
-        if isinstance(self.source, ListedFiles):
+        if isinstance(self.source, ListedFiles | LocalStore):
             self.skipped.update(self.source.skipped)
 
     def _each_once(self) -> Iterator[Entry]:
@@ -250,7 +250,10 @@ def skipped_words(skipped: Mapping[str, int]) -> str:
 def _kinds(skipped: Mapping[str, int]) -> str:
     """The commonest kinds."""
     common = Counter(skipped).most_common()
-    told = [f"{number} {kind}" for kind, number in common[:TOLD]]
+    told = [
+        f"{number} {kind[:-1] if number == 1 and kind in NO_FILES else kind}"
+        for kind, number in common[:TOLD]
+    ]
     if more := sum(number for _, number in common[TOLD:]):
         told.append(f"{more} more")
     return ", ".join(told)
