@@ -43,6 +43,7 @@ class Fault(StrEnum):
     INVALID_PIXEL_VALUES = "invalid_pixel_values", "Values are no numbers, or out of range."
     NO_FIELD_OF_VIEW = "no_field_of_view", "There is no bright disc or field on the image."
     NOT_A_PHOTOGRAPH = "not_a_photograph", "A DICOM object of a class that is no photograph."
+    SEGPIPE_MASK = "segpipe_mask", "A mask as segpipe writes them, not a photograph."
     MISSING_DICOM_EXTRA = (
         "missing_dicom_extra",
         "A DICOM file, and not all of segpipe[dicom] that it needs is installed.",
