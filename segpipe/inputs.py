@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
-from segpipe.lists import COLUMN, LISTS, ListedFiles, open_list
+from segpipe.lists import COLUMN, LISTS, NAMELESS, ListedFiles, open_list
 from segpipe.spool import in_order
 from segpipe.storage import PREFLIGHT_S, Entry, Source, Store, check_there, is_timed, open_store
 from segpipe.storage.local import NO_FILES, LocalStore
@@ -226,6 +226,12 @@ class Inputs:
             return UserError(
                 f"--input {name}: is an output of segpipe (it holds {SETTINGS}), of which nothing "
                 "is a photograph, name the folder of the photographs"
+            )
+        if isinstance(self.source, ListedFiles):
+            rows = f"{num} {NAMELESS}" if (num := self.skipped[NAMELESS]) else "no row"
+            return UserError(
+                f"--input {name}: names no file ({rows} below its header), give each photograph a "
+                "row with its path"
             )
         others = self.skipped.total()
         told = f"{others} other file{'s' * (others != 1)}"

@@ -127,7 +127,9 @@ def test_a_listed_file_that_changed_has_another_version(source, tmp_path):
     ("content", "reason"),
     [
         ("file,id\nx,1\n", "no column 'path', only file, id"),
-        ("", "cannot be read as a list"),
+        ("", "is empty, wanted a header with 'path' and a row for each file"),
+        ("\n \n", "is empty"),
+        ("path,id\na.jpg,1,2\n", "cannot be read as a list"),
         ("path\nhttp://host/x.jpg\n", "http://host/x.jpg: use local paths or s3"),
         ("path\n/x.jpg\ns3://bucket/x.jpg\n", "local paths beside s3"),
     ],
