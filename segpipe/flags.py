@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from segpipe.errors import UserError
+from segpipe.errors import UserError, some_of
 
 DEVICES = ("auto", "cpu", "gpu")
 MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
@@ -81,4 +81,4 @@ def check_anonymous(
     if anonymous and not any(
         uri.startswith("s3://") or uri.lower().endswith(lists) for uri in told
     ):
-        raise UserError(f"--anonymous: {name} {' '.join(told)} is not on S3, leave it out")
+        raise UserError(f"--anonymous: {name} {some_of(told)} is not on S3, leave it out")
