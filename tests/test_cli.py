@@ -59,7 +59,13 @@ def test_a_folder_in_no_known_layout_is_told_all_that_are_known(refused, tmp_pat
     (folder / "photo.jpg").write_bytes(b"x")
     line = refused(verb, "--data", folder, "--output", output)
     assert f"{folder}: no labelled set in a known layout, found photo.jpg (wanted" in line
-    for wanted in ("DRIVE: training/ and test/", "STARE: ", "CHASE_DB1: ", "HRF: ", "plain: "):
+    for wanted in (
+        "DRIVE, ",
+        "STARE, ",
+        "CHASE_DB1, ",
+        "HRF, ",
+        "images/ beside labels/",
+    ):
         assert wanted in line
 
 

@@ -279,6 +279,50 @@ def test_a_flag_of_0_1_0_is_told_its_new_name(refused, verb, old):
     assert new.split()[0].removeprefix("--").replace("-", "_") in TABLE[verb]
 
 
+MANY = [f"{number}.jpg" for number in range(1000)]  # as a shell makes of a glob
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "line"),
+    [
+        ("segment", ["--workers", "2.5"], "--workers 2.5: wanted a whole number"),
+        ("segment", ["--workers", "2", "--workers=1e3"], "--workers 1e3: wanted a whole number"),
+        ("segment", ["--workers="], '--workers "": wanted a whole number'),
+        ("segment", ["--workers"], "--workers: wanted a whole number after it"),
+        ("segment", ["--limit", "--workers", "2"], "--limit: wanted a whole number after it"),
+        ("segment", ["--store_patience", "1s"], "--store-patience 1s: wanted a number"),
+        ("segment", ["--column"], "--column: wanted a value after it"),
+        ("segment", ["--tta", "3"], "--tta 3: choose from none, flip4"),
+        ("segment", ["--repair", "yes"], "--repair yes: is a switch, leave the value out"),
+        ("segment", ["--repair=no"], "--repair no: is a switch, leave the value out"),
+        ("scale", ["--workers", "1", "b"], "--workers b: wanted a whole number"),
+        (
+            "segment",
+            ["--input", *MANY],
+            "--input 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 995 more: wanted one value, quote globs "
+            "and paths with spaces",
+        ),
+        ("status", ["--workers", "2"], "--workers: unknown flag (segpipe status --help tells all)"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_what_was_wanted(
+    refused, labelled, photographs, tmp_path, verb, words, line
+):
+    flags = needed(verb, labelled, photographs, tmp_path / "output")
+    given = [f"{name_of(name)}={value}" for name, value in flags.items()]
+    assert refused(verb, *given, *words) == f"segpipe {verb}: {line}"
+
+
+def test_words_before_any_flag_and_flags_that_are_missing_are_told(refused):
+    assert refused("segment", "a.jpg", "b.jpg", "--input=x", "--output=y") == (
+        "segpipe segment: a.jpg, b.jpg: no flag before it, wanted --flag value"
+    )
+    told = refused("segment", "--limit=3")
+    assert told.endswith(
+        "Missing from segpipe segment: --input, --output (segpipe segment --help tells more)"
+    )
+
+
 @pytest.mark.parametrize("flag", ["--data=~/set", "--output=~/out"])
 def test_a_tilde_that_no_shell_expanded_is_the_home(monkeypatch, tmp_path, flag):
     monkeypatch.setenv("HOME", str(tmp_path))
