@@ -139,8 +139,9 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
             raise
         if unknown := unknown_flag(verb, flags, _flags_of(config)):
             raise UserError(f"{unknown} (segpipe {verb} --help tells all)") from stop
-        if wrong := wrong_value(flags, {flag(one.name): str(one.type) for one in fields(config)}):
-            raise UserError(wrong) from stop
+        kinds = {flag(one.name): str(one.type) for one in fields(config)}
+        if misused := wrong_value(flags, kinds):
+            raise UserError(misused) from stop
         if missing := _missing(config, flags):
             line = f"Missing from segpipe {verb}: {', '.join(missing)}"
             raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop

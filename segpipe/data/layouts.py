@@ -188,13 +188,14 @@ def image_path(key: str) -> str | None:
 
 def _unknown(store: Source, found: list[str]) -> UserError:
     more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
-    told = f"{store.uri()}: no labelled set in a known layout, found {more or 'no files'}"
-    if advice := _advice(store, found):
-        return UserError(told + advice)
     names = ", ".join(dict.fromkeys(one.name for one in LAYOUTS if one.name != PLAIN))
+    wanted = (
+        f" (wanted {names}, or images/ beside labels/ of the same names: the README's table has "
+        "all; or name files by --images and --labels)"
+    )
     return UserError(
-        f"{told} (wanted {names}, or images/ beside labels/ of the same names: the README's table "
-        "has all; or name files by --images and --labels)"
+        f"{store.uri()}: no labelled set in a known layout, found {more or 'no files'}"
+        f"{_advice(store, found) or wanted}"
     )
 
 
