@@ -60,7 +60,12 @@ In the order in which data flows:
       shipped.py         the verb that lists what the package ships
       weights/           what the package ships
     metrics.py           counts that add -> Dice, MCC, AUC, ...
-    measure/             mask -> vessel measurements; photograph -> quality hints
+    measurement/         mask -> vessel measurements; photograph -> quality hints
+      vessels.py         mask -> density, length, calibre, tortuosity, branch points
+      skeleton.py        vessels -> centre lines, traced and smoothed
+      calibre.py         widths across centre lines
+      fractal.py         box counting
+      quality.py         focus, exposure, what is readable
     plots.py  html.py    what training and evaluation draw; parts of reports
     cluster/             Ray
       startup.py         starting Ray, or joining a cluster

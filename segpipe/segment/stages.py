@@ -480,17 +480,16 @@ class Group:
             return {}
         import cv2
 
-        from segpipe.measure import (
-            vessels as measure,  # scipy's graphs take 0.2 s, which other runs need not wait for
-        )
+        # scipy's graphs take 0.2 s, which other runs need not wait for
+        from segpipe.measurement import quality, vessels
 
         cv2.setNumThreads(1)  # the cores are the workers'
         with self.watch.time("measure"):
             vessel = values["score"] >= np.float32(self.job.threshold)
             mask = classes_of(vessel, values["fov"] > 127)
             zoom = geometry.box_height / geometry.scaled_height
-            quality = measure.quality(values["canvas"], values["fov"])
-            return asdict(measure.measure(mask, zoom)) | asdict(quality)
+            hints = quality.assess_quality(values["canvas"], values["fov"])
+            return asdict(vessels.measure(mask, zoom)) | asdict(hints)
 
     def commit(self) -> Batch:
         """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""
