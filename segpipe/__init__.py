@@ -94,6 +94,7 @@ In the order in which data flows:
       manifest.py        the inputs of an attempt
       parts.py           the groups that are done
       todo.py            what is left, and what was deleted since
+      library.py         the same for one photograph in this process: what `import segpipe` offers
       stages.py          what happens to a photograph before and after the network
       compact.py         parts -> results
       report.py          the HTML report
@@ -110,6 +111,23 @@ In the order in which data flows:
     cli.py               segpipe VERB
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segpipe.segment.library import Model, Result, find_fov, load_model, measure
 
 __version__ = version("segpipe")
+__all__ = ["Model", "Result", "__version__", "find_fov", "load_model", "measure"]
+
+
+def __getattr__(name: str) -> Any:
+    """The library is imported when it is first used: the command line starts without it."""
+    if name in __all__:
+        return getattr(import_module("segpipe.segment.library"), name)
+    raise AttributeError(f"module 'segpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from segpipe.data.arrays import Image8, Mask
-from segpipe.data.canvas import scale_to
-from segpipe.data.classes import OUTSIDE, VESSEL
+from segpipe.data.arrays import Image8, Mask, Plane
+from segpipe.data.canvas import Geometry, scale_to
+from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.fov import fov_box
 from segpipe.measurement.calibre import mean_and_std, measure_calibres
 from segpipe.measurement.fractal import fractal_dimension
+from segpipe.measurement.quality import HALF
 from segpipe.measurement.skeleton import (
     arc_lengths,
     chord_lengths,
@@ -70,6 +71,7 @@ def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
     `zoom` is px of the photograph for one of the mask, above 0: 1 for a mask of the photograph's
     own size, another where the mask is that of a canvas.
     """
+    mask = np.ascontiguousarray(mask)
     fov = mask != OUTSIDE
     if not fov.any():
         return Measurements("no field of view", math.nan, math.nan)
@@ -112,6 +114,16 @@ def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
         num_branch_points=count_branch_points(paths, forks, lengths, depth),
         num_components=num_components,
     )
+
+
+def measure_canvas(score: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Measurements:
+    """score [S, S] float32 in [0, 1], fov [S, S] uint8 (255 inside), both on the canvas -> what the
+    vessels of the mask there are like, at the photograph's scale: before that mask is resampled.
+
+    `threshold` is that from which a pixel is vessel.
+    """
+    mask = classes_of(score >= np.float32(threshold), fov > HALF)
+    return measure(mask, geometry.box_height / geometry.scaled_height)
 
 
 def _resample(vessel: Mask, scale: float) -> Image8:

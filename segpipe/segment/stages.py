@@ -30,7 +30,7 @@ from segpipe.data.canvas import (
     native_mask,
     native_score,
 )
-from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
+from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.decoder import Decoder
 from segpipe.data.photograph import NOTHING_SAID, Acquisition
 from segpipe.errors import (
@@ -485,11 +485,10 @@ class Group:
 
         cv2.setNumThreads(1)  # the cores are the workers'
         with self.watch.time("measure"):
-            vessel = values["score"] >= np.float32(self.job.threshold)
-            mask = classes_of(vessel, values["fov"] > 127)
-            zoom = geometry.box_height / geometry.scaled_height
-            hints = quality.assess_quality(values["canvas"], values["fov"])
-            return asdict(vessels.measure(mask, zoom)) | asdict(hints)
+            score, fov = values["score"], values["fov"]
+            hints = quality.assess_quality(values["canvas"], fov)
+            found = vessels.measure_canvas(score, fov, geometry, self.job.threshold)
+            return asdict(found) | asdict(hints)
 
     def commit(self) -> Batch:
         """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""
