@@ -54,13 +54,18 @@ In the order in which data flows:
       norm.py            batch norm over the rows of all ranks
       checkpoint.py      the one checkpoint format
       fused.py           what follows a convolution is done with it
-      flips.py           the mean over mirror images
+      tta.py             test-time augmentation: the mean over mirror images
       predict.py         canvas -> score: the one path that all share
       engine.py          how a network runs: the quickest way that keeps its masks
       shipped.py         the verb that lists what the package ships
       weights/           what the package ships
     metrics.py           counts that add -> Dice, MCC, AUC, ...
-    measure/             mask -> vessel measurements; photograph -> quality hints
+    measurement/         mask -> vessel measurements; photograph -> quality hints
+      vessels.py         mask -> density, length, calibre, tortuosity, branch points
+      skeleton.py        vessels -> centre lines, traced and smoothed
+      calibre.py         widths across centre lines
+      fractal.py         box counting
+      quality.py         focus, exposure, what is readable
     plots.py  html.py    what training and evaluation draw; parts of reports
     cluster/             Ray
       session.py         started or joined for one verb
@@ -85,8 +90,9 @@ In the order in which data flows:
       board.py           what workers tell the driver
       check.py           segpipe check: a look at a labelled set
     segment/             segpipe segment
-      run.py             its config and verb
+      run.py             its verb
       inputs.py          which photographs a run takes: a folder, a prefix, a list
+      config.py          its flags
       lists.py           CSV and Parquet files that name photographs
       spool.py           what is listed, in order of keys
       output.py          what lies in an output, and in which order it is written
@@ -95,7 +101,13 @@ In the order in which data flows:
       manifest.py        the inputs of an attempt
       parts.py           the groups that are done
       todo.py            what is left, and what was deleted since
+      library.py         the same for one photograph in this process: what `import segpipe` offers
+      started.py         what an output was started with
+      job.py  photo.py   what every process of a run knows; one input on its way
+      fetch.py           inputs fetched ahead
       stages.py          what happens to a photograph before and after the network
+      group.py           masks and rows that are committed together
+      groups.py  pipeline.py    groups as a data set of Ray, and its stages
       compact.py         parts -> results
       report.py          the HTML report
       stopwatch.py       seconds by stage, and the bottleneck
@@ -111,6 +123,23 @@ In the order in which data flows:
     cli.py               segpipe VERB
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segpipe.segment.library import Model, Result, find_fov, load_model, measure
 
 __version__ = version("segpipe")
+__all__ = ["Model", "Result", "__version__", "find_fov", "load_model", "measure"]
+
+
+def __getattr__(name: str) -> Any:
+    """The library is imported when it is first used: the command line starts without it."""
+    if name in __all__:
+        return getattr(import_module("segpipe.segment.library"), name)
+    raise AttributeError(f"module 'segpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -93,7 +93,7 @@ def test_field_crops_lie_around_every_pixel_of_the_field_alike():
     assert stats.chisquare(counts[label > 0]).pvalue > 0.001
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(mirrored=0, upended=0)])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(hflip=0, vflip=0)])
 def test_what_lies_beyond_the_photograph_is_black_and_outside(augmentation):
     image, label = np.full((40, 50, 3), 200, np.uint8), np.full((40, 50), 2, np.uint8)
     for k in range(20):

@@ -16,7 +16,8 @@ from verbs import ONE, assert_equal_weights, rows_of, run
 
 from segpipe.data.codecs import decode_image
 from segpipe.data.synthetic_sets import write_archive_image
-from segpipe.measure import vessels as measure
+from segpipe.measurement import vessels
+from segpipe.measurement.quality import Quality
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
@@ -170,7 +171,7 @@ def test_rows_are_measured_where_it_was_asked_for(segmented, mixed, trained, tmp
     words = ["segment", *ONE, "--input", mixed, "--output", tmp_path, *flags, *WRITTEN]
     assert run(*words, "--measure", "full") == 0
     plain = {row["path"]: row for row in rows_of(segmented)}
-    kinds = (measure.Measurements, measure.Quality)
+    kinds = (vessels.Measurements, Quality)
     names = {field.name for kind in kinds for field in fields(kind)} - {"vessel_density"}
     for row in rows_of(tmp_path):
         before = plain[row["path"]]

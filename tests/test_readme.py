@@ -12,10 +12,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from verbs import commands_of, parse
 
 import segpipe
 from segpipe.data import layouts
+from segpipe.data.codecs import decode_image
 from segpipe.storage import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +51,21 @@ def test_figures_in_a_page_come_from_result_files(page):
         assert import_module("readme").filled(text) == text
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def test_the_lines_for_python_run(labelled, tmp_path):
+    """As they stand, on a photograph of that name; what they print is what the comments say."""
+    [code] = re.findall(r"```python\n(.*?)```", README.split("## From Python")[1], re.DOTALL)
+    photograph = decode_image(min((labelled / "test/images").iterdir()).read_bytes())
+    Image.fromarray(photograph).save(tmp_path / "photo.jpg")
+    sizes = "print(result.mask.shape, result.score.dtype, result.fov.dtype, fov.shape)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + sizes], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    measured, told = done.stdout.splitlines()
+    assert 0 < float(measured.split()[0]) < 0.5
+    assert told == f"{photograph.shape[:2]} float32 bool {photograph.shape[:2]}"
 
 
 TRAIN = README.split("## Train\n")[1].split("| `--model` |")[0]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 from segpipe.data import codecs
 from segpipe.data.arrays import Image8
 from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
 from segpipe.data.fov import Field, find_field, fov_diameter
-from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph
+from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph, check_size
 from segpipe.errors import RejectedImage
 
 SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
@@ -54,6 +57,23 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
         finer = photograph.reduction // 2
         photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
+    return _placed(photograph, found, diameter, clock)
+
+
+def fit_array(image: Image8, diameter: float) -> Fitted:
+    """image [H, W, 3] uint8 RGB -> the same as `fit` of a lossless file with these pixels.
+
+    Raises RejectedImage where there is no field of view, or a side of less than 16 px.
+    """
+    height, width = image.shape[:2]
+    check_size(width, height, math.inf)
+    clock = _Clock()
+    photograph = Photograph(Image.fromarray(image), 1, "", (height, width))
+    return _placed(photograph, find_field(photograph.picture), diameter, clock)
+
+
+def _placed(photograph: Photograph, found: Field, diameter: float, clock: _Clock) -> Fitted:
+    """A photograph whose field was found -> the same on its canvas."""
     reduction, side = photograph.reduction, canvas_side(diameter)
     geometry = plan_fit(found.fov, diameter, photograph.size, reduction)
     clock.passed("field")
