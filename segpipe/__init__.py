@@ -49,6 +49,7 @@ In the order in which data flows:
       norm.py            batch norm over the rows of all ranks
       checkpoint.py      the one checkpoint format
       fused.py           what follows a convolution is done with it
+      torch_compat.py    what segpipe uses of torch that is private
       flips.py           the mean over mirror images
       predict.py         canvas -> score: the one path that all share
       engine.py          how a network runs: the quickest way that keeps its masks
@@ -57,6 +58,7 @@ In the order in which data flows:
     metrics.py           counts that add -> Dice, MCC, AUC, ...
     measure/             mask -> vessel measurements; photograph -> quality hints
     plots.py  html.py    what training and evaluation draw; parts of reports
+    ray_compat.py        what segpipe uses of Ray that is private
     cluster/             Ray
       session.py         started or joined for one verb
       join.py            the cluster at RAY_ADDRESS, checked and joined
