@@ -4,7 +4,7 @@ In the order in which data flows:
 
     errors.py            the errors a user can meet
     flags.py             what all verbs' flags have in common
-    progress.py          what a run tells of itself: its rate, the time left, its last word
+    progress.py          what a process tells of itself: its log, its progress, its last word
     storage/             a URI -> a store: list, get, atomic put, patience
       entry.py  local.py  s3.py    what stores have in common; a folder; a prefix on S3
       s3_errors.py       what is done about each error of S3

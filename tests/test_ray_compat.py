@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import segpipe
 from segpipe import ray_compat
+from segpipe.cluster.throttle import BackgroundThrottle, SchedulerThrottle
 from segpipe.models import torch_compat
 
 RAY = Path(ray.__file__).parent
@@ -317,59 +318,46 @@ def test_ray_data_tells_its_errors_by_one_logger():
 
 
 @pytest.fixture
-def own_callbacks() -> Iterator[list]:
-    """Those of this process, as they were before."""
+def seen(monkeypatch) -> Iterator[dict[type, list[StreamingExecutor]]]:
+    """Executors as segpipe's own callbacks see them: first at their start, then in each step."""
+    found: dict[type, list[StreamingExecutor]] = {SchedulerThrottle: [], BackgroundThrottle: []}
+    for kind in found:
+        for hook in ("before_execution_starts", "on_execution_step"):
+            monkeypatch.setattr(kind, hook, lambda self, one: found[type(self)].append(one))
     context = DataContext.get_current()
     before = list(context.custom_execution_callback_classes)
-    yield context.custom_execution_callback_classes
+    yield found
     context.custom_execution_callback_classes = before
 
 
-class Seen(ray_compat.ExecutionCallback):
-    started: list[StreamingExecutor] = []  # noqa: RUF012
-    steps = 0
-
-    def before_execution_starts(self, executor: StreamingExecutor) -> None:
-        Seen.started.append(executor)
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
-        assert executor is Seen.started[-1]
-        Seen.steps += 1
-
-
-class Other(ray_compat.ExecutionCallback):
-    def before_execution_starts(self, executor: StreamingExecutor) -> None:
-        raise AssertionError
-
-
-def test_a_callback_sees_each_step_of_each_execution_from_its_start(ray_cluster, own_callbacks):
-    Seen.started.clear()
+def test_a_callback_sees_each_step_of_each_execution_from_its_start(ray_cluster, seen):
     for _ in range(2):
-        ray_compat.add_callback(Seen)
-    assert own_callbacks.count(Seen) == 1
+        ray_compat.add_callback(SchedulerThrottle)
+    own = DataContext.get_current().custom_execution_callback_classes
+    assert own.count(SchedulerThrottle) == 1
     ray.data.range(3).materialize()
-    assert len(Seen.started) == 1
-    assert Seen.steps
-    ray_compat.add_callback(Other)
+    [executor] = set(seen[SchedulerThrottle])
+    assert len(seen[SchedulerThrottle]) > 2
+    assert isinstance(executor, StreamingExecutor)
     dataset = ray.data.range(3)
-    ray_compat.set_callback(dataset, Seen)
+    ray_compat.set_callback(dataset, BackgroundThrottle)
     dataset.materialize()
-    assert len(Seen.started) == 2
+    assert set(seen[SchedulerThrottle]) == {executor}
+    assert len(seen[BackgroundThrottle]) > 2
+    assert issubclass(SchedulerThrottle, ray_compat.ExecutionCallback)
 
 
-def later_ones_wait(batch):
-    if batch["id"][0] > 3:
-        threading.Event().wait()
-    return batch
+def test_an_execution_that_is_left_ends_when_it_is_stopped(ray_cluster, seen):
+    def later_ones_wait(batch):
+        if batch["id"][0] > 3:
+            threading.Event().wait()
+        return batch
 
-
-def test_an_execution_that_is_left_ends_when_it_is_stopped(ray_cluster):
-    Seen.started.clear()
     dataset = ray.data.range(6, override_num_blocks=6).map_batches(later_ones_wait, num_cpus=0.1)
-    ray_compat.set_callback(dataset, Seen)
+    ray_compat.set_callback(dataset, BackgroundThrottle)
     left = iter(dataset.iter_batches(batch_size=None))
     next(left)
-    [executor] = Seen.started
+    [executor] = set(seen[BackgroundThrottle])
     assert executor.is_alive()
     ray_compat.stop_executor(executor)
     executor.join(timeout=60)
@@ -385,13 +373,13 @@ def test_a_repartition_books_what_it_is_told_and_its_public_method_takes_no_core
     assert "num_cpus" not in inspect.signature(ray.data.Dataset.repartition).parameters
 
 
-class Whole:
-    def __call__(self, batch: dict) -> dict:
-        return {"rows": [len(batch["id"])]}
-
-
 def test_whole_blocks_reach_a_stage_on_gpus(ray_cluster):
     """Once Ray's own map_batches takes them, this entry can go."""
+
+    class Whole:  # here, so that workers get it with its code
+        def __call__(self, batch: dict) -> dict:
+            return {"rows": [len(batch["id"])]}
+
     pool = ray.data.ActorPoolStrategy(size=1)
     options = {"compute": pool, "max_task_retries": 3}
     blocks = ray.data.from_items([{"id": n} for n in range(6)], override_num_blocks=2)

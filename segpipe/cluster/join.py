@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -16,6 +17,8 @@ from segpipe import ray_compat
 from segpipe.cluster.errors import last_line
 from segpipe.cluster.quiet import init_ray, silent_stderr
 from segpipe.errors import Unfinished, UserError
+
+logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # to a TCP connection with a cluster's head
 ANSWER_S = 15.0  # to the head's answer
@@ -84,7 +87,7 @@ def _check_answers(address: str, head: str) -> None:
 
 def join_cluster(address: str) -> None:
     head = _head(address)
-    print(f"segpipe: joining the cluster at {head}", file=sys.stderr, flush=True)
+    logger.info("segpipe: joining the cluster at %s", head)
     _check_answers(address, head)
     with silent_stderr():
         if address == "auto":  # Ray takes the token of this machine for that one form

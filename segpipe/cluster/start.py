@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +20,8 @@ from segpipe.cluster.errors import last_line
 from segpipe.cluster.join import CONNECT_S
 from segpipe.cluster.quiet import init_ray
 from segpipe.errors import Unfinished, UserError
+
+logger = logging.getLogger(__name__)
 
 TRIES = 3  # starts of a Ray of our own: its agents get 15 s, a constant in Ray's core
 LONGEST_SOCKET = 107  # bytes of a path (unix(7), sun_path)
@@ -39,11 +41,11 @@ def start_ray(options: dict[str, Any]) -> None:
         ray.shutdown()
         _end(set(psutil.Process().children(recursive=True)) - before)
         if number < TRIES:
-            print(
-                f"segpipe: Ray did not start ({last_line(failure)}), as on a busy machine; "
-                f"try {number + 1} of {TRIES}",
-                file=sys.stderr,
-                flush=True,
+            logger.warning(
+                "segpipe: Ray did not start (%s), as on a busy machine; try %d of %d",
+                last_line(failure),
+                number + 1,
+                TRIES,
             )
     raise Unfinished(
         f"Ray did not start in {TRIES} tries ({last_line(failure)}): this machine is too busy or "

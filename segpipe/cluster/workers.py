@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -23,7 +23,10 @@ from segpipe.cluster.nodes import (
     num_own_cores,
     plan_workers,
 )
+from segpipe.progress import log_settings
 from segpipe.ray_compat import ACTORS_START_S, jemalloc
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 ANSWER_S = 60.0  # seconds for a node to tell where it has a library
@@ -66,10 +69,11 @@ def cluster_model_env() -> dict[str, Any]:
             libraries[asked[one]] = ray.get(one)
     if without := [node for node in nodes if not libraries.get(node)]:
         told = ", ".join(node[:8] for node in without[:3])
-        print(
-            f"segpipe: {len(without)} of {len(nodes)} nodes told of no jemalloc, torch is "
-            f"slower there: {told}",
-            file=sys.stderr,
+        logger.warning(
+            "segpipe: %d of %d nodes told of no jemalloc, torch is slower there: %s",
+            len(without),
+            len(nodes),
+            told,
         )
     return model_env(libraries.values())
 
@@ -129,10 +133,16 @@ def network_stage(
 
 
 def _on_its_node(stage: type, shares: Mapping[str, Share]) -> type:
-    """The stage, with the threads that the worker's own node has for it as last argument."""
+    """The stage, with the threads that the worker's own node has for it as last argument.
+
+    It logs as this process does.
+    """
+    log = log_settings()
 
     class OnItsNode(stage):  # type: ignore[misc]
         def __init__(self, *arguments: Any) -> None:
+            if log:
+                log.apply()
             node = ray.get_runtime_context().get_node_id()
             fullest = max(shares.values(), key=lambda share: share.num_workers)
             share = shares.get(node, fullest)  # the node may have come later

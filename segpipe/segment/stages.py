@@ -7,15 +7,15 @@ and stay small.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import platform
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -47,12 +47,15 @@ from segpipe.errors import (
     os_error_text,
 )
 from segpipe.models.engine import Engine, Score, open_or_reference, open_score
+from segpipe.progress import LogSettings, log_settings
 from segpipe.segment.inputs import filed_as
 from segpipe.segment.keys import MASKS, PROBABILITIES, mask_key
 from segpipe.segment.manifest import group_entries
 from segpipe.segment.parts import commit_part
 from segpipe.segment.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry, Source, Store
+
+logger = logging.getLogger(__name__)
 
 TRANSFERS = 8  # objects that are fetched or written at once by one process
 FETCHED_BYTES = 64 << 20  # of files that wait to be decoded in one process, or a single larger one
@@ -95,6 +98,8 @@ class SegmentJob:
     """Scores that are averaged, of FLIPS."""
     reference_allowed: bool = True
     """Whether a worker that cannot run the engine uses the reference."""
+    log: LogSettings | None = field(default_factory=log_settings)
+    """How tasks of `load` and `store` log: as the driver does."""
 
 
 class Segmenter:
@@ -153,6 +158,7 @@ def keep_pages() -> None:
 
 def load(batch: Batch, job: SegmentJob) -> Batch:
     """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not."""
+    _log_as(job)
     side = canvas_side(job.diameter)
     unread: dict[str, Any] = {
         "note": "",
@@ -223,12 +229,18 @@ class Scoring:
 
 def store(batch: Batch, job: SegmentJob) -> Batch:
     """Scored rows of one group -> the group, committed."""
+    _log_as(job)
     group = Group(job)
     for name, seconds in zip(STAGES, batch.pop("seconds").sum(axis=0), strict=True):
         group.watch.seconds[name] += float(seconds)
     for n in range(len(batch["path"])):
         group.add({name: column[n] for name, column in batch.items()})
     return group.commit()
+
+
+def _log_as(job: SegmentJob) -> None:
+    if job.log and job.log != log_settings():
+        job.log.apply()
 
 
 def _fetched(
@@ -370,14 +382,14 @@ def failed(values: dict[str, Any], error: Exception) -> dict[str, Any]:
         raise error
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return _left_open(str(values["path"]), error)
-    print(f"segpipe: {values['path']}:", file=sys.stderr)  # before the traceback
+    logger.error("segpipe: %s:", values["path"])  # before the traceback
     rejection = internal_error(error)
     return {"error": str(rejection), "error_code": rejection.fault.value}
 
 
 def _left_open(key: str, error: Exception) -> dict[str, Any]:
     why = f"{key}: {str(error) or type(error).__name__}"
-    print(f"segpipe: stays open: {why}", file=sys.stderr)
+    logger.warning("segpipe: stays open: %s", why)
     return {"open": True, "error": why}
 
 
