@@ -4,7 +4,7 @@ In the order in which data flows:
 
     errors.py            the errors a user can meet
     flags.py             what all verbs' flags have in common
-    progress.py          what a run tells of itself: its rate, the time left, its last word
+    progress.py          what a process tells of itself: its log, its progress, its last word
     storage/             a URI -> a store: list, get, atomic put, patience
       entry.py  local.py  s3.py    what stores have in common; a folder; a prefix on S3
       s3_errors.py       what is done about each error of S3
@@ -55,6 +55,7 @@ In the order in which data flows:
       checkpoint.py      the one checkpoint format
       fused.py           what follows a convolution is done with it
       tta.py             test-time augmentation: the mean over mirror images
+      torch_compat.py    what segpipe uses of torch that is private
       predict.py         canvas -> score: the one path that all share
       engine.py          how a network runs: the quickest way that keeps its masks
       shipped.py         the verb that lists what the package ships
@@ -67,6 +68,7 @@ In the order in which data flows:
       fractal.py         box counting
       quality.py         focus, exposure, what is readable
     plots.py  html.py    what training and evaluation draw; parts of reports
+    ray_compat.py        what segpipe uses of Ray that is private
     cluster/             Ray
       session.py         started or joined for one verb
       join.py            the cluster at RAY_ADDRESS, checked and joined

@@ -1,5 +1,6 @@
 """The errors a user can meet. Each message is one line: what came, what was wanted, what to do."""
 
+import logging
 import traceback
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,6 +8,7 @@ from errno import ELOOP, ENAMETOOLONG, EROFS
 from pathlib import Path
 
 PACKAGE = Path(__file__).absolute().parent
+logger = logging.getLogger(__name__)
 
 
 class UserError(Exception):
@@ -104,7 +106,7 @@ class RejectedImage(Exception):
 
 def internal_error(error: Exception) -> RejectedImage:
     """What an image is rejected with where our own code failed; the log gets the traceback."""
-    traceback.print_exception(error)
+    logger.error("%s", "".join(traceback.format_exception(error)).rstrip("\n"))
     sentence = f"internal error ({type(error).__name__}{place_of(error)})"
     return RejectedImage(Fault.INTERNAL_ERROR, sentence)
 

@@ -14,6 +14,7 @@ from processes import Bucket, moto_server, s3_server
 from segpipe.cluster.session import ray_session
 from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import UserError
+from segpipe.progress import LogSettings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "trial" in metafunc.fixturenames:
         metafunc.parametrize("trial", range(metafunc.config.getoption("--trials")))
+
+
+@pytest.fixture(autouse=True)
+def log() -> None:
+    """Log as verbs do, whatever another test said."""
+    LogSettings("test").apply()
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,9 @@ def told_of_flags(verb: str, capsys) -> dict[str, str]:
     with pytest.raises(SystemExit) as stop:
         cli.main([verb, "--help"])
     assert stop.value.code == 0
-    lines = [line.strip("│╭╮╰╯") for line in capsys.readouterr().out.splitlines()]  # tyro's box
+    own, every_verb, _ = capsys.readouterr().out.partition(cli.OF_EVERY_VERB)
+    assert every_verb
+    lines = [line.strip("│╭╮╰╯") for line in own.splitlines()]  # tyro's box
     parts = re.split(r"^ {1,2}(--[a-z][\w-]+)", "\n".join(lines), flags=re.MULTILINE)
     return {
         flag: "".join(text.split()) for flag, text in zip(parts[1::2], parts[2::2], strict=True)
