@@ -137,7 +137,7 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        if unknown := unknown_flag(flags, _flags_of(config)):
+        if unknown := unknown_flag(verb, flags, _flags_of(config)):
             raise UserError(f"{unknown} (segpipe {verb} --help tells all)") from stop
         box = [line.strip("│ ") for line in told.getvalue().splitlines() if line.startswith("│")]
         line = " ".join(takewhile(lambda text: not text.startswith("─"), box))

@@ -18,7 +18,8 @@ from segpipe.flags import check_at_least, check_seed
 from segpipe.progress import Progress
 from segpipe.segment.run import SegmentConfig, segment
 from segpipe.storage import check_places, local_path, open_store
-from segpipe.train.run import TrainConfig, train
+from segpipe.train.config import TrainConfig
+from segpipe.train.run import train
 
 NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 
@@ -27,7 +28,7 @@ NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 class DemoConfig:
     """Draw a labelled set and an archive, train on the one, segment the other, show the result.
 
-    Run it again to go on where it stopped.
+    Run it again to resume.
     """
 
     output: str
@@ -57,7 +58,8 @@ def demo(config: DemoConfig) -> int:
     labelled, archive, model = root / "labelled", root / "archive", root / "model"
     evaluation, segmented = root / "evaluation", root / "segmented"
     weights = str(model / "model.safetensors")
-    training = TrainConfig(
+    training = TrainConfig.by_recipe(
+        "lecture",
         str(labelled),
         str(model),
         epochs=config.epochs,
@@ -93,7 +95,7 @@ def demo(config: DemoConfig) -> int:
 
 def _once(folder: Path, step: Callable[[], None]) -> None:
     if (folder / "report.html").exists():
-        print(f"evaluate: {folder} stands")
+        print(f"evaluate: {folder} is up to date")
     else:
         step()
 

@@ -11,6 +11,15 @@ from segpipe.errors import UserError
 DEVICES = ("auto", "cpu", "gpu")
 MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
 LARGEST_SEED = 2**63 - 1  # torch holds seeds in 64 bits
+RENAMED = {
+    "train": {
+        "--average": "--ema-decay DECAY",
+        "--flips": "--tta none|flip4",
+        "--compile": "--backend auto|native|torch",
+        "--place": "--crop-sampling uniform|fov|whole",
+    },
+}
+"""By verb, flags of 0.1.0, and what they are today."""
 
 
 def flag(name: str) -> str:
@@ -60,11 +69,13 @@ def _finite(value: float) -> str:
     return "" if abs(value) <= MOST else f", and a finite number of at most {MOST:g}"
 
 
-def unknown_flag(words: Sequence[str], known: Sequence[str]) -> str | None:
+def unknown_flag(verb: str, words: Sequence[str], known: Sequence[str]) -> str | None:
     """What is wrong with the first of these words that is a flag and not known; None if none is."""
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
+            if new := RENAMED.get(verb, {}).get(name):
+                return f"{name}: is now {new}"
             near = get_close_matches(name, known, 1)
             return f"{name}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
     return None

@@ -16,17 +16,19 @@ from segpipe.data.layouts import open_labelled
 from segpipe.storage import open_store
 from segpipe.train import states, stream
 from segpipe.train.crop_plan import Cropper, CropPlan, ImageCache
+from segpipe.train.settings import CropSettings
 from segpipe.train.states import State
 from segpipe.train.stream import StepBlocks
 
 EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH = 3, 5, 32, 6
+CROPS = CropSettings(CROPS_PER_IMAGE, SIZE, BATCH, seed=7)
 
 
 @pytest.fixture(scope="module")
 def plan(labelled: Path) -> CropPlan:
     store = open_store(str(labelled))
     examples = open_labelled(store).training
-    return CropPlan(store, examples, 540.0, 7, EPOCHS, CROPS_PER_IMAGE, SIZE, BATCH)
+    return CropPlan(store, examples, 540.0, EPOCHS, CROPS)
 
 
 def rows_of(plan: CropPlan, world_size: int, first_step: int = 0) -> list[dict]:
@@ -74,7 +76,7 @@ def test_a_crop_is_a_window_of_its_image_and_label(plan, labelled):
 
 def test_augmented_crops_are_those_of_the_crop_function(plan):
     """And the steps have the same crops as without augmentation."""
-    augmented = rows_of(replace(plan, augmentation="wnet"), 1)
+    augmented = rows_of(replace(plan, crops=replace(CROPS, augmentation="wnet")), 1)
     for row, plain in zip(augmented, rows_of(plan, 1), strict=True):
         np.testing.assert_array_equal(row["crop"], plain["crop"])
         assert (row["image"] != plain["image"]).any()
@@ -91,7 +93,7 @@ def test_augmented_crops_are_those_of_the_crop_function(plan):
 def test_workers_get_their_own_steps_in_order_through_ray(plan, tmp_path, ray_cluster):
     output = open_store(str(tmp_path))
     states.put(output, State({}, {"epoch": 1}))  # one epoch is done already
-    data = stream.TrainingData(plan, output)
+    data = stream.TrainingData(plan, output, "cpu")
     iterators = data.configure({"crops": ray.data.from_items([0])}, world_size=2)
 
     @ray.remote(num_cpus=0.1)

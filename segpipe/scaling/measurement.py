@@ -47,7 +47,7 @@ from segpipe.train.recipes import RECIPES
 
 RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
 OWN_RUN = re.compile(RUN + r"[0-9a-f]{32}(/.+)?")
-OF_STEP = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
+OF_STEP = ("crop_sampling", "augmentation", "loss", "lr", "weight_decay", "clip_norm")
 ROW_COLUMNS = ["height", "width", "finished"]
 DELETED_AT_ONCE = 16
 
@@ -271,7 +271,7 @@ def _train(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
         "stall": wait / (wait + work),
         "bottleneck": "data" if wait > work else "step",
         "batch_size": flags["batch_size"],
-        "engine": f"{'eager' if problem else 'compiled'} {precision}",
+        "engine": f"{'torch' if problem else 'native'} {precision}",
         "model": flags["model"],
         "precision": precision,
     }
