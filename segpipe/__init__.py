@@ -80,16 +80,22 @@ In the order in which data flows:
       errors.py          the error of ours behind one of Ray's
     labels.py            every label is looked at before anything starts
     train/               segpipe train
-      run.py             its config and verb
+      config.py          its flags, and the parts that they form
       recipes.py         flags by name
+      settings.py        those parts, and what an output was started with
+      run.py             the verb: what is checked, started, resumed
+      job.py             what each rank needs to know
       crop_plan.py       what a training's crops are, and who cuts them
-      stream.py          the crop stream
+      stream.py          the crop stream, cut by a pool of croppers
       trainer.py         one rank, in plain torch
       worker.py          a trainer as a worker of Ray Train
-      kept_weights.py    the mean of a training's weights, and the best
+      ema.py             the exponential moving average of the weights
+      best.py            the weights with the lowest validation loss, and when to stop
       states.py          what a training resumes from, after every epoch
       history.py         history, steps and TensorBoard events
+      results.py         the checkpoints and figures of a training's end
       board.py           what workers tell the driver
+      watch.py           what the driver shows of it
       check.py           segpipe check: a look at a labelled set
     segment/             segpipe segment
       run.py             its verb

@@ -20,7 +20,8 @@ from segpipe.progress import Progress
 from segpipe.segment.config import SegmentConfig
 from segpipe.segment.run import segment
 from segpipe.storage import check_places, local_path, open_store
-from segpipe.train.run import TrainConfig, train
+from segpipe.train.config import TrainConfig
+from segpipe.train.run import train
 
 NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 
@@ -59,7 +60,8 @@ def demo(config: DemoConfig) -> int:
     labelled, archive, model = root / "labelled", root / "archive", root / "model"
     evaluation, segmented = root / "evaluation", root / "segmented"
     weights = str(model / "model.safetensors")
-    training = TrainConfig(
+    training = TrainConfig.by_recipe(
+        "lecture",
         str(labelled),
         str(model),
         epochs=config.epochs,

@@ -14,9 +14,15 @@ MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
 EMPTY = '""'  # a value, as it is told
 NUMBERS: dict[type[int | float], str] = {int: "a whole number", float: "a number"}
 LARGEST_SEED = 2**63 - 1  # torch holds seeds in 64 bits
-TTA_FLAG = "--tta none or flip4"
-BACKEND_FLAG = "--backend auto, native or torch"
-RENAMED: dict[str, dict[str, str]] = {  # with 0.2.0, by verb: what to give instead
+TTA_FLAG = "--tta none|flip4"
+BACKEND_FLAG = "--backend auto|native|torch"
+RENAMED: dict[str, dict[str, str]] = {  # by verb, flags of 0.1.0, and what they are now
+    "train": {
+        "--average": "--ema-decay DECAY",
+        "--flips": TTA_FLAG,
+        "--compile": BACKEND_FLAG,
+        "--place": "--crop-sampling uniform|fov|whole",
+    },
     "segment": {"--flips": TTA_FLAG, "--compile": BACKEND_FLAG},
     "evaluate": {"--flips": TTA_FLAG},
     "plan": {"--flips": TTA_FLAG, "--batch-size": "--group-size N"},
@@ -75,8 +81,8 @@ def unknown_flag(verb: str, words: Sequence[str], known: Sequence[str]) -> str |
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
-            if now := RENAMED.get(verb, {}).get(name.replace("_", "-")):
-                return f"{name}: has another name since 0.2.0, give {now}"
+            if new := RENAMED.get(verb, {}).get(name.replace("_", "-")):
+                return f"{name}: is now {new}"
             near = get_close_matches(name, known, 1)
             return f"{name}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
     return None

@@ -20,8 +20,8 @@ from PIL import Image
 from verbs import run
 
 from segpipe import cli
+from segpipe.train.config import TrainConfig
 from segpipe.train.recipes import RECIPES
-from segpipe.train.run import TrainConfig
 
 
 @pytest.fixture
@@ -117,12 +117,12 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--patience", "2"], "needs --validation-images"),
         (["--validation-images", "4"], "4 training images, at least one must be left"),
         (["--precision", "fp16"], "choose from fp32, bf16"),
-        (["--recipe", "resnet"], "--recipe resnet: choose from segnet-lite, resunet"),
+        (["--recipe", "resnet"], "--recipe resnet: choose from lecture, resunet"),
         (["--recipe"], "--recipe"),
         (["--augmentation", "more"], "choose from none, wnet, wide, wider"),
-        (["--place", "here"], "choose from photograph, field, whole"),
+        (["--crop-sampling", "here"], "choose from uniform, fov, whole"),
         (["--loss", "dice"], "choose from nll, nll+dice"),
-        (["--average", "1"], "--average 1.0: must be 0 or more, and below 1"),
+        (["--ema-decay", "1"], "--ema-decay 1.0: must be 0 or more, and below 1"),
         (["--clip-norm", "-1"], "--clip-norm -1.0: must be 0 or more"),
         (["--weight-decay", "nan"], "--weight-decay nan: must be 0 or more"),
     ],
@@ -140,6 +140,27 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     assert found == TrainConfig(
         **{"data": "d", "output": "o"} | RECIPES[name] | {"recipe": name, "epochs": 7}
     )
+
+
+def test_without_model_and_recipe_resunet_is_trained_by_its_recipe():
+    words = ["--data", "d", "--output", "o"]
+    by_name = cli._parse("train", TrainConfig, [*words, "--recipe", "resunet"])
+    assert cli._parse("train", TrainConfig, words) == by_name
+    assert (by_name.model, by_name.lr, by_name.tta) == ("resunet", 3e-3, "flip4")
+
+
+@pytest.mark.parametrize("model", ["--model {}", "--model={}"])
+@pytest.mark.parametrize("name", ["unet", "resunet"])
+def test_a_model_alone_is_trained_with_plain_defaults(model, name):
+    words = ["--data", "d", "--output", "o", *model.format(name).split()]
+    assert cli._parse("train", TrainConfig, words) == TrainConfig("d", "o", model=name)
+
+
+def test_the_lecture_is_segnet_lite_with_plain_defaults():
+    words = ["--data", "d", "--output", "o", "--recipe", "lecture"]
+    lecture = cli._parse("train", TrainConfig, words)
+    assert lecture == cli._parse("train", TrainConfig, [*words, "--model", "segnet-lite"])
+    assert lecture == TrainConfig("d", "o", recipe="lecture", model="segnet-lite")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segpipe.data.crops import Augmentation, crop, crop_corner, epoch_order, field_corner
+from segpipe.data.crops import Augmentation, crop, crop_corner, epoch_order, fov_corner
 
 
 def test_every_crop_occurs_once_in_an_epoch():
@@ -86,7 +86,7 @@ def test_field_crops_lie_around_every_pixel_of_the_field_alike():
     label = np.zeros((9, 12), np.uint8)
     label[2:5, 3:9] = 2
     label[3, 4] = 1
-    corners = np.array([field_corner(0, 0, n, k, label, 32) for n in range(60) for k in range(30)])
+    corners = np.array([fov_corner(0, 0, n, k, label, 32) for n in range(60) for k in range(30)])
     counts = np.zeros_like(label, int)
     np.add.at(counts, tuple((corners + 16).T), 1)
     assert (counts > 0).tolist() == (label > 0).tolist()

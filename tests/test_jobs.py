@@ -21,7 +21,7 @@ from segpipe.measurement.quality import Quality
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
-TRAIN = ["--epochs", "2", "--crops-per-image", "10"]
+TRAIN = ["--recipe", "lecture", "--epochs", "2", "--crops-per-image", "10"]
 TRAIN += ["--crop-size", "96", "--batch-size", "10"]
 HISTORY = "epoch,train_loss,test_loss,test_accuracy,vessel_dice,seconds,crops_per_second"
 WRITTEN = ["--format", "both", "--probabilities"]

@@ -135,7 +135,7 @@ def user(cluster, store, clone) -> User:
 
 
 SEGMENT = told("jobs.segment") + " --checkpoint segnet-lite"
-TRAIN = told("jobs.train") + " --epochs 2 --crops-per-image 10 --crop-size 96"
+TRAIN = told("jobs.train") + " --recipe lecture --epochs 2 --crops-per-image 10 --crop-size 96"
 JOB = r"Job '(\w+)' submitted"
 
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from segpipe.data.arrays import Image8
 from segpipe.data.classes import OUTSIDE
 
-PLACES = ("photograph", "field", "whole")
-"""Where crops lie: inside the photograph, around a pixel of its field, in the field's middle."""
+SAMPLINGS = ("uniform", "fov", "whole")
+"""Where crops lie: uniformly in the photograph, around a pixel of its field of view, in the field's
+middle."""
 ORDER, PLACE, CHANGE = 0, 1, 2  # what a random stream is for; keeps those of one epoch apart
 MARGIN_PX = 2  # around what a rotated crop sees, for bilinear weights and rounding
 STRIP_PX = 8192  # of floating-point colours at once: 96 KiB stay in the cache, and in malloc's heap
@@ -140,7 +141,7 @@ def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation)
     )
 
 
-def field_corner(
+def fov_corner(
     seed: int, epoch: int, index: int, k: int, label: Image8, size: int
 ) -> tuple[int, int]:
     """(top, left) of a size x size px crop around a pixel of the field, each as likely as another.
@@ -169,25 +170,25 @@ def crop(
     k: int,
     size: int,
     augmentation: Augmentation | None = None,
-    place: str = "photograph",
+    sampling: str = "uniform",
 ) -> tuple[Image8, Image8]:
     """Crop k of the epoch from image [H, W, 3] uint8 RGB and label [H, W] uint8, its `index`-th.
 
-    -> image [size, size, 3] uint8, label [size, size] uint8. `place` is one of PLACES. Without
-    augmentation those inside the photograph are views of the window at crop_corner. With it the
-    window's content is flipped, rotated and scaled about the window's centre, then downscaled and
+    -> image [size, size, 3] uint8, label [size, size] uint8. `sampling` is one of SAMPLINGS.
+    Without augmentation uniform ones are views of the window at crop_corner. With it the window's
+    content is flipped, rotated and scaled about the window's centre, then downscaled and
     tinted; what comes from beyond the photograph is black and OUTSIDE. Bit-identical in every
     process on processors of one kind: others may round a bilinear weight otherwise. Raises
     ValueError for a size that does not fit.
     """
-    if place == "photograph":
+    if sampling == "uniform":
         top, left = crop_corner(seed, epoch, index, k, label.shape[0], label.shape[1], size)
-    elif place == "field":
-        top, left = field_corner(seed, epoch, index, k, label, size)
+    elif sampling == "fov":
+        top, left = fov_corner(seed, epoch, index, k, label, size)
     else:
         top, left = centre_corner(label, size)
     if augmentation is None:
-        if place != "photograph":
+        if sampling != "uniform":
             return rotate(image, label, top, left, size, UNCHANGED)
         window = np.s_[top : top + size, left : left + size]
         return image[window], label[window]
