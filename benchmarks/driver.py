@@ -32,19 +32,20 @@ import numpy as np
 from common import ROOT
 from listing import Pages, rss_mib
 
-from segpipe.cluster import runtime
+from segpipe.cluster.session import ray_session
 from segpipe.segment import report
+from segpipe.segment.fetch import TRANSFERS
+from segpipe.segment.groups import Groups
 from segpipe.segment.inputs import Inputs
 from segpipe.segment.manifest import Manifest
-from segpipe.segment.run import Groups
-from segpipe.segment.stages import TRANSFERS
 from segpipe.segment.todo import Todo
 from segpipe.storage import Store, open_store
 
 sys.path.insert(0, str(ROOT / "tests"))
 from processes import s3_server
 
-from segpipe.segment.compact import compact, result_groups
+from segpipe.cluster.workers import network_stage
+from segpipe.segment.compact import compact
 from segpipe.segment.keys import mask_key
 from segpipe.segment.manifest import PAGE_ROWS, list_inputs
 from segpipe.segment.parts import commit_part, read_parts
@@ -92,10 +93,7 @@ def archive_steps(source: str, part_rows: int) -> dict[str, float]:
         commit(output, manifest, part_rows)
         start = time.monotonic()
         summary = compact(output, manifest)
-        findings = report.Findings(summary["ok"], 0)
-        for read in result_groups(output, summary):
-            findings.add(read)
-        findings.plots()
+        report.gather(output, summary, 0).plots()
         ended = time.monotonic() - start
     assert summary["ok"] == manifest.num_inputs, summary
     grown = (rss_mib("VmHWM") - begun) * 2**20
@@ -114,7 +112,7 @@ class Nothing:
 
 def handed_over() -> dict[str, float]:
     """Seconds until the first group comes, by pages; the driver's CPU for a group after it."""
-    with runtime.ray_session():
+    with ray_session():
         for pages in (FEW_PAGES, FEW_PAGES):  # the first time starts processes
             start, used, batches = time.monotonic(), time.process_time(), _groups(pages)
             next(batches)
@@ -132,7 +130,7 @@ def _groups(pages: int) -> Iterator[Any]:
     """What the driver gets back of so many whole pages."""
     rows = np.arange(PAGE_ROWS, dtype=np.int32)
     todo = Todo(0, 0, [(f"_segpipe/manifest/{n:06d}", rows) for n in range(pages)])
-    stage = runtime.network_stage(Groups(todo, 64).dataset(), Nothing, (), "cpu", 1, light=True)
+    stage = network_stage(Groups(todo, 64).dataset(), Nothing, (), "cpu", 1, light=True)
     return iter(stage.iter_batches(batch_size=None))
 
 

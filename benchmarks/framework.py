@@ -43,15 +43,15 @@ def segment_with_nothing(words: list[str]) -> None:
     """`segpipe segment` with a network that answers zeros."""
     from segpipe import cli
     from segpipe.models.engine import REFERENCE
-    from segpipe.segment import run as segment
-    from segpipe.segment import stages
+    from segpipe.segment import pipeline, stages
+    from segpipe.segment.job import SegmentJob
 
     class Nothing(stages.Segmenter):
-        def __init__(self, job: stages.SegmentJob, *_: Any) -> None:
+        def __init__(self, job: SegmentJob, *_: Any) -> None:
             self.job, self.engine = job, REFERENCE
             self.score = lambda canvas, fov: np.zeros(fov.shape, np.float32)
 
-    setattr(segment, "Segmenter", Nothing)  # noqa: B010  pickled by value, as this is no module
+    setattr(pipeline, "Segmenter", Nothing)  # noqa: B010  pickled by value, as this is no module
     cli.run_verb("segment", words)
 
 

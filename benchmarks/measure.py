@@ -22,8 +22,9 @@ import numpy.typing as npt
 from common import drive, facts, write
 from PIL import Image
 
-from segpipe.data import decoder
+from segpipe.data.arrays import Image8
 from segpipe.data.classes import classes_of
+from segpipe.data.fitting import Fitted, fit
 from segpipe.measure import vessels as measure
 from segpipe.models import checkpoint, engine
 from segpipe.segment import stages
@@ -35,7 +36,6 @@ NAMES = (
 )
 SIZES = (0.5, 1.0, 2.0)
 
-Image8 = npt.NDArray[np.uint8]
 Rows = list[dict[str, Any]]
 
 
@@ -49,13 +49,13 @@ def label_of(image: Path) -> Image8:
     return classes_of(grey(split / f"1st_manual/{number}_manual1.gif"), fov)
 
 
-def fitted_at(image: Path, zoom: float, diameter: float) -> decoder.Fitted:
+def fitted_at(image: Path, zoom: float, diameter: float) -> Fitted:
     """The photograph as the decoder hands it on when it comes at another size."""
     picture = Image.open(image).convert("RGB")
     size = round(picture.width * zoom), round(picture.height * zoom)
     file = io.BytesIO()
     picture.resize(size, Image.Resampling.LANCZOS).save(file, "PNG")
-    return decoder.fit(file.getvalue(), diameter, 200.0)
+    return fit(file.getvalue(), diameter, 200.0)
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
@@ -93,7 +93,7 @@ def main() -> None:
     images = sorted(drive().glob("training/images/*.tif"))
     weights = checkpoint.read(None)
     card = checkpoint.load(weights, checkpoint.DEFAULT).card
-    score_of = engine.open_score(weights, engine.REFERENCE, 1, card.flips)
+    score_of = engine.open_score(weights, engine.REFERENCE, 1, card.tta)
     masks: dict[float, list[Image8]] = {zoom: [] for zoom in SIZES}
     found: dict[float, Rows] = {zoom: [] for zoom in SIZES}
     fits = []

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from segpipe import plots
-from segpipe.data import decoder, synthetic
+from segpipe.data import synthetic
 from segpipe.data.canvas import resize_classes, resize_image
 from segpipe.data.classes import VESSEL, classes_of
+from segpipe.data.fitting import fit
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
 from segpipe.segment import report
@@ -28,7 +29,7 @@ def overlays(demo: Path) -> Image.Image:
     """Round photographs of the demo's archive above, their vessels drawn over them below."""
     tiles = []
     for path in sorted((demo / "archive").glob("*.*")):
-        fitted = decoder.fit(path.read_bytes(), TILE_PX, max_megapixels=200)
+        fitted = fit(path.read_bytes(), TILE_PX, max_megapixels=200)
         mask = np.asarray(Image.open(demo / "segmented" / "masks" / f"{path.name}.png"))
         sides = fitted.geometry.scaled_height, fitted.geometry.scaled_width
         if max(sides) / min(sides) < 1.1:

@@ -121,7 +121,7 @@ def remedies() -> list[str]:
     """What would change if something was changed: a flag, the store, or this code."""
     one = setting(10**9, USUAL)
     quick = replace(one, request_s=0.02)
-    large = replace(one, batch_size=512)
+    large = replace(one, group_size=512)
     lines = [
         f"| 1 billion, {USUAL} nodes | list | work | end | all |",
         "|---|---|---|---|---|",
@@ -137,7 +137,7 @@ def remedies() -> list[str]:
         ),
         "listing by 16 prefixes at once (not in this code)": (one, 1 / 16, 1.0),
         "parts read and compacted by 64 tasks (not in this code)": (one, 1.0, 1 / 64),
-        "all of these": (replace(quick, batch_size=512, puts_s=4 * one.puts_s), 1 / 16, 1 / 64),
+        "all of these": (replace(quick, group_size=512, puts_s=4 * one.puts_s), 1 / 16, 1 / 64),
     }
     for name, (changed, listing, end) in cases.items():
         phases = forecast(changed).phases
@@ -170,7 +170,7 @@ def main() -> None:
     config = PlanConfig(1)
     assumed = (
         f"Photographs of {config.mean_bytes / 1e6:g} MB and 4 megapixels, the default network, "
-        f"groups of {config.batch_size}. Assumed of the store: first byte after "
+        f"groups of {config.group_size}. Assumed of the store: first byte after "
         f"{config.request_ms:g} ms, {config.connection_mb:g} MB/s a connection, {config.gets:,g} "
         f"GETs and {config.puts:,g} PUTs a second, {config.node_gbit:g} Gbit/s into a node. Where "
         f"nodes die, one lives {NODE_HOURS:,g} h on average and is replaced in "

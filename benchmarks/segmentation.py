@@ -23,7 +23,7 @@ import numpy as np
 from common import drive, facts, last_json, loops, many_images, run, write
 
 from segpipe import metrics
-from segpipe.cluster import runtime
+from segpipe.cluster.workers import model_env
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example
@@ -67,7 +67,7 @@ def parts_alone(images: Path, output: Path, cores: list[int]) -> dict[str, float
     """Milliseconds of a core per image of each part, by a process on each of these at once."""
     chosen = engine.select(engine.find_trials(checkpoint.read(MODEL), "cpu"), "auto", "auto")
     words = ["--input", images, "--output", output, "--checkpoint", MODEL, "--seconds", ALONE_S]
-    words += ["--engine", chosen.compile, chosen.precision, "--cores", *cores]
+    words += ["--engine", chosen.backend, chosen.precision, "--cores", *cores]
     rates = {
         part: last_json(run(["-m", "segpipe.scaling.ceilings", part, *words])[1])["rate"]
         for part in PARTS
@@ -75,12 +75,12 @@ def parts_alone(images: Path, output: Path, cores: list[int]) -> dict[str, float
     return {part: 1000 * len(cores) / rate for part, rate in rates.items()}
 
 
-def truth(model: str, compiled: engine.Engine) -> tuple[float, list[float]]:
+def truth(model: str, native: engine.Engine) -> tuple[float, list[float]]:
     """Vessel Dice of an engine against eager fp32, and both against DRIVE test's first observer."""
     weights = checkpoint.read(model)
     card = checkpoint.load(weights, model).card
-    engines = (engine.REFERENCE, compiled)
-    scores = [engine.open_score(weights, one, 2, card.flips) for one in engines]
+    engines = (engine.REFERENCE, native)
+    scores = [engine.open_score(weights, one, 2, card.tta) for one in engines]
     masks: list[list[np.ndarray]] = [[], []]
     drawn, store = [], open_store(str(drive()))
     for example in open_labelled(store).test:
@@ -114,7 +114,7 @@ def main() -> None:
         many = many_images(work / "many", MORE * count)
         short, _ = by_segpipe(images, work / "short")
         loop = by_plain_loop(images, work / "plain", {})
-        same = by_plain_loop(images, work / "same", runtime.model_env()["env_vars"])
+        same = by_plain_loop(images, work / "same", model_env()["env_vars"])
         documentation = by_ray_documentation(images, work / "documentation")
         ours, summary = by_segpipe(many, work / "ours")
         alone = {

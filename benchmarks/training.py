@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from common import drive, facts, last_json, loops, run, write
 from torch import nn
 
-from segpipe.cluster import runtime
+from segpipe.cluster.workers import model_env
 from segpipe.data.classes import CLASSES
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, networks
@@ -179,7 +179,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=20)
     epochs = parser.parse_args().epochs
-    allocator: dict[str, str] = runtime.model_env()["env_vars"]
+    allocator: dict[str, str] = model_env()["env_vars"]
     loop, loop_s = plain({})
     same, same_s = plain(allocator)
     ours = train("--epochs", epochs)

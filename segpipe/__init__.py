@@ -15,8 +15,12 @@ In the order in which data flows:
       folders.py         where caches lie
     kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/                numpy, pillow and OpenCV, never torch
+      arrays.py          the arrays' types
       codecs.py          bytes -> photograph, safely; mask -> PNG bytes
-      decoder.py         untrusted bytes are decoded in a child process
+      fitting.py         bytes -> canvas, field of view, geometry
+      decoder.py         untrusted bytes are fitted in a child process: the parent's side
+      decoder_child.py   the child's side, with its limits
+      decoder_pipe.py    what both say to each other
       photograph.py      what every reader of a file gives, and the limits that each keeps
       headers.py         what compressed pictures say of themselves, read before they are decoded
       depth.py           samples of any depth -> 8 bits
@@ -41,6 +45,7 @@ In the order in which data flows:
       survey.py          what a look at a label tells: its vessels, and whether it can be right
       crops.py           random crops and augmentation, a pure function of (seed, epoch, image, k)
       synthetic.py       drawn photographs with exact labels
+      synthetic_sets.py  the same as files: a labelled set, an archive
     models/              torch, never ray
       network.py         what all networks share: pixels in, any size of image
       segnet.py  unet.py  wnet.py  resunet.py    the networks
@@ -58,8 +63,14 @@ In the order in which data flows:
     measure/             mask -> vessel measurements; photograph -> quality hints
     plots.py  html.py    what training and evaluation draw; parts of reports
     cluster/             Ray
-      startup.py         starting Ray, or joining a cluster
-      runtime.py         what each process of it is told, and books
+      session.py         started or joined for one verb
+      join.py            the cluster at RAY_ADDRESS, checked and joined
+      start.py           a Ray of our own: its folder, its token, tries
+      quiet.py           neither what Ray writes itself, nor its handlers of signals
+      throttle.py        rests for Ray Data's scheduler
+      nodes.py           what nodes have, and what a worker books of it
+      workers.py         stages of Ray Data on workers, and their environment
+      errors.py          the error of ours behind one of Ray's
     labels.py            every label is looked at before anything starts
     train/               segpipe train
       run.py             its config and verb

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from itertools import takewhile
 from typing import Any
@@ -17,7 +17,7 @@ import tyro
 
 from segpipe import __version__, progress
 from segpipe.errors import Skipped, Unfinished, UserError, must_change, os_error_text
-from segpipe.flags import flag, unknown_flag
+from segpipe.flags import flag, unknown_flag, wrong_value
 from segpipe.storage import folders
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
@@ -94,7 +94,7 @@ def _run(verb: str, words: list[str]) -> int:
         code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
     except KeyboardInterrupt:
         code = 128 + (signal.SIGTERM if terminate.called else signal.SIGINT)
-        print(f"segpipe {verb}: stopped, the same command goes on", file=sys.stderr)
+        print(f"segpipe {verb}: stopped, run the same command again to resume", file=sys.stderr)
     except Skipped as error:
         print(f"segpipe {verb}: {error}")
         code = OK
@@ -137,8 +137,13 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        if unknown := unknown_flag(flags, _flags_of(config)):
+        if unknown := unknown_flag(verb, flags, _flags_of(config)):
             raise UserError(f"{unknown} (segpipe {verb} --help tells all)") from stop
+        if wrong := wrong_value(flags, {flag(one.name): str(one.type) for one in fields(config)}):
+            raise UserError(wrong) from stop
+        if missing := _missing(config, flags):
+            line = f"Missing from segpipe {verb}: {', '.join(missing)}"
+            raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
         box = [line.strip("│ ") for line in told.getvalue().splitlines() if line.startswith("│")]
         line = " ".join(takewhile(lambda text: not text.startswith("─"), box))
         raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
@@ -149,6 +154,13 @@ def _flags_of(config: type) -> list[str]:
     named = [flag(one.name) for one in fields(config)]
     switches = [f"--no-{one.name}" for one in fields(config) if one.type in (bool, "bool")]
     return ["--help", *named, *(name.replace("_", "-") for name in switches)]
+
+
+def _missing(config: type, flags: list[str]) -> list[str]:
+    """The flags without a default that are not given."""
+    given = {word.partition("=")[0].replace("_", "-") for word in flags}
+    needed = (one for one in fields(config) if one.default is one.default_factory is MISSING)
+    return [flag(one.name) for one in needed if flag(one.name) not in given]
 
 
 class _Terminate:

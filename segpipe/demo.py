@@ -10,13 +10,15 @@ from typing import Any
 
 import ray.data
 
-from segpipe.cluster import runtime
-from segpipe.data import synthetic
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import data_stage
+from segpipe.data.synthetic_sets import write_archive_image, write_labelled_example
 from segpipe.errors import UserError
 from segpipe.evaluate.run import EvaluateConfig, evaluate
 from segpipe.flags import check_at_least, check_seed
 from segpipe.progress import Progress
-from segpipe.segment.run import SegmentConfig, segment
+from segpipe.segment.config import SegmentConfig
+from segpipe.segment.run import segment
 from segpipe.storage import check_places, local_path, open_store
 from segpipe.train.run import TrainConfig, train
 
@@ -27,7 +29,7 @@ NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 class DemoConfig:
     """Draw a labelled set and an archive, train on the one, segment the other, show the result.
 
-    Run it again to go on where it stopped.
+    Run it again to resume where it stopped.
     """
 
     output: str
@@ -79,7 +81,7 @@ def demo(config: DemoConfig) -> int:
     training.check()
     open_store(str(root)).check_writable()
     seconds, code = {}, 0
-    with runtime.ray_session():
+    with ray_session():
         for name, _, step in steps:
             start = time.monotonic()
             code = step() or 0
@@ -93,7 +95,7 @@ def demo(config: DemoConfig) -> int:
 
 def _once(folder: Path, step: Callable[[], None]) -> None:
     if (folder / "report.html").exists():
-        print(f"evaluate: {folder} stands")
+        print(f"evaluate: {folder} is up to date")
     else:
         step()
 
@@ -107,14 +109,14 @@ def draw(labelled: Path, archive: Path, config: DemoConfig) -> None:
 
     def draw_one(row: dict[str, Any]) -> dict[str, Any]:
         if row["kind"] == "archive":
-            synthetic.write_archive_image(archive, row["number"], config.seed)
+            write_archive_image(archive, row["number"], config.seed)
         else:
-            synthetic.write_labelled_example(labelled, row["kind"], row["number"], config.seed)
+            write_labelled_example(labelled, row["kind"], row["number"], config.seed)
         return row
 
     progress = Progress("draw")
     drawn = ray.data.from_items(work, override_num_blocks=len(work) // 4 + 1).map(
-        draw_one, **runtime.data_stage()
+        draw_one, **data_stage()
     )
     for done, _ in enumerate(drawn.iter_rows(), start=1):
         progress.show(f"{done}/{len(work)} photographs")

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.data
 
-from segpipe.cluster.runtime import data_stage
+from segpipe.cluster.workers import data_stage
 from segpipe.data import survey
 from segpipe.data.layouts import Example
 from segpipe.data.survey import Look

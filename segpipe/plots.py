@@ -1,4 +1,4 @@
-"""Figures of training and evaluation, as PNG bytes."""
+"""Figures of training, evaluation and archives, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def loss_curves(history: list[dict[str, float]]) -> bytes:
 def class_probabilities(
     image: npt.NDArray[np.uint8], prob: npt.NDArray[np.float32], label: npt.NDArray[np.uint8]
 ) -> bytes:
-    """image [H, W, 3] uint8; per class its probability (prob [C, H, W]) beside its truth."""
+    """image [H, W, 3] uint8; per class its probability (prob [C, H, W]) beside its label."""
     figure = Figure(figsize=(9, 3 * len(CLASSES)), layout="constrained")
     grid = figure.subplots(len(CLASSES), 3, squeeze=False)
-    left = {"image": image, "likeliest class": prob.argmax(axis=0), "truth": label}
+    left = {"image": image, "likeliest class": prob.argmax(axis=0), "label": label}
     for index, (name, (title, picture)) in enumerate(zip(CLASSES, left.items(), strict=True)):
-        row = {title: picture, f"p({name})": prob[index], f"truth: {name}": label == index}
+        row = {title: picture, f"p({name})": prob[index], f"label: {name}": label == index}
         for axes, (heading, values) in zip(grid[index], row.items(), strict=True):
             highest = len(CLASSES) - 1 if heading in left else 1
             axes.imshow(values, cmap="gray", vmin=0, vmax=highest)
@@ -66,24 +66,24 @@ def class_probabilities(
     return to_png(figure)
 
 
-def errors(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def errors(label: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """True and predicted vessel [H, W] -> [H, W, 3]: hits white, false alarms red, missed blue."""
-    drawn = np.zeros((*truth.shape, 3), np.uint8)
-    drawn[truth & predicted] = 255
-    drawn[predicted & ~truth] = FALSE_ALARM
-    drawn[truth & ~predicted] = MISSED
+    drawn = np.zeros((*label.shape, 3), np.uint8)
+    drawn[label & predicted] = 255
+    drawn[predicted & ~label] = FALSE_ALARM
+    drawn[label & ~predicted] = MISSED
     return drawn
 
 
 def comparison(shown: Sequence[tuple[str, Any, Any, Any]]) -> bytes:
-    """Rows of a title and three pictures: photograph, truth, and errors as coloured above.
+    """Rows of a title and three pictures: photograph, label, and errors as coloured above.
 
     A picture is whatever numpy makes [H, W] or [H, W, 3] uint8 of.
     """
     figure = Figure(figsize=(11, 3.9 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), 3, squeeze=False)
-    for row, (title, image, truth, drawn) in zip(grid, shown, strict=True):
-        pictures = {title: image, "truth": truth, "found; false alarm red, missed blue": drawn}
+    for row, (title, image, label, drawn) in zip(grid, shown, strict=True):
+        pictures = {title: image, "label": label, "found; false alarm red, missed blue": drawn}
         for axes, (name, picture) in zip(row, pictures.items(), strict=True):
             axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
             axes.set_title(name, parse_math=False)
@@ -201,4 +201,31 @@ def reliability(counts: Counts, threshold: float) -> bytes:
         axes.axvline(threshold, color=SECOND, linewidth=1, label=f"threshold {threshold:.3f}")
         axes.grid(alpha=0.3)
     above.legend(loc="lower right")
+    return to_png(figure)
+
+
+def bars(
+    edges: npt.NDArray[np.float64],
+    heights: npt.NDArray[Any],
+    unit: str,
+    dashed: Sequence[float] = (),
+    log: bool = False,
+    wide: bool = False,
+) -> bytes:
+    """A bar of heights [N] from each of edges [N + 1] to the next, and dashed lines at places.
+
+    `unit` is what the x axis tells; `log` has it in octaves.
+    """
+    figure = Figure(figsize=(14 if wide else 7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(heights, edges, fill=True, color=OURS)
+    for place in dashed:
+        axes.axvline(place, color=SECOND, linewidth=1.2, linestyle="--")
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.3g}")
+    axes.set(xlabel=unit, xlim=(edges[0], edges[-1]), ylim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.grid(alpha=0.3)
     return to_png(figure)

@@ -11,8 +11,8 @@ import ray
 from PIL import Image
 from processes import Bucket, moto_server, s3_server
 
-from segpipe.cluster import runtime, startup
-from segpipe.data import synthetic
+from segpipe.cluster.session import ray_session
+from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import UserError
 
 
@@ -64,7 +64,7 @@ def drive() -> Path:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn set in DRIVE's layout: test 01, 02, training 03 to 06."""
     root = tmp_path_factory.mktemp("labelled")
-    synthetic.write_labelled(root, num_training=4, num_test=2)
+    write_labelled(root, num_training=4, num_test=2)
     return root
 
 
@@ -98,7 +98,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
         raise UserError("Ray was started")
 
-    monkeypatch.setattr(startup, "_start", start)  # ray.init would be tried again, after shutdown
+    # ray.init would be tried again, after a shutdown
+    monkeypatch.setattr("segpipe.cluster.session.start_ray", start)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
@@ -137,5 +138,5 @@ def radosgw(s3: Bucket) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ray_cluster(s3: Bucket) -> Iterator[None]:
     """One local Ray for all tests; after the server, so that its workers know the endpoint."""
-    with runtime.ray_session():
+    with ray_session():
         yield

@@ -9,6 +9,8 @@ import os
 import sys
 import traceback
 
+from segmenting import job_of
+
 from segpipe import cli
 from segpipe.models import predict  # noqa: F401
 from segpipe.models.checkpoint import read
@@ -21,9 +23,7 @@ WEIGHTS = read(None)
 
 def commit_group(source: str, output: str, page: str, rows: str) -> None:
     """What an actor does with one group, without the actor."""
-    job = stages.SegmentJob(
-        open_store(source), open_store(output), "m", 540.0, 0.5, "sha", "set", "both", 200.0
-    )
+    job = job_of(open_store(source), open_store(output), format="both")
     numbers = [int(row) for row in rows.split(",")]
     stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)({"page": [page], "rows": [numbers]})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from segpipe import cli
-from segpipe.cluster import runtime
+from segpipe.cluster.nodes import worker_threads
 from segpipe.data import survey
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.storage import lock, open_store
@@ -54,7 +54,7 @@ def _run(job: TrainJob, test: tuple[Example, ...], meet: str, world_size: int, n
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", meet, rank=number, world_size=world_size)
     try:
-        threads = runtime.worker_threads(world_size)  # as workers of Ray have
+        threads = worker_threads(world_size)  # as workers of Ray have
         trainer = Trainer(job, Rank(number, world_size, num_threads=threads))
         if state := states.newest(job.output):
             trainer.restore(state)

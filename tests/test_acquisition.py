@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from files import SECRETS, dicom, encoded
+from segmenting import job_of
 from test_stages import apart, rows_of, together
 
 from segpipe.data.decoder import Decoder
 from segpipe.segment import report, stages
 from segpipe.segment.compact import compact
+from segpipe.segment.job import SegmentJob
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.output import REPORT, SUMMARY
-from segpipe.segment.stages import SegmentJob
 from segpipe.storage import open_store
 from segpipe.storage.files import write_json
 
@@ -49,15 +50,13 @@ def job(tmp_path) -> SegmentJob:
     (folder / "c.png").write_bytes(encoded(pixels, "PNG"))
     (folder / "d.dcm").write_bytes(dicom(pixels, "RGB", **SAID, **SECRETS | raw))
     source, output = open_store(str(folder)), open_store(str(tmp_path / "out"))
-    return SegmentJob(
-        source, output, "segnet-lite", 100.0, 0.5, "sha", "settings", "png", 200.0, "full", True
-    )
+    return job_of(source, output, 100.0, 0.5, measure="full", probabilities=True)
 
 
 @pytest.fixture(autouse=True)
 def _own_decoder():
     yield
-    stages._decoder.cache_clear()
+    stages.own_decoder.cache_clear()
 
 
 @pytest.mark.parametrize("way", [together, apart])

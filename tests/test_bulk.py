@@ -19,6 +19,7 @@ from PIL import Image
 from verbs import ONE, rows_of, run
 
 from segpipe.segment import run as segment
+from segpipe.segment.groups import Groups
 from segpipe.segment.keys import mask_key
 from segpipe.segment.output import MANIFEST, PARTS, read_summary
 from segpipe.segment.parts import commit_part
@@ -117,7 +118,7 @@ def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_p
 def test_groups_come_to_the_network_one_by_one_handed_over_or_read(few, ray_cluster, monkeypatch):
     monkeypatch.setattr(segment, "FEW_GROUPS", few)
     pages = [("p0", np.arange(0, 20, 2, dtype=np.int32)), ("p1", np.array([7], np.int32))]
-    blocks = segment.Groups(Todo(0, 0, pages), 4).dataset().iter_batches(batch_size=None)
+    blocks = Groups(Todo(0, 0, pages), 4).dataset().iter_batches(batch_size=None)
     found = [(list(b["page"]), [[int(r) for r in rows] for rows in b["rows"]]) for b in blocks]
     assert sorted(found) == [
         (["p0"], [[0, 2, 4, 6]]),
@@ -252,14 +253,14 @@ def write_done(root: str, names: str, probabilities: bool = False) -> list[objec
         for folder in ("masks", "probabilities") if probabilities else ("masks",):
             output.put(f"{folder}/{entry.key}.png", f"{folder} of {entry.key}".encode())
     commit_part(output, rows)
-    config = SegmentConfig(source.uri(), output.uri(), flips=1, probabilities=probabilities)
-    write_json(output, SETTINGS, segment._open(config).settings)
+    config = SegmentConfig(source.uri(), output.uri(), tta="none", probabilities=probabilities)
+    write_json(output, SETTINGS, segment._open(config).started.to_json())
     return [*words_of(root), *(["--probabilities"] if probabilities else [])]
 
 
 def words_of(root: object) -> list[object]:
     words = ["segment", "--input", f"{root}/in", "--output", f"{root}/out"]
-    return [*words, "--flips", 1, "--report-images", "off"]
+    return [*words, "--tta", "none", "--report-images", "off"]
 
 
 def paths_in(folder: Path) -> list[str]:

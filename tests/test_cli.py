@@ -59,7 +59,13 @@ def test_a_folder_in_no_known_layout_is_told_all_that_are_known(refused, tmp_pat
     (folder / "photo.jpg").write_bytes(b"x")
     line = refused(verb, "--data", folder, "--output", output)
     assert f"{folder}: no labelled set in a known layout, found photo.jpg (wanted" in line
-    for wanted in ("DRIVE: training/ and test/", "STARE: ", "CHASE_DB1: ", "HRF: ", "plain: "):
+    for wanted in (
+        "DRIVE, ",
+        "STARE, ",
+        "CHASE_DB1, ",
+        "HRF, ",
+        "images/ beside labels/",
+    ):
         assert wanted in line
 
 
@@ -98,7 +104,7 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--workers", "0"], "--workers 0"),
         (["--workers", "11"], "--workers 11"),
         (["--epochs", "0"], "--epochs 0"),
-        (["--batch-size", "0"], "--batch-size 0"),
+        (["--group-size", "0"], "--group-size 0"),
         (["--lr", "-1"], "--lr -1"),
         (["--crop-size", "0"], "--crop-size 0"),
         (["--model", "resnet"], "segnet-lite"),
@@ -140,7 +146,7 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     ("flags", "wanted"),
     [
         (["--fov", "mask"], "--fov mask: choose from given, found"),
-        (["--flips", "2"], "--flips 2: choose from 1, 4"),
+        (["--tta", "2"], "--tta 2: choose from none, flip4"),
         (["--split", "validation"], "--split validation: choose from training, test"),
         (["--report-images", "no"], "--report-images no: choose from on, off"),
     ],

@@ -63,7 +63,7 @@ def finished(tmp_path_factory) -> Path:
         (root / "in" / f"{number}.png").write_bytes(b"no photograph")
     source, output = open_store(str(root / "in")), open_store(str(root / "out"))
     opened = segment._open(SegmentConfig(source.uri(), output.uri()))
-    write_json(output, SETTINGS, opened.settings)
+    write_json(output, SETTINGS, opened.started.to_json())
     entries = list(source.list())
     done = [
         {"path": e.key, "version": e.version, "status": "rejected", "error": "?", "finished": WHEN}

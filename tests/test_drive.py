@@ -34,7 +34,7 @@ def test_no_step_waits_longer_at_an_epochs_start(drive, tmp_path, ray_cluster):
 
 
 def test_twenty_masks_under_the_inputs_names(drive, tmp_path, ray_cluster):
-    words = ["--input", drive / "test/images", "--output", tmp_path, "--flips", 1]
+    words = ["--input", drive / "test/images", "--output", tmp_path, "--tta", "none"]
     assert run("segment", *words) == 0
     names = {path.name for path in (tmp_path / "masks").iterdir()}
     assert names == {f"{number:02d}_test.tif.png" for number in range(1, 21)}

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import finish, last_words
+from segmenting import job_of
 
 from segpipe.errors import StoreDown, Unfinished
 from segpipe.segment import stages
 from segpipe.segment.compact import compact
+from segpipe.segment.group import Group
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.output import PARTS, SUMMARY
 from segpipe.segment.parts import commit_part, read_parts
@@ -80,18 +82,16 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "above" / "out"  # neither is there
 
 
-def group(photograph, output: Store, name: str = "a") -> stages.Group:
+def group(photograph, output: Store, name: str = "a") -> Group:
     """Some photographs on their way to their masks."""
     data = io.BytesIO()
     photograph.save(data, "PNG")
-    job = stages.SegmentJob(
-        output, output, "none", 540.0, 0.5, "sha", "settings", "both", 200.0, probabilities=True
-    )
-    started = stages.Group(job)
+    job = job_of(output, output, format="both", probabilities=True)
+    started = Group(job)
     for key in (f"{name}/x.png", f"{name}/y/z.png", f"{name}.png"):
-        row = stages.load_one(Entry(key, 1, "1"), data.getvalue(), job, Stopwatch())
-        score = np.zeros(row["fov"].shape, np.float32)
-        started.add(row | {"score": score, "engine": "compiled fp32"})
+        photo = stages.decode(Entry(key, 1, "1"), data.getvalue(), job, Stopwatch())
+        photo.score, photo.engine = np.zeros(photo.fitted.fov.shape, np.float32), "native fp32"
+        started.add(photo)
     assert [row["status"] for row in started.rows] == ["ok"] * 3
     return started
 
@@ -260,8 +260,8 @@ def test_a_run_whose_disk_is_full_says_so_in_one_line_and_goes_on_when_there_is_
     for number in range(40):
         photograph.save(folder / f"{number:02}.png")
     (small_disk / "filler").write_bytes(bytes(MIB + MIB // 2))
-    words = ["-m", "jobs.segment", "--input", folder, "--output", output, "--flips", 1]
-    words += ["--workers", 1, "--batch-size", 4, "--report-images", "off", "--compile", "off"]
+    words = ["-m", "jobs.segment", "--input", folder, "--output", output, "--tta", "none"]
+    words += ["--workers", 1, "--group-size", 4, "--report-images", "off", "--backend", "torch"]
     ended = finish(*words)
     lines = last_words(ended.stderr)
     assert ended.returncode == 1

@@ -13,6 +13,7 @@ import torch
 from compiled import why_skip
 from PIL import Image
 from processes import finish
+from segmenting import job_of
 from verbs import ONE, rows_of, run
 
 from segpipe import kernels, metrics
@@ -25,37 +26,38 @@ from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
-from segpipe.models.flips import over_flips
+from segpipe.models.tta import averaged
 from segpipe.segment import stages
+from segpipe.segment.job import SegmentJob
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.parts import read_parts
 from segpipe.storage import open_store
 from segpipe.storage.files import read_parquet
 
-EAGER = Trial("off", "fp32", 50.0, 1.0, "")
-HALF = Trial("off", "bf16", 20.0, 0.996, "")
-COMPILED = Trial("on", "fp32", 7.0, 0.9999, "")
-NO_COMPILER = Trial("on", "fp32", None, None, "no C++ compiler")
-FAST = Engine("on", "fp32")
+EAGER = Trial("torch", "fp32", 50.0, 1.0, "")
+HALF = Trial("torch", "bf16", 20.0, 0.996, "")
+COMPILED = Trial("native", "fp32", 7.0, 0.9999, "")
+NO_COMPILER = Trial("native", "fp32", None, None, "no C++ compiler")
+FAST = Engine("native", "fp32")
 WEIGHTS = checkpoint.read("segnet-lite")
 
 
 def untrue(trial: Trial, dice: float | None = 0.9949) -> Trial:
-    return Trial(trial.compile, trial.precision, trial.ms, dice, "")
+    return Trial(trial.backend, trial.precision, trial.ms, dice, "")
 
 
 @pytest.mark.parametrize(
     ("trials", "flags", "wanted"),
     [
-        ([EAGER, HALF, COMPILED], ("auto", "auto"), "compiled fp32"),
-        ([EAGER, HALF, NO_COMPILER], ("auto", "auto"), "eager bf16"),
-        ([EAGER, untrue(HALF), NO_COMPILER], ("auto", "auto"), "eager fp32"),
-        ([EAGER, untrue(HALF, None), NO_COMPILER], ("auto", "auto"), "eager fp32"),
-        ([EAGER, untrue(HALF), untrue(COMPILED)], ("auto", "auto"), "eager fp32"),
-        ([EAGER, HALF, COMPILED], ("off", "auto"), "eager bf16"),
-        ([EAGER, HALF, COMPILED], ("off", "fp32"), "eager fp32"),
-        ([EAGER, untrue(HALF), COMPILED], ("auto", "bf16"), "eager bf16"),  # asked for by name
-        ([EAGER, HALF, untrue(COMPILED)], ("on", "auto"), "compiled fp32"),
+        ([EAGER, HALF, COMPILED], ("auto", "auto"), "native fp32"),
+        ([EAGER, HALF, NO_COMPILER], ("auto", "auto"), "torch bf16"),
+        ([EAGER, untrue(HALF), NO_COMPILER], ("auto", "auto"), "torch fp32"),
+        ([EAGER, untrue(HALF, None), NO_COMPILER], ("auto", "auto"), "torch fp32"),
+        ([EAGER, untrue(HALF), untrue(COMPILED)], ("auto", "auto"), "torch fp32"),
+        ([EAGER, HALF, COMPILED], ("torch", "auto"), "torch bf16"),
+        ([EAGER, HALF, COMPILED], ("torch", "fp32"), "torch fp32"),
+        ([EAGER, untrue(HALF), COMPILED], ("auto", "bf16"), "torch bf16"),  # asked for by name
+        ([EAGER, HALF, untrue(COMPILED)], ("native", "auto"), "native fp32"),
     ],
 )
 def test_the_quickest_true_engine_that_the_flags_allow(trials, flags, wanted):
@@ -63,26 +65,26 @@ def test_the_quickest_true_engine_that_the_flags_allow(trials, flags, wanted):
 
 
 def test_what_does_not_run_here_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"--compile on.*no C\+\+ compiler"):
-        engine.select([EAGER, HALF, NO_COMPILER], "on", "auto")
+    with pytest.raises(UserError, match=r"--backend native.*no C\+\+ compiler"):
+        engine.select([EAGER, HALF, NO_COMPILER], "native", "auto")
 
 
-BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("off", "bf16")
+BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("torch", "bf16")
 
 
 @pytest.mark.parametrize(
     ("trials", "begun", "matched", "flags", "wanted"),
     [
-        ([EAGER, HALF, COMPILED], FAST, True, ("auto", "auto"), "compiled fp32"),
-        ([EAGER, HALF, COMPILED], FAST, True, ("on", "fp32"), "compiled fp32"),
-        ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("auto", "auto"), "eager fp32"),
-        ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("on", "auto"), "compiled fp32"),
-        ([EAGER, HALF, COMPILED], FAST, True, ("off", "auto"), "eager fp32"),
-        ([EAGER, HALF, NO_COMPILER], FAST, True, ("auto", "auto"), "eager fp32"),
-        ([EAGER, HALF, NO_COMPILER], FAST, True, ("on", "auto"), "eager fp32"),
-        ([EAGER, HALF, NO_COMPILER], FAST, True, ("off", "bf16"), "eager bf16"),
-        ([EAGER, untrue(HALF)], FAST, True, ("auto", "auto"), "eager fp32"),  # not even tried here
-        ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "auto"), "eager bf16"),
+        ([EAGER, HALF, COMPILED], FAST, True, ("auto", "auto"), "native fp32"),
+        ([EAGER, HALF, COMPILED], FAST, True, ("native", "fp32"), "native fp32"),
+        ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("auto", "auto"), "torch fp32"),
+        ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("native", "auto"), "native fp32"),
+        ([EAGER, HALF, COMPILED], FAST, True, ("torch", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_COMPILER], FAST, True, ("auto", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_COMPILER], FAST, True, ("native", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_COMPILER], FAST, True, ("torch", "bf16"), "torch bf16"),
+        ([EAGER, untrue(HALF)], FAST, True, ("auto", "auto"), "torch fp32"),  # not even tried here
+        ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "auto"), "torch bf16"),
     ],
 )
 def test_an_output_resumes_with_its_engine_or_one_that_matches(
@@ -94,15 +96,15 @@ def test_an_output_resumes_with_its_engine_or_one_that_matches(
 @pytest.mark.parametrize(
     ("trials", "begun", "matched", "flags", "told"),
     [
-        ([EAGER, untrue(HALF), COMPILED], FAST, True, ("off", "bf16"), "of eager bf16 are not"),
-        ([EAGER, untrue(HALF)], BEGUN_HALF, True, ("off", "fp32"), "are not those"),  # by 0.1
+        ([EAGER, untrue(HALF), COMPILED], FAST, True, ("torch", "bf16"), "of torch bf16 are not"),
+        ([EAGER, untrue(HALF)], BEGUN_HALF, True, ("torch", "fp32"), "are not those"),  # by 0.1
         ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "fp32"), "are not those of"),
         (
             [EAGER, NO_COMPILER],
             BEGUN_EAGER,
             True,
-            ("on", "auto"),
-            r"--compile on.*no C\+\+ compiler",
+            ("native", "auto"),
+            r"--backend native.*no C\+\+ compiler",
         ),
         ([EAGER, NO_COMPILER], FAST, False, ("auto", "auto"), r"no C\+\+ compiler.*are not those"),
     ],
@@ -134,19 +136,19 @@ def cache(tmp_path, monkeypatch) -> Path:
 def test_trials_are_kept_and_a_damaged_record_is_made_anew(cache):
     first = engine.find_trials(WEIGHTS, "cpu")
     [record] = cache.glob("engines-*")
-    assert {trial.engine.name for trial in first if trial.true} >= {"eager fp32"}
+    assert {trial.engine.name for trial in first if trial.true} >= {"torch fp32"}
     assert first[0].vessel_dice == 1.0
     told = json.loads(record.read_text())
     told[0]["ms"] = 123456.0
     record.write_text(json.dumps(told))
     assert engine.find_trials(WEIGHTS, "cpu")[0].ms == 123456.0
-    record.write_text('[{"compile": "off"')
+    record.write_text('[{"backend": "torch"')
     again = engine.find_trials(WEIGHTS, "cpu")
     assert [trial.vessel_dice for trial in again] == [trial.vessel_dice for trial in first]
 
 
 def test_an_engine_that_fails_in_its_trial_is_one_that_does_not_run_here(cache, monkeypatch):
-    usual = engine._eager
+    usual = engine._torch
 
     def without_bf16(loaded, precision, *others, **named):
         return fails if precision == "bf16" else usual(loaded, precision, *others, **named)
@@ -154,9 +156,9 @@ def test_an_engine_that_fails_in_its_trial_is_one_that_does_not_run_here(cache, 
     def fails(*_):
         raise RuntimeError("no bf16 here\nand where")
 
-    monkeypatch.setattr(engine, "_eager", without_bf16)
+    monkeypatch.setattr(engine, "_torch", without_bf16)
     trials = engine.find_trials(WEIGHTS, "cpu")
-    assert Trial("off", "bf16", None, None, "no bf16 here") in trials
+    assert Trial("torch", "bf16", None, None, "no bf16 here") in trials
     assert not engine.select(trials, "auto", "auto").problem
 
 
@@ -179,11 +181,11 @@ def test_weights_of_another_network_are_refused(cache):
 
 @pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 @pytest.mark.parametrize("model", checkpoint.shipped())
-def test_the_compiled_form_keeps_the_masks_of_drive_and_their_truth(model, drive):
-    """Vessel Dice at least 0.995 against eager fp32, Dice against the observer as it is told."""
+def test_the_native_form_keeps_the_masks_of_drive_and_their_truth(model, drive):
+    """Vessel Dice at least 0.995 against torch fp32, Dice against the observer as it is told."""
     weights = checkpoint.read(model)
     card = checkpoint.load(weights, model).card
-    scores = {name: engine.open_score(weights, name, 2, card.flips) for name in (REFERENCE, FAST)}
+    scores = {name: engine.open_score(weights, name, 2, card.tta) for name in (REFERENCE, FAST)}
     masks: dict[Engine, list[np.ndarray]] = {name: [] for name in scores}
     truth, store = [], open_store(str(drive))
     for example in open_labelled(store).test:
@@ -215,14 +217,14 @@ def test_flips_average_the_scores_of_four_mirror_images():
     rng = np.random.default_rng(0)
     canvas, fov = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), np.ones((6, 6), np.uint8)
     places = np.arange(36, dtype=np.float32).reshape(6, 6)
-    found = over_flips(lambda seen, _: seen[..., 1] * places, 4)(canvas, fov)
+    found = averaged(lambda seen, _: seen[..., 1] * places, "flip4")(canvas, fov)
     for y, x in np.ndindex(6, 6):
         around = [places[a, b] for a in (y, 5 - y) for b in (x, 5 - x)]
         assert found[y, x] == pytest.approx(canvas[y, x, 1] * np.mean(around))
 
 
-@pytest.mark.parametrize("flips", [1, 4])
-def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, flips):
+@pytest.mark.parametrize("tta", ["none", "flip4"])
+def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, tta):
     """The way over a GPU: load, score and store as three functions, against Segmenter."""
     for name in ("a", "b"):
         photograph.save(tmp_path / f"{name}.png")
@@ -233,23 +235,11 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, flips)
         manifest = list_inputs([e for e in source.list() if "/" not in e.key])
         manifest.write(output)
         batch = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0, 1, 2]])}
-        job = stages.SegmentJob(
-            source,
-            output,
-            "segnet-lite",
-            540.0,
-            0.24,
-            "sha",
-            "settings",
-            "both",
-            200.0,
-            "full",
-            flips=flips,
-        )
+        job = job_of(source, output, format="both", measure="full", tta=tta)
         if name == "apart":
             loaded = stages.load(batch, job)
             assert (loaded["seconds"][:2, :3].sum(axis=1) > 0).all()
-            done = stages.store(stages.Scoring(WEIGHTS, "fp32", flips, True, "cpu", 1)(loaded), job)
+            done = stages.store(stages.Scoring(job, WEIGHTS, "fp32", None, "cpu", 1)(loaded), job)
         else:
             done = stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)(batch)
         assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)
@@ -273,24 +263,24 @@ def test_an_output_keeps_its_engine_and_a_flag_may_name_one_that_matches(
     photograph.save(folder / "a.png")
     words = ["segment", *ONE, "--input", folder, "--output", output]
     monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, untrue(HALF), COMPILED])
-    assert run(*words, "--compile", "off", "--precision", "fp32") == 0
+    assert run(*words, "--backend", "torch", "--precision", "fp32") == 0
     before = (output / "masks" / "a.png.png").read_bytes()
     photograph.transpose(Image.Transpose.ROTATE_180).save(folder / "b.png")
     assert run(*words) == 0  # what is left open stays as it was
-    assert engine_of(output) == "eager fp32"
+    assert engine_of(output) == "torch fp32"
     photograph.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "c.png")
     kept = [(output / name).read_bytes() for name in ("summary.json", "_segpipe/settings.json")]
     assert run(*words, "--precision", "bf16") == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "masks of eager bf16 are not those of eager fp32" in told
-    assert "--compile off --precision fp32" in told
+    assert "masks of torch bf16 are not those of torch fp32" in told
+    assert "--backend torch --precision fp32" in told
     assert kept == [
         (output / name).read_bytes() for name in ("summary.json", "_segpipe/settings.json")
     ]
     if not why_skip():
-        assert run(*words, "--compile", "on") == 0
+        assert run(*words, "--backend", "native") == 0
         made = {row["path"]: row["engine"] for row in rows_of(output)}
-        assert made == {"a.png": "eager fp32", "b.png": "eager fp32", "c.png": "compiled fp32"}
+        assert made == {"a.png": "torch fp32", "b.png": "torch fp32", "c.png": "native fp32"}
         assert "2 masks by the reference engine" in capsys.readouterr().out.splitlines()[-1]
     assert (output / "masks" / "a.png.png").read_bytes() == before
     assert len({row["settings"] for row in rows_of(output)}) == 1
@@ -307,7 +297,7 @@ def test_an_engine_that_is_gone_is_replaced_by_the_reference_in_one_line(
     words = ["segment", *ONE, "--input", folder, "--output", output]
     monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, COMPILED])
     assert run(*words) == 0
-    assert engine_of(output) == "compiled fp32"
+    assert engine_of(output) == "native fp32"
     settings = json.loads((output / "_segpipe/settings.json").read_text())
     photograph.transpose(Image.Transpose.ROTATE_180).save(folder / "b.png")
     monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
@@ -317,31 +307,30 @@ def test_an_engine_that_is_gone_is_replaced_by_the_reference_in_one_line(
     told = capsys.readouterr()
     [line] = [line for line in told.err.splitlines() if "does not run here" in line]
     assert "no C++ compiler" in line
-    assert "eager fp32" in line
+    assert "torch fp32" in line
     assert "1 masks by the reference engine" in told.out.splitlines()[-1]
     made = {row["path"]: row["engine"] for row in rows_of(output)}
-    assert made == {"a.png": "compiled fp32", "b.png": "eager fp32"}
+    assert made == {"a.png": "native fp32", "b.png": "torch fp32"}
     assert json.loads((output / "_segpipe/settings.json").read_text()) == settings
     assert len({row["settings"] for row in rows_of(output)}) == 1
     summary = json.loads((output / "summary.json").read_text())
-    assert summary["masks_by_engine"] == {"compiled fp32": 1, "eager fp32": 1}
+    assert summary["masks_by_engine"] == {"native fp32": 1, "torch fp32": 1}
 
 
-def one_photograph(root: Path, **settings: Any) -> tuple[stages.SegmentJob, dict[str, Any]]:
+def one_photograph(root: Path, **flags: Any) -> tuple[SegmentJob, dict[str, Any]]:
     """The job of a folder that holds a.png, and its one group."""
     source, output = open_store(str(root)), open_store(str(root / "out"))
     manifest = list_inputs([e for e in source.list() if "/" not in e.key])
     manifest.write(output)
-    words = source, output, "segnet-lite", 540.0, 0.24, "sha", "settings", "png", 200.0
     group = {"page": np.asarray([manifest.key(0)]), "rows": np.asarray([[0]])}
-    return stages.SegmentJob(*words, **settings), group
+    return job_of(source, output, **flags), group
 
 
-@pytest.mark.parametrize("chosen", [FAST, Engine("off", "bf16")])
+@pytest.mark.parametrize("chosen", [FAST, Engine("torch", "bf16")])
 def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
     photograph, tmp_path, monkeypatch, chosen
 ):
-    usual = engine._eager
+    usual = engine._torch
 
     def without_bf16(loaded, precision, *others, **named):
         return fails if precision == "bf16" else usual(loaded, precision, *others, **named)
@@ -349,7 +338,7 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
     def fails(*_):
         raise RuntimeError("no bf16 here")
 
-    monkeypatch.setattr(engine, "_eager", without_bf16)
+    monkeypatch.setattr(engine, "_torch", without_bf16)
     monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
     masks = []
     for name, asked in (("told", chosen), ("reference", REFERENCE)):
@@ -359,7 +348,7 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
         stages.Segmenter(job, WEIGHTS, asked, "cpu", 1)(group)
         [key] = read_parts(job.output).keys
         [row] = read_parquet(job.output, key).to_pylist()
-        assert (row["status"], row["engine"]) == ("ok", "eager fp32")
+        assert (row["status"], row["engine"]) == ("ok", "torch fp32")
         masks.append(job.output.get(row["mask_path"]))
     assert masks[0] == masks[1]
 
@@ -368,7 +357,7 @@ def test_an_engine_that_does_not_match_has_no_substitute(photograph, tmp_path, m
     photograph.save(tmp_path / "a.png")
     monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
     job, _ = one_photograph(tmp_path, reference_allowed=False)
-    with pytest.raises(UserError, match=r"--compile on --precision fp32.*no C\+\+ compiler"):
+    with pytest.raises(UserError, match=r"--backend native --precision fp32.*no C\+\+ compiler"):
         stages.Segmenter(job, WEIGHTS, FAST, "cpu", 1)
 
 
@@ -379,7 +368,7 @@ def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, 
     photograph.save(folder / "a.png")
     masks, engines = [], []
     for compiler, flags, env in (
-        ("with", ["--compile", "on"], {}),
+        ("with", ["--backend", "native"], {}),
         ("without", [], {"CXX": "no-such-compiler"}),
     ):
         output = tmp_path / compiler
@@ -390,9 +379,9 @@ def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, 
         summary = json.loads((output / "summary.json").read_text())
         engines.append(summary["engine"])
         masks.append(codecs.decode_image((output / "masks" / "a.png.png").read_bytes()) == 255)
-    assert [found["name"] for found in engines] == ["compiled fp32", "eager fp32"]
+    assert [found["name"] for found in engines] == ["native fp32", "torch fp32"]
     told = {one["name"]: one["problem"] for one in engines[1]["considered"]}
-    assert "no-such-compiler" in told["compiled fp32"]
+    assert "no-such-compiler" in told["native fp32"]
     dice = engine.vessel_dice([masks[0]], [masks[1]])
     assert dice is not None
     assert dice > 0.999
@@ -408,33 +397,33 @@ def drawn_weights(model: str, width: int | None, threshold: float = 0.3) -> byte
 @pytest.mark.parametrize(
     ("model", "width", "problem"),
     [
-        ("segnet-lite", 24, "no compiled form of segnet-lite with 24 channels"),
-        ("segnet-lite", 528, "no compiled form of segnet-lite with 528 channels"),
-        ("resunet", 12, "no compiled form of resunet with 12 channels"),
-        ("wnet", None, "no compiled form of wnet in fp32"),
+        ("segnet-lite", 24, "no native form of segnet-lite with 24 channels"),
+        ("segnet-lite", 528, "no native form of segnet-lite with 528 channels"),
+        ("resunet", 12, "no native form of resunet with 12 channels"),
+        ("wnet", None, "no native form of wnet in fp32"),
     ],
 )
-def test_a_network_without_a_compiled_form_runs_eagerly(model, width, problem, cache):
+def test_a_network_without_a_native_form_runs_by_torch(model, width, problem, cache):
     trials = engine.find_trials(drawn_weights(model, width), "cpu")
-    assert problem in {trial.problem for trial in trials if trial.compile == "on"}
-    assert all(not trial.problem for trial in trials if trial.compile == "off")
+    assert problem in {trial.problem for trial in trials if trial.backend == "native"}
+    assert all(not trial.problem for trial in trials if trial.backend == "torch")
 
 
 @pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 @pytest.mark.parametrize(
     ("model", "width"), [("segnet-lite", 80), ("resunet", None), ("resunet", 16)]
 )
-def test_other_networks_and_widths_have_a_compiled_form_too(model, width, cache):
+def test_other_networks_and_widths_have_a_native_form_too(model, width, cache):
     canvas = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     fov = np.full((96, 96), 255, np.uint8)
-    scores = engine.open_score(drawn_weights(model, width), REFERENCE, 1, 1)(canvas, fov)
+    scores = engine.open_score(drawn_weights(model, width), REFERENCE, 1, "none")(canvas, fov)
     weights = drawn_weights(model, width, float(np.median(scores)))  # both classes are found
     trials = engine.find_trials(weights, "cpu")
-    chosen = engine.select(trials, "on", "auto")
+    chosen = engine.select(trials, "native", "auto")
     assert chosen.engine == FAST
-    assert chosen.true
+    assert chosen.matches
     np.testing.assert_allclose(
-        engine.open_score(weights, FAST, 1, 1)(canvas, fov), scores, rtol=0, atol=1e-5
+        engine.open_score(weights, FAST, 1, "none")(canvas, fov), scores, rtol=0, atol=1e-5
     )
 
 

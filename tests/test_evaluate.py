@@ -266,7 +266,7 @@ def test_pictures_are_cut_to_the_field_and_small_enough():
     for picture in pictures:
         assert picture.size == (600, 300)
     assert np.asarray(pictures.image).min() == 200
-    for of in (pictures.truth, pictures.predicted):
+    for of in (pictures.label, pictures.predicted):
         np.testing.assert_array_equal(np.asarray(of)[:, 0], np.repeat([255, 0], 150))
 
 

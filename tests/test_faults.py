@@ -34,7 +34,7 @@ from segpipe.storage.files import read_json
 from segpipe.storage.settings import SETTINGS
 
 pytestmark = pytest.mark.cluster
-SEGMENT = ["-m", "jobs.segment", "--batch-size", 4, "--max-rejected", 1, "--flips", 1]
+SEGMENT = ["-m", "jobs.segment", "--group-size", 4, "--max-rejected", 1, "--tta", "none"]
 NUM_IMAGES = 60
 STRANGE = ["with space.jpg", "ä/ö.jpg", "a#b?c%20d&e+f.jpg", ".dot/x.jpg", "k.png", "k.png2/x.jpg"]
 VERY_STRANGE = ["a//b.jpg", "/lead.jpg", "c/../d.jpg", f"{'l' * 300}.jpg", "k", "k.png/x.jpg"]

@@ -16,6 +16,7 @@ import pytest
 
 from segpipe import cli
 from segpipe.errors import UserError
+from segpipe.flags import RENAMED
 from segpipe.storage import open_store
 from segpipe.train.run import TrainConfig
 
@@ -28,6 +29,7 @@ AMOUNT = ["-1", "nan", "inf", "abc", ""]  # 0 or more
 CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
+TTA = ["1", "flip", ""]
 READ_BY: dict[str, list[str] | str] = {
     "images": ["images/*.png", "", " "],  # each needs others
     "labels": ["labels/*.png", ""],
@@ -75,11 +77,12 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "output": PLACES,
         "checkpoint": [*PLACES, "nowhere.pth"],
         "workers": COUNT,
+        "group_size": COUNT,
         "batch_size": COUNT,
         "format": CHOICE,
         "measure": CHOICE,
         "probabilities": SWITCH,
-        "flips": FLIPS,
+        "tta": TTA,
         "max_rejected": ["1.01", *AMOUNT],
         "max_megapixels": SIZE,
         "retry_rejected": SWITCH,
@@ -91,7 +94,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "store_patience": AMOUNT,
         "limit": COUNT,
         "precision": CHOICE,
-        "compile": CHOICE,
+        "backend": CHOICE,
         "device": ["tpu", "gpu", ""],
         "if_locked": CHOICE,
         "report_images": ["yes", ""],
@@ -102,7 +105,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "checkpoint": [*PLACES, "nowhere.pth"],
         "split": CHOICE,
         "fov": CHOICE,
-        "flips": FLIPS,
+        "tta": TTA,
         "report_images": ["yes", ""],
         "workers": COUNT,
         "device": ["tpu", "gpu", ""],
@@ -125,7 +128,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "epochs": ["2", *COUNT],
         "crops_per_image": ["2", *COUNT],
         "crop_size": ["64", *COUNT],
-        "batch_size": COUNT,
+        "batch_size": ["2", *COUNT],
+        "group_size": COUNT,
         "device": ["tpu", "gpu", ""],
         "ceiling_seconds": AMOUNT,
     },
@@ -140,8 +144,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "price": AMOUNT,
         "measured": [*PLACES, "nowhere.jsonl"],
         "checkpoint": [*PLACES, "unheard-of"],
-        "flips": FLIPS,
-        "batch_size": COUNT,
+        "tta": TTA,
+        "group_size": COUNT,
         "store": CHOICE,
         "request_ms": SIZE,
         "connection_mb": SIZE,
@@ -262,6 +266,59 @@ def test_a_path_with_a_zero_byte_is_refused(labelled, photographs, tmp_path, ver
 )
 def test_a_mistyped_flag_is_named_with_the_nearest(refused, words, wanted):
     assert wanted in refused("segment", *words)
+
+
+@pytest.mark.parametrize(
+    ("verb", "old"), [(verb, old) for verb, names in RENAMED.items() for old in names]
+)
+def test_a_flag_of_0_1_0_is_told_its_new_name(refused, verb, old):
+    new = RENAMED[verb][old]
+    assert f"{old}: has another name since 0.2.0, give {new}" in refused(verb, f"{old}=1")
+    assert new.split()[0].removeprefix("--").replace("-", "_") in TABLE[verb]
+
+
+MANY = [f"{number}.jpg" for number in range(1000)]  # as a shell makes of a glob
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "line"),
+    [
+        ("segment", ["--workers", "2.5"], "--workers 2.5: wanted a whole number"),
+        ("segment", ["--workers", "2", "--workers=1e3"], "--workers 1e3: wanted a whole number"),
+        ("segment", ["--workers="], '--workers "": wanted a whole number'),
+        ("segment", ["--workers"], "--workers: wanted a whole number after it"),
+        ("segment", ["--limit", "--workers", "2"], "--limit: wanted a whole number after it"),
+        ("segment", ["--store_patience", "1s"], "--store-patience 1s: wanted a number"),
+        ("segment", ["--column"], "--column: wanted a value after it"),
+        ("segment", ["--tta", "3"], "--tta 3: choose from none, flip4"),
+        ("segment", ["--repair", "yes"], "--repair yes: is a switch, leave the value out"),
+        ("segment", ["--repair=no"], "--repair no: is a switch, leave the value out"),
+        ("scale", ["--workers", "1", "b"], "--workers b: wanted a whole number"),
+        (
+            "segment",
+            ["--input", *MANY],
+            "--input 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 995 more: wanted one value, quote globs "
+            "and paths with spaces",
+        ),
+        ("status", ["--workers", "2"], "--workers: unknown flag (segpipe status --help tells all)"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_what_was_wanted(
+    refused, labelled, photographs, tmp_path, verb, words, line
+):
+    flags = needed(verb, labelled, photographs, tmp_path / "output")
+    given = [f"{name_of(name)}={value}" for name, value in flags.items()]
+    assert refused(verb, *given, *words) == f"segpipe {verb}: {line}"
+
+
+def test_words_before_any_flag_and_flags_that_are_missing_are_told(refused):
+    assert refused("segment", "a.jpg", "b.jpg", "--input=x", "--output=y") == (
+        "segpipe segment: a.jpg, b.jpg: no flag before it, wanted --flag value"
+    )
+    told = refused("segment", "--limit=3")
+    assert told.endswith(
+        "Missing from segpipe segment: --input, --output (segpipe segment --help tells more)"
+    )
 
 
 @pytest.mark.parametrize("flag", ["--data=~/set", "--output=~/out"])

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from verbs import ONE, assert_equal_weights, rows_of, run
 
-from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
+from segpipe.data.synthetic_sets import write_archive_image
 from segpipe.measure import vessels as measure
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
@@ -38,7 +38,7 @@ def mixed(tmp_path_factory) -> Path:
     """A folder of sizes from 500 to over 2,000 px in four formats, one file of them damaged."""
     folder = tmp_path_factory.mktemp("mixed")
     for index in range(6):
-        synthetic.write_archive_image(folder, index, seed=3)
+        write_archive_image(folder, index, seed=3)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     (folder / "notes.txt").write_text("not a photograph")
     return folder
@@ -150,7 +150,7 @@ def test_a_mask_does_not_depend_on_its_neighbours(segmented, mixed, trained, tmp
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "x.jpg").write_bytes((mixed / row["path"]).read_bytes())
-    flags = ["--checkpoint", trained / "model.safetensors", "--batch-size", 1]
+    flags = ["--checkpoint", trained / "model.safetensors", "--group-size", 1]
     assert run("segment", *ONE, "--input", alone, "--output", tmp_path / "out", *flags) == 0
     assert (tmp_path / "out/masks/x.jpg.png").read_bytes() == row["mask_png"]
 
@@ -248,7 +248,7 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     weights = tmp_path / "four.safetensors"
     weights.write_bytes(checkpoint.dump(loaded.state, replace(loaded.card, flips=4)))
     images, found = labelled / "test/images", {}
-    for name, flags in (("four", []), ("one", ["--flips", 1])):
+    for name, flags in (("four", []), ("one", ["--tta", "none"])):
         words = [*ONE, "--input", images, "--output", tmp_path / name, "--checkpoint", weights]
         assert run("segment", *words, *flags) == 0
         found[name] = [path.read_bytes() for path in sorted((tmp_path / name / "masks").iterdir())]

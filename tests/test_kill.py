@@ -45,7 +45,7 @@ from segpipe.train import states
 pytestmark = pytest.mark.cluster
 VICTIMS = ("driver", "actor", "node", "worker", "decoder", "raylet")  # in turn
 DEADLY = ("driver", "raylet")  # without its own node's raylet Ray ends the driver
-SEGMENT = ["-m", "jobs.segment", "--batch-size", 2, "--flips", 1]
+SEGMENT = ["-m", "jobs.segment", "--group-size", 2, "--tta", "none"]
 COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
 
@@ -96,7 +96,7 @@ def test_a_stopped_training_says_so_in_one_line(number, code, labelled, tmp_path
         job.process.send_signal(number)
         assert job.wait() == code
         told = last_words(job.told())
-    assert told == ["segpipe train: stopped, the same command goes on"]
+    assert told == ["segpipe train: stopped, run the same command again to resume"]
 
 
 def test_a_training_whose_lock_another_run_takes_stops_and_the_old_model_stays(
@@ -356,7 +356,7 @@ def test_a_stopped_run_keeps_what_is_done_and_says_so_in_one_line(
         job.process.send_signal(number)
         assert job.wait() == code
         told = last_words(job.told())
-    assert told == ["segpipe segment: stopped, the same command goes on"]
+    assert told == ["segpipe segment: stopped, run the same command again to resume"]
     assert not (tmp_path / "_segpipe" / "lease.json").exists()
     assert_nothing_half_written(tmp_path)
     assert finish(*words).returncode == 0
@@ -371,7 +371,7 @@ def test_of_two_runs_on_one_output_one_is_refused_and_nothing_is_doubled(
         codes = sorted(job.wait() for job in (first, second))
         told = first.told() + second.told()
     assert codes == [0, 2]
-    assert "is writing there" in told
+    assert "locked by process" in told
     assert_whole(tmp_path, photographs, undisturbed)
 
 

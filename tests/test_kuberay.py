@@ -17,7 +17,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 from ray.scripts.scripts import start as ray_start
 
-from segpipe.cluster import runtime
+from segpipe.cluster.nodes import cpus_per_worker
 
 NIGHTLY = "kuberay-nightly.yaml"
 FIELDS = yaml.safe_load((ROOT / "tests/kuberay_v1.yaml").read_text())
@@ -228,7 +228,7 @@ def test_segmentation_decodes_on_cpu_pods_and_scales_its_gpus(monkeypatch):
     config = parsed("segment", shlex.split(spec["entrypoint"])[2:])
     cpu, gpu = (workers("kuberay-segment.yaml")[name] for name in ("cpu", "gpu"))
     assert spec["rayClusterSpec"]["enableInTreeAutoscaling"]
-    # All networks must start within runtime.ACTORS_START_S, and --device gpu must find a GPU.
+    # All networks must start within ACTORS_START_S, and --device gpu must find a GPU.
     assert gpu["replicas"] == gpu["maxReplicas"] == config.workers
     assert 1 <= gpu["minReplicas"] < gpu["maxReplicas"]
     assert cpu["minReplicas"] == cpu["maxReplicas"]
@@ -241,4 +241,4 @@ def test_segmentation_decodes_on_cpu_pods_and_scales_its_gpus(monkeypatch):
         for number, node in enumerate(nodes)
     ]
     monkeypatch.setattr(ray, "nodes", lambda: have)
-    assert runtime.cpus_per_worker(config.workers, "cuda") == 1
+    assert cpus_per_worker(config.workers, "cuda") == 1

@@ -243,7 +243,7 @@ def measured_row(items, image_bytes, megapixels, true: Costs, **others):
         "image_megapixels": megapixels,
         "batch_size": 64,
         "checkpoint": "resunet",
-        "engine": "compiled fp32",
+        "engine": "native fp32",
         "machine": {"cpu": "an abacus", "cores": 8},
         "time": "2026-11-26T18:00:00Z",
     } | others

@@ -24,8 +24,8 @@ from verbs import rows, run
 
 from segpipe.data.codecs import decode_image
 from segpipe.errors import ChangedObject, NotNow, RejectedImage, StoreDown, UserError
+from segpipe.segment.fetch import OpenInput, fetch
 from segpipe.segment.inputs import open_source
-from segpipe.segment.stages import OpenInput, _fetch
 from segpipe.storage import Entry, open_store, preflight, read_uri, s3_errors
 from segpipe.storage import s3 as s3_module
 from segpipe.storage.s3 import S3Store
@@ -181,9 +181,9 @@ def test_each_answer_is_what_the_manual_says(store, code):
     with stubbed(store, ("get_object", code), *look):
         if becomes is None:
             with pytest.raises(raised):
-                _fetch(store, Entry("x", 1, ""))
+                fetch(store, Entry("x", 1, ""))
         else:
-            assert type(_fetch(store, Entry("x", 1, ""))) is becomes
+            assert type(fetch(store, Entry("x", 1, ""))) is becomes
 
 
 @pytest.mark.parametrize("code", ANSWERED)
@@ -599,7 +599,7 @@ def test_an_archive_in_a_public_bucket_waits_for_what_must_be_restored(
     names = sorted(server.objects)
     server.archived = {names[0]}
     words = ("--input", "s3://public/in", "--output", "s3://private/out", "--anonymous")
-    flags = ("--checkpoint", "segnet-lite", "--compile", "off", "--flips", 1)
+    flags = ("--checkpoint", "segnet-lite", "--backend", "torch", "--tta", "none")
     assert run("segment", *words, *flags) == 1
     told = capfd.readouterr()
     uri = f"s3:/{names[0]}"

@@ -102,7 +102,7 @@ def test_what_a_job_does_without_flags_is_what_its_verb_does():
     verbs = {"segment": SegmentConfig("x", "y"), "train": TrainConfig("x", "y")}
     told = {"input", "data", "recipe", "epochs"}
     for job, verb in verbs.items():
-        for name, value in scale.OF_JOB[job].items():
+        for name, value in scale.JOB_FLAGS[job].items():
             if name not in told:
                 assert getattr(verb, name) == value, name
 
@@ -163,7 +163,7 @@ def row(workers: int, rate: float, part: str = "job", repeat: int = 1, **others)
             "items": 100,
             "rate": rate,
             "seconds": 10.0,
-            "engine": "compiled fp32",
+            "engine": "native fp32",
             "model": "resunet",
             "device": "cpu",
             "image_megapixels": 0.33,
@@ -403,10 +403,11 @@ def test_cores_are_taken_one_of_each_physical_core_first(tmp_path, monkeypatch):
 
 
 RAYS_CORES = """
-from segpipe import runtime
+from segpipe.cluster.nodes import worker_threads
+from segpipe.cluster.session import ray_session
 import ray
-with runtime.ray_session():
-    print("cores", ray.cluster_resources()["CPU"], runtime.worker_threads(1))
+with ray_session():
+    print("cores", ray.cluster_resources()["CPU"], worker_threads(1))
 """
 
 
@@ -534,7 +535,7 @@ def test_a_stopped_experiment_leaves_no_process(number, archive, tmp_path):
         members = [psutil.Process(pid) for pid in family(job.process.pid)]
         os.kill(job.process.pid, number)
         assert job.wait() == 128 + number
-        assert job.told().splitlines()[-1].endswith("stopped, the same command goes on")
+        assert job.told().splitlines()[-1].endswith("run the same command again to resume")
     assert [member for member in members if member.is_running()] == []
     assert sleepers(str(tmp_path)) == []
     assert not [p for p in (tmp_path / "out/_segpipe/run").rglob("*") if p.is_file()]

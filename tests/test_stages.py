@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from segmenting import job_of
 
 from segpipe.data import codecs
 from segpipe.data.decoder import Decoder
-from segpipe.data.synthetic import write_labelled
+from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
 from segpipe.measure import vessels as measure
 from segpipe.models.engine import REFERENCE
-from segpipe.segment import stages
+from segpipe.segment import group, stages
+from segpipe.segment.job import SegmentJob
 from segpipe.segment.keys import MASKS, PROBABILITIES
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.parts import read_parts
-from segpipe.segment.stages import SegmentJob
 from segpipe.segment.todo import plan_todo
 from segpipe.storage import Store, open_store
 from segpipe.storage.files import read_parquet
@@ -50,15 +51,13 @@ def folder(drawn, tmp_path) -> Path:
 @pytest.fixture
 def job(folder, tmp_path) -> SegmentJob:
     source, output = open_store(str(folder)), open_store(str(tmp_path / "out"))
-    return SegmentJob(
-        source, output, "segnet-lite", 100.0, 0.5, "sha", "settings", "png", 200.0, "full", True
-    )
+    return job_of(source, output, 100.0, 0.5, measure="full", probabilities=True)
 
 
 @pytest.fixture(autouse=True)
 def _own_decoder() -> Iterator[None]:
     yield
-    stages._decoder.cache_clear()
+    stages.own_decoder.cache_clear()
 
 
 def together(job: SegmentJob, batch: stages.Batch) -> stages.Batch:
@@ -122,7 +121,7 @@ def test_a_row_tells_what_was_left_out_of_the_field(job, folder, way):
 
 
 STEPS = [
-    (stages, "native_mask", "native_mask"),
+    (group, "native_mask", "native_mask"),
     (codecs, "encode_mask", "encode_mask"),
     (codecs, "encode_grey", "encode_grey"),
     (measure, "quality", "quality"),
@@ -145,7 +144,7 @@ def test_an_error_after_decoding_rejects_its_photograph_and_the_others_are_done(
     assert [row["status"] for row in rows] == ["ok", "rejected", "ok"]
     assert rows[1]["error_code"] == "internal_error"
     kind = type(error).__name__
-    assert rows[1]["error"].startswith(f"internal error ({kind} at segpipe/segment/stages.py:")
+    assert rows[1]["error"].startswith(f"internal error ({kind} at segpipe/segment/group.py:")
     assert rows[1]["mask_path"] is None
     told = capfd.readouterr().err
     assert "b.png" in told
@@ -222,7 +221,7 @@ def test_what_the_user_must_change_about_the_output_is_told_so(job, monkeypatch,
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("segpipe.segment.parts.commit_part", fails)
+    monkeypatch.setattr("segpipe.segment.group.commit_part", fails)
     with pytest.raises(UserError, match=r"x: .*check the path and who may use it"):
         segmented(job)
 
@@ -245,7 +244,7 @@ def test_a_gpu_that_fails_on_every_photograph_ends_the_run(job, greens, monkeypa
     ids=["python", "numpy", "torch"],
 )
 def test_a_photograph_for_which_memory_is_short_stays_open(job, monkeypatch, capfd, error):
-    monkeypatch.setattr(stages, "native_mask", failing(stages.native_mask, error))
+    monkeypatch.setattr(group, "native_mask", failing(group.native_mask, error))
     done = segmented(job)
     assert (done["ok"], done["rejected"], done["open"]) == (2, 0, 1)
     assert [row["path"] for row in rows_of(job)] == ["a.png", "c.png"]
@@ -265,7 +264,7 @@ def test_a_photograph_whose_decoder_is_starved_stays_open(job, monkeypatch, way)
 
 @pytest.mark.parametrize("error", [UserError("--x"), StoreDown("s3://b"), KeyboardInterrupt()])
 def test_what_is_not_one_photographs_ends_the_run(job, monkeypatch, error):
-    monkeypatch.setattr(stages, "native_mask", failing(stages.native_mask, error))
+    monkeypatch.setattr(group, "native_mask", failing(group.native_mask, error))
     with pytest.raises(type(error)):
         segmented(job)
     assert rows_of(job) == []

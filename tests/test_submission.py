@@ -23,7 +23,7 @@ from nodes import Machines, ray_machines
 from processes import Bucket, Job, kill_tree, s3_server, wait_until
 from verbs import commands_of, masks, rows, run
 
-from segpipe.cluster import startup
+from segpipe.cluster.join import ANOTHER_TOKEN, ITS_TOKEN, NO_TOKEN
 from segpipe.segment.output import PARTS, SUMMARY
 from segpipe.storage import Entry, Store, lock, open_store
 from segpipe.storage.files import read_json, read_parquet
@@ -204,7 +204,7 @@ def photographs(store, labelled, on_one_machine, request) -> Callable[..., Archi
             path, key = drawn[n % len(drawn)], f"{n:03d}.tif"
             open_store(f"{place}/photographs").put(key, path.read_bytes())
             wanted[f"masks/{key}.png"] = known[path.name]
-        flags = ("--batch-size", "2", *flags)
+        flags = ("--group-size", "2", *flags)
         return Archive(f"{place}/photographs", f"{place}/masks", num, flags, wanted)
 
     return put
@@ -287,14 +287,14 @@ def test_without_the_token_nobody_is_let_in(user, cluster):
     assert alone.returncode != 0
     assert "in" not in alone.stdout.split()
     assert "token" in alone.stderr.lower()
-    joins = "from segpipe.cluster import startup\nwith startup.running_ray({}): pass"
+    joins = "from segpipe.cluster.session import running_ray\nwith running_ray({}): pass"
     none, another = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN": "b" * 64}
     # a node's own /tmp hides a checkout that lies in it
     here = cluster.on_head(sys.executable, "-c", "import segpipe").returncode == 0
-    for env, wanted in ((none, startup.NO_TOKEN), (another, startup.ANOTHER_TOKEN)) if here else ():
+    for env, wanted in ((none, NO_TOKEN), (another, ANOTHER_TOKEN)) if here else ():
         refused = cluster.on_head(sys.executable, "-c", joins, RAY_ADDRESS=cluster.head, **env)
         line = refused.stderr.splitlines()[-1]
-        wrong = f"{wanted}; {startup.ITS_TOKEN}"
+        wrong = f"{wanted}; {ITS_TOKEN}"
         assert line == f"segpipe.errors.UserError: RAY_ADDRESS {cluster.head}: {wrong}"
     let_in = cluster.on_head(sys.executable, "-c", program)
     assert let_in.stdout.split()[-1] == "in", let_in.stderr
@@ -312,7 +312,7 @@ def listed(cluster: Machines, kind: str, job: str) -> list[dict]:
 
 
 def test_a_node_that_loses_its_power_and_one_that_joins_change_nothing(user, cluster, photographs):
-    sent = photographs(80, "--compile", "off")
+    sent = photographs(80, "--backend", "torch")
     with user.starts(sent.command()) as job:
         wait_until(lambda: len(sent.parts()) > 2 or not job.runs(), "part", SUBMIT_S)
         name = re.search(JOB, job.told())[1]
@@ -329,7 +329,7 @@ def test_a_node_that_loses_its_power_and_one_that_joins_change_nothing(user, clu
 
 @pytest.mark.nightly
 def test_a_job_that_is_stopped_goes_on_when_it_is_sent_again(user, photographs):
-    sent = photographs(40, "--compile", "off")
+    sent = photographs(40, "--backend", "torch")
     command = sent.command()
     with user.starts(command) as job:
         wait_until(lambda: len(sent.parts()) > 1 or not job.runs(), "part", SUBMIT_S)
@@ -337,7 +337,10 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_sent_again(user, photographs):
         code, text = user.runs(told("ray job stop").replace("JOB", name))
         assert code == 0, text
         assert job.process.wait(timeout=SUBMIT_S) == 0
-        assert "segpipe segment: stopped, the same command goes on" in job.told().splitlines()
+        assert (
+            "segpipe segment: stopped, run the same command again to resume"
+            in job.told().splitlines()
+        )
     assert 1 < len(sent.parts()) < 20
     assert sent.store().head(SUMMARY) is None
     code, text = user.runs(command.replace("ray job submit", "ray job submit --no-wait"))
@@ -379,7 +382,7 @@ def test_networks_run_where_the_gpus_are_and_photographs_are_read_elsewhere(
     user, cluster, photographs
 ):
     """There is no card: the node only says that it has one, and its network runs on its core."""
-    sent = photographs(12, "--compile", "off")
+    sent = photographs(12, "--backend", "torch")
     (user.clone / "pretended.py").write_text(PRETENDED)
     node = cluster.add("--num-cpus=1", "--num-gpus=1", *WORKER)
     try:

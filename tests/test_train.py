@@ -118,7 +118,7 @@ def test_an_extension_that_is_interrupted_leaves_the_old_model_and_is_not_finish
         raise Unfinished("killed")
 
     for name in ("ray_session", "choose_device", "await_resources"):
-        monkeypatch.setattr(train_module.runtime, name, lambda *_: nullcontext())
+        monkeypatch.setattr(train_module, name, lambda *_: nullcontext())
     monkeypatch.setattr(train_module, "_resources", lambda *_: {})
     job = SimpleNamespace(plan=SimpleNamespace(diameter=540.0))
     monkeypatch.setattr(train_module, "job_of", lambda *_: job)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import Image8
 from segpipe.data.classes import OUTSIDE
 
 PLACES = ("photograph", "field", "whole")
@@ -18,7 +19,6 @@ MARGIN_PX = 2  # around what a turned crop sees, for bilinear weights and roundi
 STRIP_PX = 8192  # of floating-point colours at once: 96 KiB stay in the cache, and in malloc's heap
 BRIGHTENING = 2.0  # most by which contrast multiplies a level: what is black stays black
 
-Image8 = npt.NDArray[np.uint8]
 Range = tuple[float, float]
 
 

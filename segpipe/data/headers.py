@@ -164,10 +164,20 @@ def png_depth(data: bytes) -> tuple[int, int]:
 
     PNG, third edition, 11.2.1 and 11.3.2.4.
     """
-    bits, significant, place = data[24], 0, 8
-    while data[place + 4 : place + 8] not in (b"IDAT", b"IEND", b""):
+    return data[24], max(_png_chunk(data, b"sBIT"), default=0)
+
+
+def png_palette(data: bytes) -> bytes:
+    """Red, green and blue of each colour in a PNG's palette; nothing without one."""
+    return _png_chunk(data, b"PLTE")
+
+
+def _png_chunk(data: bytes, wanted: bytes) -> bytes:
+    """The last chunk of this kind before the pixels (PNG, third edition, 5.3)."""
+    found, place = b"", 8
+    while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b"IEND", b""):
         (length,) = struct.unpack_from(">I", data, place)
-        if data[place + 4 : place + 8] == b"sBIT":
-            significant = max(data[place + 8 : place + 8 + length], default=0)
+        if kind == wanted:
+            found = data[place + 8 : place + 8 + length]
         place += 12 + length
-    return bits, significant
+    return found

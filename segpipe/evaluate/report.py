@@ -62,7 +62,7 @@ class Pictures(NamedTuple):
     """One photograph, cut to its field of view and small enough for a page."""
 
     image: Image.Image
-    truth: Image.Image
+    label: Image.Image
     predicted: Image.Image
     errors: Image.Image
 
@@ -71,9 +71,9 @@ def draw(labelled: Labelled, predicted: npt.NDArray[np.bool_]) -> Pictures:
     """A labelled photograph and its predicted vessels [H, W] bool -> what the page shows of it."""
     top, left, bottom, right = fov_box(labelled.fov)
     box = np.s_[top:bottom, left:right]
-    truth = labelled.label[box] == VESSEL
+    label = labelled.label[box] == VESSEL
     found = predicted[box]
-    pictures = (labelled.image[box], truth, found, plots.errors(truth, found))
+    pictures = (labelled.image[box], label, found, plots.errors(label, found))
     return Pictures(*(_small(picture) for picture in pictures))
 
 
@@ -97,7 +97,7 @@ def comparison(shown: Sequence[tuple[Mapping[str, Any], Pictures]]) -> bytes:
     """A PNG file of rows of metrics.json's images and their pictures."""
     return plots.comparison(
         [
-            (f"{row['name']}: Dice {row['dice']:.3f}", of.image, of.truth, of.errors)
+            (f"{row['name']}: Dice {row['dice']:.3f}", of.image, of.label, of.errors)
             for row, of in shown
         ]
     )

@@ -14,7 +14,9 @@ import numpy as np
 import ray.data
 
 from segpipe import labels, metrics
-from segpipe.cluster import runtime
+from segpipe.cluster.nodes import check_device, choose_device, model_workers
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import data_stage, network_stage
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
@@ -29,8 +31,8 @@ from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choice
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
-from segpipe.models.flips import FLIPS
 from segpipe.models.predict import Scorer
+from segpipe.models.tta import TTA, num_scores
 from segpipe.progress import Progress
 from segpipe.storage import Store, check_places, check_there, open_store, preflight
 from segpipe.storage.places import refuse_inside
@@ -54,9 +56,9 @@ class EvaluateConfig:
     """Part of the set to measure on: test or training; of a set without parts all."""
     fov: str = "given"
     """Field of view: given by the set's masks where it has some, or found in each photograph."""
-    flips: int | None = None
-    """Average the scores of the photograph and of its mirror images: 1 for none, or 4; without, as
-    the checkpoint was made for."""
+    tta: str | None = None
+    """Test-time augmentation: none, or flip4, which averages the scores of four mirror images;
+    without, as the checkpoint was made for."""
     report_images: str = "on"
     """Names and pictures in the report: on, or off where they may identify patients."""
     workers: int | None = None
@@ -82,7 +84,7 @@ class EvaluateConfig:
         if not self.data:
             raise UserError("--data: no labelled set named, name one or more")
         check_places(self, "data", "output", "checkpoint")
-        choices = {"split": SPLITS, "fov": FIELDS, "flips": FLIPS, "device": DEVICES}
+        choices = {"split": SPLITS, "fov": FIELDS, "tta": TTA, "device": DEVICES}
         check_choices(self, {**choices, "report_images": ("on", "off")})
         check_at_least(self, 1, "workers")
         check_anonymous(self.anonymous, "--data", self.data)
@@ -108,7 +110,7 @@ class LabelledData:
 def evaluate(config: EvaluateConfig) -> None:
     """Write each set's figures, and the table of several sets."""
     config.check()
-    runtime.check_device(config.device)
+    check_device(config.device)
     stores = [open_store(uri, anonymous=config.anonymous) for uri in config.data]
     output = open_store(config.output)
     for store in stores:
@@ -118,13 +120,13 @@ def evaluate(config: EvaluateConfig) -> None:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
-    card = replace(loaded.card, flips=config.flips or loaded.card.flips)
+    card = replace(loaded.card, flips=num_scores(config.tta or loaded.card.tta))
     sets = _open_sets(stores, config)
     job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
-    with runtime.ray_session():
+    with ray_session():
         for data in sets:
             _survey(config, data, told=f"{data.name}: " if len(sets) > 1 else "")
-        tallies = _measured(config, sets, job, (weights, card.flips))
+        tallies = _measured(config, sets, job, (weights, card.tta))
     results = [summarise(data, tally, card) for data, tally in zip(sets, tallies, strict=True)]
     for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
         files = files_of_set(job, index, data, tally, result, config.report_images == "on")
@@ -222,7 +224,7 @@ def _measured(
     config: EvaluateConfig,
     sets: Sequence[LabelledData],
     job: EvaluateJob,
-    scorer: tuple[bytes, int],
+    scorer: tuple[bytes, str],
 ) -> list[Tally]:
     """One tally a set; the photographs of all sets go through the same Scorers, of `scorer`."""
     rows = [
@@ -230,12 +232,12 @@ def _measured(
         for index, data in enumerate(sets)
         for example in data.examples
     ]
-    device = runtime.choose_device(config.device)
-    workers = min(len(rows), runtime.model_workers(device, config.workers))
+    device = choose_device(config.device)
+    workers = min(len(rows), model_workers(device, config.workers))
     listed = ray.data.from_items(rows, override_num_blocks=len(rows))
-    stage = runtime.data_stage(len(rows))
+    stage = data_stage(len(rows))
     loaded = listed.map(partial(load_labelled, job=job), **stage)
-    scores = runtime.network_stage(loaded, Scorer, scorer, device, workers)
+    scores = network_stage(loaded, Scorer, scorer, device, workers)
     counted = scores.map(partial(count, job=job), **stage)
     progress, tallies = Progress("evaluate"), [Tally() for _ in sets]
     for done, row in enumerate(counted.iter_rows(), start=1):

@@ -67,17 +67,17 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         return kept
     store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
     native = restore(score, plan_fit(labelled.fov, job.diameter))
-    truth, inside = labelled.label == VESSEL, labelled.fov
+    label, inside = labelled.label == VESSEL, labelled.fov
     second = load_second(store, example, labelled)
     drawn = (
         Confusion(0, 0, 0, 0)
         if second is None
-        else metrics.confusion_of(second[inside] == VESSEL, truth[inside])
+        else metrics.confusion_of(second[inside] == VESSEL, label[inside])
     )
     overlap = field_overlap(store, example, labelled.image)
     predicted = classes_of(native >= np.float32(job.threshold), inside)
     return kept | {
-        "counts": metrics.count_scores(native, truth, inside),
+        "counts": metrics.count_scores(native, label, inside),
         "second": list(asdict(drawn).values()),
         "field_iou": math.nan if overlap is None else overlap,
         "mask_png": codecs.encode_mask(predicted),

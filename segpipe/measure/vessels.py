@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import scale_to
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.fov import fov_box
@@ -45,9 +46,6 @@ DARK, BRIGHT = 16, 250  # grey levels of green beyond which vessels drown in noi
 LOCAL_PX = 34  # side of a neighbourhood: a sixteenth of the diameter
 RIM_PX = 12  # the frame's edge reaches so far into the field under the widest blur
 
-Mask = npt.NDArray[np.bool_]
-Image8 = npt.NDArray[np.uint8]
-Plane = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Points = npt.NDArray[np.complex128]

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from segpipe.data.classes import CLASSES
 from segpipe.errors import UserError
 from segpipe.models import weights
-from segpipe.models.flips import FLIPS
+from segpipe.models.tta import tta_of
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
@@ -49,8 +49,13 @@ class Card:
     width: int | None = None
     """Channels of the network's first layer; None, also in older files: the network's default."""
     flips: int = 1
-    """Of FLIPS: over how many mirror images the threshold was chosen, and scores are averaged
-    where nothing else is asked for; 1, also in older files: none."""
+    """Scores that test-time augmentation averages where nothing else is asked for, and averaged
+    when the threshold was chosen; 1, also in older files: none."""
+
+    @property
+    def tta(self) -> str:
+        """The name of that test-time augmentation."""
+        return tta_of(self.flips)
 
     def check(self) -> None:
         """Raise ValueError for a figure that cannot be, or classes in another order than ours."""
@@ -58,8 +63,7 @@ class Card:
             raise ValueError(f"threshold {self.threshold}, diameter {self.diameter}")
         if self.width is not None and not (isinstance(self.width, int) and self.width > 0):
             raise ValueError(f"width {self.width}")
-        if self.flips not in FLIPS:
-            raise ValueError(f"flips {self.flips}")
+        tta_of(self.flips)
         if self.classes != CLASSES:
             raise ValueError(f"classes {self.classes}, wanted {CLASSES}")
 

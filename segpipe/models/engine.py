@@ -1,9 +1,9 @@
-"""How a checkpoint's network is run: the quickest of several engines that keeps its masks true.
+"""How a checkpoint's network is run: the quickest of several engines that matches the reference.
 
-    eager fp32      layer after layer in torch, what follows a convolution done with it: works
-                    everywhere
-    eager bf16      the same with convolutions in bfloat16
-    compiled fp32   the network's own loop in C++ (segpipe.kernels), where there is one
+    torch fp32     layer after layer in torch, what follows a convolution done with it: works
+                   everywhere
+    torch bf16     the same with convolutions in bfloat16
+    native fp32    the network's own loop in C++ (segpipe.kernels), where there is one
 
 An engine is never the default unless its vessel Dice against the plain network in fp32, nothing
 folded, is LEAST_DICE or more for the checkpoint at hand: rounding that leaves 99.7 % of the pixels
@@ -32,7 +32,7 @@ from segpipe.kernels import resunet, segnet_lite
 from segpipe.kernels.resunet import State
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Checkpoint
-from segpipe.models.flips import over_flips
+from segpipe.models.tta import averaged
 
 LEAST_DICE = 0.995
 NUM_DRAWN = 3  # photographs drawn for a trial
@@ -45,20 +45,20 @@ Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.
 
 @dataclass(frozen=True)
 class Engine:
-    compile: str
-    """on: the network's own compiled loop; off: layer after layer."""
+    backend: str
+    """native: the network's own loop in C++; torch: layer after layer."""
     precision: str
     """fp32 or bf16."""
 
     @property
     def name(self) -> str:
-        return f"{'compiled' if self.compile == 'on' else 'eager'} {self.precision}"
+        return f"{self.backend} {self.precision}"
 
 
-TRAINED_COMPILED = "segnet-lite"  # has a compiled loop that finds gradients
-REFERENCE = Engine("off", "fp32")
-ENGINES = (REFERENCE, Engine("off", "bf16"), Engine("on", "fp32"), Engine("on", "bf16"))
-COMPILE = ("auto", "on", "off")
+TRAINED_NATIVE = "segnet-lite"  # whose native loop finds gradients
+REFERENCE = Engine("torch", "fp32")
+ENGINES = (REFERENCE, Engine("torch", "bf16"), Engine("native", "fp32"), Engine("native", "bf16"))
+BACKENDS = ("auto", "native", "torch")
 PRECISION = ("auto", "fp32", "bf16")
 
 
@@ -66,7 +66,7 @@ PRECISION = ("auto", "fp32", "bf16")
 class Trial:
     """What became of one engine with one checkpoint on one kind of machine."""
 
-    compile: str
+    backend: str
     precision: str
     ms: float | None
     """Milliseconds a canvas, one thread; None where it does not run."""
@@ -77,11 +77,11 @@ class Trial:
 
     @property
     def engine(self) -> Engine:
-        return Engine(self.compile, self.precision)
+        return Engine(self.backend, self.precision)
 
     @property
-    def true(self) -> bool:
-        """Whether its masks are the plain network's."""
+    def matches(self) -> bool:
+        """Whether its masks match those of the reference."""
         known = self.vessel_dice is not None and self.vessel_dice >= LEAST_DICE
         return known or self.engine == REFERENCE
 
@@ -89,96 +89,97 @@ class Trial:
         return {"name": self.engine.name, **asdict(self)}
 
 
-def select(trials: list[Trial], compile: str, precision: str) -> Trial:
-    """The quickest true engine that these flags allow; an untrue one only where they name it.
+def select(trials: list[Trial], backend: str, precision: str) -> Trial:
+    """The quickest engine that these flags allow and that matches the reference; another only where
+    they name it.
 
     Raises UserError where none that they allow runs here.
     """
     allowed = [
         trial
         for trial in trials
-        if compile in ("auto", trial.compile) and precision in ("auto", trial.precision)
+        if backend in ("auto", trial.backend) and precision in ("auto", trial.precision)
     ]
     running = [trial for trial in allowed if not trial.problem]
     if not running:
         raise UserError(
-            f"--compile {compile} --precision {precision}: {allowed[0].problem}; "
+            f"--backend {backend} --precision {precision}: {allowed[0].problem}; "
             "use auto for what this machine has"
         )
-    true = [trial for trial in running if trial.true]
-    return min(true or running, key=lambda trial: trial.ms or 0.0)
+    matching = [trial for trial in running if trial.matches]
+    return min(matching or running, key=lambda trial: trial.ms or 0.0)
 
 
 def trial_of(trials: list[Trial], engine: Engine) -> Trial:
     for trial in trials:
         if trial.engine == engine:
             return trial
-    return Trial(engine.compile, engine.precision, None, None, f"{engine.name} is unknown here")
+    return Trial(engine.backend, engine.precision, None, None, f"{engine.name} is unknown here")
 
 
 def resume(
-    trials: list[Trial], begun: Engine, matched: bool, compile: str, precision: str
+    trials: list[Trial], started: Engine, matched: bool, backend: str, precision: str
 ) -> Trial:
-    """The engine for an output that was begun with another, or the same one.
+    """The engine for an output that was started with another, or the same one.
 
     The same where the flags allow and it runs here, else the reference, or what the flags name.
-    `matched`: whether the engine that it was begun with matches the reference; only such a one is
+    `matched`: whether the engine that it was started with matches the reference; only such a one is
     replaced, and only by its like. Raises UserError for all else.
     """
-    same = trial_of(trials, begun)
-    named = compile not in ("auto", begun.compile) or precision not in ("auto", begun.precision)
+    same = trial_of(trials, started)
+    named = backend not in ("auto", started.backend) or precision not in ("auto", started.precision)
     if not named and not same.problem:
         return same
     if named:
         found = select(
             trials,
-            begun.compile if compile == "auto" else compile,
-            begun.precision if precision == "auto" else precision,
+            started.backend if backend == "auto" else backend,
+            started.precision if precision == "auto" else precision,
         )
     else:
         found = trial_of(trials, REFERENCE)
-    if matched and (same.true or same.problem) and found.true:
+    if matched and (same.matches or same.problem) and found.matches:
         return found
     why = f"{same.problem}, and " if same.problem else ""
     raise UserError(
-        f"--compile {compile} --precision {precision}: {why}masks of {found.engine.name} are not "
-        f"those of {begun.name}, with which the output was begun; give --compile {begun.compile} "
-        f"--precision {begun.precision}, or another --output"
+        f"--backend {backend} --precision {precision}: {why}masks of {found.engine.name} are not "
+        f"those of {started.name}, with which the output was started; give --backend "
+        f"{started.backend} --precision {started.precision}, or another --output"
     )
 
 
 # ---- running
 
 
-def open_score(weights: bytes, engine: Engine, num_threads: int, flips: int) -> Score:
-    """A checkpoint's network on the CPU, one canvas at a time, averaged over `flips` of FLIPS.
+def open_score(weights: bytes, engine: Engine, num_threads: int, tta: str) -> Score:
+    """A checkpoint's network on the CPU, one canvas at a time, averaged as `tta` says.
 
     Raises UserError for weights that do not fit, OSError where the engine does not run here.
     """
     loaded = checkpoint.load(weights, "--checkpoint")
-    if engine.compile == "on":
-        if problem := _compiled_problem(loaded, engine.precision, "cpu"):
+    if engine.backend == "native":
+        if problem := _native_problem(loaded, engine.precision, "cpu"):
             raise OSError(f"{engine.name}: {problem}")
-        return over_flips(_compiled(loaded), flips)
-    return over_flips(_eager(loaded, engine.precision, "cpu", num_threads), flips)
+        return averaged(_native(loaded), tta)
+    return averaged(_torch(loaded, engine.precision, "cpu", num_threads), tta)
 
 
 def open_or_reference(
-    weights: bytes, engine: Engine, num_threads: int, flips: int
+    weights: bytes, engine: Engine, num_threads: int, tta: str
 ) -> tuple[Score, Engine]:
     """As open_score, with the reference where that engine does not run here -> and which it is."""
     try:
-        score = open_score(weights, engine, num_threads, flips)
-        if engine.compile == "off" and engine != REFERENCE:  # torch refuses when it is run
+        score = open_score(weights, engine, num_threads, tta)
+        if engine.backend == "torch" and engine != REFERENCE:  # torch refuses when it is run
             score(np.zeros((PROBE_PX, PROBE_PX, 3), np.uint8), np.zeros((PROBE_PX,) * 2, np.uint8))
     except (OSError, RuntimeError):
         if engine == REFERENCE:
             raise
-        return open_score(weights, REFERENCE, num_threads, flips), REFERENCE
+        return open_score(weights, REFERENCE, num_threads, tta), REFERENCE
     return score, engine
 
 
-def _eager(
+def _torch(
     loaded: Checkpoint, precision: str, device: str, num_threads: int, plain: bool = False
 ) -> Score:
     """`plain`: with nothing folded, as it was trained."""
@@ -196,7 +197,7 @@ def _eager(
     return lambda canvas, fov: predictor.scores(canvas[None])[0]
 
 
-class CompiledForm(NamedTuple):
+class NativeForm(NamedTuple):
     """A network's own loop in C++."""
 
     fits: Callable[[int], bool]
@@ -218,46 +219,46 @@ def _resunet(state: State) -> Score:
     return kernels.ResUNetScores(state, VESSEL, BACKGROUND)
 
 
-COMPILED_FORMS = {
-    "segnet-lite": CompiledForm(segnet_lite.fits, _segnet_lite),
-    "resunet": CompiledForm(resunet.fits, _resunet),
+NATIVE_FORMS = {
+    "segnet-lite": NativeForm(segnet_lite.fits, _segnet_lite),
+    "resunet": NativeForm(resunet.fits, _resunet),
 }
 
 
-def _compiled(loaded: Checkpoint) -> Score:
+def _native(loaded: Checkpoint) -> Score:
     try:
-        return COMPILED_FORMS[loaded.card.model].open(loaded.state)
+        return NATIVE_FORMS[loaded.card.model].open(loaded.state)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise loaded.misfit() from error
 
 
-def compiled_problem(model: str, width: int | None, precision: str, device: str) -> str:
-    """Why there is no compiled form of this network here, or ''."""
+def native_problem(model: str, width: int | None, precision: str, device: str) -> str:
+    """Why there is no native form of this network here, or ''."""
     if device != "cpu":
-        return "compiled forms are for CPUs"
-    if model not in COMPILED_FORMS or precision != "fp32":
-        return f"no compiled form of {model} in {precision}"
-    if width is not None and not COMPILED_FORMS[model].fits(width):
-        return f"no compiled form of {model} with {width} channels"
+        return "the native backend is for CPUs"
+    if model not in NATIVE_FORMS or precision != "fp32":
+        return f"no native form of {model} in {precision}"
+    if width is not None and not NATIVE_FORMS[model].fits(width):
+        return f"no native form of {model} with {width} channels"
     return kernels.missing()
 
 
 def training_problem(
     model: str, width: int | None, precision: str, device: str, crop_size: int, loss: str
 ) -> str:
-    """Why a training cannot use the network's compiled loop here, or ''."""
+    """Why a training cannot use the native backend here, or ''."""
     if crop_size % 2:
-        return "the compiled loop wants crops of an even side"
+        return "the native backend wants crops of an even side"
     if loss != "nll":
-        return "the compiled loop has no other loss than nll"
-    problem = compiled_problem(model, width, precision, device)
-    if not problem and model != TRAINED_COMPILED:
-        return f"the compiled form of {model} does not train"
+        return "the native backend has no other loss than nll"
+    problem = native_problem(model, width, precision, device)
+    if not problem and model != TRAINED_NATIVE:
+        return f"the native form of {model} does not train"
     return problem
 
 
-def _compiled_problem(loaded: Checkpoint, precision: str, device: str) -> str:
-    return compiled_problem(loaded.card.model, loaded.card.width, precision, device)
+def _native_problem(loaded: Checkpoint, precision: str, device: str) -> str:
+    return native_problem(loaded.card.model, loaded.card.width, precision, device)
 
 
 # ---- trying
@@ -283,7 +284,7 @@ def check_fits(loaded: Checkpoint) -> None:
 
 
 def _record(loaded: Checkpoint, device: str) -> Path:
-    built = "plain" if kernels.missing() else "compiled"  # a compiler may come, or go
+    built = "plain" if kernels.missing() else "native"  # a compiler may come, or go
     names = (loaded.sha256[:16], kernels.fingerprint(), built, version("segpipe"), version("torch"))
     return kernels.cache_folder() / f"engines-{device}-{'-'.join(names)}.json"
 
@@ -308,16 +309,16 @@ def _write(path: Path, trials: list[Trial]) -> None:
 def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
     drawn = [_drawn_canvas(seed, loaded.card.diameter) for seed in range(NUM_DRAWN)]
     trials: list[Trial] = []
-    reference = _eager(loaded, "fp32", device, 1, plain=True)
+    reference = _torch(loaded, "fp32", device, 1, plain=True)
     _, wanted = _run(reference, drawn, loaded.card.threshold, runs=1)
     for engine in ENGINES:
-        words, compiled = (engine.compile, engine.precision), engine.compile == "on"
-        problem = _compiled_problem(loaded, engine.precision, device) if compiled else ""
+        words, native = (engine.backend, engine.precision), engine.backend == "native"
+        problem = _native_problem(loaded, engine.precision, device) if native else ""
         if problem:
             trials.append(Trial(*words, None, None, problem))
             continue
         try:
-            score = _compiled(loaded) if compiled else _eager(loaded, engine.precision, device, 1)
+            score = _native(loaded) if native else _torch(loaded, engine.precision, device, 1)
             seconds, vessels = _run(score, drawn, loaded.card.threshold)
         except RuntimeError as error:  # torch's, for what it cannot do on this CPU
             if engine == REFERENCE:

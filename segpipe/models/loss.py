@@ -19,7 +19,7 @@ DICE_SMOOTH = 1.0  # px, so that a crop without a vessel has a loss
 class Loss(nn.Module):
     """Mean negative log-likelihood per pixel, summed over the network's outputs.
 
-    W-Net's first net is held to the truth as well as its second (arXiv:2009.01907). `nll+dice` adds
+    W-Net's first net is held to the label as well as its second (arXiv:2009.01907). `nll+dice` adds
     1 - Dice of the vessels, with probabilities in the place of pixels (Milletari, Navab and Ahmadi,
     arXiv:1606.04797, but their squares), the mean over the crops.
     """
@@ -40,17 +40,17 @@ class Loss(nn.Module):
         x = to_planes(images)
         with autocast(x.device, self.precision):
             outputs = self.network.outputs(x)
-        truth = labels.long()
-        return torch.stack([self._of_one(o.float(), truth) for o in outputs]).sum()
+        label = labels.long()
+        return torch.stack([self._of_one(o.float(), label) for o in outputs]).sum()
 
-    def _of_one(self, logits: Tensor, truth: Tensor) -> Tensor:
-        likelihood = F.cross_entropy(logits, truth)
-        return likelihood + dice_loss(logits, truth) if self.with_dice else likelihood
+    def _of_one(self, logits: Tensor, label: Tensor) -> Tensor:
+        likelihood = F.cross_entropy(logits, label)
+        return likelihood + dice_loss(logits, label) if self.with_dice else likelihood
 
 
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """logits [N, classes, H, W], truth [N, H, W] int64 -> []: 1 - soft Dice of the vessels."""
-    prob, vessel = logits.softmax(dim=1)[:, VESSEL], (truth == VESSEL).float()
+def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """logits [N, classes, H, W], label [N, H, W] int64 -> []: 1 - soft Dice of the vessels."""
+    prob, vessel = logits.softmax(dim=1)[:, VESSEL], (label == VESSEL).float()
     both, total = (prob * vessel).sum(dim=(1, 2)), (prob + vessel).sum(dim=(1, 2))
     return (1 - (2 * both + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
 

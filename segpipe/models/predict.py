@@ -15,29 +15,40 @@ from torch import Tensor, nn
 
 from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.models import checkpoint
-from segpipe.models.flips import over_flips
 from segpipe.models.fused import fused
 from segpipe.models.network import autocast, to_planes
 from segpipe.models.networks import load_network
+from segpipe.models.tta import averaged
+
+GPU_BATCH = 16  # canvases at once, where nothing else is said
 
 
 class Predictor:
-    """A network on its device, ready to score canvases; eager, layer after layer."""
+    """A network on its device, ready to score canvases, layer after layer."""
 
-    def __init__(self, network: nn.Module, device: str = "cpu", precision: str = "fp32") -> None:
-        """`precision` fp32, or bf16 for convolutions and products whose sums stay in fp32."""
+    def __init__(
+        self,
+        network: nn.Module,
+        device: str = "cpu",
+        precision: str = "fp32",
+        batch_size: int | None = None,
+    ) -> None:
+        """`precision` fp32, or bf16 for convolutions and products whose sums stay in fp32.
+
+        `batch_size`: canvases that a GPU takes at once.
+        """
         self.device = torch.device(device)
         self.network = channels_last(network.eval().to(self.device))
         self.precision = precision
         # One canvas at a time keeps activations in a CPU's cache; a GPU wants them together.
-        self.at_once = 1 if self.device.type == "cpu" else 16
+        self.batch_size = 1 if self.device.type == "cpu" else batch_size or GPU_BATCH
 
     @torch.inference_mode()
     def scores(self, canvases: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """canvases [N, S, S, 3] uint8 RGB -> scores [N, S, S] float32 in [0, 1]."""
         out = np.empty(canvases.shape[:3], np.float32)
-        for start in range(0, len(canvases), self.at_once):
-            batch = canvases[start : start + self.at_once]
+        for start in range(0, len(canvases), self.batch_size):
+            batch = canvases[start : start + self.batch_size]
             with autocast(self.device, self.precision):
                 logits = self.network(to_input(batch, self.device))
             out[start : start + len(batch)] = vessel_score(logits.float()).cpu().numpy()
@@ -58,15 +69,16 @@ class Scorer:
     def __init__(
         self,
         weights: bytes,
-        flips: int,
+        tta: str,
         device: str,
         num_threads: int,
         precision: str = "fp32",
+        batch_size: int | None = None,
     ) -> None:
         torch.set_num_threads(num_threads)
         network = load_network(checkpoint.load(weights, "--checkpoint"))
-        predictor = Predictor(fused(network, device, precision), device, precision)
-        self.scores = over_flips(predictor.scores, flips, rows=1)
+        predictor = Predictor(fused(network, device, precision), device, precision, batch_size)
+        self.scores = averaged(predictor.scores, tta, rows=1)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """canvas [N, S, S, 3] uint8 becomes score [N, S, S] float32, 0 where error is not empty."""

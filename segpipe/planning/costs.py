@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from segpipe.data.decoder import SHARP
+from segpipe.data.fitting import SHARP
 from segpipe.data.pictures import jpeg_reduction
 from segpipe.errors import UserError
 from segpipe.segment.stopwatch import IDLE
@@ -48,7 +48,7 @@ class Costs:
     megabyte_s: float = _cost("MB of file", "worker: entropy decoding, hand-over")
     decoded_s: float = _cost("decoded MP", "worker: pixels that JPEG's own reduction leaves")
     megapixel_s: float = _cost("megapixel", "worker: JPEG's blocks, the mask and its PNG")
-    model_s: float = _cost("canvas", "worker: the network, once for each of --flips")
+    model_s: float = _cost("canvas", "worker: the network, once for each score of --tta")
     group_s: float = _cost("group", "worker: writes its part, waits for the next group")
     request_s: float = _cost("request", "worker: CPU of a GET or PUT, S3 less a local file")
     contention: float = _cost("", "worker: times as slow when all cores work")

@@ -14,9 +14,9 @@ from functools import cached_property
 
 from segpipe.errors import UserError
 from segpipe.planning.costs import Costs, decoded_megapixels
+from segpipe.segment.fetch import TRANSFERS
 from segpipe.segment.manifest import PAGE_ROWS
 from segpipe.segment.output import FETCHES
-from segpipe.segment.stages import TRANSFERS
 from segpipe.segment.todo import group_rows
 
 LIST_KEYS = 1000  # in a page of a listing, of S3 and those that are like it
@@ -41,7 +41,7 @@ class Setting:
     costs: Costs
     diameter_px: float
     """Working diameter of the network."""
-    batch_size: int = 64
+    group_size: int = 64
     gpus: int = 0
     """Of a node; with any the networks run there, and cores read and write."""
     gpu_s: float = 0.0
@@ -67,7 +67,7 @@ class Setting:
     @cached_property
     def group(self) -> int:
         """Photographs in a group."""
-        return group_rows(self.images, self.workers, self.batch_size)
+        return group_rows(self.images, self.workers, self.group_size)
 
     @property
     def groups(self) -> int:

@@ -12,7 +12,7 @@ from segpipe.errors import UserError
 from segpipe.flags import check_above_0, check_at_least, check_choices
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
-from segpipe.models.flips import FLIPS
+from segpipe.models.tta import TTA, num_scores
 from segpipe.planning import costs
 from segpipe.planning.costs import Measured
 from segpipe.planning.forecast import (
@@ -64,11 +64,11 @@ class PlanConfig:
     """results.jsonl of `segpipe scale --job segment`, from the machine that is to be used."""
     checkpoint: str | None = None
     """Which network: a name as `segpipe models` lists it, or as the measured runs had it."""
-    flips: int | None = None
-    """Mirror images whose scores are averaged, as --flips of `segpipe segment`; without, as in the
+    tta: str | None = None
+    """Test-time augmentation, as --tta of `segpipe segment`; without, as in the
     measured runs, or as the checkpoint was made for."""
-    batch_size: int = 64
-    """Photographs in a group, as --batch-size of `segpipe segment`."""
+    group_size: int = 64
+    """Photographs in a group, as --group-size of `segpipe segment`."""
     store: str = "s3"
     """Where input and output lie: s3, or local for disks that answer at once."""
     request_ms: float = REQUEST_MS
@@ -92,11 +92,11 @@ class PlanConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        check_at_least(self, 1, "images", "nodes", "cores_per_node", "batch_size")
+        check_at_least(self, 1, "images", "nodes", "cores_per_node", "group_size")
         check_at_least(self, 0, "gpus_per_node", "price", "put_price", "get_price")
         check_places(self, "measured", "checkpoint", "output")
         check_above_0(self, *POSITIVE)
-        check_choices(self, {"store": STORES, "flips": FLIPS})
+        check_choices(self, {"store": STORES, "tta": TTA})
 
 
 POSITIVE = (
@@ -162,7 +162,7 @@ def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
         config.cores_per_node,
         measured.costs,
         card.diameter,
-        config.batch_size,
+        config.group_size,
         config.gpus_per_node,
         config.gpu_ms / 1000,
         config.store == "s3",
@@ -171,7 +171,7 @@ def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
         config.gets,
         config.puts,
         config.node_gbit * 1e9 / 8,
-        config.flips or measured.flips or card.flips,
+        (config.tta and num_scores(config.tta)) or measured.flips or card.flips,
     )
 
 
@@ -222,7 +222,7 @@ def _assumed(config: PlanConfig, setting: Setting) -> list[tuple[str, str, str]]
     if config.megapixels is None:
         rows.append(("size of a photograph", f"{setting.megapixels:.3g} MP", "--megapixels"))
     if not config.gpus_per_node:
-        rows.append(("canvases of a photograph", f"{setting.flips}", "--flips"))
+        rows.append(("canvases of a photograph", f"{setting.flips}", "--tta"))
     if config.gpus_per_node:
         rows.append(("a GPU's time for a photograph", f"{config.gpu_ms:g} ms", "--gpu-ms"))
     if config.node_hours:

@@ -85,7 +85,7 @@ def main(config: BareConfig) -> None:
     if place.number == 0:
         warm = int(len(ended) * findings.WARM_SHARE)
         rate = (len(ended) - 1 - warm) * config.batch_size / (ended[-1] - ended[warm])
-        name = f"{'compiled' if job.compiled else 'eager'} {config.precision}"
+        name = f"{'native' if job.compiled else 'torch'} {config.precision}"
         told = {"items": len(ended) * config.batch_size, "rate": rate, "engine": name}
         print(json.dumps(told), flush=True)
     dist.destroy_process_group()

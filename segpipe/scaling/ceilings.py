@@ -21,10 +21,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, cycle, islice
 from threading import Barrier
-from typing import Any
 
 import numpy as np
 import tyro
@@ -34,8 +33,13 @@ from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models import checkpoint, engine
 from segpipe.models.engine import Engine
 from segpipe.segment import stages
+from segpipe.segment.config import SegmentConfig
+from segpipe.segment.fetch import fetched
+from segpipe.segment.group import Group
 from segpipe.segment.inputs import Inputs, open_source
-from segpipe.segment.stages import SegmentJob
+from segpipe.segment.job import SegmentJob
+from segpipe.segment.photo import Photo
+from segpipe.segment.started import Started
 from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import PATIENCE_S, Entry, open_store
 from segpipe.storage.places import inside
@@ -66,9 +70,9 @@ class Part:
     """As segment's."""
     limit: int | None = None
     """As segment's."""
-    engine: tuple[str, str] = ("off", "fp32")
-    """--compile and --precision that the job settled on."""
-    flips: int = 1
+    engine: tuple[str, str] = ("torch", "fp32")
+    """--backend and --precision that the job settled on."""
+    tta: str = "none"
     """As segment's."""
     gpus: tuple[str, ...] = ()
     """A process for each of these in the place of the cores, where the network runs on GPUs."""
@@ -130,17 +134,10 @@ Step = Callable[[], int]
 
 def _job(part: Part) -> SegmentJob:
     loaded = checkpoint.load(checkpoint.read(part.checkpoint), part.checkpoint or "")
-    return SegmentJob(
-        open_source(part.input, PATIENCE_S),
-        open_store(part.output),
-        loaded.card.model,
-        loaded.card.diameter,
-        loaded.card.threshold,
-        loaded.sha256,
-        settings="",
-        format="png",
-        max_megapixels=MAX_MEGAPIXELS,
-    )
+    config = SegmentConfig(part.input, part.output, max_megapixels=MAX_MEGAPIXELS)
+    started = Started.of(config, part.input, loaded.sha256, part.tta)
+    source = open_source(part.input, PATIENCE_S)
+    return SegmentJob(source, open_store(part.output), loaded.card, started)
 
 
 def _sample(part: Part, entries: Sequence[Entry]) -> list[tuple[Entry, bytes]]:
@@ -155,13 +152,13 @@ def _sample(part: Part, entries: Sequence[Entry]) -> list[tuple[Entry, bytes]]:
     return found
 
 
-def _loaded(part: Part, job: SegmentJob, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _loaded(part: Part, job: SegmentJob, entries: Sequence[Entry]) -> list[Photo]:
     """Some photographs as the network gets them. Raises UserError where none can be read."""
     watch = Stopwatch()
-    rows = [stages.load_one(*one, job, watch) for one in _sample(part, entries)]
-    if not (whole := [row for row in rows if "canvas" in row]):
+    photos = [stages.decode(*one, job, watch) for one in _sample(part, entries)]
+    if not (whole := [photo for photo in photos if photo.fitted]):
         raise UserError(
-            f"--input {part.input}: of {len(rows)} photographs none can be read, check them"
+            f"--input {part.input}: of {len(photos)} photographs none can be read, check them"
         )
     return whole
 
@@ -169,7 +166,7 @@ def _loaded(part: Part, job: SegmentJob, entries: Sequence[Entry]) -> list[dict[
 def _fetch(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     source = open_source(part.input, PATIENCE_S)
     turned = islice(cycle(entries), number * len(entries) // len(part.cores), None)
-    came = stages.fetched(source, turned, Stopwatch())
+    came = fetched(source, turned, Stopwatch())
 
     def step() -> int:
         next(came)
@@ -180,7 +177,7 @@ def _fetch(part: Part, number: int, entries: Sequence[Entry]) -> Step:
 
 def _decode(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     job = _job(part)
-    decoder = Decoder(job.diameter, job.max_megapixels, stages.DECODING_S)
+    decoder = Decoder(job.card.diameter, MAX_MEGAPIXELS, stages.DECODING_S)
     files = cycle([data for _, data in _sample(part, entries)])
 
     def step() -> int:
@@ -192,25 +189,25 @@ def _decode(part: Part, number: int, entries: Sequence[Entry]) -> Step:
 
 
 def _model(part: Part, number: int, entries: Sequence[Entry]) -> Step:
-    rows = _loaded(part, _job(part), entries)
+    fitted = [photo.fitted for photo in _loaded(part, _job(part), entries) if photo.fitted]
     weights = checkpoint.read(part.checkpoint)
     if part.gpus:
         from segpipe.models.predict import Scorer  # torch
 
-        scorer = Scorer(weights, part.flips, "cuda", 1, part.engine[1])
-        canvases = np.stack([row["canvas"] for row in islice(cycle(rows), ON_GPU)])
+        scorer = Scorer(weights, part.tta, "cuda", 1, part.engine[1])
+        canvases = np.stack([one.canvas for one in islice(cycle(fitted), ON_GPU)])
 
         def step() -> int:
             scorer.scores(canvases)
             return len(canvases)
 
         return step
-    score = engine.open_score(weights, Engine(*part.engine), 1, part.flips)
-    canvases_in_turn = cycle(rows)
+    score = engine.open_score(weights, Engine(*part.engine), 1, part.tta)
+    in_turn = cycle(fitted)
 
     def step_on_cpu() -> int:
-        row = next(canvases_in_turn)
-        score(row["canvas"], row["fov"])
+        one = next(in_turn)
+        score(one.canvas, one.fov)
         return 1
 
     return step_on_cpu
@@ -219,15 +216,19 @@ def _model(part: Part, number: int, entries: Sequence[Entry]) -> Step:
 def _write(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     job = _job(part)
     weights = checkpoint.read(part.checkpoint)
-    score = engine.open_score(weights, Engine(*part.engine), num_threads=1, flips=1)
-    loaded = _loaded(part, job, entries)[:WRITTEN]
-    rows = cycle([row | {"score": score(row["canvas"], row["fov"])} for row in loaded])
+    score = engine.open_score(weights, Engine(*part.engine), num_threads=1, tta="none")
+    photos = _loaded(part, job, entries)[:WRITTEN]
+    for photo in photos:
+        if photo.fitted:
+            photo.score = score(photo.fitted.canvas, photo.fitted.fov)
+    in_turn = cycle(photos)
     folders = (f"{number}/{at}" for at in count())  # never a mask over another one
 
     def step() -> int:
-        group = stages.Group(job)
-        for row in islice(rows, GROUP):
-            group.add(row | {"path": f"{next(folders)}/{row['path']}"})
+        group = Group(job)
+        for photo in islice(in_turn, GROUP):
+            key = f"{next(folders)}/{photo.entry.key}"
+            group.add(replace(photo, entry=replace(photo.entry, key=key)))
         group.commit()
         return GROUP
 

@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segpipe.cluster import runtime
+from segpipe.cluster.workers import model_env
 from segpipe.errors import Unfinished, UserError
 from segpipe.flags import flag
 from segpipe.models import checkpoint, engine
+from segpipe.models.tta import tta_of
 from segpipe.scaling import findings, pinned
 from segpipe.scaling.findings import JOB, Row
 from segpipe.scaling.pinned import Ended
@@ -47,7 +48,7 @@ from segpipe.train.recipes import RECIPES
 
 RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
 OWN_RUN = re.compile(RUN + r"[0-9a-f]{32}(/.+)?")
-OF_STEP = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
+STEP_FLAGS = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
 ROW_COLUMNS = ["height", "width", "finished"]
 DELETED_AT_ONCE = 16
 
@@ -182,14 +183,13 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     words: list[object] = ["-m", "segpipe", "segment", "--input", experiment.flags["input"]]
     words += ["--output", store.uri(), "--workers", key.workers]
     words += ["--limit", images * experiment.times(key.workers)]
-    words += ["--batch-size", experiment.flags["batch_size"], "--max-rejected", 1]
+    words += ["--group-size", experiment.flags["group_size"], "--max-rejected", 1]
     words += ["--device", _device_flag(experiment), *_given(experiment, "checkpoint")]
     ended = _run(experiment, key, words, {})
     summary = read_json(store, SUMMARY) or {}
-    settings = read_settings(store)
     finished, megapixels = _of_rows(store)
     # on a GPU photographs come in groups, on a core one by one
-    at_once = experiment.flags["batch_size"] if experiment.device == "cuda" else 1
+    at_once = experiment.flags["group_size"] if experiment.device == "cuda" else 1
     rate = findings.steady_rate(finished, key.workers * at_once)
     if rate is None:
         raise UserError(f"--limit {images}: too few photographs for a steady rate, raise it")
@@ -203,12 +203,12 @@ def _segment(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
         "stall": stages[IDLE] / sum(stages.values()),
         "bottleneck": summary["bottleneck"],
         "image_megapixels": megapixels,
-        "batch_size": experiment.flags["batch_size"],
+        "batch_size": experiment.flags["group_size"],
         "checkpoint": experiment.flags["checkpoint"] or checkpoint.DEFAULT,
         "engine": summary["engine"]["name"],
-        "flips": settings["--flips"],
+        "flips": summary["model"]["flips"],
         "model": summary["model"]["model"],
-        "precision": settings["--precision"],
+        "precision": summary["engine"]["name"].split()[1],
     }
 
 
@@ -226,20 +226,20 @@ def _of_rows(store: Store) -> tuple[np.ndarray, float | None]:
 
 def _ceiling(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     """One part of segment alone, by the engine that the job used."""
-    kind, precision = job["engine"].split()
+    backend, precision = job["engine"].split()
     cores = experiment.cores_of(key.workers) or []
     words: list[object] = ["-m", "segpipe.scaling.ceilings", key.part]
     words += ["--input", experiment.flags["input"], "--output", _run_store(experiment).uri()]
     words += ["--seconds", experiment.ceiling_s, "--cores", *cores]
-    words += ["--engine", "on" if kind == "compiled" else "off", precision]
-    words += ["--flips", job.get("flips") or 1]
+    words += ["--engine", backend, precision]
+    words += ["--tta", tta_of(job.get("flips") or 1)]
     words += ["--limit", experiment.images * experiment.times(key.workers)]
     words += _given(experiment, "checkpoint")
     gpus = experiment.gpus_of(key.workers)
     if gpus and key.part == "model":
         words += ["--gpus", *gpus]
     # as in the processes that run the job's network
-    env = {} if gpus or kind == "compiled" else runtime.model_env().get("env_vars", {})
+    env = {} if gpus or backend == "native" else model_env().get("env_vars", {})
     ended = _run(experiment, key, words, env)
     same = ("image_megapixels", "batch_size", "checkpoint", "engine", "flips", "model", "precision")
     return ended, {name: job.get(name) for name in same} | _last_json(ended.stdout)
@@ -271,7 +271,7 @@ def _train(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
         "stall": wait / (wait + work),
         "bottleneck": "data" if wait > work else "step",
         "batch_size": flags["batch_size"],
-        "engine": f"{'eager' if problem else 'compiled'} {precision}",
+        "engine": f"{'torch' if problem else 'native'} {precision}",
         "model": flags["model"],
         "precision": precision,
     }
@@ -298,7 +298,7 @@ def _bare(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
     """As many steps as the job's, under bare torchrun."""
     flags = _of_training(experiment, key.workers)
     recipe = RECIPES[experiment.flags["recipe"]] if experiment.flags["recipe"] else {}
-    flags |= {name: recipe[name] for name in OF_STEP if name in recipe}
+    flags |= {name: recipe[name] for name in STEP_FLAGS if name in recipe}
     steps = round(job["items"] / flags["batch_size"] / (1 - findings.WARM_SHARE))
     words: list[object] = ["-m", "torch.distributed.run", "--standalone"]
     words += [
@@ -309,7 +309,7 @@ def _bare(experiment: Experiment, key: Key, job: Row) -> tuple[Ended, Row]:
         experiment.flags["data"],
     ]
     words += ["--steps", steps, "--device", experiment.device, *_as_words(flags)]
-    env = runtime.model_env().get("env_vars", {}) | {"OMP_NUM_THREADS": "1"}
+    env = model_env().get("env_vars", {}) | {"OMP_NUM_THREADS": "1"}
     ended = _run(experiment, key, words, env)
     same = ("batch_size", "engine", "model", "precision")
     return ended, {name: job[name] for name in same} | _last_json(ended.stdout)

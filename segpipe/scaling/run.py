@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segpipe.cluster import runtime, startup
+from segpipe.cluster.join import cluster_address
+from segpipe.cluster.nodes import choose_device, num_own_cores
+from segpipe.cluster.session import ray_session
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
 from segpipe.models import checkpoint
@@ -45,8 +47,8 @@ from segpipe.train.recipes import RECIPES
 
 RESULTS, TABLE, FIGURE = "results.jsonl", "table.md", "scaling.png"
 MODES = ("strong", "weak")
-OF_JOB: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they are without any
-    "segment": {"input": None, "checkpoint": None, "batch_size": 64, "limit": None},
+JOB_FLAGS: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they are without any
+    "segment": {"input": None, "checkpoint": None, "group_size": 64, "limit": None},
     "train": {
         "data": None,
         "recipe": None,
@@ -63,7 +65,7 @@ OF_JOB: dict[str, dict[str, Any]] = {  # flags of the job itself, and what they 
 class ScaleConfig:
     """Measure what more workers buy: a job on 1, 2, 4 ... cores or GPUs, beside its ceilings.
 
-    Run it again with the same --output to go on where it stopped.
+    Run it again with the same --output to resume where it stopped.
     """
 
     job: str
@@ -96,8 +98,9 @@ class ScaleConfig:
     crop_size: int | None = None
     """Of train: side of a crop in px, 224 without."""
     batch_size: int | None = None
-    """Of segment: photographs that are committed together, 64 without. Of train: crops a step, all
-    workers together (weak: for each worker), 10 without."""
+    """Of train: crops a step, all workers together (weak: for each worker), 10 without."""
+    group_size: int | None = None
+    """Of segment: photographs that are committed together, 64 without."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     ceiling_seconds: float = 5.0
@@ -105,7 +108,7 @@ class ScaleConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        check_choices(self, {"job": OF_JOB, "mode": MODES, "device": DEVICES})
+        check_choices(self, {"job": JOB_FLAGS, "mode": MODES, "device": DEVICES})
         check_places(self, "output", "input", "data", "checkpoint")
         if not self.workers or min(self.workers) < 1:
             told = " ".join(map(str, self.workers))
@@ -115,7 +118,7 @@ class ScaleConfig:
                 f"--workers {' '.join(map(str, self.workers))}: a number comes twice, leave one out"
             )
         counts = ("repeats", "limit", "epochs", "crops_per_image", "crop_size", "batch_size")
-        check_at_least(self, 1, *counts)
+        check_at_least(self, 1, *counts, "group_size")
         check_at_least(self, 0, "ceiling_seconds")
         check_choices(self, {"recipe": RECIPES})
         if self.model is not None:
@@ -125,20 +128,20 @@ class ScaleConfig:
         needed, other = ("input", "train") if self.job == "segment" else ("data", "segment")
         if getattr(self, needed) is None:
             raise UserError(f"--job {self.job}: needs {flag(needed)}")
-        for name in set(OF_JOB[other]) - set(OF_JOB[self.job]):
+        for name in set(JOB_FLAGS[other]) - set(JOB_FLAGS[self.job]):
             if getattr(self, name) is not None:
                 told = f"is a flag of --job {other}, leave it out"
                 raise UserError(f"{flag(name)} {getattr(self, name)}: {told}")
 
     def of_job(self) -> dict[str, Any]:
         """The job's own flags by name: given here, of the recipe, or its defaults."""
-        known = OF_JOB[self.job]
+        known = JOB_FLAGS[self.job]
         recipe = RECIPES[self.recipe] if self.recipe else {}
         given = {name: getattr(self, name) for name in known if getattr(self, name) is not None}
         return known | {n: v for n, v in recipe.items() if n in known and n != "epochs"} | given
 
     def settings(self, images: int) -> dict[str, Any]:
-        """What a resumed experiment must have been begun with, by flag."""
+        """What a resumed experiment must have been started with, by flag."""
         kept = {"job": self.job, "mode": self.mode, "device": self.device} | self.of_job()
         return {flag(name): value for name, value in kept.items()} | {
             "--ceiling-seconds": self.ceiling_seconds,
@@ -168,7 +171,7 @@ def scale(config: ScaleConfig) -> None:
     done = {Key.of(row) for row in rows}
     todo = [key for key in config.wanted(experiment.parts) if key not in done]
     if not todo and output.head(FIGURE) is not None:
-        print(f"scale: all {len(rows)} measurements are done, {output.uri(TABLE)} stands")
+        print(f"scale: all {len(rows)} measurements are done, {output.uri(TABLE)} is up to date")
         return
     with lock.hold(output) as held:
         output.sweep()
@@ -207,7 +210,7 @@ def _open(config: ScaleConfig) -> Experiment:
     gpus = [] if cluster or config.device == "cpu" else _gpus()
     if config.device == "gpu" and not gpus and not cluster:
         raise UserError("--device gpu: this machine has no GPU, use --device cpu or auto")
-    cores = [] if cluster else pinned.own_cores()[: runtime.num_own_cores()]
+    cores = [] if cluster else pinned.own_cores()[: num_own_cores()]
     have, kind = (len(gpus), "GPUs") if gpus else (len(cores), "cores")
     if most > have and not cluster:
         raise UserError(f"--workers {most}: this process may use {have} {kind}, lower it")
@@ -228,12 +231,12 @@ def _open(config: ScaleConfig) -> Experiment:
 
 
 def _on_cluster() -> bool:
-    return startup.cluster_address() is not None
+    return cluster_address() is not None
 
 
 def _cluster_device(config: ScaleConfig) -> str:
-    with runtime.ray_session():
-        return runtime.choose_device(config.device)
+    with ray_session():
+        return choose_device(config.device)
 
 
 def _gpus() -> list[tuple[str, str]]:

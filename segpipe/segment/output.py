@@ -13,7 +13,7 @@ A file of results is named by its content: one that changes gets another name, o
 left as it is. summary.json goes first, then new files come beside the old ones, then the old ones
 go, and summary.json comes last. So at any moment all old or all new files are there, where
 summary.json lies there are no others, and a run that was killed in between is not finished: the
-next one makes the same files and goes on. Releases up to 0.1.0 named them part-NNNNN.parquet.
+next one makes the same files and resumes. Releases up to 0.1.0 named them part-NNNNN.parquet.
 
 Whatever has another name than these, in any folder, is the user's: never read, replaced or deleted.
 

@@ -114,12 +114,12 @@ COLUMNS = (
         "settings",
         TEXT,
         "hash of all that the mask depends on; for the engine, of the one that the output was "
-        "begun with",
+        "started with",
     ),
     Column(
         "engine",
         TEXT,
-        "the engine that made this mask, such as `compiled fp32`; null without a mask, and in rows "
+        "the engine that made this mask, such as `native fp32`; null without a mask, and in rows "
         "of releases before 0.2",
     ),
     Column("finished", TIME, "when; a double, seconds since 1970, in schema version 1"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 from collections import Counter
@@ -14,142 +12,41 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import ray
-import ray.data
-from ray.data import Dataset
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
-from segpipe.cluster import runtime, startup
-from segpipe.data.decoder import PIXELS
+from segpipe.cluster.errors import own_error
+from segpipe.cluster.join import check_cluster
+from segpipe.cluster.nodes import check_device, choose_device, model_workers
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import on_network_node
+from segpipe.data.fitting import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
-from segpipe.flags import (
-    DEVICES,
-    check_above_0,
-    check_anonymous,
-    check_at_least,
-    check_choices,
-    check_globs,
-)
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import REFERENCE, Engine, Trial
-from segpipe.models.flips import FLIPS
+from segpipe.models.tta import num_scores
 from segpipe.progress import Progress, SteadyRate, process_seconds, time_left
 from segpipe.segment import report
 from segpipe.segment.compact import compact, count_missing_results, delete_old_results
+from segpipe.segment.config import SegmentConfig
 from segpipe.segment.gauges import Gauges
+from segpipe.segment.groups import Groups
 from segpipe.segment.inputs import Inputs, open_source, refuse_pictures, skipped_words
-from segpipe.segment.lists import COLUMN, LISTS, split_column
+from segpipe.segment.job import SegmentJob
 from segpipe.segment.manifest import NO_IDS, Ids, Manifest, is_written, list_inputs
 from segpipe.segment.output import REPORT, SUMMARY, read_summary
 from segpipe.segment.parts import drop_part, read_parts
-from segpipe.segment.stages import Scoring, Segmenter, SegmentJob, load, store
+from segpipe.segment.pipeline import pipeline
+from segpipe.segment.started import Started, read_started
 from segpipe.segment.stopwatch import StageTimes
 from segpipe.segment.todo import Todo, find_missing, group_rows, plan_todo
-from segpipe.storage import PATIENCE_S, Source, Store, check_places, lock, named, open_store
+from segpipe.storage import Source, Store, lock, named, open_store
 from segpipe.storage.files import write_json
 from segpipe.storage.lock import Lock
 from segpipe.storage.places import inside
-from segpipe.storage.settings import SETTINGS, read_settings, refuse_changed
+from segpipe.storage.settings import SETTINGS
 
-FORMATS = ("png", "parquet", "both")
-MEASURES = ("none", "full")
-NEWER_FLAGS = {"--measure": "none", "--probabilities": False, "--flips": 1}  # as it was without
-OF_ROWS = ("--measure", "--probabilities")  # what no mask depends on
-ENGINE_FLAGS = ("compile", "precision")
-MATCHED = "engine matches the reference"  # in settings.json; no part of the rows' hash
-FOUND = "fields are found as of"  # in settings.json: PIXELS; 1 where it is not told
-COURSE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
-FEW_GROUPS = 1024  # are handed over at once, which spares processes: 4 s to start, 600 MB
-
-
-@dataclass(frozen=True)
-class SegmentConfig:
-    """Segment every photograph of a folder or an S3 prefix.
-
-    Run it again with the same --output to go on where it stopped.
-    """
-
-    input: str
-    """Folder, s3://bucket/prefix, a single photograph, or a .csv or .parquet list of files in its
-    column `path`."""
-    output: str
-    """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
-    checkpoint: str | None = None
-    """Checkpoint file, or the name of a shipped one; the shipped default without."""
-    workers: int | None = None
-    """Processes that run the network; one a core or GPU without. May change when resumed."""
-    batch_size: int = 64
-    """Photographs that are read, segmented and committed together. May change when resumed."""
-    format: str = "png"
-    """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
-    measure: str = "none"
-    """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
-    probabilities: bool = False
-    """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
-    flips: int | None = None
-    """Average the scores of the photograph and of its mirror images: 1 for none, 4 for truer masks
-    in four times the network's time; without, as the checkpoint was made for."""
-    max_rejected: float = 0.05
-    """Share of rejected inputs above which the exit code is 1."""
-    max_megapixels: float = 200.0
-    """Photographs with more pixels (in millions) are rejected before they are decoded."""
-    retry_rejected: bool = False
-    """Do the rejected inputs of an earlier run once more."""
-    repair: bool = False
-    """Make again what was deleted since: masks, probabilities, and rows."""
-    include: tuple[str, ...] = ()
-    """Take only photographs whose key matches one of these globs (* matches / as well)."""
-    exclude: tuple[str, ...] = ()
-    """Leave out photographs whose key matches one of these globs."""
-    column: str = COLUMN
-    """Column of a list that names its files, such as image; or a path with it in braces, such as
-    train/{image}.jpeg."""
-    anonymous: bool = False
-    """Read --input without S3 credentials: a public bucket. May change when resumed."""
-    store_patience: float = PATIENCE_S
-    """Seconds for which a store that fails is tried again before the run ends. May change."""
-    limit: int | None = None
-    """Take only the first so many photographs of the listing."""
-    precision: str = "auto"
-    """Of the network: fp32, bf16, or auto: the quickest whose masks are those of fp32."""
-    compile: str = "auto"
-    """Run the network in its compiled form: on, off, or auto: where there is one and it is true.
-    May change when resumed, as --precision, where masks stay those of the first engine."""
-    device: str = "auto"
-    """Where the network runs: auto, cpu or gpu."""
-    if_locked: str = "fail"
-    """Where another run holds --output: fail (exit code 2), or skip: write nothing, exit code 0."""
-    report_images: str = "on"
-    """Keys and overlays in the report: on, or off where they may identify patients."""
-
-    def check(self) -> None:
-        """Raise UserError for a flag that cannot be meant."""
-        check_places(self, "input", "output", "checkpoint")
-        check_globs(self, "include", "exclude")
-        check_at_least(self, 1, "workers", "batch_size", "limit")
-        check_at_least(self, 0, "store_patience")
-        check_above_0(self, "max_megapixels")
-        choices = {
-            "format": FORMATS,
-            "measure": MEASURES,
-            "report_images": ("on", "off"),
-            "if_locked": lock.IF_LOCKED,
-            "compile": engine.COMPILE,
-            "precision": engine.PRECISION,
-            "flips": FLIPS,
-            "device": DEVICES,
-        }
-        check_choices(self, choices)
-        check_anonymous(self.anonymous, "--input", [self.input], LISTS)
-        split_column(self.column)
-        if self.column != COLUMN and not self.input.lower().endswith(LISTS):
-            raise UserError(f"--column {self.column}: --input is no list, leave it out")
-        if not 0 <= self.max_rejected <= 1:
-            raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
+TRACE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 
 
 @dataclass(frozen=True)
@@ -161,8 +58,8 @@ class Run:
     output: Store
     weights: bytes
     checkpoint: Checkpoint
-    settings: dict[str, Any]
-    """What masks and their rows depend on, by flag."""
+    started: Started
+    """What this one would start an output with."""
 
 
 def segment(config: SegmentConfig) -> int:
@@ -174,7 +71,7 @@ def segment(config: SegmentConfig) -> int:
     # The whole process, imports included, unless this is one step of a longer one.
     before_s = 0.0 if ray.is_initialized() else process_seconds()
     config.check()
-    startup.check_cluster()
+    check_cluster()
     with _store_failures():
         run = _open(config)
         with lock.hold(run.output, config.if_locked) as held:
@@ -192,7 +89,7 @@ def segment(config: SegmentConfig) -> int:
             if summary and not len(missing) and _finished(run, manifest, summary):
                 left_out = skipped_words(inputs.skipped)
                 told = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
-                print(f"segment: {told} stands")
+                print(f"segment: {told} is up to date")
                 return _exit_code(config, summary)
             summary = _complete(run, manifest, held, listing_s, missing)
             summary["skipped"] = dict(inputs.skipped.most_common())
@@ -211,7 +108,7 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
-    runtime.check_device(config.device)
+    check_device(config.device)
     output = open_store(config.output, config.store_patience)
     with named("--input"):
         source = open_source(config.input, config.store_patience, config.anonymous, config.column)
@@ -223,18 +120,8 @@ def _open(config: SegmentConfig) -> Run:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
-    settings = {
-        "--input": source.uri(),
-        "--checkpoint": loaded.sha256,
-        "--format": config.format,
-        "--measure": config.measure,
-        "--probabilities": config.probabilities,
-        "--flips": config.flips or loaded.card.flips,
-        "--max-megapixels": config.max_megapixels,
-        "--include": list(config.include),
-        "--exclude": list(config.exclude),
-    }
-    run = Run(config, source, output, weights, loaded, settings)
+    started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta)
+    run = Run(config, source, output, weights, loaded, started)
     _refuse_changed(run)
     return run
 
@@ -257,11 +144,9 @@ def _inputs(run: Run, held: Lock) -> Inputs:
 
 
 def _refuse_changed(run: Run) -> None:
-    """Raise UserError where the output was begun with something else."""
-    before = read_settings(run.output, "--input", "--checkpoint")
-    if before:
-        before = NEWER_FLAGS | before
-    refuse_changed(run.config.output, before, run.settings)
+    """Raise UserError where the output was started with something else."""
+    if before := read_started(run.output):
+        run.started.refuse_changed(run.config.output, before)
 
 
 def _complete(
@@ -273,19 +158,19 @@ def _complete(
     parts = read_parts(output, partial(drop_part, output))
     todo = plan_todo(manifest, parts, run.config.retry_rejected, missing)
     held.progress = todo.progress(Counter(), None)
-    course = dict.fromkeys(COURSE)
+    trace = dict.fromkeys(TRACE)
     if todo.num_rows:
-        with runtime.ray_session():
-            course = _segment_all(run, manifest, todo, held, listing_s)
+        with ray_session():
+            trace = _segment_all(run, manifest, todo, held, listing_s)
     else:
         manifest.write(output)
     held.check()
     output.delete(SUMMARY)  # its results are about to change
     return compact(output, manifest) | {
         "done_before": todo.num_done,
-        **course,
+        **trace,
         "model": asdict(run.checkpoint.card)
-        | {"flips": run.settings["--flips"], "sha256": run.checkpoint.sha256},
+        | {"flips": num_scores(run.started.tta), "sha256": run.checkpoint.sha256},
         "inputs_digest": manifest.digest,
     }
 
@@ -311,16 +196,16 @@ def _find_missing(run: Run, manifest: Manifest) -> Ids:
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
     left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
     left += skipped_words(summary["skipped"])
-    course = f"{summary['seconds']:.0f} s"
+    told = f"{summary['seconds']:.0f} s"
     if rate := summary["images_per_second"]:
-        course += f", {rate:.1f} images/s ({summary['engine']['name']}), "
-        course += f"bottleneck: {summary['bottleneck']}"
+        told += f", {rate:.1f} images/s ({summary['engine']['name']}), "
+        told += f"bottleneck: {summary['bottleneck']}"
     made, reference = Counter(summary["masks_by_engine"]), REFERENCE.name
     wanted = (summary["engine"] or {}).get("name", reference)  # of this run, if it did anything
     if made[reference] and {wanted, *made} != {reference}:
-        course += f", {made[reference]} masks by the reference engine ({reference})"
+        told += f", {made[reference]} masks by the reference engine ({reference})"
     return (
-        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{course}; "
+        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{told}; "
         f"see {output.uri(REPORT)}"
     )
 
@@ -331,11 +216,11 @@ def _store_failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = runtime.own_error(error)
+        cause = own_error(error)
         if isinstance(cause, OSError) and must_change(cause):
             raise UserError(f"{cause}, check the path and who may use it") from error
         if isinstance(cause, OSError):
-            raise Unfinished(f"{cause}; run the same command again to go on") from error
+            raise Unfinished(f"{cause}; run the same command again to resume") from error
         if cause is None:
             raise
         raise cause from error
@@ -352,26 +237,27 @@ def _segment_all(
     """Run the pipeline, showing progress -> what the summary says of its course."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
-    device = runtime.choose_device(run.config.device)
-    begun, matched, chosen, known = _choose_engine(run, device)
-    if problem := engine.trial_of(known, begun).problem:
-        told = f"{begun.name}, with which {run.config.output} was begun, does not run here"
-        progress.show(f"{told} ({problem}): {chosen.engine.name} takes its place", always=True)
-    before = read_settings(run.output)
-    if before and before.get(FOUND, 1) != PIXELS:
-        told = f"{run.config.output} was begun with a release that finds fields otherwise"
+    device = choose_device(run.config.device)
+    first, matched, chosen, known = _choose_engine(run, device)
+    place = run.config.output
+    if problem := engine.trial_of(known, first).problem:
+        told = f"{first.name}, with which {place} was started, does not run here ({problem})"
+        progress.show(f"{told}: {chosen.engine.name} takes its place", always=True)
+    before = read_started(run.output)
+    if before and before.fields_of != PIXELS:
+        told = f"{place} was started with a release that finds fields otherwise"
         progress.show(f"{told}: masks that are done stay as they are", always=True)
     manifest.write(run.output)  # nothing is refused any more
-    settings = run.settings | {f"--{name}": getattr(begun, name) for name in ENGINE_FLAGS}
-    kept = {MATCHED: matched, FOUND: PIXELS}
-    write_json(run.output, SETTINGS, settings | kept)
+    started = replace(run.started, engine=first, matched=matched, fields_of=PIXELS)
+    write_json(run.output, SETTINGS, started.to_json())
     run.output.delete(SUMMARY)  # it is not finished any more
-    workers = runtime.model_workers(device, run.config.workers)
-    groups = Groups(todo, group_rows(todo.num_rows, workers, run.config.batch_size))
+    workers = model_workers(device, run.config.workers)
+    groups = Groups(todo, group_rows(todo.num_rows, workers, run.config.group_size))
     workers = min(workers, groups.num_groups)
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), Gauges()
     why_open = ""
-    done = pipeline(replace(run, settings=settings), groups, chosen, device, workers)
+    job = SegmentJob(run.source, run.output, run.checkpoint.card, started, chosen.matches)
+    done = pipeline(groups, job, run.weights, chosen.engine, device, workers, run.config.batch_size)
     for batch in done.iter_batches(batch_size=None):
         held.check()
         for n in range(len(batch["finished"])):
@@ -401,107 +287,17 @@ def _segment_all(
 
 
 def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Trial]]:
-    """The engine that the output was begun with, whether it matches the reference, how the network
-    is run now, and all that was considered.
+    """The engine that the output was started with, whether it matches the reference, how the
+    network is run now, and all that was considered.
 
     What the flags leave open is chosen for a new output, and stays as it was for another. Raises
     UserError where that does not run here and nothing can take its place.
     """
-    before = read_settings(run.output, "--input", "--checkpoint")
-    flags = run.config.compile, run.config.precision
-    known = runtime.on_network_node(engine.find_trials, run.weights, device)
-    if not all(f"--{name}" in before for name in ENGINE_FLAGS):
+    before = read_started(run.output)
+    flags = run.config.backend, run.config.precision
+    known = on_network_node(engine.find_trials, run.weights, device)
+    if before is None or before.engine is None:
         chosen = engine.select(known, *flags)
-        return chosen.engine, chosen.true, chosen, known
-    begun = Engine(*(before[f"--{name}"] for name in ENGINE_FLAGS))
-    matched = before.get(MATCHED, True)  # else a flag named it
-    return begun, matched, engine.resume(known, begun, matched, *flags), known
-
-
-def pipeline(run: Run, groups: Groups, chosen: Trial, device: str, workers: int) -> Dataset:
-    """Groups of inputs -> rows as Group.commit makes them, one for each committed group."""
-    listed = groups.dataset()  # page, rows; a block is one group: what is committed, or done again
-    job, weights = replace(_job(run), reference_allowed=chosen.true), run.weights
-    if device == "cpu":
-        # One process does all three: handing pixels from process to process costs a CPU as much
-        # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
-        light = chosen.compile == "on"
-        return runtime.network_stage(
-            listed, Segmenter, (job, weights, chosen.engine), device, workers, light
-        )
-    tasks = runtime.data_stage()
-    loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    arguments = weights, chosen.precision, job.flips, job.measure != "none"
-    scores = runtime.network_stage(loaded, Scoring, arguments, device, workers)
-    return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed
-
-
-def _job(run: Run) -> SegmentJob:
-    card = run.checkpoint.card
-    of_masks = {
-        flag: value
-        for flag, value in run.settings.items()
-        if flag not in OF_ROWS and (flag, value) != ("--flips", 1)  # as it was without the flag
-    }
-    settings = json.dumps(of_masks | {FOUND: PIXELS}, sort_keys=True).encode()
-    return SegmentJob(
-        run.source,
-        run.output,
-        card.model,
-        card.diameter,
-        card.threshold,
-        run.checkpoint.sha256,
-        hashlib.sha256(settings).hexdigest()[:16],
-        run.config.format,
-        run.config.max_megapixels,
-        run.config.measure,
-        run.config.probabilities,
-        run.settings["--flips"],
-    )
-
-
-class Groups(Datasource):
-    """Rows `page, rows`: at most `group_rows` inputs each; a task for each page of the manifest."""
-
-    def __init__(self, todo: Todo, group_rows: int) -> None:
-        self.todo, self.group_rows = todo, group_rows
-
-    @property
-    def num_groups(self) -> int:
-        return sum(-(-len(rows) // self.group_rows) for _, rows in self.todo.pages)
-
-    def dataset(self) -> Dataset:
-        """A block for each group."""
-        if self.num_groups <= FEW_GROUPS:
-            groups = [group for page in self.todo.pages for group in _cut(*page, self.group_rows)]
-            return ray.data.from_items(groups, override_num_blocks=len(groups))
-        read = ray.data.read_datasource(
-            self, num_cpus=runtime.DATA_CPUS, override_num_blocks=len(self.todo.pages)
-        )
-        return runtime.one_row_blocks(read)
-
-    def estimate_inmemory_data_size(self) -> int:
-        return 0
-
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        return [
-            ReadTask(
-                partial(_blocks, page, rows, self.group_rows),
-                BlockMetadata(
-                    -(-len(rows) // self.group_rows),
-                    size_bytes=rows.nbytes,
-                    input_files=None,
-                    exec_stats=None,
-                ),
-            )
-            for page, rows in self.todo.pages
-        ]
-
-
-def _cut(page: str, rows: npt.NDArray[np.int32], group_rows: int) -> list[dict[str, Any]]:
-    starts = range(0, len(rows), group_rows)
-    return [{"page": page, "rows": rows[at : at + group_rows].tolist()} for at in starts]
-
-
-def _blocks(page: str, rows: npt.NDArray[np.int32], group_rows: int) -> list[pa.Table]:
-    return [pa.Table.from_pylist(_cut(page, rows, group_rows))]
+        return chosen.engine, chosen.matches, chosen, known
+    chosen = engine.resume(known, before.engine, before.matched, *flags)
+    return before.engine, before.matched, chosen, known

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 PATIENCE_S = 600.0  # seconds for which a store that does not answer is tried again
-PREFLIGHT_S = 8.0  # seconds of patience before anything was begun; four requests end within 30 s
+PREFLIGHT_S = 8.0  # seconds of patience before anything was started; four requests end within 30 s
 TIMED = re.compile(r"bytes=[0-9]+,modified=\S+")
 
 

@@ -209,7 +209,8 @@ def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
     end = time.monotonic() + SILENCE_S
     while not here and time.monotonic() < end:
         print(
-            f"waiting whether {describe(holder)} still writes to {output.uri()}",
+            f"{output.uri()}: locked by {describe(holder)}, waiting up to {SILENCE_S:.0f} s "
+            "for its heartbeat",
             file=sys.stderr,
             flush=True,
         )
@@ -224,7 +225,7 @@ def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
 
 
 def _refuse(output: Store, holder: dict[str, Any], if_locked: str) -> NoReturn:
-    told = f"{output.uri()}: {describe(holder)} is writing there"
+    told = f"{output.uri()}: locked by {describe(holder)}"
     if if_locked == "skip":
         raise Skipped(f"skipped, {told}")
     raise UserError(f"{told}, wait for it or choose another --output")
@@ -238,7 +239,7 @@ def describe(holder: dict[str, Any]) -> str:
 
 
 def is_silent(holder: dict[str, Any]) -> bool:
-    """Whether nobody stands behind a lock any more, as far as one look can tell."""
+    """Whether nobody holds a lock any more, as far as one look can tell."""
     return not holder or _dead(holder) or time.time() - holder["beat"] > SILENCE_S
 
 

@@ -290,7 +290,7 @@ def _versions(bytes: int, answer: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def _told(store: S3Store) -> Iterator[None]:
-    """Whatever fails before anything was begun is for the user to mend."""
+    """Whatever fails before anything was started is for the user to mend."""
     try:
         yield
     except StoreDown as error:

@@ -12,13 +12,13 @@ from segpipe.storage.files import (
 
 SETTINGS = "_segpipe/settings.json"
 REMEDY = (
-    "or of another verb; it says what was begun here: put it back from a copy, or choose another "
+    "or of another verb; it says what was started here: put it back from a copy, or choose another "
     "--output"
 )
 
 
 def read_settings(output: Store, *flags: str) -> dict[str, Any]:
-    """What an output was begun with, by flag; {} where nothing was begun.
+    """What an output was started with, by flag; {} where nothing was started.
 
     Raises Damaged where one of these flags is not told, which this verb has always written.
     """
@@ -26,9 +26,9 @@ def read_settings(output: Store, *flags: str) -> dict[str, Any]:
 
 
 def refuse_changed(place: str, before: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise UserError where an output was begun with other settings; both by flag."""
+    """Raise UserError where an output was started with other settings; both by flag."""
     for flag, value in settings.items():
         if before.get(flag, value) != value:
             given = f"without {flag}" if value is None else f"{flag} {value}"
-            begun = "without it" if before[flag] is None else f"with {before[flag]}"
-            raise UserError(f"{given}: {place} was begun {begun}, choose another --output")
+            started = "without it" if before[flag] is None else f"with {before[flag]}"
+            raise UserError(f"{given}: {place} was started {started}, choose another --output")

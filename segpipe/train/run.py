@@ -21,7 +21,17 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segpipe import labels
-from segpipe.cluster import runtime, startup
+from segpipe.cluster.join import check_cluster
+from segpipe.cluster.nodes import (
+    await_resources,
+    check_device,
+    choose_device,
+    cpus_per_worker,
+    elastic_cpus,
+)
+from segpipe.cluster.quiet import handler_kept
+from segpipe.cluster.session import ray_session
+from segpipe.cluster.workers import cluster_model_env
 from segpipe.data import survey
 from segpipe.data.crops import AUGMENTATIONS, PLACES
 from segpipe.data.globs import Reading
@@ -37,7 +47,6 @@ from segpipe.flags import (
     flag,
 )
 from segpipe.models import engine
-from segpipe.models.flips import FLIPS
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
@@ -66,7 +75,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "place": PLACES,
     "augmentation": tuple(AUGMENTATIONS),
     "loss": LOSSES,
-    "flips": FLIPS,
+    "flips": (1, 4),
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "compile": ("auto", "on", "off"),
@@ -231,8 +240,8 @@ class TrainConfig:
 def train(config: TrainConfig) -> None:
     """Run or resume the training that `config` describes."""
     config.check()
-    runtime.check_device(config.device)
-    startup.check_cluster()
+    check_device(config.device)
+    check_cluster()
     data = open_store(config.data, anonymous=config.anonymous)
     output = open_store(config.output)
     with named("--data"):
@@ -272,15 +281,15 @@ def train(config: TrainConfig) -> None:
             f"--batch-size {config.batch_size}: more than the {num_crops} crops of an epoch, "
             "lower it"
         )
-    with lock.hold(output, config.if_locked) as held, runtime.ray_session():
+    with lock.hold(output, config.if_locked) as held, ray_session():
         held.check()
         before = _begun_with(data, output, settings, labelled)  # another run may have ended since
         output.sweep()
-        device = runtime.choose_device(config.device)
+        device = choose_device(config.device)
         if config.compile == "on" and (problem := config.compiled_problem(device)):
             raise UserError(f"--compile on: {problem}; use --compile auto")
         resources = _resources(config, device)
-        runtime.await_resources(resources, config.fewest_workers, config.resource_wait)
+        await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)
         job = job_of(config, data, labelled, looks, held.claim(), device, before.get(DIAMETER))
         held.check()
@@ -296,11 +305,7 @@ def train(config: TrainConfig) -> None:
 
 def _resources(config: TrainConfig, device: str) -> dict[str, float]:
     """Of one worker."""
-    cpus = (
-        runtime.elastic_cpus()
-        if config.elastic
-        else runtime.cpus_per_worker(config.most_workers, device)
-    )
+    cpus = elastic_cpus() if config.elastic else cpus_per_worker(config.most_workers, device)
     return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
@@ -438,7 +443,7 @@ def _fit(
             name="segpipe",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env=runtime.cluster_model_env(),  # type: ignore[call-arg]
+            worker_runtime_env=cluster_model_env(),  # type: ignore[call-arg]
         ),
         datasets=datasets,
         dataset_config=stream.TrainingData(plan, job.output),
@@ -447,7 +452,7 @@ def _fit(
     watcher = threading.Thread(target=_watch, args=(board, stop, job), daemon=True)
     watcher.start()
     try:
-        with startup.handler_kept(signal.SIGINT):
+        with handler_kept(signal.SIGINT):
             trainer.fit()
     except SystemExit as stopped:  # by Ray Train's own handler of Ctrl-C, which ends the workers
         raise KeyboardInterrupt from stopped

@@ -18,7 +18,9 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
-from segpipe.cluster.runtime import DATA_CPUS, NICE, SlowPace, data_stage
+from segpipe.cluster.nodes import DATA_CPUS
+from segpipe.cluster.throttle import NICE, BackgroundThrottle
+from segpipe.cluster.workers import data_stage
 from segpipe.data.layouts import Example
 from segpipe.storage import Store
 from segpipe.train import crop_plan, states
@@ -140,7 +142,7 @@ class TrainingData(DataConfig):
                 object_store_memory=AHEAD * world_size * block_bytes
             ),
         )
-        dataset.context.custom_execution_callback_classes = [SlowPace]
+        dataset.context.custom_execution_callback_classes = [BackgroundThrottle]
         return dataset.streaming_split(world_size, equal=False)
 
 

@@ -28,10 +28,10 @@ from segpipe.data.layouts import Example
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, engine, networks, norm
 from segpipe.models.checkpoint import Card
-from segpipe.models.flips import over_flips
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
+from segpipe.models.tta import averaged, tta_of
 from segpipe.storage import Store
 from segpipe.storage.lock import Claim
 from segpipe.train import history, states
@@ -441,7 +441,7 @@ class Trainer:
         self, network: Network, examples: Sequence[Example], flips: int
     ) -> metrics.Counts:
         """On these photographs, at working scale."""
-        scores = over_flips(Predictor(network, str(self.device)).scores, flips, rows=1)
+        scores = averaged(Predictor(network, str(self.device)).scores, tta_of(flips), rows=1)
         counts = np.zeros((2, metrics.BINS), np.int64)
         plan = self.job.plan
         for example in examples[self.rank :: self.world_size]:

@@ -13,7 +13,8 @@ import ray.train.torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 
-from segpipe.cluster import runtime
+from segpipe.cluster.errors import first_line, own_error
+from segpipe.cluster.nodes import worker_threads
 from segpipe.errors import Unfinished, place_of
 from segpipe.train import states
 from segpipe.train.crop_plan import Batch
@@ -33,7 +34,7 @@ def work(loop: dict[str, Any]) -> None:
         trainer = _trainer(loop["job"], board)
         _train(trainer)
     except Exception as error:
-        if own := runtime.own_error(error) or _repeated(error, trainer, board):
+        if own := own_error(error) or _repeated(error, trainer, board):
             ray.get(board.fail.remote(own))
         if not isinstance(error, Diverged):
             raise
@@ -46,7 +47,7 @@ def _trainer(job: TrainJob, board: Any) -> Trainer:
         context.get_world_rank(),
         context.get_world_size(),
         ray.train.torch.get_device(),
-        runtime.worker_threads(context.get_local_world_size()),
+        worker_threads(context.get_local_world_size()),
     )
     trainer = Trainer(job, place, tell=board.post.remote)
     if state := states.newest(job.output):
@@ -76,7 +77,7 @@ def _repeated(error: Exception, trainer: Trainer | None, board: Any) -> Unfinish
         cause = inner
     if isinstance(cause, RayError | dist.DistError) or LOST_PEER.search(str(cause)):
         return None
-    words = f"{type(cause).__name__}: {runtime.first_line(cause)}{place_of(cause)}"
+    words = f"{type(cause).__name__}: {first_line(cause)}{place_of(cause)}"
     step = trainer.step if trainer else -1
     rank = ray.train.get_context().get_world_rank()
     if not ray.get(board.repeated.remote(rank, words, step)):

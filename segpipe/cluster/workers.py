@@ -1,0 +1,156 @@
+"""Stages of Ray Data on workers, and the environment of a worker that runs a network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from segpipe.cluster.join import cluster_address
+from segpipe.cluster.nodes import (
+    DATA_CPUS,
+    Share,
+    cluster_total,
+    cpus_per_worker,
+    node_resources,
+    num_own_cores,
+    plan_workers,
+)
+
+Result = TypeVar("Result")
+ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
+ANSWER_S = 60.0  # seconds for a node to tell where it has a library
+TASK_RETRIES = (
+    20  # deaths of processes or nodes that one group of work survives; Ray's own: endless
+)
+
+
+def model_env(libraries: Iterable[str] = ()) -> dict[str, Any]:
+    """The runtime environment of a process that runs a network, on this node.
+
+    Large activations cost page faults: with jemalloc (Ray's wheel ships it), huge pages and no
+    return of pages, segnet-lite runs 3.2 times faster on a CPU than under glibc (results/LOG.md).
+    `libraries`: where other nodes have it; what a node lacks is passed over there.
+    """
+    found = [path for path in dict.fromkeys([jemalloc(), *libraries]) if path]
+    if not found:
+        return {}
+    decay = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"
+    return {"env_vars": {"LD_PRELOAD": ":".join(found), "MALLOC_CONF": decay}}
+
+
+def jemalloc() -> str:
+    """Where this node's Ray has it, or ''."""
+    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+    return str(library) if library.exists() else ""
+
+
+def cluster_model_env() -> dict[str, Any]:
+    """model_env for processes on any node: each is asked where it has jemalloc.
+
+    One line on stderr names the nodes without an answer.
+    """
+    found = node_resources()
+    if len(found) < 2:
+        return model_env()
+    nodes = [node for node, have in found.items() if have.get("CPU")]  # a head may have none
+    ask = ray.remote(jemalloc)
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        options = ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        asked[options.remote()] = node
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    libraries = {}
+    for one in answered:
+        with suppress(RayError):  # the node died, or has no segpipe
+            libraries[asked[one]] = ray.get(one)
+    if without := [node for node in nodes if not libraries.get(node)]:
+        told = ", ".join(node[:8] for node in without[:3])
+        print(
+            f"segpipe: {len(without)} of {len(nodes)} nodes told of no jemalloc, torch is "
+            f"slower there: {told}",
+            file=sys.stderr,
+        )
+    return model_env(libraries.values())
+
+
+def data_stage(num_blocks: int | None = None) -> dict[str, Any]:
+    """How a stage of tasks without a network is run: at most a process a core, lightly booked.
+
+    Ray Data warns of more processes than the `num_blocks` that there are.
+    """
+    cores = int(cluster_total("CPU"))
+    return {
+        "compute": TaskPoolStrategy(size=max(1, min(cores, num_blocks or cores))),
+        "num_cpus": DATA_CPUS,
+    }
+
+
+def one_row_blocks(dataset: Dataset) -> Dataset:
+    """The same rows, each in a block of its own.
+
+    Ray Data books a whole core for that by default, which never comes free beside the networks,
+    and its public method takes no other number.
+    """
+    single = dataset.repartition(target_num_rows_per_block=1)
+    single._logical_plan.dag.ray_remote_args["num_cpus"] = DATA_CPUS  # type: ignore[attr-defined]
+    return single
+
+
+def on_network_node(function: Callable[..., Result], weights: bytes, device: str) -> Result:
+    """function(weights, device), where the networks run: here, or on a node of the cluster."""
+    if cluster_address() is None and device == "cpu":
+        return function(weights, device)
+    task = ray.remote(function).options(num_cpus=DATA_CPUS, num_gpus=int(device == "cuda"))
+    found: Result = ray.get(task.remote(weights, device), timeout=ACTORS_START_S)
+    return found
+
+
+def network_stage(
+    dataset: Dataset,
+    stage: type,
+    arguments: tuple[Any, ...],
+    device: str,
+    num_workers: int,
+    light: bool = False,
+) -> Dataset:
+    """Blocks of rows through `stage(*arguments, device, num_threads)`, one in each worker.
+
+    A `light` stage runs no torch: it takes a process that Ray has started already.
+    """
+    options: dict[str, Any] = {} if light else {"runtime_env": cluster_model_env()}
+    cpus = cpus_per_worker(num_workers, device)
+    # Ray Data's way for whole blocks on GPUs: map_batches wants a number of rows with those, and
+    # would cut and join groups by it. Nor has that another way yet to bound retries.
+    return dataset.map_batches_internal(
+        _on_its_node(stage, plan_workers(num_workers, cpus, device)),
+        fn_constructor_args=(*arguments, device),
+        batch_size=None,
+        compute=ActorPoolStrategy(size=num_workers),
+        num_cpus=cpus,
+        num_gpus=1 if device == "cuda" else 0,
+        max_task_retries=TASK_RETRIES,
+        **options,
+    )
+
+
+def _on_its_node(stage: type, shares: Mapping[str, Share]) -> type:
+    """The stage, with the threads that the worker's own node has for it as last argument."""
+
+    class OnItsNode(stage):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            node = ray.get_runtime_context().get_node_id()
+            fullest = max(shares.values(), key=lambda share: share.num_workers)
+            share = shares.get(node, fullest)  # the node may have come later
+            super().__init__(*arguments, share.threads(num_own_cores()))
+
+    OnItsNode.__name__ = stage.__name__  # by which Ray lists its actors
+    return OnItsNode

@@ -1,0 +1,111 @@
+"""The flags of `segpipe segment`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segpipe.errors import UserError
+from segpipe.flags import (
+    DEVICES,
+    check_above_0,
+    check_anonymous,
+    check_at_least,
+    check_choices,
+    check_globs,
+)
+from segpipe.models import engine
+from segpipe.models.tta import TTA
+from segpipe.segment.lists import COLUMN, LISTS, split_column
+from segpipe.storage import PATIENCE_S, check_places, lock
+
+FORMATS = ("png", "parquet", "both")
+MEASURES = ("none", "full")
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Segment every photograph of a folder or an S3 prefix.
+
+    Run it again with the same --output to resume where it stopped.
+    """
+
+    input: str
+    """Folder, s3://bucket/prefix, a single photograph, or a .csv or .parquet list of files in its
+    column `path`."""
+    output: str
+    """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
+    checkpoint: str | None = None
+    """Checkpoint file, or the name of a shipped one; the shipped default without."""
+    workers: int | None = None
+    """Processes that run the network; one a core or GPU without. May change when resumed."""
+    group_size: int = 64
+    """Photographs that are read, segmented and committed together. May change when resumed."""
+    batch_size: int | None = None
+    """Photographs that the network takes at once on a GPU, 16 without; on CPUs it takes one.
+    May change when resumed."""
+    format: str = "png"
+    """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
+    measure: str = "none"
+    """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
+    probabilities: bool = False
+    """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
+    tta: str | None = None
+    """Test-time augmentation: none, or flip4, which averages the scores of four mirror images in
+    four times the network's time; without, as the checkpoint was made for."""
+    max_rejected: float = 0.05
+    """Share of rejected inputs above which the exit code is 1."""
+    max_megapixels: float = 200.0
+    """Photographs with more pixels (in millions) are rejected before they are decoded."""
+    retry_rejected: bool = False
+    """Do the rejected inputs of an earlier run once more."""
+    repair: bool = False
+    """Make again what was deleted since: masks, probabilities, and rows."""
+    include: tuple[str, ...] = ()
+    """Take only photographs whose key matches one of these globs (* matches / as well)."""
+    exclude: tuple[str, ...] = ()
+    """Leave out photographs whose key matches one of these globs."""
+    column: str = COLUMN
+    """Column of a list that names its files, such as image; or a path with it in braces, such as
+    train/{image}.jpeg."""
+    anonymous: bool = False
+    """Read --input without S3 credentials: a public bucket. May change when resumed."""
+    store_patience: float = PATIENCE_S
+    """Seconds for which a store that fails is tried again before the run ends. May change."""
+    limit: int | None = None
+    """Take only the first so many photographs of the listing."""
+    precision: str = "auto"
+    """Of the network: fp32, bf16, or auto: the quickest that matches the reference, fp32."""
+    backend: str = "auto"
+    """What runs the network: native, its own loop in C++ on CPUs; torch; or auto: the quickest that
+    matches the reference. May change when resumed, as --precision, where masks stay the same."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu or gpu."""
+    if_locked: str = "fail"
+    """Where another run holds --output: fail (exit code 2), or skip: write nothing, exit code 0."""
+    report_images: str = "on"
+    """Keys and overlays in the report: on, or off where they may identify patients."""
+
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "input", "output", "checkpoint")
+        check_globs(self, "include", "exclude")
+        check_at_least(self, 1, "workers", "group_size", "batch_size", "limit")
+        check_at_least(self, 0, "store_patience")
+        check_above_0(self, "max_megapixels")
+        choices = {
+            "format": FORMATS,
+            "measure": MEASURES,
+            "report_images": ("on", "off"),
+            "if_locked": lock.IF_LOCKED,
+            "backend": engine.BACKENDS,
+            "precision": engine.PRECISION,
+            "tta": TTA,
+            "device": DEVICES,
+        }
+        check_choices(self, choices)
+        check_anonymous(self.anonymous, "--input", [self.input], LISTS)
+        split_column(self.column)
+        if self.column != COLUMN and not self.input.lower().endswith(LISTS):
+            raise UserError(f"--column {self.column}: --input is no list, leave it out")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")

@@ -1,0 +1,26 @@
+"""What the stages of a run need to know, in every process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segpipe.data.fitting import PIXELS
+from segpipe.models.checkpoint import Card
+from segpipe.segment.started import Started
+from segpipe.storage import Source, Store
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    source: Source
+    output: Store
+    card: Card
+    """Of the checkpoint."""
+    started: Started
+    reference_allowed: bool = True
+    """Whether a worker that cannot run the engine uses the reference."""
+
+    @property
+    def settings(self) -> str:
+        """Hash of all that the masks of this run depend on."""
+        return self.started.mask_hash(fields_of=PIXELS)

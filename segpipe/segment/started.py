@@ -1,0 +1,134 @@
+"""What an output of `segpipe segment` was started with: all that its masks and rows depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from segpipe.models.engine import Engine
+from segpipe.models.tta import num_scores, tta_of
+from segpipe.segment.config import SegmentConfig
+from segpipe.storage import Store
+from segpipe.storage.files import damaged_file
+from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_changed
+
+BACKENDS = {"native": "on", "torch": "off"}  # as --compile was called in files
+MATCHED = "engine matches the reference"
+FOUND = "fields are found as of"
+ROW_FLAGS = ("--measure", "--probabilities")  # what no mask depends on
+
+
+@dataclass(frozen=True)
+class Started:
+    """Written to `_segpipe/settings.json`, which keeps the keys that 0.1.0 gave it."""
+
+    input: str
+    """URI of the photographs."""
+    checkpoint: str
+    """sha256 of the checkpoint's file."""
+    format: str
+    measure: str
+    probabilities: bool
+    tta: str
+    max_megapixels: float
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    engine: Engine | None = None
+    """With which the first masks are made; None until it is chosen."""
+    matched: bool = True
+    """Whether that engine matches the reference; else a flag named it."""
+    fields_of: int = 1
+    """Which way of finding fields of view (decoder.PIXELS) its masks began with."""
+
+    @classmethod
+    def of(cls, config: SegmentConfig, input: str, checkpoint: str, tta: str) -> Started:
+        """What these flags start; `tta` where none is named."""
+        return cls(
+            input,
+            checkpoint,
+            config.format,
+            config.measure,
+            config.probabilities,
+            config.tta or tta,
+            config.max_megapixels,
+            config.include,
+            config.exclude,
+        )
+
+    def refuse_changed(self, place: str, before: Started) -> None:
+        """Raise UserError where an output was started with something else; the engine aside."""
+        refuse_changed(place, before._by_flag(), self._by_flag())
+
+    def _by_flag(self) -> dict[str, Any]:
+        """As the command line names them."""
+        return {
+            "--input": self.input,
+            "--checkpoint": self.checkpoint,
+            "--format": self.format,
+            "--measure": self.measure,
+            "--probabilities": self.probabilities,
+            "--tta": self.tta,
+            "--max-megapixels": self.max_megapixels,
+            "--include": list(self.include),
+            "--exclude": list(self.exclude),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        told = self._by_flag()
+        told["--flips"] = num_scores(told.pop("--tta"))
+        if self.engine is not None:
+            told["--compile"] = BACKENDS[self.engine.backend]
+            told["--precision"] = self.engine.precision
+        return told | {MATCHED: self.matched, FOUND: self.fields_of}
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Started:
+        """Raises KeyError, TypeError or ValueError for what no release wrote.
+
+        What is missing came with a later release: it is as it was without.
+        """
+        backends = {word: name for name, word in BACKENDS.items()}
+        engine = None
+        if "--compile" in told:
+            engine = Engine(backends[told["--compile"]], str(told["--precision"]))
+        return cls(
+            input=str(told["--input"]),
+            checkpoint=str(told["--checkpoint"]),
+            format=str(told["--format"]),
+            measure=str(told.get("--measure", "none")),
+            probabilities=bool(told.get("--probabilities", False)),
+            tta=tta_of(told.get("--flips", 1)),
+            max_megapixels=float(told["--max-megapixels"]),
+            include=tuple(told["--include"]),
+            exclude=tuple(told["--exclude"]),
+            engine=engine,
+            matched=bool(told.get(MATCHED, True)),
+            fields_of=int(told.get(FOUND, 1)),
+        )
+
+    def mask_hash(self, fields_of: int) -> str:
+        """For the column `settings`: 16 digits of a hash of all that a mask depends on, where its
+        field was found the way of `fields_of`.
+        """
+        told = replace(self, fields_of=fields_of).to_json()
+        for key in (*ROW_FLAGS, MATCHED):
+            del told[key]
+        if told["--flips"] == 1:  # as it was before there was that flag
+            del told["--flips"]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_started(output: Store) -> Started | None:
+    """What an output was started with; None where nothing was.
+
+    Raises Damaged for a file that tells something else, as that of another verb.
+    """
+    told = read_settings(output, "--input", "--checkpoint")
+    if not told:
+        return None
+    try:
+        return Started.from_json(told)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_file(output, SETTINGS, REMEDY) from error

@@ -1,0 +1,94 @@
+"""Ray for one verb ends with it, and writes nothing of its own.
+
+Run: pytest tests/test_session.py (with -m cluster those that start Ray)
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import ray
+from processes import command_of, family, running, wait_until
+from ray._private import worker as worker_module
+
+from segpipe.cluster.quiet import silent_listener
+
+PRINT = worker_module.print_to_stdstream  # Ray's own, also while another test's Ray is silent
+
+SEGMENT = ["-m", "segpipe", "segment", "--tta", "none", "--backend", "torch", "--precision", "fp32"]
+SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)],
+)
+def test_a_signal_while_ray_starts_ends_as_later(number, code, labelled, tmp_path):
+    with running(*SEGMENT, labelled / "test/images", "--output", tmp_path) as job:
+        pids: list[int] = []
+
+        def starting() -> bool:
+            assert job.runs(), job.told()
+            pids[:] = family(job.process.pid)
+            return any("gcs_server" in command_of(pid) for pid in pids)
+
+        wait_until(starting, "start of Ray")
+        job.process.send_signal(number)
+        assert job.wait() == code, job.told()
+        lines = job.told().splitlines()
+        wait_until(lambda: not any(map(command_of, pids)), "end of what Ray started")
+    assert lines == ["segpipe segment: stopped, run the same command again to resume"]
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(
+    monkeypatch, capsys, silent
+):
+    """That thread itself, with one message and then a connection that is gone."""
+    monkeypatch.setattr(worker_module, "print_to_stdstream", PRINT)
+    messages = iter([{"job_id": None, "error_message": "Raylet is terminated."}])
+
+    def poll() -> tuple[None, dict]:
+        for message in messages:
+            return None, message
+        raise ConnectionError
+
+    subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
+    job = SimpleNamespace(binary=lambda: b"")
+    worker = SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=job)
+    with silent_listener() if silent else nullcontext():
+        worker_module.listen_error_messages(worker, threading.Event())
+    assert ("Raylet is terminated." in capsys.readouterr().out) == (not silent)
+
+
+LEFT = """
+import threading, time, ray
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from segpipe.cluster.session import ray_session
+
+def later_ones_hang(batch):
+    time.sleep(3600 * (int(batch["id"][0]) > 3))
+    return batch
+
+with ray_session():
+    stage = ray.data.range(6, override_num_blocks=6).map_batches(later_ones_hang, num_cpus=0.1)
+    left = iter(stage.iter_batches(batch_size=None))
+    next(left)
+    print(sum(isinstance(thread, StreamingExecutor) for thread in threading.enumerate()))
+print(sum(isinstance(thread, StreamingExecutor) for thread in threading.enumerate()))
+"""
+
+
+def test_what_is_left_half_way_stops_before_ray_does(ray_cluster):
+    """Else its loop asks a Ray that is gone, which can abort the process."""
+    env = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    words = [sys.executable, "-c", LEFT]
+    told = subprocess.run(words, env=env, check=False, capture_output=True, timeout=120)
+    assert told.returncode == 0, told.stderr.decode()
+    assert told.stdout.split() == [b"1", b"0"]
