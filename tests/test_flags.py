@@ -155,8 +155,6 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "put_price": AMOUNT,
         "get_price": AMOUNT,
         "node_hours": SIZE,
-        "spread": AMOUNT,
-        "seed": SEED,
         "output": ["", " ", "nowhere/plan.json", "s3://bucket/plan.json"],
     },
     "models": {"json": SWITCH},
