@@ -19,22 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT, drive, facts, history_of, minutes_of, run, write
+from readme import FIGURES, cells
 
 from segpipe.models import checkpoint, engine
+from segpipe.models.tta import num_scores, tta_of
 
 FOLDER = ROOT / "results" / "networks"
 WEIGHTS = ROOT / "segpipe" / "models" / "weights"
 SETS = {"DRIVE": "DRIVE test", "STARE": "STARE"}
-FLIPS = {1: "", 4: "-flips-4"}  # averaged, and how the file's name ends
-FIGURES = {
-    "auc": "AUC",
-    "average_precision": "AP",
-    "dice": "Dice",
-    "mcc": "MCC",
-    "sensitivity": "Sens",
-    "specificity": "Spec",
-    "accuracy": "Acc",
-}
+TTA = {"none": "", "flip4": "-flips-4"}  # and how the file's name ends
 TERMS = "Apache-2.0, as segpipe. They hold no photograph of a data set."
 
 
@@ -46,11 +39,11 @@ def add(name: str, trained: Path, command: str) -> None:
     for data_set in SETS:
         output = ROOT / "runs" / "networks" / name / data_set
         found = [] if data_set == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
-        for flips, kept in FLIPS.items():
+        for tta, kept in TTA.items():
             words = ["-m", "jobs.evaluate", "--data", drive().parent / data_set, *found]
-            words += ["--output", output / str(flips), "--flips", flips, "--checkpoint", weights]
+            words += ["--output", output / tta, "--tta", tta, "--checkpoint", weights]
             run(words)
-            shutil.copy(output / str(flips) / "metrics.json", folder / f"{data_set}{kept}.json")
+            shutil.copy(output / tta / "metrics.json", folder / f"{data_set}{kept}.json")
     shutil.copy(trained / "history.csv", folder / "history.csv")
     minutes = minutes_of(history_of(trained))
     data = weights.read_bytes()
@@ -80,15 +73,15 @@ def ship(name: str) -> None:
     data = (ROOT / told["weights"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == told["sha256"]
     (WEIGHTS / f"{name}.safetensors").write_bytes(data)
-    flips = FLIPS[told["flips"]]
+    tta = tta_of(told["flips"])
     about = {
         "sha256": told["sha256"],
         "parameters": told["parameters"],
         "accuracy": {
-            title: {key: round(_pooled(name, data_set, flips)[key], 4) for key in FIGURES}
+            title: {key: round(_pooled(name, data_set, TTA[tta])[key], 4) for key in FIGURES}
             for data_set, title in SETS.items()
         },
-        "speed": f"{told['flips'] * told['ms_per_canvas']:.0f} ms a photograph on one core ("
+        "speed": f"{num_scores(tta) * told['ms_per_canvas']:.0f} ms a photograph on one core ("
         f"{told['engine']}; "
         + ", ".join(line.partition(": ")[2] for line in told["facts"] if "machine" in line)
         + ")",
@@ -115,17 +108,15 @@ def table() -> None:
             "|---|---|" + "---|" * len(FIGURES),
         ]
         for name in names:
-            usual = rows[name]["flips"]
-            for flips in sorted(FLIPS, key=lambda flips: flips != usual):
-                found = _pooled(name, data, FLIPS[flips])
-                figures = " | ".join(f"{found[key]:.4f}" for key in FIGURES)
-                told = name if flips == usual else f"{name}, `--flips {flips}`"
+            usual = tta_of(rows[name]["flips"])
+            for tta in sorted(TTA, key=lambda tta: tta != usual):
+                figures = " | ".join(cells(_pooled(name, data, TTA[tta])))
+                told = name if tta == usual else f"{name}, `--tta {tta}`"
                 lines.append(f"| {told} | {rows[name]['parameters']:,} | {figures} |")
         second = json.loads((FOLDER / names[0] / f"{data}.json").read_text())["second_observer"]
-        figures = " | ".join(f"{second[key]:.4f}" if key in second else "–" for key in FIGURES)
-        lines += [f"| second human observer | – | {figures} |", ""]
+        lines += [f"| second human observer | – | {' | '.join(cells(second))} |", ""]
     lines += [
-        "| | training, minutes | ms a canvas, one core | eager fp32, ms | command |",
+        "| | training, minutes | ms a canvas, one core | torch fp32, ms | command |",
         "|---|---|---|---|---|",
     ]
     for name, told in rows.items():
