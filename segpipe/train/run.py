@@ -20,7 +20,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segpipe import labels
+from segpipe import labels, ray_compat
 from segpipe.cluster.join import check_cluster
 from segpipe.cluster.nodes import (
     await_resources,
@@ -436,7 +436,7 @@ def _fit(
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if config.elastic else most,  # type: ignore[arg-type]
-            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
+            **ray_compat.resize_check(RESIZE_S),
             use_gpu=job.device == "cuda",
             resources_per_worker=resources,
         ),
@@ -444,7 +444,7 @@ def _fit(
             name="segpipe",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env=cluster_model_env(),  # type: ignore[call-arg]
+            **ray_compat.worker_env(cluster_model_env()),
         ),
         datasets=datasets,
         dataset_config=stream.TrainingData(plan, job.output),

@@ -16,8 +16,8 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig
 
+from segpipe import ray_compat
 from segpipe.cluster.nodes import DATA_CPUS
 from segpipe.cluster.throttle import NICE, BackgroundThrottle
 from segpipe.cluster.workers import data_stage
@@ -106,7 +106,7 @@ def _photographs(examples: Sequence[Example], load: Callable[..., Batch]) -> Dat
     return rows.map(load_row, **data_stage(len(examples)))
 
 
-class TrainingData(DataConfig):
+class TrainingData(ray_compat.DataConfig):
     """Tells Ray Train how its workers are fed: the crop stream from the step to go on at.
 
     Ray Train asks at every start of a group of workers, so a restarted group, also one of another
@@ -142,7 +142,7 @@ class TrainingData(DataConfig):
                 object_store_memory=AHEAD * world_size * block_bytes
             ),
         )
-        dataset.context.custom_execution_callback_classes = [BackgroundThrottle]
+        ray_compat.set_callback(dataset, BackgroundThrottle)
         return dataset.streaming_split(world_size, equal=False)
 
 

@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from segpipe import __version__, metrics, plots
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
@@ -32,6 +31,7 @@ from segpipe.models.flips import over_flips
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
+from segpipe.models.torch_compat import data_parallel
 from segpipe.storage import Store
 from segpipe.storage.lock import Claim
 from segpipe.train import history, states
@@ -156,11 +156,7 @@ class Trainer:
             else Loss(network, job.precision, job.loss)
         )
         if self.world_size > 1:
-            self.loss = DistributedDataParallel(
-                self.loss,
-                forward_sync_buffers=False,  # batch norm's statistics are all ranks' already
-                gradient_as_bucket_view=True,
-            )
+            self.loss = data_parallel(self.loss)
         self.optimizer = torch.optim.AdamW(  # without decay it is Adam
             network.parameters(), lr=job.lr, weight_decay=job.weight_decay, fused=True
         )
