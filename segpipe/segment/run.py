@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -58,6 +58,8 @@ from segpipe.storage.files import write_json
 from segpipe.storage.lock import Lock
 from segpipe.storage.places import inside
 from segpipe.storage.settings import SETTINGS, read_settings, refuse_changed
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("png", "parquet", "both")
 MEASURES = ("none", "full")
@@ -190,7 +192,7 @@ def segment(config: SegmentConfig) -> int:
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
             for note in inputs.notes():
-                print(f"segment: note: {note}", file=sys.stderr)
+                logger.info("segment: note: %s", note)
             summary = read_summary(run.output)
             missing = _find_missing(run, manifest) if config.repair else NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):

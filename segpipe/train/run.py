@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import signal
 import statistics
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
@@ -63,6 +63,8 @@ from segpipe.train.crop_plan import CropPlan, scaled_size
 from segpipe.train.history import CURVES, HISTORY, PREDICTIONS
 from segpipe.train.recipes import RECIPES
 from segpipe.train.trainer import HELD_BACK, LAST, MODEL, TEST, TrainJob, finished
+
+logger = logging.getLogger(__name__)
 
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
@@ -255,8 +257,8 @@ def train(config: TrainConfig) -> None:
     labelled = open_labelled(data, reading=Reading.of(config))
     before = _begun_with(data, output, settings, labelled)
     if before and SET not in before:
-        print(f"train: {output.uri()} was begun without a list of its set's files", file=sys.stderr)
-    state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
+        logger.warning("train: %s was begun without a list of its set's files", output.uri())
+    state = states.newest(output, lambda text: logger.warning("train: warning: %s", text))
     done = state.epoch if state else 0
     if done > config.epochs:
         raise UserError(
