@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -46,6 +46,8 @@ from segpipe.storage.lock import Lock
 from segpipe.storage.places import inside
 from segpipe.storage.settings import SETTINGS
 
+logger = logging.getLogger(__name__)
+
 TRACE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 
 
@@ -83,7 +85,7 @@ def segment(config: SegmentConfig) -> int:
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
             for note in inputs.notes():
-                print(f"segment: note: {note}", file=sys.stderr)
+                logger.info("segment: note: %s", note)
             summary = read_summary(run.output)
             missing = _find_missing(run, manifest) if config.repair else NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):

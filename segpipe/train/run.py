@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
-import sys
 import tempfile
 from typing import Any
 
@@ -12,7 +12,7 @@ import ray
 import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from segpipe import labels
+from segpipe import labels, ray_compat
 from segpipe.cluster.join import check_cluster
 from segpipe.cluster.nodes import (
     await_resources,
@@ -41,6 +41,8 @@ from segpipe.train.results import LAST, MODEL
 from segpipe.train.settings import Started, TrainingSettings
 from segpipe.train.watch import ask, shown, start_board
 
+logger = logging.getLogger(__name__)
+
 UNDER_WAY = "_segpipe/under-way.json"  # while a model there is older than the states, or may be
 MAX_FAILURES = 10  # restarts of the workers before the run gives up
 RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could run
@@ -63,10 +65,8 @@ def train(config: TrainConfig) -> None:
     labelled = open_labelled(data, reading=Reading.of(config))
     before = _started(data, output, settings, labelled)
     if before and before.files is None:
-        print(
-            f"train: {output.uri()} was started without a list of its set's files", file=sys.stderr
-        )
-    state = states.newest(output, lambda text: print(f"train: warning: {text}", file=sys.stderr))
+        logger.warning("train: %s was started without a list of its set's files", output.uri())
+    state = states.newest(output, lambda text: logger.warning("train: warning: %s", text))
     done = state.epoch if state else 0
     if done > config.epochs:
         raise UserError(
@@ -163,7 +163,7 @@ def _fit(config: TrainConfig, job: TrainJob, resources: dict[str, float]) -> Non
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if config.elastic else most,  # type: ignore[arg-type]
-            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
+            **ray_compat.resize_check(RESIZE_S),
             use_gpu=job.device == "cuda",
             resources_per_worker=resources,
         ),
@@ -171,7 +171,7 @@ def _fit(config: TrainConfig, job: TrainJob, resources: dict[str, float]) -> Non
             name="segpipe",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env=cluster_model_env(),  # type: ignore[call-arg]
+            **ray_compat.worker_env(cluster_model_env()),
         ),
         datasets=datasets,
         dataset_config=stream.TrainingData(plan, job.output, job.device),

@@ -21,8 +21,8 @@ from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions,
 from ray.data.block import BlockMetadata
 from ray.data.context import AutoscalingConfig
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig
 
+from segpipe import ray_compat
 from segpipe.cluster.nodes import DATA_CPUS
 from segpipe.cluster.throttle import NICE, BackgroundThrottle
 from segpipe.cluster.workers import data_stage
@@ -66,17 +66,15 @@ def crop_stream(
         ),
         num_cpus=DATA_CPUS,
     )
-    context, block_bytes = (
-        crops.context,
-        block_steps(plan, world_size) * plan.share_bytes(world_size),
-    )
+    context = crops.context
+    block_bytes = block_steps(plan, world_size) * plan.share_bytes(world_size)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
         resource_limits=ExecutionResources(
             object_store_memory=(AHEAD * world_size + IN_FLIGHT * (most - 1)) * block_bytes
         ),
     )
-    context.custom_execution_callback_classes = [BackgroundThrottle]
+    ray_compat.set_callback(crops, BackgroundThrottle)
     # One at a time: Ray Data counts all the steps that are left as a backlog. And none is stopped:
     # one that rests costs no time, and a start costs a core some seconds.
     context.autoscaling_config = AutoscalingConfig(
@@ -150,7 +148,7 @@ def _photographs(examples: Sequence[Example], load: Callable[..., Batch]) -> Dat
     return rows.map(load_row, **data_stage(len(examples)))
 
 
-class TrainingData(DataConfig):
+class TrainingData(ray_compat.DataConfig):
     """Tells Ray Train how its workers are fed: the crop stream from the step to resume at.
 
     Ray Train asks at every start of a group of workers, so a restarted group, also one of another

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from segpipe import metrics
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
@@ -27,6 +26,7 @@ from segpipe.models import networks, norm
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
+from segpipe.models.torch_compat import data_parallel
 from segpipe.models.tta import averaged
 from segpipe.train import history, results, states
 from segpipe.train.best import Best
@@ -91,11 +91,7 @@ class Trainer:
             else Loss(network, job.network.precision, job.network.loss)
         )
         if self.world_size > 1:
-            self.loss = DistributedDataParallel(
-                self.loss,
-                forward_sync_buffers=False,  # batch norm's statistics are all ranks' already
-                gradient_as_bucket_view=True,
-            )
+            self.loss = data_parallel(self.loss)
         rate, decay = job.optimizer.lr, job.optimizer.weight_decay
         self.optimizer = torch.optim.AdamW(  # without decay it is Adam
             network.parameters(), lr=rate, weight_decay=decay, fused=True
