@@ -49,7 +49,17 @@ def training(work: Path) -> list[str]:
     write_labelled(work / "drawn", num_training=DRAWN, num_test=10)
     for count in (200, 2000):
         data = labelled_set(work / "drawn", work / f"set{count}", count)
-        words = ["-m", "jobs.train", "--epochs", "1", "--workers", "2", "--crops-per-image"]
+        words = [
+            "-m",
+            "jobs.train",
+            "--recipe",
+            "lecture",
+            "--epochs",
+            "1",
+            "--workers",
+            "2",
+            "--crops-per-image",
+        ]
         words += [str(CROPS // count), "--data", str(data), "--output", str(work / f"out{count}")]
         used = measure(words, memory=True)
         peaks.append(used.peak_mib)

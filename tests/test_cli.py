@@ -93,7 +93,8 @@ def test_a_labelled_file_that_is_no_image_is_named(refused, broken, output, ray_
 
 
 def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_cluster):
-    line = refused("train", "--data", labelled, "--output", output, "--crop-size", 600)
+    words = ["--data", labelled, "--output", output, "--recipe", "lecture"]
+    line = refused("train", *words, "--crop-size", 600)
     assert "--crop-size 600" in line
     assert "565 px" in line
 
@@ -113,7 +114,7 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--workers", "two"], "--workers two"),
         (["--width", "0"], "--width 0"),
         (["--schedule", "linear"], "choose from constant, cosine"),
-        (["--cycle-epochs", "2"], "needs --schedule cosine"),
+        (["--model", "unet", "--cycle-epochs", "2"], "needs --schedule cosine"),
         (["--patience", "2"], "needs --validation-images"),
         (["--validation-images", "4"], "4 training images, at least one must be left"),
         (["--precision", "fp16"], "choose from fp32, bf16"),

@@ -173,7 +173,7 @@ def needed(verb: str, labelled: Path, photographs: Path, output: Path) -> dict[s
     """Flags with which the verb would start its work."""
     return {
         "check": {"data": str(labelled), "output": str(output)},
-        "train": {"data": str(labelled), "output": str(output)},
+        "train": {"data": str(labelled), "output": str(output), "recipe": "lecture"},
         "segment": {"input": str(photographs), "output": str(output)},
         "evaluate": {"data": str(labelled), "output": str(output)},
         "scale": {"job": "segment", "workers": "1", "input": str(photographs)}

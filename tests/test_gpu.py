@@ -20,18 +20,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 ]
-SMALL = [
-    "--recipe",
-    "lecture",
-    "--crops-per-image",
-    20,
-    "--crop-size",
-    64,
-    "--batch-size",
-    10,
-    "--epochs",
-    2,
-]
+SMALL = ["--recipe", "lecture", "--epochs", 2]
+SMALL += ["--crops-per-image", 20, "--crop-size", 64, "--batch-size", 10]
 MODELS = {"segnet-lite": 64, "segnet": 8, "unet": 8, "wnet": 8}
 
 
