@@ -37,6 +37,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/cropping.py
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/readme.py
 

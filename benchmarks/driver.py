@@ -45,7 +45,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from processes import s3_server
 
 from segpipe.cluster.workers import network_stage
-from segpipe.segment.compact import compact, result_groups
+from segpipe.segment.compact import compact
 from segpipe.segment.keys import mask_key
 from segpipe.segment.manifest import PAGE_ROWS, list_inputs
 from segpipe.segment.parts import commit_part, read_parts
@@ -93,10 +93,7 @@ def archive_steps(source: str, part_rows: int) -> dict[str, float]:
         commit(output, manifest, part_rows)
         start = time.monotonic()
         summary = compact(output, manifest)
-        findings = report.Findings(summary["ok"], 0)
-        for read in result_groups(output, summary):
-            findings.add(read)
-        findings.plots()
+        report.gather(output, summary, 0).plots()
         ended = time.monotonic() - start
     assert summary["ok"] == manifest.num_inputs, summary
     grown = (rss_mib("VmHWM") - begun) * 2**20

@@ -22,9 +22,11 @@ import numpy.typing as npt
 from common import drive, facts, write
 from PIL import Image
 
-from segpipe.data import decoder
+from segpipe.data.arrays import Image8
 from segpipe.data.classes import classes_of
-from segpipe.measure import vessels as measure
+from segpipe.data.fitting import Fitted, fit
+from segpipe.measurement import vessels
+from segpipe.measurement.quality import assess_quality
 from segpipe.models import checkpoint, engine
 from segpipe.segment import stages
 
@@ -35,7 +37,6 @@ NAMES = (
 )
 SIZES = (0.5, 1.0, 2.0)
 
-Image8 = npt.NDArray[np.uint8]
 Rows = list[dict[str, Any]]
 
 
@@ -49,13 +50,13 @@ def label_of(image: Path) -> Image8:
     return classes_of(grey(split / f"1st_manual/{number}_manual1.gif"), fov)
 
 
-def fitted_at(image: Path, zoom: float, diameter: float) -> decoder.Fitted:
+def fitted_at(image: Path, zoom: float, diameter: float) -> Fitted:
     """The photograph as the decoder hands it on when it comes at another size."""
     picture = Image.open(image).convert("RGB")
     size = round(picture.width * zoom), round(picture.height * zoom)
     file = io.BytesIO()
     picture.resize(size, Image.Resampling.LANCZOS).save(file, "PNG")
-    return decoder.fit(file.getvalue(), diameter, 200.0)
+    return fit(file.getvalue(), diameter, 200.0)
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
@@ -104,14 +105,14 @@ def main() -> None:
             mask = classes_of(score >= np.float32(card.threshold), fitted.fov > 127)
             scale = fitted.geometry.box_height / fitted.geometry.scaled_height
             masks[zoom].append(mask)
-            found[zoom].append(asdict(measure.measure(mask, scale)))
+            found[zoom].append(asdict(vessels.measure(mask, scale)))
             if zoom == 1:
                 fits.append(fitted)
     labels = [label_of(image) for image in images]
     times = {
-        "vessels, first observer's labels": [cpu_ms(partial(measure.measure, x)) for x in labels],
-        f"vessels, masks of {card.model}": [cpu_ms(partial(measure.measure, x)) for x in masks[1]],
-        "quality hints": [cpu_ms(partial(measure.quality, x.canvas, x.fov)) for x in fits],
+        "vessels, first observer's labels": [cpu_ms(partial(vessels.measure, x)) for x in labels],
+        f"vessels, masks of {card.model}": [cpu_ms(partial(vessels.measure, x)) for x in masks[1]],
+        "quality hints": [cpu_ms(partial(assess_quality, x.canvas, x.fov)) for x in fits],
     }
     lines = [
         *facts("python benchmarks/measure.py"),
@@ -126,7 +127,7 @@ def main() -> None:
         "",
         f"| | {' | '.join(NAMES)} |",
         "|---|" + "---|" * len(NAMES),
-        row("first observer's labels", [asdict(measure.measure(label)) for label in labels]),
+        row("first observer's labels", [asdict(vessels.measure(label)) for label in labels]),
         *(row(f"{card.model}, photograph at {zoom:g} of its size", found[zoom]) for zoom in SIZES),
         "",
         "The same photograph at another size: how much each measurement changes (median, largest; "

@@ -24,6 +24,7 @@ from PIL import Image
 from usage import measure
 
 from segpipe.data import synthetic
+from segpipe.data.synthetic_sets import write_labelled
 
 CROPS, DRAWN = 2000, 50
 SMALL_PX = 200
@@ -45,10 +46,20 @@ def labelled_set(drawn: Path, root: Path, num_training: int) -> Path:
 def training(work: Path) -> list[str]:
     lines = ["| images | crops | peak, MiB | seconds |", "|---|---|---|---|"]
     peaks = []
-    synthetic.write_labelled(work / "drawn", num_training=DRAWN, num_test=10)
+    write_labelled(work / "drawn", num_training=DRAWN, num_test=10)
     for count in (200, 2000):
         data = labelled_set(work / "drawn", work / f"set{count}", count)
-        words = ["-m", "jobs.train", "--epochs", "1", "--workers", "2", "--crops-per-image"]
+        words = [
+            "-m",
+            "jobs.train",
+            "--recipe",
+            "lecture",
+            "--epochs",
+            "1",
+            "--workers",
+            "2",
+            "--crops-per-image",
+        ]
         words += [str(CROPS // count), "--data", str(data), "--output", str(work / f"out{count}")]
         used = measure(words, memory=True)
         peaks.append(used.peak_mib)

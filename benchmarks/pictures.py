@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from segpipe import plots
-from segpipe.data import decoder, synthetic
+from segpipe.data import synthetic
 from segpipe.data.canvas import resize_classes, resize_image
 from segpipe.data.classes import VESSEL, classes_of
+from segpipe.data.fitting import fit
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
 from segpipe.segment import report
@@ -37,7 +38,7 @@ def overlays(archive: Path, output: Path) -> Image.Image:
     column = 0
     rows = pq.read_table(output / "results", columns=["path", "mask_path"]).to_pylist()
     for row in (row for row in rows if row["mask_path"] and column < SHOWN):
-        fitted = decoder.fit((archive / row["path"]).read_bytes(), TILE_PX, max_megapixels=200)
+        fitted = fit((archive / row["path"]).read_bytes(), TILE_PX, max_megapixels=200)
         sides = fitted.geometry.scaled_height, fitted.geometry.scaled_width
         if max(sides) / min(sides) < 1.1:
             mask = np.asarray(Image.open(output / row["mask_path"]))

@@ -31,7 +31,6 @@ from segpipe.models import checkpoint
 from segpipe.planning import costs
 from segpipe.planning.costs import Costs, Measured
 from segpipe.planning.forecast import Setting, forecast
-from segpipe.planning.simulation import simulate
 
 QUICK, USUAL = "segnet-lite", "resunet"  # the first shows the framework, the second is the default
 SIZES = {"0.3 MP": (565, 584), "4.2 MP": (2048, 2048), "12 MP": (4288, 2848), "6 MP": (3008, 2000)}
@@ -104,8 +103,8 @@ def _diameter(network: str) -> float:
 def table(rows: Sequence[dict[str, Any]], known: dict[str, Measured]) -> list[str]:
     lines = [
         "| network | photographs | images | cores | fitted | images/s predicted | real | error | "
-        "seconds predicted | simulated | real | error |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "seconds predicted | real | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for number, case in enumerate(CASES):
         for workers in case.workers:
@@ -143,7 +142,6 @@ def _line(case: Case, workers: int, real: list[dict[str, Any]], known: Measured)
         _spread(rates, 1),
         _error(rate, statistics.median(rates)),
         f"{seconds:.0f}",
-        f"{simulate(setting).seconds:.0f}",
         _spread(whole, 0),
         _error(seconds, statistics.median(whole)),
     ]

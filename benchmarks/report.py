@@ -55,7 +55,7 @@ def write_results(folder: str, num_inputs: int) -> dict[str, object]:
             "finished": pa.array(finished[number]),
         }
         absent = [name for name in ROW.names if name not in table]
-        table |= {name: pa.nulls(len(number)) for name in absent}
+        table |= {name: pa.nulls(len(number), ROW.field(name).type) for name in absent}
         rows = pa.table({name: table[name] for name in ROW.names})
         totals.add(rows)
         results.add(rows)

@@ -3,15 +3,13 @@
     python benchmarks/scales.py
 
 Everything is computed from the costs that the package ships (segpipe/planning/reference.json) and
-from what is assumed of the store (the defaults of `segpipe plan`); nothing is measured here. Two
-minutes on 2 cores, most of it simulated courses. Writes results/scales.md and docs/planning.png,
-which docs/planning.md shows.
+from what is assumed of the store (the defaults of `segpipe plan`); nothing is measured here.
+Writes results/scales.md and docs/planning.png, which docs/planning.md shows.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +18,14 @@ from matplotlib.figure import Figure
 
 from segpipe.models import checkpoint
 from segpipe.planning import costs
-from segpipe.planning.forecast import LIST_KEYS, Setting, forecast, index_s
+from segpipe.planning.forecast import LIST_KEYS, REPLACE_S, Setting, forecast, index_s, with_deaths
 from segpipe.planning.run import PlanConfig, duration, gib, prices, setting_of
-from segpipe.planning.simulation import Chance, simulate
 from segpipe.segment.lists import ASKED_AT_ONCE
 
 SCALES = {"10 million": 10**7, "100 million": 10**8, "1 billion": 10**9}
 NODES, CORES = (8, 64, 256), 16
 USUAL = 64
 NODE_HOURS = 2000.0  # until a node dies: with 64 of them one dies every 31 hours
-COURSES = 5
 
 
 def setting(images: int, nodes: int) -> Setting:
@@ -83,16 +79,14 @@ def sizes() -> list[str]:
 def rates() -> list[str]:
     """What sets the rate, by nodes; it does not depend on the archive's size."""
     lines = [
-        "| nodes | images/s | bottleneck | the next one | images/s | PUTs/s | GETs/s | groups/s | "
-        "simulated images/s | PUTs busy | driver busy |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| nodes | images/s | bottleneck | the next one | images/s | PUTs/s | GETs/s | groups/s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for nodes in NODES:
         one = setting(10**7, nodes)
-        found, course = forecast(one), simulate(one, Chance(spread=0.3))
+        found = forecast(one)
         (first, _), (second, rate) = list(found.limits.items())[:2]
         work_s = found.phases["work"]
-        busy = [f"{course.busy[name]:.0%}" for name in ("store PUT", "driver")]
         cells = [
             f"{nodes}",
             f"{found.rate:,.0f}",
@@ -102,39 +96,25 @@ def rates() -> list[str]:
             f"{one.puts / work_s:,.0f}",
             f"{one.gets / work_s:,.0f}",
             f"{one.groups / work_s:,.0f}",
-            f"{one.images / course.phases['work']:,.0f}",
-            *busy,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def deaths() -> list[str]:
-    """Courses with nodes that die, the driver's among them."""
+    """Nodes that die, the driver's among them, on average."""
     lines = [
-        f"| {USUAL} nodes | without deaths | {COURSES} courses, median | longest | nodes died | "
-        "with the driver | photographs begun again |",
-        "|---|---|---|---|---|---|---|",
+        f"| {USUAL} nodes | without deaths | with them, on average | nodes that die | "
+        "with the driver | photographs segmented again |",
+        "|---|---|---|---|---|---|",
     ]
     for name, images in SCALES.items():
         one = setting(images, USUAL)
-        courses = [simulate(one, Chance(seed, 0.3, NODE_HOURS)) for seed in range(COURSES)]
-        seconds = [course.seconds for course in courses]
-        cells = [
-            name,
-            duration(forecast(one).seconds),
-            duration(statistics.median(seconds)),
-            duration(max(seconds)),
-            _range([course.deaths for course in courses]),
-            _range([course.restarts for course in courses]),
-            _range([course.again for course in courses]),
-        ]
+        found = with_deaths(one, NODE_HOURS)
+        cells = [name, duration(forecast(one).seconds), duration(found.seconds)]
+        cells += [f"{found.deaths:.2g}", f"{found.restarts:.2g}", f"{found.repeated:,.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _range(counts: list[int]) -> str:
-    return f"{min(counts):,} to {max(counts):,}"
 
 
 def remedies() -> list[str]:
@@ -168,17 +148,13 @@ def remedies() -> list[str]:
 
 
 def draw(path: Path) -> None:
-    """Left: what each part could do, and the simulated rate. Right: where the hours go."""
+    """Left: what each part could do. Right: where the hours go."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     many = [round(2 ** (power / 4)) for power in range(4, 37)]
     found = [forecast(setting(10**8, nodes)) for nodes in many]
     for name in found[0].limits:
         left.loglog(many, [one.limits.get(name, math.nan) for one in found], "--", label=name)
-    some = many[::4]
-    courses = [simulate(setting(10**7, nodes), Chance(spread=0.3)) for nodes in some]
-    rates = [10**7 / course.phases["work"] for course in courses]
-    left.loglog(some, rates, "ko", label="simulated")
     left.set(xlabel=f"nodes of {CORES} cores", ylabel="images/s", title="what sets the rate")
     phases = {phase: [one.phases[phase] / 3600 for one in found] for phase in found[0].phases}
     right.stackplot(many, list(phases.values()), labels=list(phases))
@@ -197,8 +173,8 @@ def main() -> None:
         f"groups of {config.group_size}. Assumed of the store: first byte after "
         f"{config.request_ms:g} ms, {config.connection_mb:g} MB/s a connection, {config.gets:,g} "
         f"GETs and {config.puts:,g} PUTs a second, {config.node_gbit:g} Gbit/s into a node. Where "
-        f"deaths are simulated a node dies after {NODE_HOURS:,g} h on average and is replaced in "
-        f"{Chance().replace_s / 60:g} minutes."
+        f"nodes die, one lives {NODE_HOURS:,g} h on average and is replaced in "
+        f"{REPLACE_S / 60:g} minutes."
     )
     sources = sorted(set(costs.reference().sources.values()))
     assumed += f" Costs: {'; '.join(sources)}."

@@ -38,6 +38,7 @@ from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.predict import channels_last
 from segpipe.storage import open_store
 from segpipe.train.crop_plan import Cropper, CropPlan
+from segpipe.train.settings import CropSettings
 
 PLAIN_EPOCHS = 3
 BATCH, COMPARED = 10, 100  # crops a step; steps whose losses are compared
@@ -118,7 +119,8 @@ def peer(env: dict[str, str], model: str, *flags: object) -> float:
 def crops(diameter: float) -> Cropper:
     store = open_store(str(drive()))
     examples = tuple(open_labelled(store).training)
-    return Cropper(CropPlan(store, examples, diameter, 0, 100, 30, 224, BATCH), world_size=1)
+    plan = CropPlan(store, examples, diameter, 100, CropSettings(batch_size=BATCH))
+    return Cropper(plan, world_size=1)
 
 
 def batch_of(cropper: Cropper, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,12 +147,12 @@ def plain_losses(cropper: Cropper) -> list[float]:
     return losses
 
 
-def parts_of_a_step(name: str, compiled: bool, precision: str, cropper: Cropper) -> list[float]:
+def parts_of_a_step(name: str, native: bool, precision: str, cropper: Cropper) -> list[float]:
     """Milliseconds a crop, one process and thread: crop, forward, backward, optimiser."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = channels_last(networks.build_model(name, len(CLASSES)))
-    loss = CompiledLoss(network, 1) if compiled else Loss(network, precision)
+    loss = CompiledLoss(network, 1) if native else Loss(network, precision)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     total = np.zeros(4)
     for step in range(NETWORKS[name] + 1):
@@ -182,11 +184,11 @@ def main() -> None:
     allocator: dict[str, str] = model_env()["env_vars"]
     loop, loop_s = plain({})
     same, same_s = plain(allocator)
-    ours = train("--epochs", epochs)
-    half = train("--epochs", max(3, epochs // 4), "--precision", "bf16")
+    ours = train("--recipe", "lecture", "--epochs", epochs)
+    half = train("--recipe", "lecture", "--epochs", max(3, epochs // 4), "--precision", "bf16")
     bare = peer(allocator, "segnet-lite")
     longer = train("--epochs", WNET_EPOCHS, "--model", "wnet")
-    bare_longer = peer(allocator, "wnet", "--compile", "off")
+    bare_longer = peer(allocator, "wnet", "--backend", "torch")
     cropper = crops(ours.diameter)
     wanted = plain_losses(cropper)
     kinds: list[tuple[str, bool, str]] = [("segnet-lite", True, "fp32")]
@@ -205,12 +207,12 @@ def main() -> None:
         f"{ours.rate / same:.1f} | {same_s:.0f} | {PLAIN_EPOCHS} |",
         f"| the same step under bare torchrun, crops in memory | {bare:.1f} | "
         f"{ours.rate / bare:.2f} | | |",
-        f"| **segpipe, 2 workers, compiled fp32** | {ours.rate:.1f} | | {ours.seconds:.0f} | "
+        f"| **segpipe, 2 workers, native fp32** | {ours.rate:.1f} | | {ours.seconds:.0f} | "
         f"{epochs} |",
-        f"| segpipe, 2 workers, eager bf16 | {half.rate:.1f} | {ours.rate / half.rate:.1f} | "
+        f"| segpipe, 2 workers, torch bf16 | {half.rate:.1f} | {ours.rate / half.rate:.1f} | "
         f"{half.seconds:.0f} | {len(half.history)} |",
         "",
-        "Ray's share shrinks as the step grows: W-Net, eager fp32, 2 workers, gets "
+        "Ray's share shrinks as the step grows: W-Net, torch fp32, 2 workers, gets "
         f"{longer.rate:.1f} crops/s of the {bare_longer:.1f} under bare torchrun, "
         f"{longer.rate / bare_longer:.2f}.",
         "",
@@ -223,15 +225,15 @@ def main() -> None:
         "",
         "Where a step's time goes, ms per crop of 224 px, one process of one thread, batch 10:",
         "",
-        "| network | way | crop | forward | backward | optimiser | crops/s |",
+        "| network | backend | crop | forward | backward | optimiser | crops/s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, compiled, precision in kinds:
-        parts = parts_of_a_step(name, compiled, precision, cropper)
-        way = f"{'compiled' if compiled else 'eager'} {precision}"
+    for name, native, precision in kinds:
+        parts = parts_of_a_step(name, native, precision, cropper)
+        backend = f"{'native' if native else 'torch'} {precision}"
         cells = " | ".join(f"{part:.2f}" for part in parts)
-        lines.append(f"| {name} | {way} | {cells} | {1000 / sum(parts):.1f} |")
-    lines += ["", "The compiled form finds the gradients in its forward pass."]
+        lines.append(f"| {name} | {backend} | {cells} | {1000 / sum(parts):.1f} |")
+    lines += ["", "The native backend finds the gradients in its forward pass."]
     write("training.md", lines)
 
 

@@ -4,7 +4,7 @@ In the order in which data flows:
 
     errors.py            the errors a user can meet
     flags.py             what all verbs' flags have in common
-    progress.py          what a run tells of itself: its rate, the time left, its last word
+    progress.py          what a process tells of itself: its log, its progress, its last word
     storage/             a URI -> a store: list, get, atomic put, patience
       entry.py  local.py  s3.py    what stores have in common; a folder; a prefix on S3
       s3_errors.py       what is done about each error of S3
@@ -15,8 +15,12 @@ In the order in which data flows:
       folders.py         where caches lie
     kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
     data/                numpy, pillow and OpenCV, never torch
+      arrays.py          the arrays' types
       codecs.py          bytes -> photograph, safely; mask -> PNG bytes
-      decoder.py         untrusted bytes are decoded in a child process
+      fitting.py         bytes -> canvas, field of view, geometry
+      decoder.py         untrusted bytes are fitted in a child process: the parent's side
+      decoder_child.py   the child's side, with its limits
+      decoder_pipe.py    what both say to each other
       photograph.py      what every reader of a file gives, and the limits that each keeps
       headers.py         what compressed pictures say of themselves, read before they are decoded
       depth.py           samples of any depth -> 8 bits
@@ -41,6 +45,7 @@ In the order in which data flows:
       survey.py          what a look at a label tells: its vessels, and whether it can be right
       crops.py           random crops and augmentation, a pure function of (seed, epoch, image, k)
       synthetic.py       drawn photographs with exact labels
+      synthetic_sets.py  the same as files: a labelled set, an archive
     models/              torch, never ray
       network.py         what all networks share: pixels in, any size of image
       segnet.py  unet.py  wnet.py  resunet.py    the networks
@@ -49,14 +54,21 @@ In the order in which data flows:
       norm.py            batch norm over the rows of all ranks
       checkpoint.py      the one checkpoint format
       fused.py           what follows a convolution is done with it
-      flips.py           the mean over mirror images
+      tta.py             test-time augmentation: the mean over mirror images
+      torch_compat.py    what segpipe uses of torch that is private
       predict.py         canvas -> score: the one path that all share
       engine.py          how a network runs: the quickest way that keeps its masks
       shipped.py         the verb that lists what the package ships
       weights/           what the package ships
     metrics.py           counts that add -> Dice, MCC, AUC, ...
-    measure/             mask -> vessel measurements; photograph -> quality hints
+    measurement/         mask -> vessel measurements; photograph -> quality hints
+      vessels.py         mask -> density, length, calibre, tortuosity, branch points
+      skeleton.py        vessels -> centre lines, traced and smoothed
+      calibre.py         widths across centre lines
+      fractal.py         box counting
+      quality.py         focus, exposure, what is readable
     plots.py  html.py    what training and evaluation draw; parts of reports
+    ray_compat.py        what segpipe uses of Ray that is private
     cluster/             Ray
       session.py         started or joined for one verb
       join.py            the cluster at RAY_ADDRESS, checked and joined
@@ -68,20 +80,27 @@ In the order in which data flows:
       errors.py          the error of ours behind one of Ray's
     labels.py            every label is looked at before anything starts
     train/               segpipe train
-      run.py             its config and verb
+      config.py          its flags, and the parts that they form
       recipes.py         flags by name
+      settings.py        those parts, and what an output was started with
+      run.py             the verb: what is checked, started, resumed
+      job.py             what each rank needs to know
       crop_plan.py       what a training's crops are, and who cuts them
-      stream.py          the crop stream
+      stream.py          the crop stream, cut by a pool of croppers
       trainer.py         one rank, in plain torch
       worker.py          a trainer as a worker of Ray Train
-      kept_weights.py    the mean of a training's weights, and the best
+      ema.py             the exponential moving average of the weights
+      best.py            the weights with the lowest validation loss, and when to stop
       states.py          what a training resumes from, after every epoch
       history.py         history, steps and TensorBoard events
+      results.py         the checkpoints and figures of a training's end
       board.py           what workers tell the driver
+      watch.py           what the driver shows of it
       check.py           segpipe check: a look at a labelled set
     segment/             segpipe segment
-      run.py             its config and verb
+      run.py             its verb
       inputs.py          which photographs a run takes: a folder, a prefix, a list
+      config.py          its flags
       lists.py           CSV and Parquet files that name photographs
       spool.py           what is listed, in order of keys
       output.py          what lies in an output, and in which order it is written
@@ -90,7 +109,13 @@ In the order in which data flows:
       manifest.py        the inputs of an attempt
       parts.py           the groups that are done
       todo.py            what is left, and what was deleted since
+      library.py         the same for one photograph in this process: what `import segpipe` offers
+      started.py         what an output was started with
+      job.py  photo.py   what every process of a run knows; one input on its way
+      fetch.py           inputs fetched ahead
       stages.py          what happens to a photograph before and after the network
+      group.py           masks and rows that are committed together
+      groups.py  pipeline.py    groups as a data set of Ray, and its stages
       compact.py         parts -> results
       report.py          the HTML report
       stopwatch.py       seconds by stage, and the bottleneck
@@ -106,6 +131,23 @@ In the order in which data flows:
     cli.py               segpipe VERB
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segpipe.segment.library import Model, Result, find_fov, load_model, measure
 
 __version__ = version("segpipe")
+__all__ = ["Model", "Result", "__version__", "find_fov", "load_model", "measure"]
+
+
+def __getattr__(name: str) -> Any:
+    """The library is imported when it is first used: the command line starts without it."""
+    if name in __all__:
+        return getattr(import_module("segpipe.segment.library"), name)
+    raise AttributeError(f"module 'segpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
+import logging
 import platform
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
 import tyro
 
-from segpipe import __version__, progress
+from segpipe import __version__
 from segpipe.errors import Skipped, Unfinished, UserError, must_change, os_error_text
-from segpipe.flags import flag, unknown_flag
+from segpipe.flags import flag, unknown_flag, wrong_value
+from segpipe.progress import FORMATS, LEVELS, LogSettings, last_word
 from segpipe.storage import folders
 
 # A verb's module is imported only when it is asked for: Ray and torch take seconds.
@@ -42,6 +44,16 @@ VERBS = {
 }
 WITH_RAY = ("train", "segment", "evaluate", "scale", "demo")  # whose core can end the process
 DEBUG = "--debug"
+LOG_FLAGS = {"--log-level": LEVELS, "--log-format": FORMATS}
+OF_EVERY_VERB = f"""Of every verb:
+  --log-level {{{",".join(LEVELS)}}}
+      Lowest level of the lines on stderr. (default: info)
+  --log-format {{{",".join(FORMATS)}}}
+      Lines on stderr for people (text), or each a JSON object with time, level,
+      logger, message and verb. (default: text)
+  {DEBUG}
+      Show tracebacks."""
+logger = logging.getLogger(__name__)
 PLATFORM = ("Linux", "x86_64")  # of the kernels, of /proc and of what was tested
 OK, UNFINISHED, USER_ERROR = 0, 1, 2  # exit codes, beside 128 + the signal's number
 
@@ -51,7 +63,7 @@ def usage() -> str:
     return (
         f"segpipe {__version__}: segment retinal photographs at scale, on Ray\n\n"
         f"usage: segpipe VERB [--flag value ...]\n\n{verbs}\n\n"
-        f"segpipe VERB --help tells the flags; {DEBUG} after any verb shows tracebacks."
+        f"segpipe VERB --help tells the flags.\n\n{OF_EVERY_VERB}"
     )
 
 
@@ -73,14 +85,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:
     """Run one verb with these flags (the process's own without any) and exit with its code."""
     words = list(sys.argv[1:] if flags is None else flags)
+    LogSettings(verb).apply()
+    try:
+        words = _take_log_flags(verb, words)
+    except UserError as error:
+        logger.error("segpipe %s: %s", verb, error)
+        sys.exit(USER_ERROR)
     folders.spare_home()
     ended = (
         f"segpipe {verb}: something ended this process (a kill, too little memory, or Ray on this "
         "machine died); run the same command again"
     )
-    with progress.last_word(ended) if verb in WITH_RAY else nullcontext():
+    with last_word(ended) if verb in WITH_RAY else nullcontext():
         code = _run(verb, words)
     sys.exit(code)
+
+
+def _take_log_flags(verb: str, words: Sequence[str]) -> list[str]:
+    """Log as these flags say -> the others, which are the verb's own."""
+    chosen, kept, left = {}, [], iter(words)
+    for word in left:
+        name, separator, value = word.partition("=")
+        name = name.replace("_", "-")
+        if name not in LOG_FLAGS:
+            kept.append(word)
+            continue
+        chosen[name] = value if separator else next(left, "")
+        if chosen[name] not in LOG_FLAGS[name]:
+            raise UserError(f"{name} {chosen[name]}: choose from {', '.join(LOG_FLAGS[name])}")
+    LogSettings(verb, **{name.removeprefix("--log-"): chosen[name] for name in chosen}).apply()
+    return kept
 
 
 def _run(verb: str, words: list[str]) -> int:
@@ -94,19 +128,19 @@ def _run(verb: str, words: list[str]) -> int:
         code = _call(verb, import_module(module), config_name, [w for w in words if w != DEBUG])
     except KeyboardInterrupt:
         code = 128 + (signal.SIGTERM if terminate.called else signal.SIGINT)
-        print(f"segpipe {verb}: stopped, run the same command again to resume", file=sys.stderr)
+        logger.warning("segpipe %s: stopped, run the same command again to resume", verb)
     except Skipped as error:
         print(f"segpipe {verb}: {error}")
         code = OK
     except (UserError, Unfinished) as error:
         if debug:
             raise
-        print(f"segpipe {verb}: {error}", file=sys.stderr)
+        logger.error("segpipe %s: %s", verb, error)
         code = USER_ERROR if isinstance(error, UserError) else UNFINISHED
     except Exception as error:
         if debug:
             raise
-        print(f"segpipe {verb}: {_one_line(error)} ({DEBUG} shows where)", file=sys.stderr)
+        logger.error("segpipe %s: %s (%s shows where)", verb, _one_line(error), DEBUG)
         cause = _first_cause(error)
         code = USER_ERROR if isinstance(cause, OSError) and must_change(cause) else UNFINISHED
     return code
@@ -136,9 +170,16 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
             return tyro.cli(config, prog=f"segpipe {verb}", args=flags, default=preset)
     except SystemExit as stop:
         if not stop.code:
+            print(OF_EVERY_VERB)
             raise
         if unknown := unknown_flag(verb, flags, _flags_of(config)):
             raise UserError(f"{unknown} (segpipe {verb} --help tells all)") from stop
+        kinds = {flag(one.name): str(one.type) for one in fields(config)}
+        if misused := wrong_value(flags, kinds):
+            raise UserError(misused) from stop
+        if missing := _missing(config, flags):
+            line = f"Missing from segpipe {verb}: {', '.join(missing)}"
+            raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
         box = [line.strip("│ ") for line in told.getvalue().splitlines() if line.startswith("│")]
         line = " ".join(takewhile(lambda text: not text.startswith("─"), box))
         raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
@@ -148,7 +189,14 @@ def _flags_of(config: type) -> list[str]:
     """All that the parser takes, tyro's --no-X of switches too."""
     named = [flag(one.name) for one in fields(config)]
     switches = [f"--no-{one.name}" for one in fields(config) if one.type in (bool, "bool")]
-    return ["--help", *named, *(name.replace("_", "-") for name in switches)]
+    return ["--help", DEBUG, *LOG_FLAGS, *named, *(name.replace("_", "-") for name in switches)]
+
+
+def _missing(config: type, flags: list[str]) -> list[str]:
+    """The flags without a default that are not given."""
+    given = {word.partition("=")[0].replace("_", "-") for word in flags}
+    needed = (one for one in fields(config) if one.default is one.default_factory is MISSING)
+    return [flag(one.name) for one in needed if flag(one.name) not in given]
 
 
 class _Terminate:

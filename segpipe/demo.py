@@ -12,7 +12,7 @@ import ray.data
 
 from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import data_stage
-from segpipe.data import synthetic
+from segpipe.data.synthetic_sets import write_archive_image, write_labelled_example
 from segpipe.errors import UserError
 from segpipe.evaluate.run import EvaluateConfig, evaluate
 from segpipe.flags import check_at_least, check_seed
@@ -20,7 +20,8 @@ from segpipe.progress import Progress
 from segpipe.segment.config import SegmentConfig
 from segpipe.segment.run import segment
 from segpipe.storage import check_places, local_path, open_store
-from segpipe.train.run import TrainConfig, train
+from segpipe.train.config import TrainConfig
+from segpipe.train.run import train
 
 NUM_TRAINING = NUM_TEST = 20  # as many as DRIVE has
 
@@ -59,7 +60,8 @@ def demo(config: DemoConfig) -> int:
     labelled, archive, model = root / "labelled", root / "archive", root / "model"
     evaluation, segmented = root / "evaluation", root / "segmented"
     weights = str(model / "model.safetensors")
-    training = TrainConfig(
+    training = TrainConfig.by_recipe(
+        "lecture",
         str(labelled),
         str(model),
         epochs=config.epochs,
@@ -109,9 +111,9 @@ def draw(labelled: Path, archive: Path, config: DemoConfig) -> None:
 
     def draw_one(row: dict[str, Any]) -> dict[str, Any]:
         if row["kind"] == "archive":
-            synthetic.write_archive_image(archive, row["number"], config.seed)
+            write_archive_image(archive, row["number"], config.seed)
         else:
-            synthetic.write_labelled_example(labelled, row["kind"], row["number"], config.seed)
+            write_labelled_example(labelled, row["kind"], row["number"], config.seed)
         return row
 
     progress = Progress("draw")

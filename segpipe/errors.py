@@ -1,11 +1,14 @@
 """The errors a user can meet. Each message is one line: what came, what was wanted, what to do."""
 
+import logging
 import traceback
+from collections.abc import Sequence
 from enum import StrEnum
 from errno import ELOOP, ENAMETOOLONG, EROFS
 from pathlib import Path
 
 PACKAGE = Path(__file__).absolute().parent
+logger = logging.getLogger(__name__)
 
 
 class UserError(Exception):
@@ -43,6 +46,7 @@ class Fault(StrEnum):
     INVALID_PIXEL_VALUES = "invalid_pixel_values", "Values are no numbers, or out of range."
     NO_FIELD_OF_VIEW = "no_field_of_view", "There is no bright disc or field on the image."
     NOT_A_PHOTOGRAPH = "not_a_photograph", "A DICOM object of a class that is no photograph."
+    SEGPIPE_MASK = "segpipe_mask", "A mask as segpipe writes them, not a photograph."
     MISSING_DICOM_EXTRA = (
         "missing_dicom_extra",
         "A DICOM file, and not all of segpipe[dicom] that it needs is installed.",
@@ -54,6 +58,12 @@ class Fault(StrEnum):
     NOT_FOUND = "not_found", "The input is not there."
     PERMISSION_DENIED = "permission_denied", "The input may not be read."
     INTERNAL_ERROR = "internal_error", "An error of segpipe; its log has the traceback."
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of these names and how many more there are, as "a, b, c and 12 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]) + more
 
 
 def os_error_text(error: OSError) -> str:
@@ -96,7 +106,7 @@ class RejectedImage(Exception):
 
 def internal_error(error: Exception) -> RejectedImage:
     """What an image is rejected with where our own code failed; the log gets the traceback."""
-    traceback.print_exception(error)
+    logger.error("%s", "".join(traceback.format_exception(error)).rstrip("\n"))
     sentence = f"internal error ({type(error).__name__}{place_of(error)})"
     return RejectedImage(Fault.INTERNAL_ERROR, sentence)
 

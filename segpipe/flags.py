@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from segpipe.errors import UserError
+from segpipe.errors import UserError, some_of
 
 DEVICES = ("auto", "cpu", "gpu")
 MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
+EMPTY = '""'  # a value, as it is told
+NUMBERS: dict[type[int | float], str] = {int: "a whole number", float: "a number"}
 LARGEST_SEED = 2**63 - 1  # torch holds seeds in 64 bits
-TTA_FLAG = "--tta none or flip4"
-BACKEND_FLAG = "--backend auto, native or torch"
-RENAMED: dict[str, dict[str, str]] = {  # with 0.2.0, by verb: what to give instead
+TTA_FLAG = "--tta none|flip4"
+BACKEND_FLAG = "--backend auto|native|torch"
+RENAMED: dict[str, dict[str, str]] = {  # by verb, flags of 0.1.0, and what they are now
+    "train": {
+        "--average": "--ema-decay DECAY",
+        "--flips": TTA_FLAG,
+        "--compile": BACKEND_FLAG,
+        "--place": "--crop-sampling uniform|fov|whole",
+    },
     "segment": {"--flips": TTA_FLAG, "--compile": BACKEND_FLAG},
     "evaluate": {"--flips": TTA_FLAG},
     "plan": {"--flips": TTA_FLAG, "--batch-size": "--group-size N"},
@@ -72,10 +81,52 @@ def unknown_flag(verb: str, words: Sequence[str], known: Sequence[str]) -> str |
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
-            if now := RENAMED.get(verb, {}).get(name.replace("_", "-")):
-                return f"{name}: has another name since 0.2.0, give {now}"
+            if new := RENAMED.get(verb, {}).get(name.replace("_", "-")):
+                return f"{name}: is now {new}"
             near = get_close_matches(name, known, 1)
             return f"{name}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
+    return None
+
+
+def wrong_value(words: Sequence[str], kinds: Mapping[str, str]) -> str | None:
+    """What is wrong with the first flag of these words whose values are not what it takes.
+
+    `kinds`: the annotation of each flag's field, as "int | None". None where nothing is wrong.
+    """
+    name, groups = "", dict[str, list[str]]()
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            groups[name] = [value] if equals else []  # the last of several counts
+        else:
+            groups.setdefault(name, []).append(word)
+    for name, values in groups.items():
+        if name in kinds and (wrong := _wrong(name, values, kinds[name])):
+            return wrong
+    if strays := groups.get("", []):
+        return f"{some_of(strays)}: no flag before it, wanted --flag value"
+    return None
+
+
+def _wrong(name: str, values: list[str], kind: str) -> str | None:
+    several = kind.startswith("tuple")
+    if kind == "bool":
+        return f"{name} {some_of(values)}: is a switch, leave the value out" if values else None
+    number, wanted = next(
+        (one for one in NUMBERS.items() if re.search(rf"\b{one[0].__name__}\b", kind)),
+        (str, "a value"),
+    )
+    if not values and not several:
+        return f"{name}: wanted {wanted} after it"
+    for value in values if several else values[:1]:
+        try:
+            if value != "None" or "None" not in kind:
+                number(value)
+        except ValueError:
+            return f"{name} {some_of([value]) or EMPTY}: wanted {wanted}"
+    if len(values) > 1 and not several:
+        return f"{name} {some_of(values)}: wanted one value, quote globs and paths with spaces"
     return None
 
 
@@ -90,4 +141,4 @@ def check_anonymous(
     if anonymous and not any(
         uri.startswith("s3://") or uri.lower().endswith(lists) for uri in told
     ):
-        raise UserError(f"--anonymous: {name} {' '.join(told)} is not on S3, leave it out")
+        raise UserError(f"--anonymous: {name} {some_of(told)} is not on S3, leave it out")

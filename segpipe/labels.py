@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ from segpipe.data.survey import Look
 from segpipe.errors import UserError
 from segpipe.storage import Store
 
+logger = logging.getLogger(__name__)
 HINT = "replace it, or give --accept-labels to take labels as they are"
 
 
@@ -60,8 +61,10 @@ def settle(
     if lines and not accept:
         *before, last = lines
         for line in before:
-            print(f"segpipe {verb}: {line}", file=sys.stderr)
+            logger.error("segpipe %s: %s", verb, line)
         raise UserError(f"{last}; {HINT}")
     print(f"{verb}: {told}")
-    for line in [*(f"warning: {line}" for line in lines), *notes, *survey.notes(looks)]:
-        print(f"{verb}: {line}", file=sys.stderr)
+    for line in lines:
+        logger.warning("%s: warning: %s", verb, line)
+    for line in [*notes, *survey.notes(looks)]:
+        logger.info("%s: %s", verb, line)

@@ -1,4 +1,4 @@
-"""Figures of training and evaluation, as PNG bytes."""
+"""Figures of training, evaluation and archives, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -201,4 +201,31 @@ def reliability(counts: Counts, threshold: float) -> bytes:
         axes.axvline(threshold, color=SECOND, linewidth=1, label=f"threshold {threshold:.3f}")
         axes.grid(alpha=0.3)
     above.legend(loc="lower right")
+    return to_png(figure)
+
+
+def bars(
+    edges: npt.NDArray[np.float64],
+    heights: npt.NDArray[Any],
+    unit: str,
+    dashed: Sequence[float] = (),
+    log: bool = False,
+    wide: bool = False,
+) -> bytes:
+    """A bar of heights [N] from each of edges [N + 1] to the next, and dashed lines at places.
+
+    `unit` is what the x axis tells; `log` has it in octaves.
+    """
+    figure = Figure(figsize=(14 if wide else 7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(heights, edges, fill=True, color=OURS)
+    for place in dashed:
+        axes.axvline(place, color=SECOND, linewidth=1.2, linestyle="--")
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.3g}")
+    axes.set(xlabel=unit, xlim=(edges[0], edges[-1]), ylim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.grid(alpha=0.3)
     return to_png(figure)

@@ -12,8 +12,9 @@ from PIL import Image
 from processes import Bucket, moto_server, s3_server
 
 from segpipe.cluster.session import ray_session
-from segpipe.data import synthetic
+from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import UserError
+from segpipe.progress import LogSettings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +51,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("trial", range(metafunc.config.getoption("--trials")))
 
 
+@pytest.fixture(autouse=True)
+def log() -> None:
+    """Log as verbs do, whatever another test said."""
+    LogSettings("test").apply()
+
+
 @pytest.fixture(scope="session")
 def drive() -> Path:
     """The real DRIVE, found by SEGPIPE_DATA."""
@@ -64,7 +71,7 @@ def drive() -> Path:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn set in DRIVE's layout: test 01, 02, training 03 to 06."""
     root = tmp_path_factory.mktemp("labelled")
-    synthetic.write_labelled(root, num_training=4, num_test=2)
+    write_labelled(root, num_training=4, num_test=2)
     return root
 
 

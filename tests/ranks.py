@@ -17,14 +17,14 @@ from segpipe.cluster.nodes import worker_threads
 from segpipe.data import survey
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.storage import lock, open_store
-from segpipe.storage.files import write_json
-from segpipe.storage.settings import SETTINGS
 from segpipe.train import crop_plan, states
+from segpipe.train.config import TrainConfig
 from segpipe.train.crop_plan import Batch, Cropper
-from segpipe.train.run import SET, TrainConfig, job_of
-from segpipe.train.trainer import HELD_BACK, TEST, Rank, Trainer, TrainJob
+from segpipe.train.job import HELD_BACK, TEST, TrainJob, job_of
+from segpipe.train.settings import Started
+from segpipe.train.trainer import Rank, Trainer
 
-SMALL = ["--crops-per-image", 10, "--crop-size", 32, "--batch-size", 10]
+SMALL = ["--recipe", "lecture", "--crops-per-image", 10, "--crop-size", 32, "--batch-size", 10]
 STEPS = 4  # an epoch of the drawn set's four training images
 UNET = ["--model", "unet", "--width", 4]
 CONTEXT = get_context("forkserver")
@@ -41,16 +41,16 @@ def train(data: object, output: object, *flags: object, world_size: int = 1) -> 
     store, labelled = open_store(config.data), open_labelled(open_store(config.data))
     looks = [survey.look(store, one)[0] for one in labelled.training + labelled.test]
     with lock.hold(open_store(config.output)) as held, tempfile.TemporaryDirectory() as folder:
-        job = job_of(config, store, labelled, looks, held.claim(), "cpu")
-        files = {SET: survey.listing(labelled.entries, looks)}
-        write_json(job.output, SETTINGS, config.settings(store) | files)
-        run = partial(_run, job, labelled.test, f"file://{folder}/meet", world_size)
+        settings = config.settings(store)
+        job = job_of(settings, config.epochs, store, labelled, looks, held.claim(), "cpu")
+        Started(settings, survey.listing(labelled.entries, looks)).write(job.output)
+        run = partial(_run, job, f"file://{folder}/meet", world_size)
         with ProcessPoolExecutor(world_size, CONTEXT) as pool:
             list(pool.map(run, range(world_size)))
     return Path(config.output)
 
 
-def _run(job: TrainJob, test: tuple[Example, ...], meet: str, world_size: int, number: int) -> None:
+def _run(job: TrainJob, meet: str, world_size: int, number: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", meet, rank=number, world_size=world_size)
     try:
@@ -60,7 +60,7 @@ def _run(job: TrainJob, test: tuple[Example, ...], meet: str, world_size: int, n
             trainer.restore(state)
         cropper, last = Cropper(job.plan, world_size), job.plan.epochs * job.plan.steps_per_epoch
         crops = (cropper.share(step, number) for step in range(trainer.next_step, last))
-        squashed = partial(crop_plan.squashed, size=job.plan.crop_size)
+        squashed = partial(crop_plan.squashed, size=job.plan.crops.crop_size)
         canvas = partial(crop_plan.canvas, diameter=job.plan.diameter)
 
         def photographs(load: partial, examples: tuple[Example, ...]) -> list[Batch]:
@@ -68,7 +68,7 @@ def _run(job: TrainJob, test: tuple[Example, ...], meet: str, world_size: int, n
             return [{name: array[None] for name, array in one.items()} for one in mine]
 
         sets = {
-            TEST: partial(photographs, squashed, test),
+            TEST: partial(photographs, squashed, job.test),
             HELD_BACK: partial(photographs, canvas, job.held_back),
         }
         trainer.run(crops, sets)

@@ -24,10 +24,10 @@ from segpipe.data.crops import (
     Change,
     crop,
     crop_corner,
+    downscale,
     draw_change,
-    soften,
+    rotate,
     tint,
-    turn,
 )
 
 ONE = (1.0, 1.0)
@@ -71,25 +71,25 @@ def test_a_crop_that_does_not_fit_is_an_error(photograph):
 
 @pytest.mark.parametrize("size", [SIZE, SIZE + 1])
 @pytest.mark.parametrize("quarters", range(-1, 4))
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("upended", [False, True])
-def test_mirrors_and_right_angles_are_those_of_numpy(photograph, size, quarters, mirrored, upended):
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("vflip", [False, True])
+def test_mirrors_and_right_angles_are_those_of_numpy(photograph, size, quarters, hflip, vflip):
     """First the mirrors, then the rotation counter-clockwise."""
     degrees = (90.0 * quarters, 90.0 * quarters)
-    ranges = replace(STILL, mirrored=mirrored, upended=upended, degrees=degrees)
+    ranges = replace(STILL, hflip=hflip, vflip=vflip, rotation=degrees)
     got = crop(*photograph, 3, 1, 0, 1, size, ranges)
     top, left = crop_corner(3, 1, 0, 1, 200, 180, size)
     for found, whole in zip(got, photograph, strict=True):
         wanted = whole[top : top + size, left : left + size]
-        wanted = np.fliplr(wanted) if mirrored else wanted
-        wanted = np.flipud(wanted) if upended else wanted
+        wanted = np.fliplr(wanted) if hflip else wanted
+        wanted = np.flipud(wanted) if vflip else wanted
         np.testing.assert_array_equal(found, np.rot90(wanted, quarters))
 
 
 @pytest.mark.parametrize("degrees", [-45.0, -17.0, 0.0, 30.0, 45.0])
 @pytest.mark.parametrize("scale", [0.95, 1.0, 1.2])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_point_goes_where_trigonometry_says(degrees, scale, mirrored):
+@pytest.mark.parametrize("hflip", [False, True])
+def test_a_point_goes_where_trigonometry_says(degrees, scale, hflip):
     """A spot east-north-east of the centre, by its polar angle; y points down in the picture."""
     size, top, left = 141, 60, 40
     distance, angle = 31.0, 20.0  # px, degrees above the x axis
@@ -99,9 +99,9 @@ def test_a_point_goes_where_trigonometry_says(degrees, scale, mirrored):
     spot = np.exp(-((x - spot_x) ** 2 + (y - spot_y) ** 2) / (2 * 6.0**2))
     image = np.repeat(np.rint(250 * spot).astype(np.uint8)[..., None], 3, axis=2)
     label = np.where(spot > 0.3, 1, 2).astype(np.uint8)
-    change = replace(AS_IS, mirrored=mirrored, degrees=degrees, scale=scale)
-    turned, turned_label = turn(image, label, top, left, size, change)
-    heading = math.radians((180 - angle if mirrored else angle) + degrees)
+    change = replace(AS_IS, hflip=hflip, rotation=degrees, scale=scale)
+    turned, turned_label = rotate(image, label, top, left, size, change)
+    heading = math.radians((180 - angle if hflip else angle) + degrees)
     wanted = 70 + scale * distance * math.cos(heading), 70 - scale * distance * math.sin(heading)
     rows, columns = np.mgrid[:size, :size]
     for weights in (turned[..., 0].astype(float), (turned_label == 1).astype(float)):
@@ -131,17 +131,17 @@ def test_every_pixel_is_a_bilinear_mean_of_the_photograph(photograph):
     """Against the definition in float64, with nothing outside: corners, rims and the middle."""
     image, label = photograph
     for top, left, change in (
-        (0, 0, replace(AS_IS, degrees=33.0, scale=0.95, mirrored=True)),
-        (136, 116, replace(AS_IS, degrees=-44.0, scale=1.1, upended=True)),
-        (60, 50, replace(AS_IS, degrees=12.0, scale=1.2)),
+        (0, 0, replace(AS_IS, rotation=33.0, scale=0.95, hflip=True)),
+        (136, 116, replace(AS_IS, rotation=-44.0, scale=1.1, vflip=True)),
+        (60, 50, replace(AS_IS, rotation=12.0, scale=1.2)),
     ):
-        got, got_label = turn(image, label, top, left, SIZE, change)
-        angle, middle = math.radians(change.degrees), (SIZE - 1) / 2
+        got, got_label = rotate(image, label, top, left, SIZE, change)
+        angle, middle = math.radians(change.rotation), (SIZE - 1) / 2
         rows, columns = np.mgrid[:SIZE, :SIZE] - middle
         right = (columns * math.cos(angle) - rows * math.sin(angle)) / change.scale
         down = (columns * math.sin(angle) + rows * math.cos(angle)) / change.scale
-        x = left + middle + (-right if change.mirrored else right)
-        y = top + middle + (-down if change.upended else down)
+        x = left + middle + (-right if change.hflip else right)
+        y = top + middle + (-down if change.vflip else down)
         padded = np.pad(image.astype(float), ((90, 90), (90, 90), (0, 0)))
         x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
         fx, fy = (x - x0)[..., None], (y - y0)[..., None]
@@ -161,7 +161,7 @@ def test_every_pixel_is_a_bilinear_mean_of_the_photograph(photograph):
 def test_what_comes_from_beyond_the_photograph_is_black_and_outside():
     image, label = np.full((80, 80, 3), 180, np.uint8), np.full((80, 80), 2, np.uint8)
     turned, turned_label = crop(
-        image, label, 0, 0, 0, 0, 80, replace(Augmentation(), degrees=(45.0, 45.0), scale=ONE)
+        image, label, 0, 0, 0, 0, 80, replace(Augmentation(), rotation=(45.0, 45.0), scale=ONE)
     )
     for corner in np.s_[:10, :10], np.s_[-10:, :10], np.s_[:10, -10:], np.s_[-10:, -10:]:
         assert (turned[corner] == 0).all()
@@ -292,8 +292,8 @@ def test_no_two_of_seed_epoch_image_and_k_are_mixed_up():
         assert draw_change(*at, Augmentation()) != base
 
 
-RANGED = ("degrees", "scale", "brightness", "contrast", "saturation", "hue")
-DRAWN = ("mirrored", "upended", *RANGED)
+RANGED = ("rotation", "scale", "brightness", "contrast", "saturation", "hue")
+DRAWN = ("hflip", "vflip", *RANGED)
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ def test_the_ranges_are_those_of_the_wnet():
     )
 
 
-def test_half_are_mirrored_each_way_and_no_two_depend_on_each_other(changes):
+def test_half_are_flipped_each_way_and_no_two_depend_on_each_other(changes):
     values = np.array([[getattr(change, name) for name in DRAWN] for change in changes], float)
     for column in (0, 1):
         assert stats.binomtest(int(values[:, column].sum()), len(values)).pvalue > 0.001
@@ -354,7 +354,7 @@ def test_more_than_32767_px_are_no_limit():
     image = np.zeros((40, 40_000, 3), np.uint8)
     image[:, 39_970:] = 200
     label = (image[..., 0] > 0).astype(np.uint8)
-    turned, turned_label = turn(image, label, 0, 39_960, 40, AS_IS)
+    turned, turned_label = rotate(image, label, 0, 39_960, 40, AS_IS)
     np.testing.assert_array_equal(turned, image[:, 39_960:])
     np.testing.assert_array_equal(turned_label, label[:, 39_960:])
 
@@ -364,7 +364,7 @@ def test_a_rotation_turns_as_opencvs_own_matrix_does():
     there = cv2.getRotationMatrix2D((0.0, 0.0), 30.0, 1.2)
     image = np.zeros((101, 101, 3), np.uint8)
     image[50, 80] = 255
-    turned, _ = turn(image, image[..., 0], 0, 0, 101, replace(AS_IS, degrees=30.0, scale=1.2))
+    turned, _ = rotate(image, image[..., 0], 0, 0, 101, replace(AS_IS, rotation=30.0, scale=1.2))
     x, y = there[:, :2] @ (30.0, 0.0)
     found = np.unravel_index(turned[..., 0].argmax(), (101, 101))
     assert np.abs(np.array(found) - (50 + y, 50 + x)).max() < 1
@@ -383,31 +383,31 @@ def test_gains_and_gamma_are_numpys_power_of_each_channel():
     assert (tint(image, change)[0, 0] == 0).all()
 
 
-@pytest.mark.parametrize("detail", [0.125, 0.25, 0.5])  # elsewhere Pillow weighs edges otherwise
-def test_less_detail_is_pillows_reduction_and_enlargement(photograph, detail):
+@pytest.mark.parametrize("share", [0.125, 0.25, 0.5])  # elsewhere Pillow weighs edges otherwise
+def test_downscaling_is_pillows_reduction_and_enlargement(photograph, share):
     image = photograph[0][:SIZE, :SIZE]
-    small = Image.fromarray(image).resize((round(SIZE * detail),) * 2, Image.Resampling.BOX)
+    small = Image.fromarray(image).resize((round(SIZE * share),) * 2, Image.Resampling.BOX)
     wanted = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BILINEAR), int)
-    difference = soften(image, detail) - wanted
+    difference = downscale(image, share) - wanted
     assert np.abs(difference).max() <= 2  # both round twice
     assert np.abs(wanted - image).mean() > 2 * np.abs(difference).mean()
 
 
-def test_less_detail_changes_the_photograph_and_not_the_label(photograph):
-    soft = replace(STILL, detail=(0.4, 0.4))
+def test_downscaling_changes_the_photograph_and_not_the_label(photograph):
+    soft = replace(STILL, downscale=(0.4, 0.4))
     image, label = crop(*photograph, 3, 1, 2, 0, SIZE, soft)
     wanted_image, wanted_label = window(photograph, 2, 0)
-    np.testing.assert_array_equal(image, soften(wanted_image, 0.4))
+    np.testing.assert_array_equal(image, downscale(wanted_image, 0.4))
     np.testing.assert_array_equal(label, wanted_label)
-    for detail in (1.0, 1.6):
-        assert soften(wanted_image, detail) is wanted_image
+    for share in (1.0, 1.6):
+        assert downscale(wanted_image, share) is wanted_image
 
 
 def test_new_numbers_leave_the_old_ones_alone():
-    wide = replace(Augmentation(), gain=(0.5, 2.0), gamma=(0.5, 2.0), detail=(0.3, 0.9))
+    wide = replace(Augmentation(), gain=(0.5, 2.0), gamma=(0.5, 2.0), downscale=(0.3, 0.9))
     old, new = (draw_change(1, 2, 3, 4, ranges) for ranges in (Augmentation(), wide))
-    assert replace(new, gains=old.gains, gamma=old.gamma, detail=old.detail) == old
-    assert len({*new.gains, new.gamma, new.detail}) == 5
+    assert replace(new, gains=old.gains, gamma=old.gamma, downscale=old.downscale) == old
+    assert len({*new.gains, new.gamma, new.downscale}) == 5
     assert old.gains == (1, 1, 1)
     assert old.gamma == 1
 

@@ -20,8 +20,8 @@ from PIL import Image
 from verbs import run
 
 from segpipe import cli
+from segpipe.train.config import TrainConfig
 from segpipe.train.recipes import RECIPES
-from segpipe.train.run import TrainConfig
 
 
 @pytest.fixture
@@ -59,7 +59,13 @@ def test_a_folder_in_no_known_layout_is_told_all_that_are_known(refused, tmp_pat
     (folder / "photo.jpg").write_bytes(b"x")
     line = refused(verb, "--data", folder, "--output", output)
     assert f"{folder}: no labelled set in a known layout, found photo.jpg (wanted" in line
-    for wanted in ("DRIVE: training/ and test/", "STARE: ", "CHASE_DB1: ", "HRF: ", "plain: "):
+    for wanted in (
+        "DRIVE, ",
+        "STARE, ",
+        "CHASE_DB1, ",
+        "HRF, ",
+        "images/ beside labels/",
+    ):
         assert wanted in line
 
 
@@ -87,7 +93,8 @@ def test_a_labelled_file_that_is_no_image_is_named(refused, broken, output, ray_
 
 
 def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_cluster):
-    line = refused("train", "--data", labelled, "--output", output, "--crop-size", 600)
+    words = ["--data", labelled, "--output", output, "--recipe", "lecture"]
+    line = refused("train", *words, "--crop-size", 600)
     assert "--crop-size 600" in line
     assert "565 px" in line
 
@@ -107,16 +114,16 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--workers", "two"], "--workers two"),
         (["--width", "0"], "--width 0"),
         (["--schedule", "linear"], "choose from constant, cosine"),
-        (["--cycle-epochs", "2"], "needs --schedule cosine"),
+        (["--model", "unet", "--cycle-epochs", "2"], "needs --schedule cosine"),
         (["--patience", "2"], "needs --validation-images"),
         (["--validation-images", "4"], "4 training images, at least one must be left"),
         (["--precision", "fp16"], "choose from fp32, bf16"),
-        (["--recipe", "resnet"], "--recipe resnet: choose from segnet-lite, resunet"),
+        (["--recipe", "resnet"], "--recipe resnet: choose from lecture, resunet"),
         (["--recipe"], "--recipe"),
         (["--augmentation", "more"], "choose from none, wnet, wide, wider"),
-        (["--place", "here"], "choose from photograph, field, whole"),
+        (["--crop-sampling", "here"], "choose from uniform, fov, whole"),
         (["--loss", "dice"], "choose from nll, nll+dice"),
-        (["--average", "1"], "--average 1.0: must be 0 or more, and below 1"),
+        (["--ema-decay", "1"], "--ema-decay 1.0: must be 0 or more, and below 1"),
         (["--clip-norm", "-1"], "--clip-norm -1.0: must be 0 or more"),
         (["--weight-decay", "nan"], "--weight-decay nan: must be 0 or more"),
     ],
@@ -134,6 +141,27 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     assert found == TrainConfig(
         **{"data": "d", "output": "o"} | RECIPES[name] | {"recipe": name, "epochs": 7}
     )
+
+
+def test_without_model_and_recipe_resunet_is_trained_by_its_recipe():
+    words = ["--data", "d", "--output", "o"]
+    by_name = cli._parse("train", TrainConfig, [*words, "--recipe", "resunet"])
+    assert cli._parse("train", TrainConfig, words) == by_name
+    assert (by_name.model, by_name.lr, by_name.tta) == ("resunet", 3e-3, "flip4")
+
+
+@pytest.mark.parametrize("model", ["--model {}", "--model={}"])
+@pytest.mark.parametrize("name", ["unet", "resunet"])
+def test_a_model_alone_is_trained_with_plain_defaults(model, name):
+    words = ["--data", "d", "--output", "o", *model.format(name).split()]
+    assert cli._parse("train", TrainConfig, words) == TrainConfig("d", "o", model=name)
+
+
+def test_the_lecture_is_segnet_lite_with_plain_defaults():
+    words = ["--data", "d", "--output", "o", "--recipe", "lecture"]
+    lecture = cli._parse("train", TrainConfig, words)
+    assert lecture == cli._parse("train", TrainConfig, [*words, "--model", "segnet-lite"])
+    assert lecture == TrainConfig("d", "o", recipe="lecture", model="segnet-lite")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +286,9 @@ def told_of_flags(verb: str, capsys) -> dict[str, str]:
     with pytest.raises(SystemExit) as stop:
         cli.main([verb, "--help"])
     assert stop.value.code == 0
-    lines = [line.strip("│╭╮╰╯") for line in capsys.readouterr().out.splitlines()]  # tyro's box
+    own, every_verb, _ = capsys.readouterr().out.partition(cli.OF_EVERY_VERB)
+    assert every_verb
+    lines = [line.strip("│╭╮╰╯") for line in own.splitlines()]  # tyro's box
     parts = re.split(r"^ {1,2}(--[a-z][\w-]+)", "\n".join(lines), flags=re.MULTILINE)
     return {
         flag: "".join(text.split()) for flag, text in zip(parts[1::2], parts[2::2], strict=True)

@@ -21,6 +21,7 @@ from segpipe.data.codecs import (
     decode_photograph,
     encode_mask,
 )
+from segpipe.data.drawings import read_drawing
 from segpipe.data.photograph import Photograph
 from segpipe.data.tiff import MAX_PAGES
 from segpipe.errors import RejectedImage
@@ -699,3 +700,17 @@ def test_a_complex_tiff_is_named_so():
 def test_a_tiff_of_rare_pixels_is_named_so(values, photometric):
     wanted = "cannot be decoded: TIFF with pixels of a kind that is not read"
     assert reason(tiff(values, photometric)) == wanted
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_mask_is_known_by_its_palette_and_is_no_photograph(orientation):
+    """Whoever copied it whereto; as a label, and for the report, it is read as before."""
+    mask = np.repeat(np.arange(60, dtype=np.uint8)[:, None] % 3, 80, axis=1)
+    data = encode_mask(mask, orientation)
+    assert reason(data) == "is a mask as segpipe writes them, not a photograph"
+    assert reason(data[: data.index(b"IDAT")]) == reason(data)  # no pixel is looked at
+    grey = np.array([0, 255, 128], np.uint8)[mask]
+    np.testing.assert_array_equal(decode_image(data), np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_drawing(data).drawn, mask != 0)
+    for like in (Image.fromarray(grey), Image.fromarray(grey).convert("P")):
+        np.testing.assert_array_equal(decode_photograph(encoded(like, "PNG")).image[..., 0], grey)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segpipe.data.crops import Augmentation, crop, crop_corner, epoch_order, field_corner
+from segpipe.data.crops import Augmentation, crop, crop_corner, epoch_order, fov_corner
 
 
 def test_every_crop_occurs_once_in_an_epoch():
@@ -86,14 +86,14 @@ def test_field_crops_lie_around_every_pixel_of_the_field_alike():
     label = np.zeros((9, 12), np.uint8)
     label[2:5, 3:9] = 2
     label[3, 4] = 1
-    corners = np.array([field_corner(0, 0, n, k, label, 32) for n in range(60) for k in range(30)])
+    corners = np.array([fov_corner(0, 0, n, k, label, 32) for n in range(60) for k in range(30)])
     counts = np.zeros_like(label, int)
     np.add.at(counts, tuple((corners + 16).T), 1)
     assert (counts > 0).tolist() == (label > 0).tolist()
     assert stats.chisquare(counts[label > 0]).pvalue > 0.001
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(mirrored=0, upended=0)])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(hflip=0, vflip=0)])
 def test_what_lies_beyond_the_photograph_is_black_and_outside(augmentation):
     image, label = np.full((40, 50, 3), 200, np.uint8), np.full((40, 50), 2, np.uint8)
     for k in range(20):

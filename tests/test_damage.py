@@ -29,7 +29,8 @@ from segpipe.storage import lock, open_store
 from segpipe.storage.files import write_json
 from segpipe.storage.settings import SETTINGS
 from segpipe.train import states
-from segpipe.train.run import TrainConfig
+from segpipe.train.config import TrainConfig
+from segpipe.train.settings import Started
 from segpipe.train.states import State
 
 NUM_IMAGES = 3
@@ -183,8 +184,9 @@ def test_what_a_damaged_part_held_is_to_do_again(place):
 def trained(labelled, tmp_path) -> Path:
     """The output of a training of two epochs that is finished, with all images held back."""
     output, data = open_store(str(tmp_path / "trained")), open_store(str(labelled))
-    config = TrainConfig(data.uri(), output.uri(), validation_images=HELD_BACK)
-    write_json(output, SETTINGS, config.settings(data))
+    flags = {"epochs": 2, "validation_images": HELD_BACK}
+    config = TrainConfig.by_recipe("lecture", data.uri(), output.uri(), **flags)
+    Started(config.settings(data)).write(output)
     for epoch in (1, 2):
         progress = {"epoch": epoch, "history": [], "best": {"epoch": 0, "loss": 0.0}}
         states.put(output, State({"model.x": np.zeros(9)}, progress))
@@ -194,8 +196,8 @@ def trained(labelled, tmp_path) -> Path:
 
 @pytest.mark.parametrize("kind", ["settings", "state", "marker", "under way"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_train_goes_on_or_names_the_file(trained, labelled, kind, damage, capsys):
-    """It would go on from the state before; with all images held back it cannot."""
+def test_train_resumes_or_names_the_file(trained, labelled, kind, damage, capsys):
+    """It would resume from the state before; with all images held back it cannot."""
     below = trained / "_segpipe"
     path = {
         "settings": below / "settings.json",
@@ -203,7 +205,7 @@ def test_train_goes_on_or_names_the_file(trained, labelled, kind, damage, capsys
         "marker": below / "states" / "00002.json",
         "under way": below / "under-way.json",
     }[kind]
-    words = ["--data", labelled, "--output", trained, "--epochs", 2]
+    words = ["--data", labelled, "--output", trained, "--recipe", "lecture", "--epochs", 2]
     words += ["--validation-images", HELD_BACK]
     assert run("train", *words) == 0
     assert "2 epochs are finished" in capsys.readouterr().out

@@ -33,7 +33,10 @@ from scipy import ndimage
 
 from segpipe.data import codecs, decoder
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit, restore
-from segpipe.data.decoder import Decoder, Fitted
+from segpipe.data.decoder import Decoder
+from segpipe.data.decoder_child import BYTES_PER_PIXEL, KEPT_BYTES
+from segpipe.data.decoder_pipe import SHARED_BYTES
+from segpipe.data.fitting import SHARP, Fitted, fit
 from segpipe.data.fov import SEARCH_PX, find_field, find_fov
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
@@ -147,7 +150,7 @@ def assert_same(fitted: Fitted, other: Fitted) -> None:
 
 
 def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER) -> None:
-    assert_same(fitted, decoder.fit(data, diameter, 200))
+    assert_same(fitted, fit(data, diameter, 200))
 
 
 def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:
@@ -186,7 +189,7 @@ def children(parent: int) -> list[int]:
         except OSError:
             continue  # no process, or it has ended
         own = int(ppid) == parent and int(entry.name) not in OTHERS
-        if own and state != "Z" and b"segpipe.data.decoder" in words:
+        if own and state != "Z" and b"segpipe.data.decoder_child" in words:
             found.append(int(entry.name))
     return found
 
@@ -267,9 +270,9 @@ def marked(height: int, width: int, radius: float) -> tuple[bytes, np.ndarray]:
 def test_a_large_jpeg_that_comes_reduced_lies_where_the_whole_would(height, width, share):
     """In the file's own pixels: box, field and spots; also of odd sizes and of a field cut off."""
     data, spots = marked(height, width, share * min(height, width))
-    reduced = codecs.decode_photograph(data, 200, decoder.SHARP * DIAMETER).reduction
+    reduced = codecs.decode_photograph(data, 200, SHARP * DIAMETER).reduction
     assert reduced > 1
-    fitted = decoder.fit(data, DIAMETER, 200)
+    fitted = fit(data, DIAMETER, 200)
     whole = plan_fit(find_fov(codecs.decode_image(data)), DIAMETER)
     cell = -(-max(height, width) // SEARCH_PX)
     assert (fitted.geometry.height, fitted.geometry.width) == (height, width)
@@ -286,8 +289,8 @@ def test_a_large_jpeg_that_comes_reduced_lies_where_the_whole_would(height, widt
 def test_a_small_field_in_a_large_jpeg_is_seen_whole(radius):
     """Its canvas is that of the file decoded whole: nothing is enlarged that was reduced before."""
     data, _ = marked(600, 600, radius)
-    assert codecs.decode_photograph(data, 200, decoder.SHARP * DIAMETER).reduction > 1
-    assert_same(decoder.fit(data, DIAMETER, 200), fitted_whole(data))
+    assert codecs.decode_photograph(data, 200, SHARP * DIAMETER).reduction > 1
+    assert_same(fit(data, DIAMETER, 200), fitted_whole(data))
 
 
 def test_a_field_too_small_at_one_size_is_taken_at_the_next_finer_one(monkeypatch):
@@ -300,7 +303,7 @@ def test_a_field_too_small_at_one_size_is_taken_at_the_next_finer_one(monkeypatc
         return came[-1]
 
     monkeypatch.setattr(codecs, "decode_photograph", watched)
-    fitted = decoder.fit(data, DIAMETER, 200)
+    fitted = fit(data, DIAMETER, 200)
     assert [photograph.reduction for photograph in came] == [4, 2]
     assert fitted.geometry.height == 600
 
@@ -310,7 +313,7 @@ def test_a_reduced_jpeg_without_a_field_is_rejected_in_the_words_for_the_whole()
     with pytest.raises(RejectedImage) as expected:
         find_fov(codecs.decode_image(data))
     with pytest.raises(RejectedImage) as caught:
-        decoder.fit(data, DIAMETER, 200)
+        fit(data, DIAMETER, 200)
     assert str(caught.value) == str(expected.value)
 
 
@@ -338,7 +341,7 @@ def test_a_rejection_reads_as_in_process_and_costs_no_child(child, data):
     child.fit(photograph())
     pid = only_child()
     with pytest.raises(RejectedImage) as expected:
-        decoder.fit(data, DIAMETER, 1)
+        fit(data, DIAMETER, 1)
     with pytest.raises(RejectedImage) as caught:
         child.fit(data)
     assert str(caught.value) == str(expected.value)
@@ -369,10 +372,10 @@ def test_what_came_back_stays_as_it_was_when_others_come(child):
     assert_as_in_process(child.fit(data[0]), data[0])
 
 
-@pytest.mark.parametrize("more", [-1, 0, 1, decoder.SHARED_BYTES])
+@pytest.mark.parametrize("more", [-1, 0, 1, SHARED_BYTES])
 def test_files_too_long_for_the_shared_memory_come_through_the_pipe(child, more):
     short = photograph()
-    data = short + bytes(decoder.SHARED_BYTES + more - len(short))
+    data = short + bytes(SHARED_BYTES + more - len(short))
     assert_as_in_process(child.fit(data), short)
     assert_as_in_process(child.fit(short), short)
 
@@ -568,7 +571,7 @@ def test_a_photograph_at_the_limit_takes_two_thirds_of_the_memory_it_may(kind):
         before = peak_bytes(only_child())
         assert child.fit(data).geometry.height == side
         taken = peak_bytes(only_child()) - before - len(data)
-    assert side**2 * 7 < taken < side**2 * decoder.BYTES_PER_PIXEL * 2 / 3
+    assert side**2 * 7 < taken < side**2 * BYTES_PER_PIXEL * 2 / 3
 
 
 def greedy(kind: str, side: int) -> bytes:
@@ -618,7 +621,7 @@ def test_a_large_photograph_leaves_a_small_child():
         child.fit(photograph(side=3000))
         statm = Path(f"/proc/{only_child()}/statm")
         wait_until(
-            lambda: int(statm.read_text().split()[1]) * 4096 < decoder.KEPT_BYTES,
+            lambda: int(statm.read_text().split()[1]) * 4096 < KEPT_BYTES,
             "small child",
             DEADLINE_S,
         )
@@ -729,7 +732,8 @@ def pipes(pid: int) -> set[str]:
 
 
 def test_neither_side_imports_a_network_or_a_store():
-    code = "import json, sys, segpipe.data.decoder; print(json.dumps(list(sys.modules)))"
+    sides = "segpipe.data.decoder, segpipe.data.decoder_child"
+    code = f"import json, sys, {sides}; print(json.dumps(list(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
     loaded = set(json.loads(printed.splitlines()[-1]))
     assert not loaded & {"torch", "ray", "pyarrow", "boto3", "botocore"}

@@ -13,11 +13,12 @@ from PIL import Image
 from verbs import run
 
 pytestmark = pytest.mark.cluster
+LECTURE = ["--recipe", "lecture", "--epochs", 2]
 
 
 def test_the_lectures_losses_come_out(drive, tmp_path):
     """0.0586 and 0.0390 on its scale, a tenth of the mean loss per pixel."""
-    output = ranks.train(drive, tmp_path, "--epochs", 2, world_size=2)
+    output = ranks.train(drive, tmp_path, *LECTURE, world_size=2)
     losses = [float(row["train_loss"]) for row in ranks.history(output)]
     assert losses == pytest.approx([0.60, 0.39], abs=0.05)
 
@@ -25,7 +26,7 @@ def test_the_lectures_losses_come_out(drive, tmp_path):
 @pytest.mark.nightly
 def test_no_step_waits_longer_at_an_epochs_start(drive, tmp_path, ray_cluster):
     """The stream is ahead of the worker there as elsewhere."""
-    assert run("train", "--data", drive, "--output", tmp_path, "--epochs", 2, "--workers", 2) == 0
+    assert run("train", "--data", drive, "--output", tmp_path, *LECTURE, "--workers", 2) == 0
     with (tmp_path / "_segpipe/steps/epoch-00002.csv").open() as file:
         rows = list(csv.DictReader(file))
     waits = np.array([float(row["wait_s"]) for row in rows])

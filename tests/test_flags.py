@@ -18,7 +18,7 @@ from segpipe import cli
 from segpipe.errors import UserError
 from segpipe.flags import RENAMED
 from segpipe.storage import open_store
-from segpipe.train.run import TrainConfig
+from segpipe.train.config import TrainConfig
 
 SWITCH = "a switch: it takes no value"
 UNSIGNED = "a switch: test_s3_errors has it refused where nothing is on S3"
@@ -49,22 +49,22 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "crops_per_image": COUNT,
         "crop_size": COUNT,
         "batch_size": COUNT,
-        "place": CHOICE,
+        "crop_sampling": CHOICE,
         "augmentation": CHOICE,
         "loss": CHOICE,
         "lr": SIZE,
         "warmup_steps": ["-1", "1.5", "abc", ""],
         "weight_decay": AMOUNT,
         "clip_norm": AMOUNT,
-        "average": ["1", *AMOUNT],
+        "ema_decay": ["1", *AMOUNT],
         "schedule": CHOICE,
         "cycle_epochs": ["2", *COUNT],  # 2: without a cosine
         "validation_images": ["4", "-1", "1.5", "abc"],  # the set has 4 for training
-        "flips": FLIPS,
+        "tta": ["4", *CHOICE],
         "patience": ["3", *COUNT],  # 3: without photographs to look at
         "seed": SEED,
         "precision": CHOICE,
-        "compile": CHOICE,
+        "backend": ["on", *CHOICE],
         "device": ["tpu", "gpu", ""],
         "anonymous": UNSIGNED,
         "resource_wait": AMOUNT,
@@ -155,8 +155,6 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "put_price": AMOUNT,
         "get_price": AMOUNT,
         "node_hours": SIZE,
-        "spread": AMOUNT,
-        "seed": SEED,
         "output": ["", " ", "nowhere/plan.json", "s3://bucket/plan.json"],
     },
     "models": {"json": SWITCH},
@@ -175,7 +173,7 @@ def needed(verb: str, labelled: Path, photographs: Path, output: Path) -> dict[s
     """Flags with which the verb would start its work."""
     return {
         "check": {"data": str(labelled), "output": str(output)},
-        "train": {"data": str(labelled), "output": str(output)},
+        "train": {"data": str(labelled), "output": str(output), "recipe": "lecture"},
         "segment": {"input": str(photographs), "output": str(output)},
         "evaluate": {"data": str(labelled), "output": str(output)},
         "scale": {"job": "segment", "workers": "1", "input": str(photographs)}
@@ -271,12 +269,58 @@ def test_a_mistyped_flag_is_named_with_the_nearest(refused, words, wanted):
 
 
 @pytest.mark.parametrize(
-    ("verb", "old"), [(verb, old) for verb, names in RENAMED.items() for old in names]
+    ("verb", "old"), [(verb, old) for verb in RENAMED for old in RENAMED[verb]]
 )
-def test_a_flag_of_0_1_0_is_told_its_new_name(refused, verb, old):
+def test_a_flag_of_another_name_in_0_1_0_is_told_with_its_name_of_today(refused, verb, old):
     new = RENAMED[verb][old]
-    assert f"{old}: has another name since 0.2.0, give {new}" in refused(verb, f"{old}=1")
-    assert new.split()[0].removeprefix("--").replace("-", "_") in TABLE[verb]
+    assert f"{old}: is now {new}" in refused(verb, f"{old}=1")
+    names = {name_of(field.name) for field in dataclasses.fields(config_of(verb))}
+    assert new.split()[0] in names
+    assert old not in names
+
+
+MANY = [f"{number}.jpg" for number in range(1000)]  # as a shell makes of a glob
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "line"),
+    [
+        ("segment", ["--workers", "2.5"], "--workers 2.5: wanted a whole number"),
+        ("segment", ["--workers", "2", "--workers=1e3"], "--workers 1e3: wanted a whole number"),
+        ("segment", ["--workers="], '--workers "": wanted a whole number'),
+        ("segment", ["--workers"], "--workers: wanted a whole number after it"),
+        ("segment", ["--limit", "--workers", "2"], "--limit: wanted a whole number after it"),
+        ("segment", ["--store_patience", "1s"], "--store-patience 1s: wanted a number"),
+        ("segment", ["--column"], "--column: wanted a value after it"),
+        ("segment", ["--tta", "3"], "--tta 3: choose from none, flip4"),
+        ("segment", ["--repair", "yes"], "--repair yes: is a switch, leave the value out"),
+        ("segment", ["--repair=no"], "--repair no: is a switch, leave the value out"),
+        ("scale", ["--workers", "1", "b"], "--workers b: wanted a whole number"),
+        (
+            "segment",
+            ["--input", *MANY],
+            "--input 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 995 more: wanted one value, quote globs "
+            "and paths with spaces",
+        ),
+        ("status", ["--workers", "2"], "--workers: unknown flag (segpipe status --help tells all)"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_what_was_wanted(
+    refused, labelled, photographs, tmp_path, verb, words, line
+):
+    flags = needed(verb, labelled, photographs, tmp_path / "output")
+    given = [f"{name_of(name)}={value}" for name, value in flags.items()]
+    assert refused(verb, *given, *words) == f"segpipe {verb}: {line}"
+
+
+def test_words_before_any_flag_and_flags_that_are_missing_are_told(refused):
+    assert refused("segment", "a.jpg", "b.jpg", "--input=x", "--output=y") == (
+        "segpipe segment: a.jpg, b.jpg: no flag before it, wanted --flag value"
+    )
+    told = refused("segment", "--limit=3")
+    assert told.endswith(
+        "Missing from segpipe segment: --input, --output (segpipe segment --help tells more)"
+    )
 
 
 @pytest.mark.parametrize("flag", ["--data=~/set", "--output=~/out"])

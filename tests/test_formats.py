@@ -21,7 +21,7 @@ from files import compressed, dicom, encapsulated, encoded, heic, png16, smooth,
 from PIL import Image
 from pydicom import uid
 
-from segpipe.data.codecs import EXTENSIONS, decode_photograph
+from segpipe.data.codecs import EXTENSIONS, decode_photograph, encode_mask
 from segpipe.errors import RejectedImage
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -84,6 +84,7 @@ def pictures() -> Iterator[Variety]:
     yield Variety(
         "PNG", "12 bits in 16, a dark picture with sBIT 12", png16(TWELVE // 4, 12), RGB // 4
     )
+    yield Variety("PNG", "a mask that segpipe wrote", encode_mask(GREY % 3), None)
     yield Variety("PNG", "animated", frames("PNG"))
     yield Variety("BMP", "24 bits", encoded(RGB, "BMP"))
     yield Variety("GIF", "256 colours", encoded(PICTURE.quantize(256), "GIF"), loss=40)

@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 ]
-SMALL = ["--crops-per-image", 20, "--crop-size", 64, "--batch-size", 10, "--epochs", 2]
+SMALL = ["--recipe", "lecture", "--epochs", 2]
+SMALL += ["--crops-per-image", 20, "--crop-size", 64, "--batch-size", 10]
 MODELS = {"segnet-lite": 64, "segnet": 8, "unet": 8, "wnet": 8}
 
 
@@ -68,7 +69,7 @@ def test_training_and_segmenting_on_a_card_do_what_they_do_on_the_cpu(
 
     for device in ("cpu", "gpu"):
         words = ["--data", labelled, "--output", tmp_path / device, *SMALL, "--device", device]
-        assert run("train", *words, "--compile", "off") == 0
+        assert run("train", *words, "--backend", "torch") == 0
     tables = [history(tmp_path / device) for device in ("cpu", "gpu")]
     on_cpu, on_gpu = ([float(row["train_loss"]) for row in table] for table in tables)
     assert on_gpu == pytest.approx(on_cpu, rel=1e-3)

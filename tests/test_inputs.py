@@ -5,6 +5,7 @@ Run: pytest tests/test_inputs.py
 
 import os
 import signal
+import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,7 +129,9 @@ def test_a_listed_file_that_changed_has_another_version(source, tmp_path):
     ("content", "reason"),
     [
         ("file,id\nx,1\n", "no column 'path', only file, id"),
-        ("", "cannot be read as a list"),
+        ("", "is empty, wanted a header with 'path' and a row for each file"),
+        ("\n \n", "is empty"),
+        ("path,id\na.jpg,1,2\n", "cannot be read as a list"),
         ("path\nhttp://host/x.jpg\n", "http://host/x.jpg: use local paths or s3"),
         ("path\n/x.jpg\ns3://bucket/x.jpg\n", "local paths beside s3"),
     ],
@@ -300,6 +303,34 @@ def test_kinds_of_skipped_files_are_bounded_in_number_and_length(tmp_path):
     told = str(found.nothing("folder"))
     assert "62 other files: 33 of other kinds, 1 .k0, 1 .k1" in told
     assert "25 more)" in told
+
+
+def test_what_can_never_be_read_is_counted_by_kind_and_never_opened(source, tmp_path, monkeypatch):
+    """A pipe that is opened is waited for, and a device has no end."""
+    folder = tmp_path / "in"
+    for name, target in (("to_nothing.jpg", "none"), ("self", "self"), ("x.tif", "a.jpg/x.tif")):
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.jpg")
+    os.mkfifo(folder / "sub" / "pipe")
+    (folder / "null.png").symlink_to(os.devnull)
+    (folder / "again").symlink_to(folder)  # every photograph in it is listed already
+    with socket.socket(socket.AF_UNIX) as one:
+        monkeypatch.chdir(folder)  # a socket's path has at most 107 bytes
+        one.bind("socket.jpg")
+    found = Inputs(source)
+    special = {"broken links": 3, "pipes": 2, "sockets": 1, "devices": 1}
+    for _ in range(2):
+        assert keys(found) == ["B.PNG", "a.jpg", "noextension", "sub/c.tif"]
+        assert found.skipped == {".txt": 1, ".csv": 1} | special
+    told = inputs.skipped_words(found.skipped)
+    assert told == "9 files skipped (3 broken links, 2 pipes, 1 .txt, 1 .csv, 1 device, 1 more), "
+
+
+def test_a_folder_of_what_can_never_be_read_is_told_so(tmp_path):
+    os.mkfifo(tmp_path / "eye.jpg")
+    found = Inputs(open_store(str(tmp_path)))
+    assert keys(found) == []
+    assert "no photographs there (1 other file: 1 pipe)" in str(found.nothing("x"))
 
 
 # ---- an output and an input under two names

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from verbs import ONE, assert_equal_weights, rows_of, run
 
-from segpipe.data import synthetic
 from segpipe.data.codecs import decode_image
-from segpipe.measure import vessels as measure
+from segpipe.data.synthetic_sets import write_archive_image
+from segpipe.measurement import vessels
+from segpipe.measurement.quality import Quality
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
-TRAIN = ["--epochs", "2", "--crops-per-image", "10"]
+TRAIN = ["--recipe", "lecture", "--epochs", "2", "--crops-per-image", "10"]
 TRAIN += ["--crop-size", "96", "--batch-size", "10"]
 HISTORY = "epoch,train_loss,test_loss,test_accuracy,vessel_dice,seconds,crops_per_second"
 WRITTEN = ["--format", "both", "--probabilities"]
@@ -38,7 +39,7 @@ def mixed(tmp_path_factory) -> Path:
     """A folder of sizes from 500 to over 2,000 px in four formats, one file of them damaged."""
     folder = tmp_path_factory.mktemp("mixed")
     for index in range(6):
-        synthetic.write_archive_image(folder, index, seed=3)
+        write_archive_image(folder, index, seed=3)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     (folder / "notes.txt").write_text("not a photograph")
     return folder
@@ -170,7 +171,7 @@ def test_rows_are_measured_where_it_was_asked_for(segmented, mixed, trained, tmp
     words = ["segment", *ONE, "--input", mixed, "--output", tmp_path, *flags, *WRITTEN]
     assert run(*words, "--measure", "full") == 0
     plain = {row["path"]: row for row in rows_of(segmented)}
-    kinds = (measure.Measurements, measure.Quality)
+    kinds = (vessels.Measurements, Quality)
     names = {field.name for kind in kinds for field in fields(kind)} - {"vessel_density"}
     for row in rows_of(tmp_path):
         before = plain[row["path"]]

@@ -24,7 +24,7 @@ def refused(monkeypatch) -> Callable[[str], str]:
 
     def told(address: str) -> str:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(UserError) as raised, running_ray({}):
+        with pytest.raises(UserError) as raised, running_ray():
             pass
         text = str(raised.value)
         assert text.startswith(f"RAY_ADDRESS {address}: ")

@@ -50,8 +50,8 @@ COPIES = 24
 NUM_INPUTS = 6 * COPIES + 2
 
 
-FLAGS = ["--epochs", 3, "--workers", 2, "--compile", "off", "--model", "unet", "--width", 4]
-FLAGS += ["--crops-per-image", 30, "--validation-images", 1, "--average", 0.9]
+FLAGS = ["--epochs", 3, "--workers", 2, "--backend", "torch", "--model", "unet", "--width", 4]
+FLAGS += ["--crops-per-image", 30, "--validation-images", 1, "--ema-decay", 0.9]
 FLAGS += ["--warmup-steps", 5, "--schedule", "cosine", "--cycle-epochs", 2]
 TRAIN = ["-m", "jobs.train", *FLAGS]
 
@@ -138,9 +138,9 @@ def losses(output: Path) -> list[float]:
 @pytest.mark.timeout(900)
 def test_elastic_workers_follow_the_nodes_of_the_cluster(labelled, tmp_path):
     """Three workers, two when a node is taken, three when one is added; the same losses."""
-    flags = ["-m", "jobs.train", "--data", labelled, "--crops-per-image", 30]
+    flags = ["-m", "jobs.train", "--recipe", "lecture", "--data", labelled]
     whole, output = tmp_path / "whole", tmp_path / "elastic"
-    slow = ["--epochs", 1000, "--compile", "off"]  # enough for nodes to come and go
+    slow = ["--epochs", 1000, "--backend", "torch"]  # enough for nodes to come and go
     env = token() | {"RAY_health_check_period_ms": "1000"}  # a dead node is noticed in seconds
 
     def wait_for_an_epoch() -> None:

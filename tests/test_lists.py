@@ -78,6 +78,48 @@ def test_another_column_in_another_encoding_does_not_matter(write):
     assert write("path,größe\na.jpg,größer\n", "latin-1") == [("a.jpg", None, 5)]
 
 
+def test_columns_may_be_parted_by_semicolons_and_tabs(write):
+    """Of Excel, where commas are decimal, and of its Unicode text; a name may hold any of them."""
+    text = 'id;path;age\n7;a.jpg;60,5\n8;"b.jpg";61\n'
+    assert write(text) == [("a.jpg", "7", 5), ("b.jpg", "8", 5)]
+    assert write('path;age\n"a;x.jpg";1,5\n')[0][0] == "a;x.jpg"
+    assert write("path\tid\nä.jpg\t7\n", "utf-16") == [("ä.jpg", "7", 6)]
+    assert write("path\na;x.jpg\n")[0][0] == "a;x.jpg"
+    assert write("path,a;b\na.jpg,1\n") == [("a.jpg", None, 5)]
+    with pytest.raises(UserError, match="has no column 'path', only file, age: name one so"):
+        write("file;age\na.jpg;1\n")
+
+
+def test_a_column_that_is_not_there_is_told_with_few_of_those_that_are(write):
+    names = [f"column_{number}_{'x' * 90}" for number in range(40)]
+    with pytest.raises(UserError, match=r"column_4_x+[.]{3} and 35 more") as told:
+        write(",".join(names))
+    assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize("many", [0, 1000])
+def test_a_nul_byte_is_told_with_its_line(write, tmp_path, many):
+    with pytest.raises(UserError) as told:
+        write("path\n" + "a.jpg\n" * many + "b\0.jpg\n")
+    assert str(told.value) == (
+        f"{tmp_path}/list.csv: has a NUL byte in line {many + 2}, wanted text, save it anew as CSV "
+        "in UTF-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [("", "no row"), (None, "no row"), ("\n\n", "no row"), (",1\n,2\n", "2 rows without a name")],
+)
+def test_a_list_that_names_nothing_is_told_so(no_ray, tmp_path, capfd, rows, told):
+    """None: without the end of its line."""
+    (tmp_path / "list.csv").write_text("path,id" if rows is None else f"path,id\n{rows}")
+    words = ["--input", tmp_path / "list.csv", "--output", tmp_path / "out"]
+    assert run("segment", *words) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"list.csv: names no file ({told} below its header), give each photograph a row" in line
+
+
 def test_a_cut_off_utf_16_is_refused_in_a_line(tmp_path):
     (tmp_path / "list.csv").write_bytes("path\na.jpg".encode("utf-16")[:-1])
     with pytest.raises(UserError, match="is neither UTF-8"):

@@ -19,7 +19,10 @@ from skimage.morphology import thin as independent_thin
 
 from segpipe.data import synthetic
 from segpipe.data.classes import BACKGROUND, VESSEL, classes_of
-from segpipe.measure import vessels as measure
+from segpipe.measurement import vessels
+from segpipe.measurement.fractal import fractal_dimension
+from segpipe.measurement.quality import Quality, assess_quality
+from segpipe.measurement.skeleton import thin, trace
 from segpipe.segment.rows import ROW
 
 SIDE, CENTRE, DIAMETER = 560, 280 + 280j, 540
@@ -70,9 +73,9 @@ def square(side: int, at: int = 30) -> np.ndarray:
 
 
 @cache
-def bar(angle: float, width: float) -> tuple[np.ndarray, measure.Measurements]:
+def bar(angle: float, width: float) -> tuple[np.ndarray, vessels.Measurements]:
     mask = stroke(straight(angle), width=width)
-    return mask, measure.measure(mask)
+    return mask, vessels.measure(mask)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -101,7 +104,7 @@ def test_the_spread_of_two_bars_is_half_their_difference():
     bars = [
         stroke(straight(20, middle=CENTRE + 60j * sign), width=w) for sign, w in ((1, 4), (-1, 10))
     ]
-    found = measure.measure(np.minimum(*bars))
+    found = vessels.measure(np.minimum(*bars))
     assert found.calibre_mean_px == pytest.approx(7, abs=0.4)
     assert found.calibre_std_px == pytest.approx(3, abs=0.3)
     assert found.num_components == 2
@@ -111,7 +114,7 @@ def test_the_spread_of_two_bars_is_half_their_difference():
 @pytest.mark.parametrize("width", [2, 4, 8])
 def test_a_semicircle_has_tortuosity_half_pi(radius, width):
     arc = CENTRE + radius * np.exp(1j * np.linspace(0.2, 0.2 + math.pi, 500))
-    found = measure.measure(stroke(arc, width=width))
+    found = vessels.measure(stroke(arc, width=width))
     assert found.tortuosity == pytest.approx(math.pi / 2, rel=0.01)
     assert found.calibre_mean_px == pytest.approx(width, abs=0.3)
 
@@ -121,20 +124,20 @@ def test_a_sine_curve_has_the_tortuosity_of_its_points(height, period):
     x = np.linspace(80, 480, 4000)
     curve = x + 1j * (280 + height * np.sin(2 * np.pi * x / period))
     true = np.abs(np.diff(curve)).sum() / abs(curve[-1] - curve[0])
-    assert measure.measure(stroke(curve, width=3)).tortuosity == pytest.approx(true, rel=0.02)
+    assert vessels.measure(stroke(curve, width=3)).tortuosity == pytest.approx(true, rel=0.02)
 
 
 def test_tortuosity_is_the_length_of_all_segments_over_their_chords():
     """A straight vessel and a semicircle as long: (200 + 200) / (200 + 2/pi of it)."""
     arc = CENTRE + 100j + 200 / math.pi * np.exp(1j * np.linspace(0, math.pi, 500))
-    found = measure.measure(stroke(arc, straight(10, 200, CENTRE - 120j), width=3))
+    found = vessels.measure(stroke(arc, straight(10, 200, CENTRE - 120j), width=3))
     assert found.tortuosity == pytest.approx(400 / (200 + 400 / math.pi), rel=0.01)
 
 
 def test_a_ring_has_a_length_and_no_tortuosity():
     circle = CENTRE + 80 * np.exp(1j * np.linspace(0, 2 * math.pi, 700))
     mask = stroke(circle, width=4)
-    found = measure.measure(mask)
+    found = vessels.measure(mask)
     length = found.length_density_per_px * np.count_nonzero(mask)
     assert length == pytest.approx(2 * math.pi * 80, rel=0.01)
     assert math.isnan(found.tortuosity)
@@ -145,10 +148,10 @@ def test_a_ring_has_a_length_and_no_tortuosity():
 @pytest.mark.parametrize("width", [2, 4, 8, 16])
 def test_branch_points_of_crosses_trees_and_grids_are_counted(width):
     cross = stroke(straight(10), straight(100), width=width)
-    assert measure.measure(cross).num_branch_points == 1
+    assert vessels.measure(cross).num_branch_points == 1
     lines = [straight(0, 300, CENTRE + 60j * k) for k in range(-2, 3)]
     lines += [straight(90, 300, CENTRE + 60 * k) for k in range(-2, 3)]
-    found = measure.measure(stroke(*lines, width=width))
+    found = vessels.measure(stroke(*lines, width=width))
     assert (found.num_branch_points, found.num_components) == (25, 1)
     assert found.tortuosity == pytest.approx(1, abs=0.01)
 
@@ -165,7 +168,7 @@ def branches(start: complex, angle: float, length: float, levels: int) -> list[n
 @pytest.mark.parametrize("width", [2, 4])
 def test_a_tree_of_four_levels_has_seven_branch_points(width):
     tree = branches(CENTRE + 240j, -math.pi / 2, 150, 3)
-    found = measure.measure(stroke(*tree, width=width))
+    found = vessels.measure(stroke(*tree, width=width))
     assert (found.num_branch_points, found.num_components) == (7, 1)
     length = found.length_density_per_px * np.count_nonzero(stroke(*tree, width=width))
     assert length == pytest.approx(sum(abs(line[1] - line[0]) for line in tree), rel=0.03)
@@ -178,7 +181,7 @@ def test_rough_walls_make_no_branches(seed):
     rough = (mask == VESSEL) + 0.35 * cv2.GaussianBlur(noise, (0, 0), 1.2) / 0.23 > 0.5
     wall = cv2.dilate((mask == VESSEL).view(np.uint8), np.ones((3, 3), np.uint8)) == 1
     solid = cv2.erode((mask == VESSEL).view(np.uint8), np.ones((3, 3), np.uint8)) == 1
-    found = measure.measure(in_field(rough & wall | solid))
+    found = vessels.measure(in_field(rough & wall | solid))
     assert found.num_branch_points == 0
     assert found.tortuosity == pytest.approx(1, abs=0.02)
 
@@ -189,12 +192,12 @@ def test_components_are_those_of_an_independent_count_without_specks():
         vessel[60 + 60 * n, 150:400] = True
     vessel[100, 100:104] = True  # a speck
     assert independent.label(vessel, connectivity=2).max() == 8
-    assert measure.measure(in_field(vessel)).num_components == 7
+    assert vessels.measure(in_field(vessel)).num_components == 7
 
 
 @pytest.mark.parametrize("side", [150, 256, 300, 400, 500])
 def test_a_filled_square_has_dimension_two(side):
-    found = [measure.measure(square(side, at)).fractal_dimension for at in (17, 30)]
+    found = [vessels.measure(square(side, at)).fractal_dimension for at in (17, 30)]
     assert found == pytest.approx([2, 2], abs=0.05)
 
 
@@ -209,13 +212,13 @@ def test_the_sierpinski_triangle_has_its_dimension():
     rows = np.arange(512)
     triangle = (rows[:, None] & rows[None, :]) == 0
     vessel = np.pad(triangle, 24)
-    found = measure.fractal_dimension(vessel.astype(np.uint8))
+    found = fractal_dimension(vessel.astype(np.uint8))
     assert found == pytest.approx(math.log2(3), abs=0.05)
 
 
 def test_the_density_is_a_plain_count():
     _, vessel, fov = synthetic.draw_fundus(3)
-    found = measure.measure(classes_of(vessel, fov))
+    found = vessels.measure(classes_of(vessel, fov))
     assert found.vessel_density == (vessel & fov).sum() / fov.sum()
     assert found.field_diameter_px == max(np.ptp(np.nonzero(fov), axis=1)) + 1
 
@@ -225,13 +228,13 @@ def test_centre_lines_are_those_of_scikit_image():
     shapes = [synthetic.draw_fundus(5)[1], rng.random((200, 300)) < 0.6, np.ones((90, 120), bool)]
     for shape in shapes:
         vessel = np.pad(shape, 2)
-        np.testing.assert_array_equal(measure.thin(vessel.view(np.uint8)), independent_thin(vessel))
+        np.testing.assert_array_equal(thin(vessel.view(np.uint8)), independent_thin(vessel))
 
 
 def test_every_pixel_of_a_centre_line_is_traced_once_and_in_order():
     vessel = np.pad(synthetic.draw_fundus(6)[1], 2)
-    line = measure.thin(vessel.view(np.uint8))
-    paths, forks = measure.trace(line)
+    line = thin(vessel.view(np.uint8))
+    paths, forks = trace(line)
     inner = np.ones(len(paths.points), bool)
     inner[paths.start[paths.forks[:, 0]]] = inner[paths.last[paths.forks[:, 1]]] = False
     seen = np.concatenate([paths.points[inner], forks])
@@ -255,7 +258,7 @@ def test_nothing_is_not_a_number_and_says_why():
         (np.zeros((100, 90), np.uint8), "no field of view"),
         (np.full((100, 90), BACKGROUND, np.uint8), "no vessel"),
     ):
-        found = asdict(measure.measure(mask))
+        found = asdict(vessels.measure(mask))
         assert found["measure_note"] == note
         assert all(math.isnan(found[name]) for name in unknown)
         assert (found["num_branch_points"], found["num_components"]) == (0, 0)
@@ -264,7 +267,7 @@ def test_nothing_is_not_a_number_and_says_why():
 
 
 def test_a_vessel_too_short_for_tortuosity_says_so():
-    found = measure.measure(stroke(straight(0, 9), width=6))
+    found = vessels.measure(stroke(straight(0, 9), width=6))
     assert math.isnan(found.tortuosity)
     assert math.isnan(found.fractal_dimension)
     assert found.measure_note == "too small for box counting; no segment is long enough"
@@ -272,7 +275,7 @@ def test_a_vessel_too_short_for_tortuosity_says_so():
 
 
 def test_a_field_that_is_vessel_all_over_is_measured():
-    found = measure.measure(np.full((300, 400), VESSEL, np.uint8))
+    found = vessels.measure(np.full((300, 400), VESSEL, np.uint8))
     assert found.vessel_density == 1
     assert found.fractal_dimension == pytest.approx(2, abs=0.05)
 
@@ -280,7 +283,7 @@ def test_a_field_that_is_vessel_all_over_is_measured():
 # ---- size
 
 
-def close(found: measure.Measurements, reference: measure.Measurements, zoom: float) -> None:
+def close(found: vessels.Measurements, reference: vessels.Measurements, zoom: float) -> None:
     for name, share in SIZES.items():
         wanted = pytest.approx(getattr(reference, name), rel=share)
         assert getattr(found, name) == wanted, name
@@ -302,7 +305,7 @@ def test_the_same_eye_drawn_at_half_and_double_size_measures_the_same(seed):
             for part in drawn
         ]
         vessel, fov = (np.asarray(part) > 127 for part in grey)
-        found[zoom] = measure.measure(classes_of(vessel, fov))
+        found[zoom] = vessels.measure(classes_of(vessel, fov))
     for zoom in (0.5, 2):
         close(found[zoom], found[1], zoom)
 
@@ -324,13 +327,13 @@ def test_labels_of_drive_measure_the_same_at_larger_sizes(drive, zoom):
     for label in drive_labels(drive)[::4]:
         size = round(label.shape[1] * zoom), round(label.shape[0] * zoom)
         larger = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-        close(measure.measure(larger), measure.measure(label), zoom)
+        close(vessels.measure(larger), vessels.measure(label), zoom)
 
 
 def test_labels_of_drive_measure_what_is_known_of_retinas(drive):
     """Published for DRIVE's labels: vessels 1 to 20 px wide, dimension 1.4 to 1.7."""
     for label in drive_labels(drive):
-        found = measure.measure(label)
+        found = vessels.measure(label)
         assert 2 < found.calibre_mean_px < 5
         assert 1.3 < found.fractal_dimension < 1.7
         assert 1 < found.tortuosity < 1.15
@@ -339,7 +342,7 @@ def test_labels_of_drive_measure_what_is_known_of_retinas(drive):
 
 def test_px_are_those_of_the_photograph_where_a_canvas_is_measured():
     mask = stroke(straight(20), width=6)
-    on_canvas, plain = measure.measure(mask, zoom=3), measure.measure(mask)
+    on_canvas, plain = vessels.measure(mask, zoom=3), vessels.measure(mask)
     for name, factor in (("field_diameter_px", 3), ("calibre_mean_px", 3), ("calibre_std_px", 3)):
         assert getattr(on_canvas, name) == pytest.approx(factor * getattr(plain, name))
     assert on_canvas.length_density_per_px == pytest.approx(plain.length_density_per_px / 3)
@@ -357,8 +360,8 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
 
 def test_blur_lowers_focus_and_the_readable_share(photograph):
     image, fov = photograph
-    found = [measure.quality(image, fov)]
-    found += [measure.quality(cv2.GaussianBlur(image, (0, 0), s), fov) for s in (1, 2, 4)]
+    found = [assess_quality(image, fov)]
+    found += [assess_quality(cv2.GaussianBlur(image, (0, 0), s), fov) for s in (1, 2, 4)]
     for before, after in pairwise(found):
         assert after.focus < 0.9 * before.focus
         assert after.readable_fraction <= before.readable_fraction
@@ -368,8 +371,7 @@ def test_blur_lowers_focus_and_the_readable_share(photograph):
 def test_darkness_changes_exposure_and_what_is_readable_but_not_focus(photograph):
     image, fov = photograph
     found = [
-        measure.quality(np.rint(image * share).astype(np.uint8), fov)
-        for share in (1, 0.7, 0.3, 0.1)
+        assess_quality(np.rint(image * share).astype(np.uint8), fov) for share in (1, 0.7, 0.3, 0.1)
     ]
     for before, after in pairwise(found):
         assert after.exposure < before.exposure
@@ -383,20 +385,20 @@ def test_exposure_is_counted_in_green_inside_the_field():
     image, fov = np.zeros((200, 200, 3), np.uint8), np.zeros((200, 200), np.uint8)
     fov[20:180, 20:180] = 255
     image[20:100, 20:180, 1], image[100:180, 20:100, 1] = 255, 100
-    found = measure.quality(image, fov)
+    found = assess_quality(image, fov)
     assert found.exposure == pytest.approx((0.5 * 255 + 0.25 * 100) / 255)
     assert (found.overexposed_fraction, found.underexposed_fraction) == (0.5, 0.25)
     flat = np.full_like(image, 100)
-    assert measure.quality(flat, fov).readable_fraction == 0
+    assert assess_quality(flat, fov).readable_fraction == 0
 
 
 def test_a_photograph_without_a_field_has_no_quality():
-    found = measure.quality(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8))
+    found = assess_quality(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8))
     assert all(math.isnan(value) for value in asdict(found).values())
 
 
 def test_every_measurement_is_a_column_of_the_rows():
-    names = [f.name for kind in (measure.Measurements, measure.Quality) for f in fields(kind)]
+    names = [f.name for kind in (vessels.Measurements, Quality) for f in fields(kind)]
     assert set(names) <= set(ROW.names)
 
 
@@ -406,6 +408,6 @@ def test_quality_of_drive_is_that_of_readable_photographs(drive):
         fov = np.asarray(
             Image.open(drive / f"training/mask/{number}_training_mask.gif").convert("L")
         )
-        found = measure.quality(np.asarray(Image.open(path).convert("RGB")), fov)
+        found = assess_quality(np.asarray(Image.open(path).convert("RGB")), fov)
         assert 0.45 < found.focus < 0.8
         assert found.readable_fraction > 0.95

@@ -39,6 +39,7 @@ EXCEPTIONS = {  # a part of the text: why it may lack a name or what to do
     "--checkpoint {error}": "a UserError, with the flag before it",
     "{line} (segpipe {verb} --help tells more)": "what the parser says names the flag",
     "{unknown} (segpipe {verb} --help tells all)": "names the flag, and the nearest one",
+    "{misused}": "names the flag, its value and what was wanted",
     "{cause}, check the path": "os_error_text names the file",
     "{os_error_text(error)}, check the path": "os_error_text names the file",
     '"{told}": is no path': "the value itself",

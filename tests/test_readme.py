@@ -7,16 +7,19 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from verbs import commands_of, parse
 
 import segpipe
 from segpipe import cli
 from segpipe.data import layouts
+from segpipe.data.codecs import decode_image
 from segpipe.flags import flag
 from segpipe.storage import open_store
 
@@ -127,6 +130,24 @@ def test_only_generated_pages_have_tables_of_results(generator):
     marked = [page for page in PAGES if "<!-- begin results/" in (ROOT / page).read_text()]
     assert marked == [page for page in GENERATED if page != "README.md"]
     assert {str(page.relative_to(ROOT)) for page in generator.PAGES} == set(GENERATED)
+
+
+# ---- lines for Python
+
+
+def test_the_lines_for_python_run(labelled, tmp_path):
+    """As they stand, on a photograph of that name; what they print is what the comments say."""
+    [code] = re.findall(r"```python\n(.*?)```", README.split("## From Python")[1], re.DOTALL)
+    photograph = decode_image(min((labelled / "test/images").iterdir()).read_bytes())
+    Image.fromarray(photograph).save(tmp_path / "photo.jpg")
+    sizes = "print(result.mask.shape, result.score.dtype, result.fov.dtype, fov.shape)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + sizes], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    measured, told = done.stdout.splitlines()
+    assert 0 < float(measured.split()[0]) < 0.5
+    assert told == f"{photograph.shape[:2]} float32 bool {photograph.shape[:2]}"
 
 
 def test_the_readmes_table_has_the_figures_that_evaluate_wrote():

@@ -20,7 +20,7 @@ import pytest
 from proxy import Proxy
 from verbs import masks, rows
 
-from segpipe.data import synthetic
+from segpipe.data.synthetic_sets import write_archive_image
 from segpipe.segment.manifest import list_inputs
 from segpipe.segment.output import SUMMARY
 from segpipe.segment.parts import read_parts
@@ -75,7 +75,7 @@ def forker(s3) -> Iterator[Forker]:
 @pytest.fixture(scope="module")
 def source(s3, tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("few")
-    synthetic.write_archive_image(folder, 0, seed=2)
+    write_archive_image(folder, 0, seed=2)
     data = next(path for path in folder.rglob("*") if path.is_file()).read_bytes()
     store = open_store(f"{s3.uri}/few-in")
     for number in range(NUM_IMAGES - 1):

@@ -25,8 +25,8 @@ from segpipe.scaling.findings import Spread
 from segpipe.scaling.run import ScaleConfig
 from segpipe.segment.run import SegmentConfig
 from segpipe.storage import open_store
+from segpipe.train.config import TrainConfig
 from segpipe.train.recipes import RECIPES
-from segpipe.train.run import TrainConfig
 
 CORES = sorted(os.sched_getaffinity(0))
 PAGE = Path(__file__).resolve().parent.parent / "docs/scaling.md"
@@ -99,7 +99,10 @@ def test_an_output_inside_the_input_is_refused(images, capfd):
 
 def test_what_a_job_does_without_flags_is_what_its_verb_does():
     """scale imports no other verb, so it names their defaults again."""
-    verbs = {"segment": SegmentConfig("x", "y"), "train": TrainConfig("x", "y")}
+    verbs = {
+        "segment": SegmentConfig("x", "y"),
+        "train": TrainConfig.by_recipe("lecture", "x", "y"),
+    }
     told = {"input", "data", "recipe", "epochs"}
     for job, verb in verbs.items():
         for name, value in scale.JOB_FLAGS[job].items():

@@ -7,18 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import ray
 from processes import command_of, family, running, wait_until
-from ray._private import worker as worker_module
-
-from segpipe.cluster.quiet import silent_listener
-
-PRINT = worker_module.print_to_stdstream  # Ray's own, also while another test's Ray is silent
 
 SEGMENT = ["-m", "segpipe", "segment", "--tta", "none", "--backend", "torch", "--precision", "fp32"]
 SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
@@ -44,27 +36,6 @@ def test_a_signal_while_ray_starts_ends_as_later(number, code, labelled, tmp_pat
         lines = job.told().splitlines()
         wait_until(lambda: not any(map(command_of, pids)), "end of what Ray started")
     assert lines == ["segpipe segment: stopped, run the same command again to resume"]
-
-
-@pytest.mark.parametrize("silent", [True, False])
-def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(
-    monkeypatch, capsys, silent
-):
-    """That thread itself, with one message and then a connection that is gone."""
-    monkeypatch.setattr(worker_module, "print_to_stdstream", PRINT)
-    messages = iter([{"job_id": None, "error_message": "Raylet is terminated."}])
-
-    def poll() -> tuple[None, dict]:
-        for message in messages:
-            return None, message
-        raise ConnectionError
-
-    subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
-    job = SimpleNamespace(binary=lambda: b"")
-    worker = SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=job)
-    with silent_listener() if silent else nullcontext():
-        worker_module.listen_error_messages(worker, threading.Event())
-    assert ("Raylet is terminated." in capsys.readouterr().out) == (not silent)
 
 
 LEFT = """

@@ -13,8 +13,9 @@ from processes import finish
 from ray._private.utils import validate_socket_filepath
 
 from segpipe.cluster.session import running_ray
-from segpipe.cluster.start import SOCKET, TRIES, start_ray, too_deep
+from segpipe.cluster.start import TRIES, start_ray, too_deep
 from segpipe.errors import Unfinished, UserError
+from segpipe.ray_compat import SOCKET
 
 SEGMENT = ["-m", "segpipe", "segment", "--tta", "none", "--backend", "torch", "--precision", "fp32"]
 SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
@@ -38,7 +39,7 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(monkeypatch):
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.setenv(name, "/dev/null")
         wanted = pytest.raises(UserError, match=f"^{name} /dev/null: Ray cannot write there")
-        with wanted, running_ray({}):
+        with wanted, running_ray():
             pass
 
 

@@ -135,7 +135,7 @@ def user(cluster, store, clone) -> User:
 
 
 SEGMENT = told("jobs.segment") + " --checkpoint segnet-lite"
-TRAIN = told("jobs.train") + " --epochs 2 --crops-per-image 10 --crop-size 96"
+TRAIN = told("jobs.train") + " --recipe lecture --epochs 2 --crops-per-image 10 --crop-size 96"
 JOB = r"Job '(\w+)' submitted"
 
 
@@ -287,7 +287,7 @@ def test_without_the_token_nobody_is_let_in(user, cluster):
     assert alone.returncode != 0
     assert "in" not in alone.stdout.split()
     assert "token" in alone.stderr.lower()
-    joins = "from segpipe.cluster.session import running_ray\nwith running_ray({}): pass"
+    joins = "from segpipe.cluster.session import running_ray\nwith running_ray(): pass"
     none, another = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN": "b" * 64}
     # a node's own /tmp hides a checkout that lies in it
     here = cluster.on_head(sys.executable, "-c", "import segpipe").returncode == 0

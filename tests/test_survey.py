@@ -26,12 +26,14 @@ from segpipe.storage import open_store
 from segpipe.storage.files import write_json
 from segpipe.storage.settings import SETTINGS, read_settings
 from segpipe.train import states
-from segpipe.train.run import SET, TrainConfig
+from segpipe.train.config import TrainConfig
+from segpipe.train.settings import SET, Started
 from segpipe.train.states import State
 
 HEIGHT, WIDTH = 280, 300  # px
 DRAWN = [synthetic.draw_fundus(seed, HEIGHT, WIDTH) for seed in range(3)]
 NAMES = ("a", "b", "c")
+TRAIN = ["train", "--recipe", "lecture"]
 
 
 def white(drawn: np.ndarray) -> Image.Image:
@@ -363,14 +365,13 @@ def test_check_needs_neither_ray_nor_torch(tmp_path):
 # ---- the files of a set
 
 
-def begun(root: Path, output: Path, epochs: int) -> None:
+def write_started(root: Path, output: Path, epochs: int) -> None:
     """As a training that did so many epochs on the set leaves its output."""
     store, labelled = open_store(str(root)), open_labelled(open_store(str(root)))
     looks = [survey.look(store, example)[0] for example in labelled.training]
     place = open_store(str(output))
-    settings = TrainConfig(str(root), str(output)).settings(store)
-    files = survey.listing(labelled.entries, looks)
-    write_json(place, SETTINGS, settings | {SET: files})
+    settings = TrainConfig.by_recipe("lecture", str(root), str(output)).settings(store)
+    Started(settings, survey.listing(labelled.entries, looks)).write(place)
     states.put(place, State({}, {"epoch": epochs, "history": [], "best": {}}))
     place.put("model.safetensors", b"x")
 
@@ -402,30 +403,30 @@ CHANGES = {
 @pytest.mark.parametrize("told", CHANGES)
 def test_a_training_is_not_up_to_date_when_its_set_has_changed(tmp_path, capfd, told):
     root = write_set(tmp_path / "set")
-    begun(root, tmp_path / "out", epochs=2)
+    write_started(root, tmp_path / "out", epochs=2)
     CHANGES[told](root)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert run("train", "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 2
-    assert f"has changed since {tmp_path / 'out'} was begun ({told})" in capfd.readouterr().err
+    assert run(*TRAIN, "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 2
+    assert f"has changed since {tmp_path / 'out'} was started ({told})" in capfd.readouterr().err
     assert before == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
 
 
 def test_a_copy_of_the_same_files_is_the_same_set(tmp_path, capfd):
     root = write_set(tmp_path / "set")
-    begun(root, tmp_path / "out", epochs=2)
+    write_started(root, tmp_path / "out", epochs=2)
     for path in root.rglob("*.png"):
         os.utime(path, (1, 1))
-    assert run("train", "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
+    assert run(*TRAIN, "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
     assert "2 epochs are finished" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("before", ["nothing", "RITE"])
-def test_a_training_goes_on_with_the_meanings_of_colours_that_it_began_with(
+def test_a_training_resumes_with_the_meanings_of_colours_that_it_was_started_with(
     tmp_path, capfd, before
 ):
     """Before there were such flags, settings.json had none of them."""
     root = write_set(tmp_path / "set")
-    begun(root, tmp_path / "out", epochs=2)
+    write_started(root, tmp_path / "out", epochs=2)
     output = open_store(str(tmp_path / "out"))
     settings = read_settings(output)
     for name in ("--images", "--labels", "--masks", "--av-colours"):
@@ -433,26 +434,26 @@ def test_a_training_goes_on_with_the_meanings_of_colours_that_it_began_with(
     if before == "RITE":
         settings["--av-colours"] = "artery=FF0000,vein=0000FF,crossing=00FF00,uncertain=FFFFFF"
     write_json(output, SETTINGS, settings)
-    words = ["train", "--data", root, "--output", tmp_path / "out", "--epochs", 2]
+    words = [*TRAIN, "--data", root, "--output", tmp_path / "out", "--epochs", 2]
     rite = ["--av-colours", "RITE"]
     assert run(*words, *(rite if before == "RITE" else [])) == 0
     assert run(*words, *([] if before == "RITE" else rite)) == 2
     told = "without it" if before == "nothing" else "with artery=FF0000,vein"
     line = capfd.readouterr().err.splitlines()[-1]
-    assert f"{tmp_path / 'out'} was begun {told}" in line
+    assert re.search(rf"{tmp_path / 'out'} was \w+ {told}", line)
     assert "--av-colours" in line
 
 
-def test_an_output_begun_without_a_list_of_files_is_accepted(tmp_path, capfd):
+def test_an_output_started_without_a_list_of_files_is_accepted(tmp_path, capfd):
     """As 0.1.0 wrote it."""
     root = write_set(tmp_path / "set")
-    begun(root, tmp_path / "out", epochs=2)
+    write_started(root, tmp_path / "out", epochs=2)
     output = open_store(str(tmp_path / "out"))
     settings = read_settings(output)
     del settings[SET]
     write_json(output, SETTINGS, settings)
-    assert run("train", "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
-    assert "was begun without a list of its set's files" in capfd.readouterr().err
+    assert run(*TRAIN, "--data", root, "--output", tmp_path / "out", "--epochs", 2) == 0
+    assert "was started without a list of its set's files" in capfd.readouterr().err
 
 
 # ---- train and evaluate
@@ -520,12 +521,12 @@ def test_train_and_evaluate_refuse_such_labels_unless_they_are_told(tmp_path, ca
         assert not [path for path in output.rglob("*") if path.is_file()]
     flags = ["--epochs", 1, "--crops-per-image", 4, "--batch-size", 4, "--crop-size", 32]
     accepted = ["--data", root, "--output", output, *flags, "--accept-labels"]
-    assert run("train", *accepted) == 0
+    assert run(*TRAIN, *accepted) == 0
     out, err = capfd.readouterr()
     assert f"train: warning: {root}/labels/a.png: vessels are" in err
     assert "train: 3 photographs (plain), vessels 8" in out
     files = json.loads((output / SETTINGS).read_text())[SET]
     assert len(files) == 9
     white(DRAWN[0][1]).save(label(root, 0))
-    assert run("train", *accepted) == 2
+    assert run(*TRAIN, *accepted) == 2
     assert "(1 changed)" in capfd.readouterr().err

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from segpipe.data.synthetic import (
+from segpipe.data.synthetic import draw_fundus
+from segpipe.data.synthetic_sets import (
     FOLDERS,
-    draw_fundus,
     write_archive_image,
     write_labelled,
     write_labelled_example,
@@ -146,7 +146,7 @@ def test_a_labelled_set_has_drives_names_and_sizes_and_is_not_drawn_twice(tmp_pa
             if name.endswith(".gif"):
                 assert set(np.unique(np.asarray(picture))) == {0, 255}
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in files}
-    monkeypatch.setattr("segpipe.data.synthetic.draw_fundus", refuse_to_draw)
+    monkeypatch.setattr("segpipe.data.synthetic_sets.draw_fundus", refuse_to_draw)
     write_labelled(tmp_path, num_training=1, num_test=2, seed=5)
     assert before == {name: (tmp_path / name).stat().st_mtime_ns for name in files}
 
@@ -215,7 +215,7 @@ def test_an_archive_image_depends_on_index_and_seed_alone_and_is_not_drawn_twice
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes() != other.read_bytes()
     before = first.stat().st_mtime_ns
-    monkeypatch.setattr("segpipe.data.synthetic.draw_fundus", refuse_to_draw)
+    monkeypatch.setattr("segpipe.data.synthetic_sets.draw_fundus", refuse_to_draw)
     assert write_archive_image(tmp_path / "a", 6, 1) == first
     assert first.stat().st_mtime_ns == before
 

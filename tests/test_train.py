@@ -57,7 +57,7 @@ def test_workers_of_ray_have_the_losses_of_ranks_without_it(unsplit, plain, tmp_
 
 
 @pytest.mark.cluster
-def test_three_workers_go_on_where_one_process_stopped(train, labelled, tmp_path):
+def test_three_workers_resume_where_one_process_stopped(train, labelled, tmp_path):
     """Uneven shares: 10 crops are 4, 3 and 3 of three workers. Batch norm is over all."""
     flags = [*UNET, "--augmentation", "wnet"]
     whole = ranks.train(labelled, tmp_path / "whole", *SMALL, *flags, "--epochs", 2)
@@ -151,8 +151,8 @@ def test_workers_that_find_no_room_are_told_within_the_wait(train, capfd):
 
 
 def test_a_loop_that_is_not_there_is_refused(train, capfd):
-    train("compiled", *UNET, "--compile", "on", code=2)
-    assert "--compile on: no compiled form of unet in fp32" in capfd.readouterr().err
+    train("native", *UNET, "--backend", "native", code=2)
+    assert "--backend native: no " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,12 @@ from segpipe.storage import lock, open_store
 from segpipe.storage.local import LocalStore
 from segpipe.train import crop_plan, states, trainer
 from segpipe.train.crop_plan import Cropper, CropPlan
-from segpipe.train.kept_weights import Average
-from segpipe.train.trainer import Rank, Trainer, TrainJob
+from segpipe.train.ema import ExponentialMovingAverage
+from segpipe.train.job import TrainJob
+from segpipe.train.settings import CropSettings, NetworkSettings, OptimizerSettings
+from segpipe.train.trainer import Rank, Trainer
+
+CROPS = CropSettings(crops_per_image=10, crop_size=32, batch_size=10)
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def plain_losses(data: Path, output: Path, num_steps: int) -> list[float]:
     store = open_store(str(data))
     examples = open_labelled(store).training
     card = checkpoint.load((output / "model.safetensors").read_bytes(), "").card
-    plan = CropPlan(store, examples, card.diameter, 0, 100, 10, 32, 10)
+    plan = CropPlan(store, examples, card.diameter, 100, CROPS)
     cropper = Cropper(plan, world_size=1)
     torch.manual_seed(0)
     network = networks.build_model("segnet-lite", classes=3)
@@ -101,9 +105,9 @@ def plain_losses(data: Path, output: Path, num_steps: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("compile", ["auto", "off"])
-def test_the_losses_are_those_of_a_plain_loop(plain, tmp_path, compile):
-    words = [*SMALL, "--compile", compile, "--epochs", 4]
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_the_losses_are_those_of_a_plain_loop(plain, tmp_path, backend):
+    words = [*SMALL, "--backend", backend, "--epochs", 4]
     output = ranks.train(plain, tmp_path, *words, world_size=2)
     assert steps(output) == pytest.approx(plain_losses(plain, output, 4 * STEPS), rel=1e-4)
 
@@ -118,7 +122,7 @@ def test_a_run_has_the_same_losses_when_its_ranks_become_more_or_fewer(train):
     assert resumed == pytest.approx(whole, rel=2e-5)
 
 
-def test_more_epochs_go_on_where_the_run_stopped(train):
+def test_more_epochs_resume_where_the_run_stopped(train):
     """Two epochs and then one more give the weights of three in one go."""
     once = train("once", "--epochs", 3, world_size=2)
     train("twice", "--epochs", 2, world_size=2)
@@ -127,8 +131,8 @@ def test_more_epochs_go_on_where_the_run_stopped(train):
     assert [row["epoch"] for row in history(twice)] == ["1", "2", "3"]
 
 
-def test_a_recipe_goes_on_where_it_stopped(train):
-    """Averaged weights, warm-up, field crops beyond the frame, held-back calibration and all."""
+def test_a_recipe_resumes_where_it_stopped(train):
+    """Moving average, warm-up, crops beyond the frame, held-back calibration and all."""
     recipe = ["--recipe", "resunet", "--width", 4, "--crop-size", 48, "--validation-images", 1]
     recipe += ["--cycle-epochs", 3]
     whole = train("whole", *recipe, "--epochs", 2)
@@ -154,7 +158,7 @@ def test_a_loss_that_is_no_number_ends_the_run_on_every_rank(train, tmp_path):
 
 
 CHOOSING = ["--lr", 0.1, "--schedule", "cosine", "--cycle-epochs", 2, "--validation-images", 1]
-CHOOSING += ["--flips", 4]
+CHOOSING += ["--tta", "flip4"]
 CYCLE = 2 * (3 * STEPS // 4)  # steps: one of four images is held back
 
 
@@ -260,22 +264,23 @@ def test_tensorboard_reads_the_history(chosen):
 
 
 def test_the_rate_rises_before_it_falls(labelled):
-    """One over the warm-up's steps and one more each, of what the cosine says."""
+    """One over the warm-up's steps and one more each, of the highest rate."""
+    rising = OptimizerSettings(lr=2.0, warmup_steps=4)
     store = open_store(str(labelled))
-    plan = CropPlan(store, open_labelled(store).training * 25, 540.0, 0, 1, 10, 32, 10)
-    job = TrainJob(plan, store, lock.Claim(store, ""), (), "unet", lr=2.0, warmup_steps=4)
+    plan = CropPlan(store, open_labelled(store).training * 25, 540.0, 1, CROPS)
+    job = TrainJob(plan, lock.Claim(store, ""), (), NetworkSettings("unet"), rising)
     rates = [job.learning_rate(step) for step in range(6)]
     assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
 
 
-def test_the_average_is_pandas_exponential_mean():
+def test_the_moving_average_is_pandas_exponential_mean():
     network = nn.Linear(1, 1)
-    average, seen = Average(network, 0.5), []
+    ema, seen = ExponentialMovingAverage(network, 0.5), []
     for step, value in enumerate([3.0, -1.0, 4.0, 2.0]):
         with torch.no_grad():
             network.weight.fill_(value)
-        average.follow(step + 100)  # past its quicker beginning
-        seen.append(average.network.weight.item())
+        ema.update(step + 100)  # past its quicker beginning
+        seen.append(ema.network.weight.item())
     begin = seen[0] * 2 - 3.0  # the first weight, which the average began with
     wanted = pandas.Series([begin, 3.0, -1.0, 4.0, 2.0]).ewm(alpha=0.5, adjust=False).mean()
     assert seen == pytest.approx(wanted[1:].tolist())
@@ -291,8 +296,8 @@ def test_bf16_trains_nearly_alike(train):
 def rank_0(held: lock.Lock, monkeypatch) -> Trainer:
     """After its first epoch's steps."""
     output = held.claim().output
-    plan = CropPlan(output, (), 540.0, 0, 3, 10, 32, 10)
-    made = Trainer(TrainJob(plan, output, held.claim(), (), "segnet-lite"), Rank())
+    plan = CropPlan(output, (), 540.0, 3, CROPS)
+    made = Trainer(TrainJob(plan, held.claim(), (), NetworkSettings("segnet-lite")), Rank())
     made.steps = [{"step": 0, "loss": 1.0, "learning_rate": 1.0}]
     monkeypatch.setattr(Trainer, "_checkpoint", lambda self, epoch: b"weights %d" % epoch)
     return made

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import socket
 import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import ray
-from ray._private import ray_constants, services
-from ray._private.authentication.authentication_token_setup import (
-    maybe_enable_token_auth_if_token_available,
-)
-from ray._private.grpc_utils import init_grpc_channel
-from ray._private.utils import check_version_info
-from ray.core.generated.gcs_service_pb2 import (  # type: ignore[attr-defined]
-    InternalKVGetRequest,
-)
-from ray.core.generated.gcs_service_pb2_grpc import InternalKVGcsServiceStub
 from ray.exceptions import AuthenticationError
 
+from segpipe import ray_compat
 from segpipe.cluster.errors import last_line
 from segpipe.cluster.quiet import init_ray, silent_stderr
 from segpipe.errors import Unfinished, UserError
+
+logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # to a TCP connection with a cluster's head
 ANSWER_S = 15.0  # to the head's answer
@@ -69,9 +61,8 @@ def check_cluster() -> None:
 
 def _head(address: str) -> str:
     """HOST:PORT as Ray will ask for it: of the latest cluster of this machine for "auto"."""
-    with suppress(ConnectionError, ValueError):
-        if found := services.canonicalize_bootstrap_address(address):
-            return str(found)
+    if found := ray_compat.find_head(address):
+        return found
     raise UserError(
         f"RAY_ADDRESS {address}: no cluster runs on this machine, start one (ray start --head) or "
         "unset it"
@@ -96,11 +87,11 @@ def _check_answers(address: str, head: str) -> None:
 
 def join_cluster(address: str) -> None:
     head = _head(address)
-    print(f"segpipe: joining the cluster at {head}", file=sys.stderr, flush=True)
+    logger.info("segpipe: joining the cluster at %s", head)
     _check_answers(address, head)
     with silent_stderr():
         if address == "auto":  # Ray takes the token of this machine for that one form
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+            ray_compat.use_machine_token()
         _check_head(address, head)
         _check_node(address)
     try:
@@ -114,12 +105,7 @@ def join_cluster(address: str) -> None:
 def _check_head(address: str, head: str) -> None:
     """Raises UserError where no head of our version answers, or not without another token."""
     try:
-        with init_grpc_channel(head, ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
-            head_service = InternalKVGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-            question = InternalKVGetRequest(
-                namespace=ray_constants.KV_NAMESPACE_CLUSTER, key=b"CLUSTER_METADATA"
-            )
-            metadata = head_service.InternalKVGet(question, timeout=ANSWER_S)
+        metadata = ray_compat.head_metadata(head, ANSWER_S)
     except AuthenticationError as error:
         raise UserError(f"RAY_ADDRESS {address}: {NO_TOKEN}; {ITS_TOKEN}") from error
     except grpc.RpcError as error:
@@ -131,26 +117,25 @@ def _check_head(address: str, head: str) -> None:
         sent = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
         wrong = ANOTHER_TOKEN if sent else NO_TOKEN
         raise UserError(f"RAY_ADDRESS {address}: {wrong}; {ITS_TOKEN}") from error
-    if metadata.value:
-        check_version(address, json.loads(metadata.value))
+    if metadata:
+        check_version(address, metadata)
 
 
 def check_version(address: str, metadata: dict[str, Any]) -> None:
     """Raises UserError where a cluster of this metadata has another Ray or Python."""
-    try:
-        check_version_info(metadata, "this machine")
-    except RuntimeError as error:
-        theirs = f"Ray {metadata['ray_version']} and Python {metadata['python_version']}"
-        ours = f"Ray {ray.__version__} and Python {sys.version.split()[0]}"
-        raise UserError(
-            f"RAY_ADDRESS {address}: the cluster has {theirs}, this process {ours}; use the same"
-        ) from error
+    if ray_compat.same_versions(metadata):
+        return
+    theirs = f"Ray {metadata['ray_version']} and Python {metadata['python_version']}"
+    ours = f"Ray {ray.__version__} and Python {sys.version.split()[0]}"
+    raise UserError(
+        f"RAY_ADDRESS {address}: the cluster has {theirs}, this process {ours}; use the same"
+    )
 
 
 def _check_node(address: str) -> None:
     """Raises UserError where no node runs on this machine: Ray would look for one for a minute."""
     end = time.monotonic() + NODE_S
-    while not services.find_node_ids():  # type: ignore[no-untyped-call]
+    while not ray_compat.has_node_here():
         if time.monotonic() > end:
             raise UserError(
                 f"RAY_ADDRESS {address}: no node of it runs on this machine, start one (ray start "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.utils import get_num_cpus
 
+from segpipe import ray_compat
 from segpipe.errors import UserError
 
 DATA_CPUS = 0.1  # of a core, booked by a task or actor without a network; a core runs two of them
@@ -147,5 +147,5 @@ def num_own_cores() -> int:
 
     Fewer than the machine's where taskset, Slurm or a container's quota says so.
     """
-    quota = int(get_num_cpus(override_docker_cpu_warning=True))  # Ray knows no affinity
+    quota = ray_compat.container_cores()  # knows no affinity
     return max(1, min(len(os.sched_getaffinity(0)), quota))

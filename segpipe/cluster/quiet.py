@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import worker
 
 
 def init_ray(**options: Any) -> None:
@@ -49,17 +48,3 @@ def silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(nowhere)
         os.close(kept)
-
-
-@contextmanager
-def silent_listener() -> Iterator[None]:
-    """Without what Ray's thread for errors of the cluster prints: to stdout, over several lines.
-
-    What concerns us reaches us as an exception, and what ends this process has its last word.
-    """
-    before = worker.print_to_stdstream
-    worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = before

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,17 +14,17 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
+from segpipe import ray_compat
 from segpipe.cluster.errors import last_line
 from segpipe.cluster.join import CONNECT_S
 from segpipe.cluster.quiet import init_ray
 from segpipe.errors import Unfinished, UserError
 
+logger = logging.getLogger(__name__)
+
 TRIES = 3  # starts of a Ray of our own: its agents get 15 s, a constant in Ray's core
 LONGEST_SOCKET = 107  # bytes of a path (unix(7), sun_path)
-# The longest of the paths that Ray makes below its temporary folder, with the pid in the middle.
-SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -41,11 +41,11 @@ def start_ray(options: dict[str, Any]) -> None:
         ray.shutdown()
         _end(set(psutil.Process().children(recursive=True)) - before)
         if number < TRIES:
-            print(
-                f"segpipe: Ray did not start ({last_line(failure)}), as on a busy machine; "
-                f"try {number + 1} of {TRIES}",
-                file=sys.stderr,
-                flush=True,
+            logger.warning(
+                "segpipe: Ray did not start (%s), as on a busy machine; try %d of %d",
+                last_line(failure),
+                number + 1,
+                TRIES,
             )
     raise Unfinished(
         f"Ray did not start in {TRIES} tries ({last_line(failure)}): this machine is too busy or "
@@ -72,12 +72,12 @@ def own_token() -> Iterator[None]:
         yield
         return
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    AuthenticationTokenLoader.instance().reset_cache()
+    ray_compat.forget_token()
     try:
         yield
     finally:
         del os.environ["RAY_AUTH_TOKEN"]
-        AuthenticationTokenLoader.instance().reset_cache()
+        ray_compat.forget_token()
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def ray_folder() -> Iterator[str | None]:
 
 def too_deep(folder: str) -> bool:
     """Whether Ray's sockets below this temporary folder have longer paths than Linux allows."""
-    path = Path(os.path.abspath(folder), SOCKET.format(pid=os.getpid()))
+    path = Path(os.path.abspath(folder), ray_compat.SOCKET.format(pid=os.getpid()))
     return len(os.fsencode(path)) > LONGEST_SOCKET
 
 

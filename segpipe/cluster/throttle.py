@@ -7,7 +7,7 @@ import time
 from typing import Any, ClassVar
 from weakref import WeakSet
 
-from ray.data._internal.execution.execution_callback import ExecutionCallback
+from segpipe.ray_compat import ExecutionCallback
 
 NICE = 10  # of what is made ahead
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -13,6 +12,7 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from segpipe import ray_compat
 from segpipe.cluster.join import cluster_address
 from segpipe.cluster.nodes import (
     DATA_CPUS,
@@ -23,13 +23,14 @@ from segpipe.cluster.nodes import (
     num_own_cores,
     plan_workers,
 )
+from segpipe.progress import log_settings
+from segpipe.ray_compat import ACTORS_START_S, jemalloc
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-ACTORS_START_S = 300  # seconds after which model processes that do not start are an error
 ANSWER_S = 60.0  # seconds for a node to tell where it has a library
-TASK_RETRIES = (
-    20  # deaths of processes or nodes that one group of work survives; Ray's own: endless
-)
+TASK_RETRIES = 20  # deaths of processes or nodes that a group of work survives; Ray's own: endless
 
 
 def model_env(libraries: Iterable[str] = ()) -> dict[str, Any]:
@@ -44,12 +45,6 @@ def model_env(libraries: Iterable[str] = ()) -> dict[str, Any]:
         return {}
     decay = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"
     return {"env_vars": {"LD_PRELOAD": ":".join(found), "MALLOC_CONF": decay}}
-
-
-def jemalloc() -> str:
-    """Where this node's Ray has it, or ''."""
-    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
-    return str(library) if library.exists() else ""
 
 
 def cluster_model_env() -> dict[str, Any]:
@@ -74,10 +69,11 @@ def cluster_model_env() -> dict[str, Any]:
             libraries[asked[one]] = ray.get(one)
     if without := [node for node in nodes if not libraries.get(node)]:
         told = ", ".join(node[:8] for node in without[:3])
-        print(
-            f"segpipe: {len(without)} of {len(nodes)} nodes told of no jemalloc, torch is "
-            f"slower there: {told}",
-            file=sys.stderr,
+        logger.warning(
+            "segpipe: %d of %d nodes told of no jemalloc, torch is slower there: %s",
+            len(without),
+            len(nodes),
+            told,
         )
     return model_env(libraries.values())
 
@@ -95,13 +91,9 @@ def data_stage(num_blocks: int | None = None) -> dict[str, Any]:
 
 
 def one_row_blocks(dataset: Dataset) -> Dataset:
-    """The same rows, each in a block of its own.
-
-    Ray Data books a whole core for that by default, which never comes free beside the networks,
-    and its public method takes no other number.
-    """
+    """The same rows, each in a block of its own."""
     single = dataset.repartition(target_num_rows_per_block=1)
-    single._logical_plan.dag.ray_remote_args["num_cpus"] = DATA_CPUS  # type: ignore[attr-defined]
+    ray_compat.book_cpus(single, DATA_CPUS)
     return single
 
 
@@ -128,12 +120,10 @@ def network_stage(
     """
     options: dict[str, Any] = {} if light else {"runtime_env": cluster_model_env()}
     cpus = cpus_per_worker(num_workers, device)
-    # Ray Data's way for whole blocks on GPUs: map_batches wants a number of rows with those, and
-    # would cut and join groups by it. Nor has that another way yet to bound retries.
-    return dataset.map_batches_internal(
+    return ray_compat.map_blocks(
+        dataset,
         _on_its_node(stage, plan_workers(num_workers, cpus, device)),
         fn_constructor_args=(*arguments, device),
-        batch_size=None,
         compute=ActorPoolStrategy(size=num_workers),
         num_cpus=cpus,
         num_gpus=1 if device == "cuda" else 0,
@@ -143,10 +133,16 @@ def network_stage(
 
 
 def _on_its_node(stage: type, shares: Mapping[str, Share]) -> type:
-    """The stage, with the threads that the worker's own node has for it as last argument."""
+    """The stage, with the threads that the worker's own node has for it as last argument.
+
+    It logs as this process does.
+    """
+    log = log_settings()
 
     class OnItsNode(stage):  # type: ignore[misc]
         def __init__(self, *arguments: Any) -> None:
+            if log:
+                log.apply()
             node = ray.get_runtime_context().get_node_id()
             fullest = max(shares.values(), key=lambda share: share.num_workers)
             share = shares.get(node, fullest)  # the node may have come later

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from segpipe import kernels
+from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.classes import OUTSIDE, classes_of
-from segpipe.data.fov import Image8, Mask, fov_box, fov_diameter
+from segpipe.data.fov import fov_box, fov_diameter
 
 SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
 MARGIN_PX = 6  # canvas px kept around the field, so that its rim is seen against what is outside it
@@ -128,7 +129,7 @@ def _fit(
     return canvas
 
 
-def restore(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
+def restore(canvas: Plane, geometry: Geometry) -> Plane:
     """A score canvas [side, side] float32 -> [H, W] float32 at native size, 0 outside the box."""
     g = geometry
     native = np.zeros((g.height, g.width), np.float32)
@@ -136,7 +137,7 @@ def restore(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[
     return native
 
 
-def _restore_box(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
+def _restore_box(canvas: Plane, geometry: Geometry) -> Plane:
     g = geometry
     box = canvas[: g.scaled_height, : g.scaled_width]
     if not g.resampled:
@@ -145,9 +146,7 @@ def _restore_box(canvas: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDA
     return np.asarray(picture.resize((g.box_width, g.box_height), Image.Resampling.BILINEAR))
 
 
-def native_mask(
-    score: npt.NDArray[np.float32], fov: Image8, geometry: Geometry, threshold: float
-) -> Image8:
+def native_mask(score: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Image8:
     """score [S, S] float32, fov [S, S] (255 inside) on the canvas -> mask [H, W], class of each px.
 
     The one rule: outside the field of view 0, inside it vessel where the score at native size
@@ -162,9 +161,7 @@ def native_mask(
     return plain_native_mask(score, fov, geometry, threshold)
 
 
-def plain_native_mask(
-    score: npt.NDArray[np.float32], fov: Image8, geometry: Geometry, threshold: float
-) -> Image8:
+def plain_native_mask(score: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Image8:
     """native_mask by Pillow, also where a small photograph was enlarged for the network."""
     g = geometry
     inside = _restore_box(fov.astype(np.float32), g) > 127
@@ -174,7 +171,7 @@ def plain_native_mask(
     return mask
 
 
-def native_score(score: npt.NDArray[np.float32], mask: Image8, geometry: Geometry) -> Image8:
+def native_score(score: Plane, mask: Image8, geometry: Geometry) -> Image8:
     """score [S, S] float32 in [0, 1] on the canvas -> [H, W] uint8, 255 for score 1.
 
     0 outside the field of view, as in mask [H, W], its native_mask.

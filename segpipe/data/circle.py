@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import Mask
+
 TOLERANCE = 0.01  # of the radius: so near to a circle its points lie; 1.5 px of the search
 TRIPLES = 120  # with 40 % of the points on a circle, one in 16 triples has all three on it
 FEW_POINTS = 150  # of the rim, among which a triple's supporters are counted
@@ -18,7 +20,6 @@ APART = 0.04  # of the radius: what is so far beyond a circle may be another's
 ON_SECOND = 0.5  # of the points beyond a first circle, of two discs that touch
 WIDEST_GAP = 1.3 * math.pi  # between neighbours on a circle: a shorter arc does not tell its radius
 
-Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 

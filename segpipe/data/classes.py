@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from segpipe.data.arrays import Image8, Mask
 
 CLASSES = ("outside", "vessel", "background")
 OUTSIDE, VESSEL, BACKGROUND = range(3)
 
 
-def classes_of(vessel: npt.NDArray[np.bool_], fov: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def classes_of(vessel: Mask, fov: Mask) -> Image8:
     """vessel, fov [H, W] bool -> label [H, W] uint8. Outside wins over a drawn vessel."""
     # OUTSIDE 0, VESSEL 1, BACKGROUND 2; np.where takes twenty times as long
-    label: npt.NDArray[np.uint8] = (np.uint8(BACKGROUND) - vessel) * fov
+    label: Image8 = (np.uint8(BACKGROUND) - vessel) * fov
     return label

@@ -12,7 +12,9 @@ import zlib
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segpipe.data.photograph import Image8, Photograph
+from segpipe.data.arrays import Image8
+from segpipe.data.headers import png_palette
+from segpipe.data.photograph import Photograph
 from segpipe.data.pictures import read_netpbm, read_picture
 from segpipe.data.tiff import read_tiff
 from segpipe.errors import Fault, RejectedImage
@@ -49,8 +51,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_image(data: bytes, max_megapixels: float = 200.0) -> Image8:
-    """An encoded photograph -> image [H, W, 3] uint8 RGB: decode_photograph's image alone."""
-    return decode_photograph(data, max_megapixels).image
+    """An encoded photograph, or mask -> image [H, W, 3] uint8 RGB, as decode_photograph's."""
+    return _decoded(data, max_megapixels, math.inf, masks=True).image
 
 
 def decode_photograph(
@@ -67,8 +69,14 @@ def decode_photograph(
 
     Raises RejectedImage, in one line that is the same for all files of one fault, for bytes that
     are no image, are cut off, have a side of less than 16 px or more than `max_megapixels` (both
-    checked before any pixel is decoded). Nothing else is raised, whatever the bytes.
+    checked before any pixel is decoded), or are a mask that segpipe wrote. Nothing else is raised,
+    whatever the bytes.
     """
+    return _decoded(data, max_megapixels, enough, masks=False)
+
+
+def _decoded(data: bytes, max_megapixels: float, enough: float, masks: bool) -> Photograph:
+    """As decode_photograph; `masks` are taken as well."""
     if not data:
         raise RejectedImage(Fault.EMPTY_FILE, "empty file")
     found = SIGNATURES.match(data)
@@ -79,6 +87,10 @@ def decode_photograph(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of faults that are rejected here, or do no harm
         try:
+            if kind == "PNG" and not masks and png_palette(data) == bytes(MASK_PALETTE):
+                raise RejectedImage(
+                    Fault.SEGPIPE_MASK, "is a mask as segpipe writes them, not a photograph"
+                )
             if read:
                 return read(data, kind, max_megapixels)
             return read_picture(data, kind, max_megapixels, enough)

@@ -9,16 +9,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import Image8
 from segpipe.data.classes import OUTSIDE
 
-PLACES = ("photograph", "field", "whole")
-"""Where crops lie: inside the photograph, around a pixel of its field, in the field's middle."""
+SAMPLINGS = ("uniform", "fov", "whole")
+"""Where crops lie: uniformly in the photograph, around a pixel of its field of view, in the field's
+middle."""
 ORDER, PLACE, CHANGE = 0, 1, 2  # what a random stream is for; keeps those of one epoch apart
-MARGIN_PX = 2  # around what a turned crop sees, for bilinear weights and rounding
+MARGIN_PX = 2  # around what a rotated crop sees, for bilinear weights and rounding
 STRIP_PX = 8192  # of floating-point colours at once: 96 KiB stay in the cache, and in malloc's heap
 BRIGHTENING = 2.0  # most by which contrast multiplies a level: what is black stays black
 
-Image8 = npt.NDArray[np.uint8]
 Range = tuple[float, float]
 
 
@@ -30,12 +31,12 @@ class Augmentation:
     its shifts by 5 %, which a random place makes superfluous.
     """
 
-    mirrored: float = 0.5
-    """Probability of being mirrored left to right, 0 to 1."""
-    upended: float = 0.5
-    """Probability of being mirrored top to bottom, 0 to 1."""
-    degrees: Range = (-45.0, 45.0)
-    """Rotation, counter-clockwise."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip, left to right, 0 to 1."""
+    vflip: float = 0.5
+    """Probability of a vertical flip, top to bottom, 0 to 1."""
+    rotation: Range = (-45.0, 45.0)
+    """Degrees, counter-clockwise."""
     scale: Range = (0.95, 1.20)
     """Magnification; above 1 things become larger."""
     brightness: Range = (0.75, 1.25)
@@ -50,13 +51,13 @@ class Augmentation:
     """Factor of each channel by itself: a camera's white balance."""
     gamma: Range = (1.0, 1.0)
     """Exponent of the levels, on a scale from 0 to 1."""
-    detail: Range = (1.0, 1.0)
+    downscale: Range = (1.0, 1.0)
     """Size of the photograph, of the crop's: a crop is reduced to it and enlarged again. Above 1
     it is left as it is."""
 
 
 WIDE = Augmentation(
-    degrees=(-180.0, 180.0),
+    rotation=(-180.0, 180.0),
     scale=(0.85, 1.2),
     saturation=(0.7, 1.3),
     gain=(0.9, 1.1),
@@ -66,19 +67,19 @@ AUGMENTATIONS = {
     "none": None,
     "wnet": Augmentation(),
     "wide": WIDE,
-    "wider": replace(WIDE, detail=(0.4, 1.6)),
+    "wider": replace(WIDE, downscale=(0.4, 1.6)),
 }
 """By name. `wide` is for cameras that were not seen: any direction, more scales, other colours;
-`wider` for those with fewer pixels too: every other crop has less detail."""
+`wider` for those with fewer pixels too: every other crop is downscaled."""
 
 
 @dataclass(frozen=True)
 class Change:
     """What is done to one crop; the fields mean what Augmentation's mean."""
 
-    mirrored: bool
-    upended: bool
-    degrees: float
+    hflip: bool
+    vflip: bool
+    rotation: float
     scale: float
     brightness: float
     contrast: float
@@ -86,7 +87,7 @@ class Change:
     hue: float
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
     gamma: float = 1.0
-    detail: float = 1.0
+    downscale: float = 1.0
 
 
 UNCHANGED = Change(False, False, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
@@ -120,11 +121,11 @@ def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation)
     All are drawn whatever the ranges, so one that is narrowed to a value leaves the others alone.
     """
     rng = np.random.default_rng((seed, CHANGE, epoch, image, k))
-    mirrored, upended = bool(rng.random() < ranges.mirrored), bool(rng.random() < ranges.upended)
+    hflip, vflip = bool(rng.random() < ranges.hflip), bool(rng.random() < ranges.vflip)
     return Change(
-        mirrored,
-        upended,
-        degrees=rng.uniform(*ranges.degrees),
+        hflip,
+        vflip,
+        rotation=rng.uniform(*ranges.rotation),
         scale=rng.uniform(*ranges.scale),
         brightness=rng.uniform(*ranges.brightness),
         contrast=rng.uniform(*ranges.contrast),
@@ -136,11 +137,11 @@ def draw_change(seed: int, epoch: int, image: int, k: int, ranges: Augmentation)
             rng.uniform(*ranges.gain),
         ),
         gamma=rng.uniform(*ranges.gamma),
-        detail=rng.uniform(*ranges.detail),
+        downscale=rng.uniform(*ranges.downscale),
     )
 
 
-def field_corner(
+def fov_corner(
     seed: int, epoch: int, index: int, k: int, label: Image8, size: int
 ) -> tuple[int, int]:
     """(top, left) of a size x size px crop around a pixel of the field, each as likely as another.
@@ -169,54 +170,54 @@ def crop(
     k: int,
     size: int,
     augmentation: Augmentation | None = None,
-    place: str = "photograph",
+    sampling: str = "uniform",
 ) -> tuple[Image8, Image8]:
     """Crop k of the epoch from image [H, W, 3] uint8 RGB and label [H, W] uint8, its `index`-th.
 
-    -> image [size, size, 3] uint8, label [size, size] uint8. `place` is one of PLACES. Without
-    augmentation those inside the photograph are views of the window at crop_corner. With it the
-    window's content is mirrored, turned and scaled about the window's centre, then softened and
+    -> image [size, size, 3] uint8, label [size, size] uint8. `sampling` is one of SAMPLINGS.
+    Without augmentation uniform ones are views of the window at crop_corner. With it the window's
+    content is flipped, rotated and scaled about the window's centre, then downscaled and
     tinted; what comes from beyond the photograph is black and OUTSIDE. Bit-identical in every
     process on processors of one kind: others may round a bilinear weight otherwise. Raises
     ValueError for a size that does not fit.
     """
-    if place == "photograph":
+    if sampling == "uniform":
         top, left = crop_corner(seed, epoch, index, k, label.shape[0], label.shape[1], size)
-    elif place == "field":
-        top, left = field_corner(seed, epoch, index, k, label, size)
+    elif sampling == "fov":
+        top, left = fov_corner(seed, epoch, index, k, label, size)
     else:
         top, left = centre_corner(label, size)
     if augmentation is None:
-        if place != "photograph":
-            return turn(image, label, top, left, size, UNCHANGED)
+        if sampling != "uniform":
+            return rotate(image, label, top, left, size, UNCHANGED)
         window = np.s_[top : top + size, left : left + size]
         return image[window], label[window]
     change = draw_change(seed, epoch, index, k, augmentation)
-    turned, turned_label = turn(image, label, top, left, size, change)
-    return tint(soften(turned, change.detail), change), turned_label
+    rotated, rotated_label = rotate(image, label, top, left, size, change)
+    return tint(downscale(rotated, change.downscale), change), rotated_label
 
 
-def turn(
+def rotate(
     image: Image8, label: Image8, top: int, left: int, size: int, change: Change
 ) -> tuple[Image8, Image8]:
-    """Mirror, then turn and scale a window of image [H, W, 3] and label [H, W] about its centre.
+    """Flip, then rotate and scale a window of image [H, W, 3] and label [H, W] about its centre.
 
     -> image [size, size, 3] uint8, bilinear; label [size, size] uint8, nearest neighbour. Beyond
     the photograph 0 and OUTSIDE.
     """
     middle = (size - 1) / 2  # pixel centres have whole coordinates
     centre = np.array([left + middle, top + middle])  # x, y
-    angle = math.radians(change.degrees)
+    angle = math.radians(change.rotation)
     cos, sin = math.cos(angle), math.sin(angle)
-    mirror = np.diag([-1.0 if flag else 1.0 for flag in (change.mirrored, change.upended)])
-    # from the crop's middle to the photograph: y points down, so this turns back
-    back = mirror @ np.array([[cos, -sin], [sin, cos]]) / change.scale
+    flip = np.diag([-1.0 if flag else 1.0 for flag in (change.hflip, change.vflip)])
+    # from the crop's middle to the photograph: y points down, so this rotates back
+    back = flip @ np.array([[cos, -sin], [sin, cos]]) / change.scale
     reach = np.abs(back).sum(axis=1) * middle + MARGIN_PX
     first = np.maximum(np.floor(centre - reach), 0).astype(int)
     last = np.ceil(centre + reach).astype(int)
     seen = np.s_[first[1] : last[1] + 1, first[0] : last[0] + 1]
     offset = centre - first - back.sum(axis=1) * middle
-    turned, turned_label = (
+    rotated, rotated_label = (
         cv2.warpAffine(
             pixels[seen],
             np.column_stack([back, offset]),
@@ -230,14 +231,14 @@ def turn(
             (label, cv2.INTER_NEAREST, (OUTSIDE,)),
         )
     )
-    return np.asarray(turned, np.uint8), np.asarray(turned_label, np.uint8)
+    return np.asarray(rotated, np.uint8), np.asarray(rotated_label, np.uint8)
 
 
-def soften(image: Image8, detail: float) -> Image8:
-    """image [S, S, 3] uint8 as if photographed at `detail` of its size; as it is from 1 on."""
-    if detail >= 1:
+def downscale(image: Image8, share: float) -> Image8:
+    """image [S, S, 3] uint8 as if photographed at `share` of its size; as it is from 1 on."""
+    if share >= 1:
         return image
-    side = max(1, round(len(image) * detail))
+    side = max(1, round(len(image) * share))
     reduced = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     back = (image.shape[1], image.shape[0])
     return np.asarray(cv2.resize(reduced, back, interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -266,20 +267,20 @@ def tint(image: Image8, change: Change) -> Image8:
     grey = cv2.cvtColor(cv2.cvtColor(contrasted, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     share = change.saturation
     tinted = np.asarray(cv2.addWeighted(contrasted, share, grey, 1 - share, 0), np.uint8)
-    return _turn_hue(tinted, change.hue) if change.hue else tinted
+    return _shift_hue(tinted, change.hue) if change.hue else tinted
 
 
 def _levels(table: npt.NDArray[np.float32]) -> Image8:
     return np.clip(np.rint(table), 0, 255).astype(np.uint8)
 
 
-def _turn_hue(image: Image8, turns: float) -> Image8:
+def _shift_hue(image: Image8, turns: float) -> Image8:
     rows = max(1, STRIP_PX // image.shape[1])
-    turned = np.empty_like(image)
+    shifted = np.empty_like(image)
     for top in range(0, len(image), rows):
         strip = np.multiply(image[top : top + rows], np.float32(1 / 255))
         hsv = np.asarray(cv2.cvtColor(strip, cv2.COLOR_RGB2HSV), np.float32)
         hsv[..., 0] += 360 * (turns % 1)  # the way back wraps what is above 360
         back = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-        turned[top : top + rows] = cv2.convertScaleAbs(back, alpha=255)
-    return turned
+        shifted[top : top + rows] = cv2.convertScaleAbs(back, alpha=255)
+    return shifted

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from segpipe.data import colours
+from segpipe.data.arrays import Image8, Mask
 from segpipe.data.classes import classes_of
 from segpipe.data.codecs import decode_photograph
 from segpipe.data.drawings import SAME_PLACE, Drawing, NotTwoValued, contrast, read_drawing
@@ -33,9 +31,9 @@ MOST_UNPACKED = 1_200_000_000  # bytes of a gzipped file: 200 megapixels of RGB 
 class Labelled:
     """image [H, W, 3] uint8, label [H, W] uint8 (the class of each pixel), fov [H, W] bool."""
 
-    image: npt.NDArray[np.uint8]
-    label: npt.NDArray[np.uint8]
-    fov: npt.NDArray[np.bool_]
+    image: Image8
+    label: Image8
+    fov: Mask
     orientation: int = 1
     """EXIF's, of the photograph's file."""
     shown: bool = False
@@ -66,7 +64,7 @@ def load_example(store: Source, example: Example, find_field: bool = False) -> L
     return Labelled(image, classes_of(vessel, fov), fov, photograph.orientation, shown)
 
 
-def _is_drawn_on_shown(photograph: Photograph, vessel: npt.NDArray[np.bool_]) -> bool:
+def _is_drawn_on_shown(photograph: Photograph, vessel: Mask) -> bool:
     """Whether vessels [H, W] lie where the photograph has some as it is shown, not as stored."""
     stored, shown = photograph.image, photograph.shown
     if stored.shape != shown.shape:
@@ -76,7 +74,7 @@ def _is_drawn_on_shown(photograph: Photograph, vessel: npt.NDArray[np.bool_]) ->
     return _found_contrast(shown, vessel) >= SAME_PLACE
 
 
-def _found_contrast(image: npt.NDArray[np.uint8], vessel: npt.NDArray[np.bool_]) -> float:
+def _found_contrast(image: Image8, vessel: Mask) -> float:
     """The contrast in the field that is found; NaN without any."""
     try:
         return contrast(image, vessel, find_fov(image))
@@ -84,7 +82,7 @@ def _found_contrast(image: npt.NDArray[np.uint8], vessel: npt.NDArray[np.bool_])
         return float("nan")
 
 
-def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[np.uint8] | None:
+def load_second(store: Source, example: Example, like: Labelled) -> Image8 | None:
     """The label [H, W] uint8 as the second observer drew it, or None where nobody did."""
     if example.second is None:
         return None
@@ -92,7 +90,7 @@ def load_second(store: Source, example: Example, like: Labelled) -> npt.NDArray[
     return classes_of(vessel, like.fov)
 
 
-def field_overlap(store: Source, example: Example, image: npt.NDArray[np.uint8]) -> float | None:
+def field_overlap(store: Source, example: Example, image: Image8) -> float | None:
     """Intersection over union of the set's field of view and the one that is found in the image.
 
     0.0 where none is found, None where the set gives none. Raises UserError as load_example does.
@@ -120,9 +118,7 @@ def drawing_of(store: Source, example: Example, key: str) -> Drawing:
         raise UserError(f"{store.uri(key)}: {error}; {wanted}") from error
 
 
-def _drawn(
-    store: Source, example: Example, key: str, shape: tuple[int, ...]
-) -> npt.NDArray[np.bool_]:
+def _drawn(store: Source, example: Example, key: str, shape: tuple[int, ...]) -> Mask:
     """A drawing on its image, which has this shape -> [H, W] bool."""
     drawn = drawing_of(store, example, key).drawn
     if drawn.shape != shape[:2]:
@@ -133,7 +129,7 @@ def _drawn(
     return drawn
 
 
-def _found(store: Source, example: Example, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _found(store: Source, example: Example, image: Image8) -> Mask:
     try:
         return find_fov(image)
     except RejectedImage as error:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segpipe.data.photograph import Image8
+from segpipe.data.arrays import Image8
 from segpipe.errors import Fault, RejectedImage
 
 FULL_RANGE = 65535  # of 16 bits

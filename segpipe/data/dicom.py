@@ -22,9 +22,10 @@ from pydicom.uid import (
 )
 
 from segpipe.data import depth
+from segpipe.data.arrays import Image8
 from segpipe.data.dicom_frames import JPEG_2000, Frame, check_syntax, first_frame
 from segpipe.data.dicom_objects import DESCRIPTION, acquisition_of, check_class
-from segpipe.data.photograph import Image8, Photograph, check_area, check_size, joined
+from segpipe.data.photograph import Photograph, check_area, check_size, joined
 from segpipe.errors import Fault, RejectedImage
 
 PREAMBLE = 132  # bytes: 128 of anything, then DICM; files out of an archive may lack it

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import scale_to
 from segpipe.data.codecs import FORMATS, WHITE
 from segpipe.data.colours import BLACK, Scheme, in_hex
@@ -39,9 +40,6 @@ PEAK = 0.6  # of the greys, in a quarter of their range: a level of its own, no 
 GREY_MODES = "1", "L", "LA", "La"  # of Pillow, in 8 bits
 NUMBERS = "I", "F"  # its modes of more bits begin so
 MOST_MEGAPIXELS = 200.0  # of a drawing, as of a photograph
-
-Mask = npt.NDArray[np.bool_]
-Image8 = npt.NDArray[np.uint8]
 
 
 class NotTwoValued(RejectedImage):
@@ -194,7 +192,7 @@ def _peaked(counts: npt.NDArray[np.int_]) -> bool:
     return bool(quarter.max() > PEAK * binned.sum())
 
 
-def contrast(image: npt.NDArray[np.uint8], vessel: Mask, fov: Mask) -> float:
+def contrast(image: Image8, vessel: Mask, fov: Mask) -> float:
     """How much darker drawn vessels are than what is beside them; NaN where nothing is drawn.
 
     image [H, W, 3] uint8; vessel, fov [H, W] bool. In green, at DRIVE's scale: darkness is what a
@@ -224,7 +222,7 @@ def contrast(image: npt.NDArray[np.uint8], vessel: Mask, fov: Mask) -> float:
     return float(on_vessels - darkness[ring].mean()) / spread
 
 
-def _blurred(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _blurred(values: Plane) -> Plane:
     """By a Gaussian of BLUR_PX, at a quarter of the size, which takes a tenth of the time."""
     height, width = values.shape
     small = cv2.resize(values, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)

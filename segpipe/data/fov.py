@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from segpipe.data.arrays import Image8, Mask
 from segpipe.data.circle import fit_circle
 from segpipe.data.frames import DARK, SMALLEST_FIELD, corners, inner_field, light_frame, stepping
 from segpipe.data.mending import mended
@@ -28,8 +29,6 @@ UNCERTAIN = 0.01  # share of the picture: so much is told in a note
 MORE_LIT = 0.05  # share of the picture, beside the largest region: a second frame's
 CUT_OFF = 0.02  # so much wider than the field its circle is where the field is cut off on two axes
 
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
 

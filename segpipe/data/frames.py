@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segpipe.data.arrays import Image8, Mask
 from segpipe.data.circle import Circle, fit_circle
 from segpipe.data.regions import largest_region, opened
 
@@ -25,9 +25,6 @@ STEEPER = 2.0  # times the slopes beside it: so steep is a rim, and no retina's 
 FILLED = 0.95  # of its box: a frame's rectangle
 LEAST_SEEN = 0.1  # of the sectors: fewer do not tell
 ROUND = 0.6  # of the sectors that are seen: in so many a rim has its step
-
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 
 def corners(shape: tuple[int, ...], share: float = CORNER) -> list[tuple[slice, slice]]:

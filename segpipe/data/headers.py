@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from segpipe.errors import Fault, RejectedImage
@@ -93,8 +94,9 @@ def _codestream(data: bytes) -> tuple[int, int]:
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind of each box of a JPEG 2000 or JPEG XL file, and where its content starts and ends (ISO
-    15444-1, I.4). Ends behind one that ends before it starts; struct.error where one is cut off.
+    """Kind of each box of a JPEG 2000, JPEG XL, HEIF or AVIF file, and where its content starts and
+    ends (ISO 15444-1, I.4; ISO 14496-12, 4.2). Ends behind one that ends before it starts;
+    struct.error where one is cut off.
     """
     start = stop = 0
     while start <= stop < len(data):
@@ -139,24 +141,11 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 def heif_size(data: bytes) -> tuple[int, int]:
     """Width and height in px of the largest picture in a HEIF or AVIF (ISO 23008-12, 6.5.3)."""
-    sizes = [struct.unpack(">II", found[1]) for found in HEIF_SIZE.finditer(_box(data, b"meta"))]
+    meta = b""
+    with suppress(struct.error):  # cut off before it: the decoder says so
+        meta = next((data[start:stop] for kind, start, stop in boxes(data) if kind == b"meta"), b"")
+    sizes = [struct.unpack(">II", found[1]) for found in HEIF_SIZE.finditer(meta)]
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
-
-
-def _box(data: bytes, wanted: bytes) -> bytes:
-    """The first box of this kind at the top of a file (ISO 14496-12, 4.2), nothing without one."""
-    place = 0
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", data, place + 8)
-        stop = place + length if length else len(data)
-        if kind == wanted:
-            return data[place:stop]
-        if stop < place + 8:
-            break
-        place = stop
-    return b""
 
 
 def png_depth(data: bytes) -> tuple[int, int]:
@@ -164,10 +153,20 @@ def png_depth(data: bytes) -> tuple[int, int]:
 
     PNG, third edition, 11.2.1 and 11.3.2.4.
     """
-    bits, significant, place = data[24], 0, 8
-    while data[place + 4 : place + 8] not in (b"IDAT", b"IEND", b""):
+    return data[24], max(_png_chunk(data, b"sBIT"), default=0)
+
+
+def png_palette(data: bytes) -> bytes:
+    """Red, green and blue of each colour in a PNG's palette; nothing without one."""
+    return _png_chunk(data, b"PLTE")
+
+
+def _png_chunk(data: bytes, wanted: bytes) -> bytes:
+    """The last chunk of this kind before the pixels (PNG, third edition, 5.3)."""
+    found, place = b"", 8
+    while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b"IEND", b""):
         (length,) = struct.unpack_from(">I", data, place)
-        if data[place + 4 : place + 8] == b"sBIT":
-            significant = max(data[place + 8 : place + 8 + length], default=0)
+        if kind == wanted:
+            found = data[place + 8 : place + 8 + length]
         place += 12 + length
-    return bits, significant
+    return found

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SPLITS = ("training", "test")
+PLAIN = "plain"  # the layout of a set of one's own
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,6 @@ class Layout:
     name: str
     mark: str
     """Regular expression; a set is in this layout where it matches the start of any key."""
-    wants: str
-    """What a set in this layout has, for who gives something else."""
     image: str
     labels: tuple[LabelPlace, ...]
     """The first of them that holds any file of a split is where its labels are."""
@@ -55,9 +54,8 @@ class Layout:
 
 def _plain(mark: str, prefix: str, splits: Mapping[str, str]) -> Layout:
     return Layout(
-        "plain",
+        PLAIN,
         mark,
-        "images/ with labels/ of the same names, at the top or below training/ and test/",
         f"{prefix}images/{{number}}.png",
         (LabelPlace(f"{prefix}labels/{{number}}.png"),),
         f"{prefix}masks/{{number}}.png",
@@ -69,7 +67,6 @@ def _drive(mark: str, prefix: str, splits: Mapping[str, str]) -> Layout:
     return Layout(
         "DRIVE",
         mark,
-        "training/ and test/, or one of them, each with images/, 1st_manual/ and mask/",
         f"{prefix}images/{{number}}_{'{split}' if splits else 'training'}.tif",
         (
             LabelPlace(f"{prefix}1st_manual/{{number}}_manual1.gif"),
@@ -92,7 +89,6 @@ LAYOUTS = (
     Layout(
         "DRIVE_AV",
         "DRIVE_AV/(training|test)/[^/]+_av[.]",
-        "DRIVE/ and DRIVE_AV/ side by side",
         "DRIVE/{split}/images/{number}_{split}.tif",
         (
             LabelPlace("DRIVE/{split}/1st_manual/{number}_manual1.gif"),
@@ -108,7 +104,6 @@ LAYOUTS = (
     Layout(
         "RITE",
         "(training|test)/(av|vessel)/",
-        "training/ and test/, each with images/ and av/ or vessel/",
         "{split}/images/{number}.tif",
         (
             LabelPlace("{split}/vessel/{number}.png"),
@@ -120,7 +115,6 @@ LAYOUTS = (
     Layout(
         "STARE",
         "(stare-images|labels-ah)/",
-        "stare-images/ and labels-ah/",
         "stare-images/{number}.ppm",
         (LabelPlace("labels-ah/{number}.ah.pgm"),),
         "mask/{number}_mask.gif",
@@ -130,7 +124,6 @@ LAYOUTS = (
     Layout(
         "CHASE_DB1",
         r"Image_\d+[LR](_1stHO|_2ndHO)?\.",
-        "Image_01L.jpg beside Image_01L_1stHO.png",
         "{number}.jpg",
         (LabelPlace("{number}_1stHO.png"),),
         None,
@@ -140,7 +133,6 @@ LAYOUTS = (
     Layout(
         "HRF",
         "(manual1|manual_av)/",
-        "images/, manual1/ or manual_av/, and mask/",
         "images/{number}.JPG",
         (LabelPlace("manual1/{number}.tif"), LabelPlace("manual_av/{number}.png", "HRF")),
         "mask/{number}_mask.tif",
@@ -149,7 +141,6 @@ LAYOUTS = (
     Layout(
         "LES-AV",
         "(vessel-segmentations|arteries-and-veins)/",
-        "images/ and vessel-segmentations/ or arteries-and-veins/",
         "images/{number}.png",
         (
             LabelPlace("vessel-segmentations/{number}.png"),
@@ -160,7 +151,6 @@ LAYOUTS = (
     Layout(
         "FIVES",
         "(train|test)/(Original|Ground truth)/",
-        "train/ and test/, each with Original/ and Ground truth/",
         "{split}/Original/{number}.png",
         (LabelPlace("{split}/Ground truth/{number}.png"),),
         splits=TRAIN,
@@ -168,7 +158,6 @@ LAYOUTS = (
     Layout(
         "nnU-Net",
         "(imagesTr|labelsTr|imagesTs|labelsTs)/",
-        "imagesTr/case_0000.png and labelsTr/case.png",
         "images{split}/{number}_0000.png",
         (LabelPlace("labels{split}/{number}.png"),),
         splits={"training": "Tr", "test": "Ts"},

@@ -37,7 +37,7 @@ from segpipe.data import nnunet
 from segpipe.data.codecs import EXTENSIONS
 from segpipe.data.colours import SCHEMES
 from segpipe.data.globs import Reading
-from segpipe.data.known_sets import LAYOUTS, SPLITS, LabelPlace, Layout
+from segpipe.data.known_sets import LAYOUTS, PLAIN, SPLITS, LabelPlace, Layout
 from segpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -188,10 +188,14 @@ def image_path(key: str) -> str | None:
 
 def _unknown(store: Source, found: list[str]) -> UserError:
     more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
-    wanted = "; ".join(dict.fromkeys(f"{one.name}: {one.wants}" for one in LAYOUTS))
+    names = ", ".join(dict.fromkeys(one.name for one in LAYOUTS if one.name != PLAIN))
+    wanted = (
+        f" (wanted {names}, or images/ beside labels/ of the same names: the README's table has "
+        "all; or name files by --images and --labels)"
+    )
     return UserError(
         f"{store.uri()}: no labelled set in a known layout, found {more or 'no files'}"
-        f"{_advice(store, found)} (wanted {wanted}; or name files by --images and --labels)"
+        f"{_advice(store, found) or wanted}"
     )
 
 

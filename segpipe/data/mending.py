@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.circle import TOLERANCE, Circle
 from segpipe.data.regions import closed
 
@@ -19,11 +20,8 @@ DEEP = 0.73  # at most, of a shadow with a steep edge
 GOES_ON = 1.3  # times as much the light is lost beyond a shadow's edge as before it; of cuts 1.9
 SHADOW = 0.85  # at most, their lights' ratio over that by the circle; a soft cut's may be 0.9
 
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
-
-def mended(region: Mask, circle: Circle | None, light: npt.NDArray[np.float32]) -> Image8:
+def mended(region: Mask, circle: Circle | None, light: Plane) -> Image8:
     """The region [h, w] bool that is lit -> its aperture's share of each pixel, 0 to 255.
 
     light [h, w] float32 is the square root of the brightest channel over the frame's. Where the
@@ -66,9 +64,7 @@ def mended(region: Mask, circle: Circle | None, light: npt.NDArray[np.float32]) 
     return np.where(kept, 255, disc * shadowed[sector]).astype(np.uint8)
 
 
-def _by_sector(
-    light: npt.NDArray[np.float32], sector: npt.NDArray[np.int_], where: Mask
-) -> npt.NDArray[np.float64]:
+def _by_sector(light: Plane, sector: npt.NDArray[np.int_], where: Mask) -> npt.NDArray[np.float64]:
     """The mean of light [h, w] in each sector and its two neighbours, 0 where there is none."""
     sums = np.bincount(sector[where], light[where], NUM_SECTORS)
     nums = np.bincount(sector[where], minlength=NUM_SECTORS)

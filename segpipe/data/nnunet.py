@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from segpipe.errors import UserError
+from segpipe.errors import UserError, some_of
 
 if TYPE_CHECKING:
     from segpipe.storage import Source  # its libraries stay out of processes that only decode
@@ -49,7 +49,7 @@ def notes_of(store: Source) -> list[str]:
         ) from error
     others = [name for name, value in classes.items() if value != 0]
     if len(others) != 1 or classes[others[0]] not in VALUES or 0 not in classes.values():
-        told = ", ".join(f"{name} {value}" for name, value in classes.items())
+        told = some_of([f"{name} {value}" for name, value in classes.items()])
         raise UserError(f"{place}: its labels are {told}; wanted {BACKGROUND} 0 and one of vessels")
     if "vessel" in others[0].lower():
         return []

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import Image8, Mask
 from segpipe.data.circle import Circle, fit_circle, fit_two
 from segpipe.data.regions import convex_hull
 
@@ -18,9 +19,6 @@ NEAR = 1.02  # radii: so far its disc reaches
 SOLID = 0.9  # of its box, so much of it a square field fills, of its convex hull any
 WIDEST = 3.0  # times as long as wide: a bar, not a field
 UNIFORM = 5.0  # grey levels: standard deviation of a label's; of a retina it is larger
-
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 
 class Parts(NamedTuple):

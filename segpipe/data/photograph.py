@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from segpipe.data.arrays import Image8
 from segpipe.errors import Fault, RejectedImage
 
 SMALLEST_SIDE = 16  # px: the search for the field of view wipes out what is thinner than 9
@@ -21,8 +21,6 @@ TURNED_BACK = {  # EXIF's orientation -> what undoes the turn for display
     8: Image.Transpose.ROTATE_270,
 }
 TURNED_FOR_DISPLAY = TURNED_BACK | {6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
-
-Image8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+
+from segpipe.data.arrays import Image8, Mask
 
 OPENING_PX = (
     4  # at the search's size: strips of flare and a frame's noise are thinner than twice this
 )
-
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 
 def opened(region: Mask) -> Image8:

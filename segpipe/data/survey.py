@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from segpipe.data.arrays import Mask
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled, drawing_of, load_example, load_second
-from segpipe.data.drawings import SAME_PLACE, Drawing, Mask, contrast
+from segpipe.data.drawings import SAME_PLACE, Drawing, contrast
 from segpipe.data.fov import find_fov, fov_diameter
 from segpipe.data.layouts import Example
 from segpipe.errors import RejectedImage

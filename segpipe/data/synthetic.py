@@ -11,20 +11,16 @@ from __future__ import annotations
 import cmath
 import io
 import math
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
+from segpipe.data.arrays import Image8, Mask, Plane
+
 Rng = np.random.Generator
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-Plane = npt.NDArray[np.float32]  # [H, W] or [H, W, 3]
 Points = npt.NDArray[np.complex64]  # [H, W]
 
 FIELD_SHARE = 0.956  # field diameter / shorter side: DRIVE's 540 of 565 px
@@ -44,24 +40,6 @@ BLUR = 0.0033  # field radii: the optics' point spread, 0.9 px at DRIVE's scale
 ABSORPTION = (0.11, 0.46, 0.22)  # of R, G, B by the widest vein, as -log; blood is red
 BLACK = (8.0, 6.8, 6.8)  # grey levels outside DRIVE's field
 DISC_COLOUR = (1.5, 1.25, 0.7)  # R, G, B of the disc in units of the retina's mean red
-FORMATS: dict[str, dict[str, int]] = {
-    "jpg": {"quality": 90},
-    "png": {"compress_level": 1},  # zlib level: a demo waits for speed, not for bytes
-    "tif": {},
-    "ppm": {},
-}
-FRAMES = (  # height / width, field diameter / width
-    (1.0, 0.95),  # as DRIVE's
-    (0.67, 0.64),  # landscape, the field in its middle
-    (0.8, 0.96),  # the field cut off at the top and at the bottom
-)
-LARGE_EVERY, LARGE_FIRST = 15, 4  # images 4, 19, 34, ... are large: one of each format in 60
-FOLDERS = ("", "clinic a", "Augenklinik Köln", "2019/spring visit")  # names as archives have them
-LABELLED_OPTIONS: dict[str, dict[str, Any]] = {
-    ".tif": {"compression": "tiff_lzw"},  # as DRIVE's
-    ".gif": {"optimize": False},  # keeps a grey palette, so that pixels read as 0 and 255
-}
-PARTIAL = ".segpipe-tmp"  # suffix of a file that is still being written
 
 
 class Eye(NamedTuple):
@@ -324,8 +302,8 @@ def _pigment(rng: Rng, shape: tuple[int, ...], unit: float) -> Plane:
     red = rng.uniform(145, 228)
     green = red * rng.uniform(0.43, 0.64)
     colour = np.array([red, green, green * rng.uniform(0.5, 0.7)], np.float32)
-    mottle = 0.025 * _clouds(rng, shape, 0.013 * unit) + 0.02 * _clouds(rng, shape, 0.06 * unit)
-    tint = 0.045 * _clouds(rng, shape, 0.4 * unit)
+    mottle = 0.025 * clouds(rng, shape, 0.013 * unit) + 0.02 * clouds(rng, shape, 0.06 * unit)
+    tint = 0.045 * clouds(rng, shape, 0.4 * unit)
     change = np.stack([mottle * 0.7 + tint, mottle - tint, mottle * 0.6 - tint], axis=-1)
     pigment: Plane = colour * (1 + change)
     return pigment
@@ -335,7 +313,7 @@ def _illumination(rng: Rng, seen: Points, unit: float) -> Plane:
     """Brightest near a point off the centre, since the flash never quite meets the pupil."""
     peak = complex(*rng.uniform(-0.35, 0.35, 2))
     falloff = rng.uniform(0.12, 0.28) * np.abs(seen - np.complex64(peak)) ** 2
-    light: Plane = 1.06 - falloff + 0.05 * _clouds(rng, seen.shape, 0.35 * unit)
+    light: Plane = 1.06 - falloff + 0.05 * clouds(rng, seen.shape, 0.35 * unit)
     return light
 
 
@@ -352,7 +330,7 @@ def _disc(rng: Rng, z: Points, eye: Eye, unit: float) -> Plane:
     """The disc's share [H, W] in the light: an oval, a brighter cup in it, a glow around it."""
     away = z - np.complex64(eye.disc)
     oval = np.hypot(away.real, away.imag * rng.uniform(0.84, 0.96)) / eye.disc_radius
-    oval += 0.05 * _clouds(rng, z.shape, 0.08 * unit)
+    oval += 0.05 * clouds(rng, z.shape, 0.08 * unit)
     cup = np.abs(away + np.complex64(0.2 * eye.disc_radius)) / eye.disc_radius
     edge = 0.5 * (1 - np.tanh((oval - 1) / 0.11))
     share: Plane = (
@@ -361,7 +339,7 @@ def _disc(rng: Rng, z: Points, eye: Eye, unit: float) -> Plane:
     return share
 
 
-def _clouds(rng: Rng, shape: tuple[int, ...], size: float) -> Plane:
+def clouds(rng: Rng, shape: tuple[int, ...], size: float) -> Plane:
     """Smooth noise [H, W] float32 of mean 0, deviation 1; `size` is its blobs' sigma in px."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), size, mode="wrap")
     noise -= noise.mean()
@@ -395,89 +373,3 @@ def _photograph(rng: Rng, light: Plane, depth: Plane, aperture: Plane) -> Image8
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=93)
     return np.asarray(Image.open(file))
-
-
-# The files
-
-
-def write_labelled(root: Path, num_training: int = 20, num_test: int = 20, seed: int = 0) -> None:
-    """A labelled set in DRIVE's layout: test 1..num_test, then training on from there."""
-    for number in range(1, num_test + num_training + 1):
-        write_labelled_example(root, "test" if number <= num_test else "training", number, seed)
-
-
-def write_labelled_example(root: Path, split: str, number: int, seed: int) -> None:
-    """One example of `write_labelled`, a pure function of (split, number, seed).
-
-    Files that exist are left alone. `split` is "training" or "test"; only the latter has a second
-    observer.
-    """
-    if split not in ("training", "test"):
-        raise ValueError(f"split {split!r} is neither training nor test")
-    folder, name = Path(root) / split, f"{number:02d}"
-    paths = {
-        "image": folder / "images" / f"{name}_{split}.tif",
-        "vessel": folder / "1st_manual" / f"{name}_manual1.gif",
-        "fov": folder / "mask" / f"{name}_{split}_mask.gif",
-    }
-    if split == "test":
-        paths["second"] = folder / "2nd_manual" / f"{name}_manual2.gif"
-    if all(path.exists() for path in paths.values()):
-        return
-    rng = np.random.default_rng([seed, number])
-    image, vessel, fov = draw_fundus(int(rng.integers(2**32)))
-    second = _second_observer(rng, vessel) & fov
-    drawn: dict[str, Image8 | Mask] = {
-        "image": image,
-        "vessel": vessel,
-        "fov": fov,
-        "second": second,
-    }
-    for what, path in paths.items():
-        _save(path, drawn[what], LABELLED_OPTIONS[path.suffix])
-
-
-def _second_observer(rng: Rng, vessel: Mask) -> Mask:
-    """Another human's label: edges drift by about a pixel, so that thin vessels go missing."""
-    inside = ndimage.distance_transform_edt(vessel) - ndimage.distance_transform_edt(~vessel)
-    drift = 1.2 * _clouds(rng, vessel.shape, 4.0) + rng.uniform(-0.4, 0.1)
-    redrawn: Mask = inside + drift > 0
-    return redrawn
-
-
-def write_archive_image(root: Path, index: int, seed: int) -> Path:
-    """Image `index` of a mixed archive, a pure function of (index, seed) -> its path.
-
-    Formats come in turn; sizes, frames and folders as a clinic's cameras and habits leave them.
-    """
-    rng = np.random.default_rng([seed, index, 1])  # 1: not the eyes of the labelled set
-    turn, place = divmod(index, len(FORMATS))
-    extension = list(FORMATS)[place]
-    path = Path(root) / FOLDERS[turn % len(FOLDERS)] / f"fundus_{index:05d}.{extension}"
-    if not path.exists():
-        height, width, diameter = _archive_frame(rng, index)
-        image, _, _ = draw_fundus(int(rng.integers(2**32)), height, width, diameter)
-        _save(path, image, FORMATS[extension])
-    return path
-
-
-def _archive_frame(rng: Rng, index: int) -> tuple[int, int, float]:
-    """-> height, width, field diameter in px of one of three kinds of camera frame."""
-    large = index % LARGE_EVERY == LARGE_FIRST
-    width = int(rng.integers(2000, 4001) if large else rng.integers(500, 1601))
-    aspect, diameter = FRAMES[rng.integers(len(FRAMES))]
-    return round(width * aspect), width, width * diameter
-
-
-def _save(path: Path, array: Image8 | Mask, options: Mapping[str, Any]) -> None:
-    """Write the whole file or nothing; one that exists is left alone."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    picture = Image.fromarray(array.astype(np.uint8) * np.uint8(255 if array.dtype == bool else 1))
-    try:
-        picture.save(partial, Image.registered_extensions()[path.suffix], **options)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.frames import corners
 from segpipe.data.regions import convex_hull, opened
 
@@ -19,12 +19,8 @@ PURE_BLACK = 2.0  # square root of the grey level: of a frame that no light and 
 AROUND = 0.5  # of a field's rim, beside stray light; a lid and its lashes lie on one side
 SMALLEST = 0.002  # share of the picture: smaller dark parts are the field's
 
-Image8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-Light = npt.NDArray[np.float32]
 
-
-def dark_tissue(light: Light, lit: Image8) -> tuple[Image8, Mask]:
+def dark_tissue(light: Plane, lit: Image8) -> tuple[Image8, Mask]:
     """light [h, w] (square root of the level), lit regions [h, w] (0 or 1) -> these with the dark
     retina beside them, [h, w] uint8, and what may be retina besides.
 
@@ -60,7 +56,7 @@ def dark_tissue(light: Light, lit: Image8) -> tuple[Image8, Mask]:
     return whole, uncertain
 
 
-def _dim(light: Light, part: Mask) -> Mask:
+def _dim(light: Plane, part: Mask) -> Mask:
     """What of a part that is pure black at the picture's corners is brighter than that."""
     seen = np.zeros(part.shape, bool)
     for corner in corners(part.shape):
@@ -82,7 +78,7 @@ def _is_bar(part: Mask) -> bool:
     return bool(middle.sum() > STRAIGHT * middle.any(axis=0).sum() * len(middle))
 
 
-def _is_frame(light: Light, part: Mask) -> bool | None:
+def _is_frame(light: Plane, part: Mask) -> bool | None:
     """None where the light does not tell."""
     deep, away = (
         np.asarray(cv2.distanceTransform(one.view(np.uint8), cv2.DIST_L2, 3), np.float32)
@@ -102,7 +98,7 @@ def _is_frame(light: Light, part: Mask) -> bool | None:
     return False if step < TISSUE_STEP * shading and floor > FLOOR else None
 
 
-def _mean(light: Light, distance: Light, low: float, high: float) -> float:
+def _mean(light: Plane, distance: Plane, low: float, high: float) -> float:
     """Of the light at such distances (px), NaN where there is none."""
     ring = (distance > max(low, 0)) & (distance <= high)
     return float(light[ring].mean()) if ring.any() else float("nan")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from segpipe.models import torch_compat
 from segpipe.models.network import PRECISIONS, Network
 from segpipe.models.resunet import Residual
 
@@ -40,7 +41,7 @@ def fused(network: Network, device: str, precision: str) -> Network:
     torch has no oneDNN for this precision.
     """
     folded(network)
-    if device != "cpu" or not _possible(precision):
+    if device != "cpu" or not torch_compat.fuses(PRECISIONS[precision]):
         return network
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
@@ -49,15 +50,6 @@ def fused(network: Network, device: str, precision: str) -> Network:
             elif isinstance(child, nn.Sequential):
                 _fuse_relu(child, PRECISIONS[precision])
     return network
-
-
-def _possible(precision: str) -> bool:
-    operations = torch.ops.mkldnn
-    return (
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(operations, "_convolution_pointwise")
-        and (precision == "fp32" or operations._is_mkldnn_bf16_supported())
-    )
 
 
 def _fuse_relu(layers: nn.Sequential, dtype: torch.dtype) -> None:
@@ -86,15 +78,8 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """x [N, C, H, W], `other` as large as the result, which is in the weights' precision."""
-        x, run = x.to(self.weight.dtype), torch.ops.mkldnn._convolution_pointwise
-        done: Tensor = (
-            run(x, self.weight, self.bias, *self.shape, "relu", [], None)
-            if other is None
-            else run.binary(
-                x, other, self.weight, self.bias, *self.shape, "add", 1.0, "relu", [], None
-            )
-        )
-        return done
+        x = x.to(self.weight.dtype)
+        return torch_compat.convolution_relu(x, other, self.weight, self.bias, self.shape)
 
 
 class _FusedResidual(nn.Module):

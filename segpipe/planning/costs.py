@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from segpipe.data.decoder import SHARP
+from segpipe.data.fitting import SHARP
 from segpipe.data.pictures import jpeg_reduction
 from segpipe.errors import UserError
 from segpipe.segment.stopwatch import IDLE
@@ -51,7 +51,7 @@ class Costs:
     model_s: float = _cost("canvas", "worker: the network, once for each score of --tta")
     group_s: float = _cost("group", "worker: writes its part, waits for the next group")
     request_s: float = _cost("request", "worker: CPU of a GET or PUT, S3 less a local file")
-    crowd: float = _cost("", "worker: times as slow when all cores work")
+    contention: float = _cost("", "worker: times as slow when all cores work")
     start_s: float = _cost("run", "driver: until the first photograph")
     key_s: float = _cost("input", "driver: a listed key, its row of the manifest")
     page_s: float = _cost("page", "driver: 4,096 inputs handed to Ray Data")
@@ -172,7 +172,7 @@ def fit(
         found = found.changed(source, end_s=max(0.0, statistics.median(left)))
     found = _of_driver(single, found, source)
     found = _of_memory(jobs, found)
-    return _of_crowd([row for row in jobs if _way(row) in ways], found)
+    return _of_contention([row for row in jobs if _way(row) in ways], found)
 
 
 def _way(row: Row) -> tuple[str | None, str | None]:
@@ -295,7 +295,7 @@ def _of_memory(jobs: list[Row], found: Measured) -> Measured:
     return found.changed(_told(told), driver_mib=max(1.0, rest))
 
 
-def _of_crowd(jobs: list[Row], found: Measured) -> Measured:
+def _of_contention(jobs: list[Row], found: Measured) -> Measured:
     """How much longer a canvas takes when all cores work.
 
     From whole jobs: the network alone slows more, since on a single core the job shares that core
@@ -310,7 +310,7 @@ def _of_crowd(jobs: list[Row], found: Measured) -> Measured:
         return found
     most = max(seconds)
     slower = statistics.median(seconds[most]) / statistics.median(seconds[1])
-    return found.changed(f"measured: jobs on 1 and {most} cores", crowd=max(1.0, slower))
+    return found.changed(f"measured: jobs on 1 and {most} cores", contention=max(1.0, slower))
 
 
 def as_json(measured: Measured, models: Mapping[str, float]) -> str:

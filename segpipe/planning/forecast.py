@@ -2,14 +2,17 @@
 
 A run is four phases, one after the other: the driver lists and writes the manifest; it starts Ray
 and hands over; workers take groups; the driver compacts. Within the work the slowest of a few
-things sets the rate. What waits for what, deaths and spread are `segpipe.planning.simulation`'s.
+things sets the rate. `with_deaths` adds what dying nodes cost on average. What waits for what is
+not modelled: an event by event simulation was as far from measured runs (results/LOG.md).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from segpipe.errors import UserError
 from segpipe.planning.costs import Costs, decoded_megapixels
 from segpipe.segment.fetch import TRANSFERS
 from segpipe.segment.manifest import PAGE_ROWS
@@ -19,6 +22,7 @@ from segpipe.segment.todo import group_rows
 LIST_KEYS = 1000  # in a page of a listing, of S3 and those that are like it
 MANIFEST_ROW_BYTES = 60  # of a page of the manifest: id, path, bytes, version, compressed
 TASK_BYTES = 4 * PAGE_ROWS + 2048  # of a page in Ray's object store: its rows, and what reads them
+REPLACE_S = 300.0  # until another node is in the place of a dead one
 MIB = 2**20
 
 
@@ -86,12 +90,12 @@ class Setting:
             + costs.megapixel_s * self.megapixels
             + (0 if self.gpus else costs.model_s * self.flips)
         )
-        return self.crowd * (own + 2 * costs.request_s * self.s3)
+        return self.contention * (own + 2 * costs.request_s * self.s3)
 
     @property
-    def crowd(self) -> float:
+    def contention(self) -> float:
         """How many times as slow cores are, which share caches and memory with busy ones."""
-        return self.costs.crowd if self.cores > 1 else 1.0
+        return self.costs.contention if self.cores > 1 else 1.0
 
     def answer_s(self, num_bytes: float = 0.0) -> float:
         """Seconds until one request with so many bytes is through."""
@@ -121,7 +125,7 @@ class Setting:
     @cached_property
     def after_s(self) -> float:
         """Of a group, after its last canvas: the last mask is put, then the part."""
-        return 2 * self.answer_s() + self.crowd * self.costs.group_s
+        return 2 * self.answer_s() + self.contention * self.costs.group_s
 
     @cached_property
     def each_s(self) -> float:
@@ -179,8 +183,7 @@ class Forecast:
 
 def forecast(setting: Setting) -> Forecast:
     limits = dict(sorted(capacities(setting).items(), key=lambda item: item[1]))
-    others = min(rate for name, rate in limits.items() if name not in WORKERS)
-    work_s = max(setting.longest_s, setting.images / others)
+    work_s = max(setting.longest_s, setting.images / _others(limits))
     costs, images = setting.costs, setting.images
     phases = {
         "list": list_s(setting),
@@ -188,7 +191,7 @@ def forecast(setting: Setting) -> Forecast:
         "work": work_s,
         "end": end_s(setting),
     }
-    busy = setting.group * setting.photograph_s + setting.crowd * costs.group_s
+    busy = setting.group * setting.photograph_s + setting.contention * costs.group_s
     parts_read = 2 * setting.groups
     lists = setting.s3 * (-(-images // LIST_KEYS) + -(-setting.groups // LIST_KEYS))
     return Forecast(
@@ -223,6 +226,11 @@ def capacities(setting: Setting) -> dict[str, float]:
     return found
 
 
+def _others(limits: dict[str, float]) -> float:
+    """Images a second that all but the workers allow."""
+    return min(rate for name, rate in limits.items() if name not in WORKERS)
+
+
 def list_s(setting: Setting) -> float:
     """Listing, page after page, and the manifest, page after page."""
     lists = -(-setting.images // LIST_KEYS) * setting.answer_s()
@@ -246,3 +254,66 @@ def end_s(setting: Setting) -> float:
     """Every part is read twice: once to know which rows it holds, once in the manifest's order."""
     reading = index_s(setting, setting.images) + _read_s(setting, setting.groups)
     return reading + setting.images * setting.costs.row_s + setting.costs.end_s
+
+
+# ---- nodes that die
+
+
+@dataclass(frozen=True)
+class WithDeaths:
+    """Means over all courses of a run whose nodes die at random times."""
+
+    seconds: float
+    """Of the whole run."""
+    deaths: float
+    """Of nodes, the driver's among them."""
+    restarts: float
+    """Deaths of the driver's node: the command is given again."""
+    repeated: float
+    """Photographs that are segmented once more, at most."""
+
+
+def with_deaths(setting: Setting, node_hours: float) -> WithDeaths:
+    """What is expected where a node lives `node_hours` on average, each moment as risky as another.
+
+    A worker's node gives back the groups that it held. The driver's node takes the run along: it
+    is listed, indexed and started again, then goes on with what is left; the end cannot be shared.
+    Raises UserError where nodes die before they get anything done.
+    """
+    try:
+        return _with_deaths(setting, node_hours * 3600)
+    except OverflowError as error:
+        raise UserError(
+            f"--node-hours {node_hours:g}: nodes die before they have done anything, raise it"
+        ) from error
+
+
+def _with_deaths(setting: Setting, life_s: float) -> WithDeaths:
+    def until_done(seconds: float, restart_s: float = 0.0) -> float:
+        """Mean seconds until so many have passed without a death, which begins them anew."""
+        return math.expm1(seconds / life_s) * (life_s + REPLACE_S + restart_s)
+
+    def attempt_s(done: int) -> float:
+        """Until workers have work."""
+        index = index_s(setting, done) if done else 0.0
+        pages = -(-(setting.images - done) // PAGE_ROWS)
+        return list_s(setting) + index + setting.costs.start_s + pages * setting.costs.page_s
+
+    others = setting.nodes - 1  # than the driver's
+    share = setting.group_s / until_done(setting.group_s)  # of their groups' time that counts
+    work_s = max(
+        setting.longest_s * setting.nodes / (1 + others * share),
+        setting.images / _others(capacities(setting)),
+    )
+    half, whole = (until_done(attempt_s(done)) for done in (setting.images // 2, setting.images))
+    in_work = work_s / life_s  # deaths of the driver's node
+    seconds = (
+        until_done(attempt_s(0))
+        + work_s
+        + in_work * (REPLACE_S + half)
+        + until_done(end_s(setting), whole)
+    )
+    cycle_s = life_s + REPLACE_S
+    restarts, of_others = seconds / cycle_s, others * work_s / cycle_s
+    held = (of_others * setting.cores + in_work * setting.workers) * setting.group
+    return WithDeaths(seconds, restarts + of_others, restarts, held)

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import UserError
-from segpipe.flags import check_above_0, check_at_least, check_choices, check_seed
+from segpipe.flags import check_above_0, check_at_least, check_choices
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
 from segpipe.models.tta import TTA, num_scores
 from segpipe.planning import costs
 from segpipe.planning.costs import Measured
-from segpipe.planning.forecast import Forecast, Setting, forecast
-from segpipe.planning.simulation import Chance, Course, simulate
+from segpipe.planning.forecast import (
+    REPLACE_S,
+    Forecast,
+    Setting,
+    WithDeaths,
+    forecast,
+    with_deaths,
+)
 from segpipe.storage import check_places, local_path, read_uri
 
 STORES = ("s3", "local")
-COURSES = 5  # that are simulated, to show what chance does
 JPEG_BYTES = 100_000  # of a megapixel: a fundus photograph of quality 90, half of it dark
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html: "at least 3,500
 # PUT/COPY/POST/DELETE or 5,500 GET/HEAD requests per second per partitioned prefix", "small object
@@ -81,11 +86,7 @@ class PlanConfig:
     get_price: float = GET_PRICE
     """Of 1,000 GETs."""
     node_hours: float | None = None
-    """Mean hours until a node dies. With it, courses of the run are simulated, deaths and all."""
-    spread: float = 0.3
-    """Of a photograph's seconds in the simulation: standard deviation over mean."""
-    seed: int = 0
-    """Of the simulation: the same one gives the same courses."""
+    """Mean hours until a node dies. With it, the mean cost of such deaths is told as well."""
     output: str | None = None
     """File for all figures as JSON, beside the table."""
 
@@ -93,8 +94,6 @@ class PlanConfig:
         """Raise UserError for a flag that cannot be meant."""
         check_at_least(self, 1, "images", "nodes", "cores_per_node", "group_size")
         check_at_least(self, 0, "gpus_per_node", "price", "put_price", "get_price")
-        check_at_least(self, 0, "spread")
-        check_seed(self)
         check_places(self, "measured", "checkpoint", "output")
         check_above_0(self, *POSITIVE)
         check_choices(self, {"store": STORES, "tta": TTA})
@@ -120,16 +119,16 @@ def plan(config: PlanConfig) -> None:
     measured = _measured(config, card.diameter)
     setting = setting_of(config, measured, card)
     found = forecast(setting)
-    courses = _courses(config, setting)
+    deaths = with_deaths(setting, config.node_hours) if config.node_hours else None
     if config.output is not None:
-        text = json.dumps(as_dict(config, measured, found, courses), indent=1)
+        text = json.dumps(as_dict(config, measured, found, deaths), indent=1)
         try:
             Path(local_path(config.output)).write_text(text + "\n")
         except OSError as error:
             raise UserError(f"--output {config.output}: {error.strerror}, wanted a file") from error
     lines = told(config, measured, setting, found)
-    if courses:
-        lines += ["", *_table([("simulated", ""), *_simulated(courses)])]
+    if deaths:
+        lines += ["", *_table([("where nodes die", "on average"), *_deaths(deaths)])]
     print("\n".join(lines))
 
 
@@ -174,15 +173,6 @@ def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
         config.node_gbit * 1e9 / 8,
         (config.tta and num_scores(config.tta)) or measured.flips or card.flips,
     )
-
-
-def _courses(config: PlanConfig, setting: Setting) -> list[Course]:
-    if config.node_hours is None:
-        return []
-    chances = [
-        Chance(config.seed + number, config.spread, config.node_hours) for number in range(COURSES)
-    ]
-    return [simulate(setting, chance) for chance in chances]
 
 
 # ---- for people
@@ -235,6 +225,8 @@ def _assumed(config: PlanConfig, setting: Setting) -> list[tuple[str, str, str]]
         rows.append(("canvases of a photograph", f"{setting.flips}", "--tta"))
     if config.gpus_per_node:
         rows.append(("a GPU's time for a photograph", f"{config.gpu_ms:g} ms", "--gpu-ms"))
+    if config.node_hours:
+        rows.append(("a dead node is replaced after", duration(REPLACE_S), ""))
     if config.store == "s3":
         rows += [
             ("until the store's first byte", f"{config.request_ms:g} ms", "--request-ms"),
@@ -275,22 +267,13 @@ def _forecast(config: PlanConfig, setting: Setting, found: Forecast) -> list[tup
     return rows
 
 
-def _simulated(courses: list[Course]) -> list[tuple[str, str]]:
-    """The middle course by length, and the shortest and longest where they say more."""
-    ordered = sorted(courses, key=lambda course: course.seconds)
-    middle = ordered[len(ordered) // 2]
-    rows = [
-        (
-            "all of it",
-            f"{duration(middle.seconds)} ({duration(ordered[0].seconds)} to "
-            f"{duration(ordered[-1].seconds)} of {len(courses)} courses)",
-        ),
-        *((f"  {name}", duration(seconds)) for name, seconds in middle.phases.items() if seconds),
-        ("nodes that died", str(middle.deaths)),
-        ("  and took the driver along", str(middle.restarts)),
-        ("photographs begun again", f"{middle.again:,}"),
+def _deaths(found: WithDeaths) -> list[tuple[str, str]]:
+    return [
+        ("all of it", duration(found.seconds)),
+        ("nodes that die", f"{found.deaths:.3g}"),
+        ("  and take the driver along", f"{found.restarts:.3g}"),
+        ("photographs segmented again", f"{found.repeated:,.0f}"),
     ]
-    return rows + [(f"{name} busy", f"{share:.0%}") for name, share in middle.busy.items()]
 
 
 def prices(config: PlanConfig, found: Forecast) -> dict[str, float]:
@@ -314,7 +297,7 @@ def gib(num_bytes: float) -> str:
 
 
 def as_dict(
-    config: PlanConfig, measured: Measured, found: Forecast, courses: list[Course]
+    config: PlanConfig, measured: Measured, found: Forecast, deaths: WithDeaths | None
 ) -> Mapping[str, Any]:
     """All figures, SI units, for machines."""
     return {
@@ -323,5 +306,5 @@ def as_dict(
         "sources": measured.sources,
         "forecast": asdict(found) | {"seconds": found.seconds},
         "prices": prices(config, found),
-        "courses": [asdict(course) | {"seconds": course.seconds} for course in courses],
+        "with_deaths": asdict(deaths) if deaths else None,
     }

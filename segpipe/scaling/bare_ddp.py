@@ -1,10 +1,11 @@
 """segpipe's Trainer under bare torchrun, over crops that lie in memory, and nothing else.
 
-    torchrun --nproc-per-node 2 -m segpipe.scaling.bare_ddp DRIVE [--steps 600] [--compile off] ...
+    torchrun --nproc-per-node 2 -m segpipe.scaling.bare_ddp DRIVE [--steps 600] ...
 
 What remains of its rate in a whole training is what Ray Train, Ray Data and the decoding of
 photographs cost. `segpipe scale` and benchmarks/training.py start it. Rank 0 prints one JSON line.
-The average of the weights, a learning rate that changes and what follows an epoch are left out.
+The moving average of the weights, a learning rate that changes and what follows an epoch are left
+out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from segpipe.scaling import findings
 from segpipe.storage import Store, open_store
 from segpipe.storage.lock import Claim
 from segpipe.train.crop_plan import Batch, Cropper, CropPlan
-from segpipe.train.trainer import CPU, Rank, Trainer, TrainJob
+from segpipe.train.job import TrainJob
+from segpipe.train.settings import CropSettings, NetworkSettings, OptimizerSettings, part_of
+from segpipe.train.trainer import CPU, Rank, Trainer
 
 IN_MEMORY = 60  # steps, over and over
 
@@ -47,22 +50,22 @@ class BareConfig:
     """px"""
     batch_size: int = 10
     """Crops a step, all workers together."""
-    place: str = "photograph"
+    crop_sampling: str = "uniform"
     """Where crops lie."""
     augmentation: str = "none"
     """Random changes of crops."""
     loss: str = "nll"
-    """What is made small."""
+    """nll or nll+dice."""
     lr: float = 1e-3
     """Learning rate."""
     weight_decay: float = 0.0
     """Of AdamW."""
     clip_norm: float = 0.0
-    """Longest gradient; 0: none is cut."""
+    """Clip gradients to this global L2 norm; 0 disables."""
     precision: str = "fp32"
     """fp32 or bf16."""
-    compile: str = "auto"
-    """The network's own compiled loop: auto where there is one, on or off."""
+    backend: str = "auto"
+    """auto, native or torch."""
     device: str = "cpu"
     """cpu or cuda."""
 
@@ -85,7 +88,7 @@ def main(config: BareConfig) -> None:
     if place.number == 0:
         warm = int(len(ended) * findings.WARM_SHARE)
         rate = (len(ended) - 1 - warm) * config.batch_size / (ended[-1] - ended[warm])
-        name = f"{'native' if job.compiled else 'torch'} {config.precision}"
+        name = f"{'native' if job.native else 'torch'} {config.precision}"
         told = {"items": len(ended) * config.batch_size, "rate": rate, "engine": name}
         print(json.dumps(told), flush=True)
     dist.destroy_process_group()
@@ -98,27 +101,16 @@ def _job(config: BareConfig) -> TrainJob:
         store,
         examples,
         diameter=_diameter(store, examples),
-        seed=0,
         epochs=IN_MEMORY,  # more than enough: each has a step at least
-        crops_per_image=config.crops_per_image,
-        crop_size=config.crop_size,
-        batch_size=config.batch_size,
-        augmentation=config.augmentation,
-        place=config.place,
+        crops=part_of(config, CropSettings),
     )
     nowhere = open_store(os.devnull)
     return TrainJob(
         plan=plan,
-        output=nowhere,
         claim=Claim(nowhere, owner=""),
         training_split=examples,
-        model=config.model,
-        loss=config.loss,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        precision=config.precision,
-        compile=config.compile,
+        network=part_of(config, NetworkSettings),
+        optimizer=part_of(config, OptimizerSettings),
         device=config.device,
     )
 

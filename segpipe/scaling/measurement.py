@@ -48,7 +48,7 @@ from segpipe.train.recipes import RECIPES
 
 RUN = "_segpipe/run/"  # where in the output measurements write, each process in a folder there
 OWN_RUN = re.compile(RUN + r"[0-9a-f]{32}(/.+)?")
-STEP_FLAGS = ("place", "augmentation", "loss", "lr", "weight_decay", "clip_norm")  # of a recipe
+STEP_FLAGS = ("crop_sampling", "augmentation", "loss", "lr", "weight_decay", "clip_norm")
 ROW_COLUMNS = ["height", "width", "finished"]
 DELETED_AT_ONCE = 16
 

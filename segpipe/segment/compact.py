@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from segpipe.progress import Progress, time_left
 from segpipe.segment.manifest import PAGE_ROWS, Manifest, page_ids
 from segpipe.segment.output import (
     RESULTS,
@@ -38,6 +40,7 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
     """
     parts = read_parts(output)
     totals, results = Totals(), Results(output)
+    progress, start, num_done = Progress("segment"), time.monotonic(), 0
     current, num_open = [np.zeros(0, np.uint64)], 0
     for number in range(len(manifest.pages)):
         page = manifest.page(number)
@@ -50,6 +53,12 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
             table = table.set_column(table.schema.get_field_index("id"), ROW.field("id"), own)
             totals.add(table)
             results.add(table)
+        num_done += len(page)
+        if len(manifest.pages) > 1:  # else it takes a second
+            rate = num_done / max(time.monotonic() - start, 1e-3)
+            left = time_left(num_done, manifest.num_inputs, rate)
+            told = f"{num_done} of {manifest.num_inputs} rows, {rate:.0f}/s, {left}"
+            progress.show(f"compacting, {told}")
     keys = results.close()
     gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
     return totals.summary() | {"open": num_open, "gone": len(gone), "results": keys}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from segpipe.data import codecs
 from segpipe.data.canvas import native_mask, native_score
-from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
+from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.errors import StoreDown, UserError, must_change, os_error_text
 from segpipe.segment.fetch import transfers
 from segpipe.segment.inputs import filed_as
@@ -122,15 +122,15 @@ class Group:
             return {}
         import cv2
 
-        from segpipe.measure import vessels  # scipy's graphs take 0.2 s, other runs need not wait
+        # scipy's graphs take 0.2 s, which other runs need not wait for
+        from segpipe.measurement import quality, vessels
 
         cv2.setNumThreads(1)  # the cores are the workers'
         with self.watch.time("measure"):
-            vessel = score >= np.float32(self.job.card.threshold)
-            mask = classes_of(vessel, fitted.fov > 127)
-            zoom = fitted.geometry.box_height / fitted.geometry.scaled_height
-            quality = vessels.quality(fitted.canvas, fitted.fov)
-            return asdict(vessels.measure(mask, zoom)) | asdict(quality)
+            hints = quality.assess_quality(fitted.canvas, fitted.fov)
+            threshold = self.job.card.threshold
+            found = vessels.measure_canvas(score, fitted.fov, fitted.geometry, threshold)
+            return asdict(found) | asdict(hints)
 
     def commit(self) -> dict[str, npt.NDArray[Any]]:
         """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""

@@ -13,9 +13,10 @@ from fnmatch import fnmatchcase
 
 from segpipe.data.codecs import EXTENSIONS
 from segpipe.errors import UserError
-from segpipe.segment.lists import COLUMN, LISTS, ListedFiles, open_list
+from segpipe.segment.lists import COLUMN, LISTS, NAMELESS, ListedFiles, open_list
 from segpipe.segment.spool import in_order
 from segpipe.storage import PREFLIGHT_S, Entry, Source, Store, check_there, is_timed, open_store
+from segpipe.storage.local import NO_FILES, LocalStore
 from segpipe.storage.settings import SETTINGS
 
 LISTED = 1000  # files between two words on how far a listing is: a page of S3
@@ -132,7 +133,7 @@ class Inputs:
         for entry in self._taken() if self._named() else self._each_once():
             self.num_timed += is_timed(entry.version)
             yield entry
-        if isinstance(self.source, ListedFiles):
+        if isinstance(self.source, ListedFiles | LocalStore):
             self.skipped.update(self.source.skipped)
 
     def _each_once(self) -> Iterator[Entry]:
@@ -226,6 +227,12 @@ class Inputs:
                 f"--input {name}: is an output of segpipe (it holds {SETTINGS}), of which nothing "
                 "is a photograph, name the folder of the photographs"
             )
+        if isinstance(self.source, ListedFiles):
+            rows = f"{num} {NAMELESS}" if (num := self.skipped[NAMELESS]) else "no row"
+            return UserError(
+                f"--input {name}: names no file ({rows} below its header), give each photograph a "
+                "row with its path"
+            )
         others = self.skipped.total()
         told = f"{others} other file{'s' * (others != 1)}"
         told += f": {_kinds(self.skipped)}" if others else ""
@@ -249,7 +256,10 @@ def skipped_words(skipped: Mapping[str, int]) -> str:
 def _kinds(skipped: Mapping[str, int]) -> str:
     """The commonest kinds."""
     common = Counter(skipped).most_common()
-    told = [f"{number} {kind}" for kind, number in common[:TOLD]]
+    told = [
+        f"{number} {kind[:-1] if number == 1 and kind in NO_FILES else kind}"
+        for kind, number in common[:TOLD]
+    ]
     if more := sum(number for _, number in common[TOLD:]):
         told.append(f"{more} more")
     return ", ".join(told)

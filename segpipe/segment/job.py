@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from segpipe.data.decoder import PIXELS
+from segpipe.data.fitting import PIXELS
 from segpipe.models.checkpoint import Card
+from segpipe.progress import LogSettings, log_settings
 from segpipe.segment.started import Started
 from segpipe.storage import Source, Store
 
@@ -19,6 +20,14 @@ class SegmentJob:
     started: Started
     reference_allowed: bool = True
     """Whether a worker that cannot run the engine uses the reference."""
+
+    log: LogSettings | None = field(default_factory=log_settings)
+    """How the tasks of this run log: as the driver does."""
+
+    def log_alike(self) -> None:
+        """Have this process log as the driver does."""
+        if self.log and self.log != log_settings():
+            self.log.apply()
 
     @property
     def settings(self) -> str:

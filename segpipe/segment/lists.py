@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from segpipe.errors import StoreDown, UserError
+from segpipe.errors import StoreDown, UserError, some_of
 from segpipe.storage import (
     PREFLIGHT_S,
     Entry,
@@ -38,6 +38,7 @@ COLUMN, ID = "path", "id"
 TEMPLATE = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)|([^{}]+)")
 ASKED_AT_ONCE = 16  # files of a list whose size and version are asked for at the same time
 LIST_ROWS = 4096
+DELIMITERS = ";", "\t"  # beside the comma: of Excel where commas are decimal, of its Unicode text
 REPEATED = "named again in the list"  # a kind of skipped files
 NAMELESS = "rows without a name"
 
@@ -226,6 +227,8 @@ def _of_parquet(uri: str, data: bytes, name: str) -> Iterator[pa.RecordBatch]:
 
 def _of_csv(uri: str, data: bytes, name: str) -> Iterator[pa.RecordBatch]:
     data = _as_utf8(uri, data)
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
+        raise UserError(f"{uri}: is empty, wanted a header with {name!r} and a row for each file")
     for wanted in (list(dict.fromkeys((name, ID))), [name]):
         # Columns that are not asked for are neither guessed at nor converted.
         with suppress(pa.ArrowKeyError):  # without an id
@@ -242,11 +245,21 @@ def _of_csv(uri: str, data: bytes, name: str) -> Iterator[pa.RecordBatch]:
 def _open_csv(data: bytes, wanted: list[str]) -> pyarrow.csv.CSVStreamingReader:
     return pyarrow.csv.open_csv(
         io.BytesIO(data),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),  # of notes, say
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=_delimiter(data),
+            newlines_in_values=True,  # of notes, say
+        ),
         convert_options=pyarrow.csv.ConvertOptions(
             include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
         ),
     )
+
+
+def _delimiter(data: bytes) -> str:
+    """What parts the names of the first line: a comma, unless there is none but another."""
+    header = data.lstrip().split(b"\n", 1)[0]
+    others = (mark for mark in DELIMITERS if mark.encode() in header and b"," not in header)
+    return next(others, ",")
 
 
 def _as_utf8(uri: str, data: bytes) -> bytes:
@@ -256,9 +269,14 @@ def _as_utf8(uri: str, data: bytes) -> bytes:
             data = data.decode("utf-16").encode()
         except UnicodeDecodeError as error:
             raise _not_text(uri) from error
-    if b"\0" in data[:1024]:  # UTF-16 that does not say so, or UTF-32
+    if b"\0" in data[:4]:  # UTF-16 that does not say so, or UTF-32
         raise _not_text(uri)
-    return data
+    if (place := data.find(b"\0")) >= 0:
+        line = 1 + data.count(b"\n", 0, place)
+        raise UserError(
+            f"{uri}: has a NUL byte in line {line}, wanted text, save it anew as CSV in UTF-8"
+        )
+    return data if data.endswith(b"\n") else data + b"\n"  # Arrow finds no header without
 
 
 def _not_text(uri: str) -> UserError:
@@ -268,5 +286,5 @@ def _not_text(uri: str) -> UserError:
 
 
 def _no_column(uri: str, name: str, names: list[str]) -> UserError:
-    told = ", ".join(names[:20]) or "nothing"
+    told = some_of(names) or "nothing"
     return UserError(f"{uri}: has no column {name!r}, only {told}: name one so, or give --column")

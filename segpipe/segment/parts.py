@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from segpipe.storage.files import (
     read_parquet,
     write_parquet,
 )
+
+logger = logging.getLogger(__name__)
 
 INDEX = schema_of(["path", "version", "status", "finished"])
 Numbers = npt.NDArray[np.int64]
@@ -134,7 +136,7 @@ def read_rows(
 def drop_part(output: Store, key: str) -> None:
     """Delete a part that cannot be read: its inputs are done again."""
     place = output.uri(key)
-    print(f"segment: warning: {place} is damaged, its inputs are done again", file=sys.stderr)
+    logger.warning("segment: warning: %s is damaged, its inputs are done again", place)
     output.delete(key)
 
 

@@ -6,8 +6,8 @@ one type each.
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.canvas import Geometry
-from segpipe.data.decoder import Fitted
+from segpipe.data.fitting import Fitted
 from segpipe.data.photograph import Acquisition
 from segpipe.errors import (
     Fault,
@@ -26,6 +26,8 @@ from segpipe.errors import (
     internal_error,
 )
 from segpipe.storage import Entry
+
+logger = logging.getLogger(__name__)
 
 NO_MEMORY = (  # words of torch on a CPU, of OpenCV, and of torch on a GPU
     "can't allocate memory",
@@ -64,12 +66,12 @@ class Photo:
         if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
             self.leave_open(error)
             return
-        print(f"segpipe: {self.entry.key}:", file=sys.stderr)  # before the traceback
+        logger.error("segpipe: %s:", self.entry.key)  # before the traceback
         self.rejection = internal_error(error)
 
     def leave_open(self, error: Exception) -> None:
         self.why_open = f"{self.entry.key}: {str(error) or type(error).__name__}"
-        print(f"segpipe: stays open: {self.why_open}", file=sys.stderr)
+        logger.warning("segpipe: stays open: %s", self.why_open)
 
     def outcome(self) -> dict[str, str]:
         """As columns: error is '' where it goes on, error_code is '' where it stays open too."""

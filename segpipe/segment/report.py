@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import ExifTags, Image, ImageOps
 
+from segpipe import plots
 from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
-from segpipe.data.decoder import Decoder, Fitted
+from segpipe.data.decoder import Decoder
+from segpipe.data.fitting import Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
-from segpipe.html import jpeg, template
+from segpipe.html import embedded, jpeg, template
 from segpipe.progress import duration
 from segpipe.segment.compact import result_groups
 from segpipe.segment.rows import posix_seconds
@@ -31,9 +33,9 @@ OVERLAYS = 24  # photographs shown
 REASONS = 20  # of rejections that are named; the others are summed up
 EXAMPLES = 5  # rejected inputs named for each reason
 COLUMNS = ["path", "status", "error", "error_code", "height", "width", "vessel_density", "finished"]
-OF_REJECTED = ["path", "error", "error_code"]
-OF_SHOWN = ["path", "version", "status", "height", "width", "vessel_density"]
-OF_SHOWN += ["mask_path", "mask_png"]
+REJECTED_COLUMNS = ["path", "error", "error_code"]
+SHOWN_COLUMNS = ["path", "version", "status", "height", "width", "vessel_density"]
+SHOWN_COLUMNS += ["mask_path", "mask_png"]
 
 OCTAVES = np.linspace(-12, 10, 89)  # log2 of megapixels: from 16x16 px to 1,024 megapixels
 SHARES = np.linspace(0, 1, 201)  # vessel / field of view
@@ -56,17 +58,15 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
 
     Without any it names no key either: both may identify patients.
     """
-    findings = Findings(summary["ok"], overlays)
-    for read in result_groups(output, summary):
-        findings.add(read)
-    reasons = sorted(findings.rejections.values(), key=lambda one: -one.count)
+    stats = gather(output, summary, overlays)
+    reasons = sorted(stats.rejections.values(), key=lambda one: -one.count)
     page = template("segment/report.html").render(
         summary=summary,
         reasons=reasons[:REASONS],
         other_reasons=[one.count for one in reasons[REASONS:]],
         examples=bool(overlays),
-        plots=findings.plots(),
-        sheet=_contact_sheet(source, output, findings.shown),
+        plots=stats.plots(),
+        sheet=_contact_sheet(source, output, stats.shown),
     )
     return page.encode()
 
@@ -74,7 +74,15 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
 # ---- what is kept of the rows
 
 
-class Findings:
+def gather(output: Store, summary: dict[str, Any], overlays: int) -> ReportStats:
+    """One pass over the rows of a finished run."""
+    stats = ReportStats(summary["ok"], overlays)
+    for read in result_groups(output, summary):
+        stats.add(read)
+    return stats
+
+
+class ReportStats:
     """What the page tells of all rows."""
 
     def __init__(self, num_ok: int, num_shown: int) -> None:
@@ -94,7 +102,7 @@ class Findings:
         self.sizes.add(np.log2(_numbers(pixels) / 1e6))
         self.densities.add(_numbers(ok["vessel_density"]))
         self.timeline.add(posix_seconds(rows["finished"]))
-        whys = rows.filter(pc.is_valid(rows["error"])).select(OF_REJECTED)
+        whys = rows.filter(pc.is_valid(rows["error"])).select(REJECTED_COLUMNS)
         for row in whys.to_pylist():
             code, sentence = row["error_code"], row["error"]
             group = self.rejections.setdefault(code or sentence, Rejections(code, sentence))
@@ -104,7 +112,7 @@ class Findings:
         here = self._wanted - self._num_ok
         here = here[(here >= 0) & (here < len(ok))]
         if len(here):
-            rows = read(OF_SHOWN)  # with masks, of this group alone
+            rows = read(SHOWN_COLUMNS)  # with masks, of this group alone
             self.shown += rows.filter(pc.equal(rows["status"], "ok")).take(here).to_pylist()
         self._num_ok += len(ok)
 
@@ -144,10 +152,11 @@ class Histogram:
     def add(self, values: Numbers) -> None:
         self.counts += np.histogram(values.clip(self.edges[0], self.edges[-1]), self.edges)[0]
 
-    def filled(self, step: int) -> slice:
-        """From the first bin with a count to the last, widened to whole steps of bins."""
+    def filled(self, step: int) -> tuple[Numbers, Counts]:
+        """Edges and counts from the first bin with one to the last, in whole steps of bins."""
         filled = np.flatnonzero(self.counts)
-        return slice(filled[0] // step * step, (filled[-1] // step + 1) * step)
+        first, end = filled[0] // step * step, (filled[-1] // step + 1) * step
+        return self.edges[first : end + 1], self.counts[first:end]
 
     def median(self) -> float:
         """The upper edge of the bin in which the middle value lies."""
@@ -180,7 +189,7 @@ class Timeline:
         self.moments, where = np.unique(self.moments, return_inverse=True)
         self.counts = np.bincount(where, self.counts).astype(np.int64)
 
-    def worked(self) -> Worked:
+    def trace(self) -> RunTrace:
         """The same without the pauses between attempts, in few bins."""
         steps = np.diff(self.moments)
         usual = np.median(steps) if len(steps) else 0
@@ -193,14 +202,14 @@ class Timeline:
         counts = np.bincount(place // width, self.counts).astype(np.int64)
         edges = np.minimum(np.arange(len(counts) + 1) * width, num_moments)
         pauses = zip(place[1:][paused], (steps - 1)[paused], strict=True)
-        return Worked(
+        return RunTrace(
             edges * float(self.moment_s),
             counts,
             [(float(at) * self.moment_s, float(pause) * self.moment_s) for at, pause in pauses],
         )
 
 
-class Worked(NamedTuple):
+class RunTrace(NamedTuple):
     """Photographs over the time worked."""
 
     edges: Numbers
@@ -214,119 +223,51 @@ class Worked(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A bar chart; lengths in % of its width and height."""
-
     title: str
     text: str
-    bars: list[tuple[float, float, float, str]]
-    """(left, width, height, what it stands for)"""
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    marks: list[tuple[float, str]]
-    """Places on the x axis, and what is there."""
-
-
-def _plot(
-    title: str,
-    text: str,
-    edges: Numbers,
-    heights: npt.NDArray[Any],
-    meanings: list[str],
-    ticks: dict[float, str],
-    marks: list[tuple[float, str]] | None = None,
-) -> Plot:
-    """A bar from each edge to the next; ticks and marks are on the same scale as the edges."""
-    level = _round_step(heights.max(), 3)
-    levels = level * np.arange(np.ceil(heights.max() / level) + 1)
-
-    def across(value: float) -> float:
-        return float(100 * (value - edges[0]) / (edges[-1] - edges[0]))
-
-    bars = [
-        (across(left), across(right) - across(left), 100 * float(height / levels[-1]), meaning)
-        for left, right, height, meaning in zip(
-            edges[:-1], edges[1:], heights, meanings, strict=True
-        )
-        if height
-    ]
-    return Plot(
-        title,
-        text,
-        bars,
-        [(across(value), label) for value, label in ticks.items()],
-        [(100 * float(level / levels[-1]), f"{level:,.6g}") for level in levels],
-        [(across(value), label) for value, label in marks or []],
-    )
-
-
-def _round_step(span: float, most: int) -> float:
-    """The smallest of 1, 2, 5, 10, ... and their tenths with which `most` steps reach `span`."""
-    tens = 10.0 ** np.floor(np.log10(span / most))
-    return float(next(step for step in tens * np.array([1, 2, 5, 10]) if step * most >= span))
+    uri: str
+    """Of a PNG."""
 
 
 def _throughput(timeline: Timeline) -> Plot:
-    edges, counts, pauses = timeline.worked()
-    seconds = np.diff(edges)
-    rates = counts / seconds
-    total = edges[-1]
-    text = f"{counts.sum():,} photographs in {duration(total)} of work"
-    if pauses:
-        away = duration(sum(pause for _, pause in pauses))
-        text += f", without {len(pauses)} pause{'s' * (len(pauses) > 1)} of {away} (dashed)"
+    trace = timeline.trace()
+    total = trace.edges[-1]
+    text = f"{trace.counts.sum():,} photographs in {duration(total)} of work"
+    if trace.pauses:
+        num, away = len(trace.pauses), duration(sum(pause for _, pause in trace.pauses))
+        text += f", without {num} pause{'s' * (num > 1)} of {away} (dashed)"
     unit, length = next(
         (unit, length)
-        for unit, length in (("h", 3600), ("min", 60), ("s", 1))
+        for unit, length in (("hours", 3600), ("minutes", 60), ("seconds", 1))
         if total >= 3 * length or length == 1
     )
-    step = length * max(1.0, _round_step(total / length, 6))
-    longest = sorted(pauses, key=lambda pause: -pause[1])[:REASONS]
-    return _plot(
-        "Throughput, photographs per second",
-        text,
-        edges,
-        rates,
-        [
-            f"{duration(left)} to {duration(right)}: {count:,} photographs, {rate:.3g} per second"
-            for left, right, count, rate in zip(edges[:-1], edges[1:], counts, rates, strict=True)
-        ],
-        {float(at): f"{at / length:g} {unit}" for at in np.arange(0, total + 1e-9, step)},
-        [(at, f"pause of {duration(pause)}") for at, pause in longest],
+    longest = sorted(trace.pauses, key=lambda pause: -pause[1])[:REASONS]
+    png = plots.bars(
+        trace.edges / length,
+        trace.counts / np.diff(trace.edges),
+        f"{unit} of work",
+        [at / length for at, _ in longest],
+        wide=True,
     )
+    return Plot("Throughput, photographs per second", text, embedded(png, "png"))
 
 
 def _image_sizes(sizes: Histogram) -> Plot:
-    part = sizes.filled(4)  # whole octaves
-    edges, counts = sizes.edges[part.start : part.stop + 1], sizes.counts[part]
-    every = 4 * -(-len(counts) // 32)
-    return _plot(
-        "Image size, megapixels",
-        f"{counts.sum():,} photographs, half of them below {2 ** sizes.median():.2g} megapixels",
-        edges,
-        counts,
-        [
-            f"{2**low:.3g} to {2**high:.3g} megapixels: {count:,} photographs"
-            for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-        ],
-        {float(edge): f"{round(2.0**edge, 3):g}" for edge in edges[::every]},
-    )
+    text = f"half of them below {2 ** sizes.median():.2g} megapixels"
+    edges, counts = sizes.filled(4)  # whole octaves
+    png = plots.bars(2.0**edges, counts, "megapixels", log=True)
+    return _histogram("Image size, photographs", text, counts, png)
 
 
 def _vessel_densities(densities: Histogram) -> Plot:
-    part = densities.filled(10)  # whole steps of 5 %
-    edges, counts = densities.edges[part.start : part.stop + 1], densities.counts[part]
-    every = 10 * -(-len(counts) // 80)
-    return _plot(
-        "Vessel density, % of the field of view",
-        f"{counts.sum():,} photographs, half of them below {densities.median():.1%}",
-        edges,
-        counts,
-        [
-            f"{low:.1%} to {high:.1%}: {count:,} photographs"
-            for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-        ],
-        {float(edge): f"{edge:.0%}" for edge in edges[::every]},
-    )
+    text = f"half of them below {densities.median():.1%}"
+    edges, counts = densities.filled(10)  # whole steps of 5 %
+    png = plots.bars(100 * edges, counts, "vessels, % of the field of view")
+    return _histogram("Vessel density, photographs", text, counts, png)
+
+
+def _histogram(title: str, text: str, counts: Counts, png: bytes) -> Plot:
+    return Plot(title, f"{counts.sum():,} photographs, {text}", embedded(png, "png"))
 
 
 # ---- the contact sheet

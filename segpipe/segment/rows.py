@@ -89,7 +89,7 @@ COLUMNS = (
         "other fields of view, which are left out / image; null as before",
     ),
     Column("vessel_density", REAL, "vessel / field of view"),
-    # from here to readable_fraction null without --measure full; see segpipe.measure
+    # from here to readable_fraction null without --measure full; see segpipe.measurement
     Column("measure_note", TEXT, "why something is NaN, such as `no vessel`, else null"),
     Column("field_diameter_px", REAL, "larger extent of the field of view, px of the photograph"),
     Column("length_density_per_px", REAL, "length of vessels' centre lines / field's area, 1/px"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from segpipe.cluster.join import check_cluster
 from segpipe.cluster.nodes import check_device, choose_device, model_workers
 from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import on_network_node
-from segpipe.data.decoder import PIXELS
+from segpipe.data.fitting import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Checkpoint
@@ -45,6 +45,8 @@ from segpipe.storage.files import write_json
 from segpipe.storage.lock import Lock
 from segpipe.storage.places import inside
 from segpipe.storage.settings import SETTINGS
+
+logger = logging.getLogger(__name__)
 
 TRACE = ("images_per_second", "stages", "bottleneck", "work_started", "work_finished", "engine")
 
@@ -83,7 +85,7 @@ def segment(config: SegmentConfig) -> int:
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
             for note in inputs.notes():
-                print(f"segment: note: {note}", file=sys.stderr)
+                logger.info("segment: note: %s", note)
             summary = read_summary(run.output)
             missing = _find_missing(run, manifest) if config.repair else NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):

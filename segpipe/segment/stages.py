@@ -92,6 +92,7 @@ def keep_pages() -> None:
 
 def load(batch: Batch, job: SegmentJob) -> Batch:
     """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not."""
+    job.log_alike()
     side, watch = canvas_side(job.card.diameter), Stopwatch()
     photos = [decode(*one, job, watch) for one in _fetched(job, batch, watch)]
     rows = [photo.as_columns(side) for photo in photos]
@@ -154,6 +155,7 @@ class Scoring:
 
 def store(batch: Batch, job: SegmentJob) -> Batch:
     """Scored rows of one group -> the group, committed."""
+    job.log_alike()
     group = Group(job)
     for name, seconds in zip(STAGES, batch.pop("seconds").sum(axis=0), strict=True):
         group.watch.seconds[name] += float(seconds)

@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISDIR, S_ISREG
 
 from segpipe.errors import ChangedObject, Unfinished, UserError
 from segpipe.storage.entry import Entry
@@ -23,12 +24,17 @@ SYNCS = 8  # files that are synced at once: a network file system answers each a
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync a folder
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG)  # a link to itself, a name that no file can have
+BROKEN_LINKS = "broken links"  # to nothing or to themselves: a kind of skipped files, as these are
+SPECIAL = {S_IFIFO: "pipes", S_IFSOCK: "sockets", S_IFCHR: "devices", S_IFBLK: "devices"}
+NO_FILES = (BROKEN_LINKS, *SPECIAL.values())
 RAW_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True)
 class LocalStore:
     root: str
+    skipped: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    """What the last listing left out, as it can never be read, by kind."""
 
     def uri(self, key: str = "") -> str:
         return os.path.join(self.root, key) if key else self.root
@@ -157,7 +163,8 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder, _, _ = prefix.rpartition("/")
-        yield from _walk(self._path(folder), folder, (), prefix)
+        self.skipped.clear()
+        yield from _walk(self._path(folder), folder, (), prefix, self.skipped)
 
     def check_readable(self) -> None:
         if os.path.exists(self.root) and not os.path.isdir(self.root):
@@ -300,9 +307,17 @@ def _key_of(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) -> Iterator[Entry]:
+def _walk(
+    path: str,
+    key: str,
+    above: tuple[tuple[int, int], ...],
+    prefix: str,
+    skipped: Counter[str],
+) -> Iterator[Entry]:
     """Files below `path` whose keys start with `prefix`, in the order in which S3 lists their keys;
     links followed, but to a folder above. Folders that hold no such key are not looked into.
+
+    What is neither file nor folder is counted as `skipped`, by kind, and never opened.
 
     Only names are kept while a folder is listed: a million cost 130 MiB.
     """
@@ -327,18 +342,24 @@ def _walk(path: str, key: str, above: tuple[tuple[int, int], ...], prefix: str) 
             continue
         if name.endswith("/"):
             if below.rstrip("/") != TEMPORARY:
-                yield from _walk(full.rstrip("/"), below.rstrip("/"), (*above, here), prefix)
+                deeper = full.rstrip("/"), below.rstrip("/"), (*above, here)
+                yield from _walk(*deeper, prefix, skipped)
             continue
         if not below.startswith(prefix):
             continue
         try:
             stat = os.stat(full)
         except OSError as error:  # gone since, or a link to nothing or to itself
-            if isinstance(error, FileNotFoundError) or error.errno in NO_FILE:
-                continue
-            raise
+            no_file = isinstance(error, FileNotFoundError | NotADirectoryError)
+            if not no_file and error.errno not in NO_FILE:
+                raise
+            if os.path.islink(full):
+                skipped[BROKEN_LINKS] += 1
+            continue
         if S_ISREG(stat.st_mode):
             yield Entry(below, stat.st_size, _version(stat))
+        elif kind := SPECIAL.get(S_IFMT(stat.st_mode)):
+            skipped[kind] += 1
 
 
 def _is_dir(item: os.DirEntry[str]) -> bool:

@@ -8,9 +8,9 @@ store still says so. Two that take it over at once both look again who holds it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 from segpipe.errors import Skipped, Unfinished, UserError
 from segpipe.storage import Store, named
 from segpipe.storage.files import Damaged, read_json
+
+logger = logging.getLogger(__name__)
 
 LOCK = "_segpipe/lease.json"
 BEAT_S = 10.0  # seconds between heartbeats
@@ -208,11 +210,11 @@ def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
     here = holder.get("place") == _place()
     end = time.monotonic() + SILENCE_S
     while not here and time.monotonic() < end:
-        print(
-            f"{output.uri()}: locked by {describe(holder)}, waiting up to {SILENCE_S:.0f} s "
-            "for its heartbeat",
-            file=sys.stderr,
-            flush=True,
+        logger.info(
+            "%s: locked by %s, waiting up to %.0f s for its heartbeat",
+            output.uri(),
+            describe(holder),
+            SILENCE_S,
         )
         time.sleep(BEAT_S)
         now = read_holder(output)

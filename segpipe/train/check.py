@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +28,8 @@ from segpipe.errors import UserError
 from segpipe.flags import check_anonymous
 from segpipe.storage import Store, check_places, check_there, named, open_store, preflight
 from segpipe.storage.places import refuse_inside
+
+logger = logging.getLogger(__name__)
 
 SHEET = 20  # photographs on a contact sheet
 COLUMNS = 4
@@ -101,7 +103,7 @@ def check(config: CheckConfig) -> int:
                 output.put(f"contact-{num_sheets:02d}.png", _sheet(page))
             checked += [replace(one, cell=None) for one in page]
             if len(checked) < len(examples):
-                print(f"check: {len(checked)}/{len(examples)} photographs", file=sys.stderr)
+                logger.info("check: %d/%d photographs", len(checked), len(examples))
     faults += survey.problem_lines(store.uri, [one.problem for one in checked])
     print("\n".join(_told(layout, checked, faults, notes)))
     if output:

@@ -29,6 +29,7 @@ from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example
 from segpipe.storage import Store
+from segpipe.train.settings import CropSettings
 
 CACHE_BYTES = 256 << 20  # decoded images that one cropper keeps
 
@@ -43,38 +44,29 @@ class CropPlan:
     examples: tuple[Example, ...]
     diameter: float
     """Working diameter in px."""
-    seed: int
     epochs: int
-    crops_per_image: int
-    crop_size: int
-    """px"""
-    batch_size: int
-    """Crops a step, all workers together."""
-    augmentation: str = "none"
-    """How crops are changed, a key of AUGMENTATIONS."""
-    place: str = "photograph"
-    """Where crops lie, one of crops.PLACES."""
+    crops: CropSettings
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches; the permutation's tail is left out, other crops every epoch."""
-        return len(self.examples) * self.crops_per_image // self.batch_size
+        return len(self.examples) * self.crops.crops_per_image // self.crops.batch_size
 
     def share(self, rank: int, world_size: int) -> range:
         """The slots of a step that belong to `rank`; shares differ by one crop at most."""
-        return range(
-            rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size
-        )
+        batch_size = self.crops.batch_size
+        return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
     def share_bytes(self, world_size: int) -> int:
         """Of the images and labels of the largest share of a step."""
-        return -(-self.batch_size // world_size) * 4 * self.crop_size**2
+        return -(-self.crops.batch_size // world_size) * 4 * self.crops.crop_size**2
 
     def crops_of_step(self, step: int) -> npt.NDArray[np.int64]:
         """[batch_size, 2] of (image, k), in order of their slots."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, len(self.examples), self.crops_per_image)
-        return order[step_in_epoch * self.batch_size :][: self.batch_size]
+        drawn, num_examples = self.crops, len(self.examples)
+        order = _epoch_order(drawn.seed, epoch, num_examples, drawn.crops_per_image)
+        return order[step_in_epoch * drawn.batch_size :][: drawn.batch_size]
 
 
 _epoch_order = lru_cache(maxsize=2)(crops.epoch_order)
@@ -88,7 +80,7 @@ class Cropper:
         self.plan, self.world_size = plan, world_size
         self.cache = ImageCache(plan)
         os.nice(nice)
-        self.augmentation = crops.AUGMENTATIONS[plan.augmentation]
+        self.augmentation = crops.AUGMENTATIONS[plan.crops.augmentation]
         cv2.setNumThreads(1)  # the cores are the workers'
 
     def __call__(self, batch: Batch) -> Batch:
@@ -96,7 +88,7 @@ class Cropper:
         steps, (rank, *_) = batch["step"], batch["rank"]
         slots = np.asarray(self.plan.share(int(rank), self.world_size))
         chosen = np.stack([self.plan.crops_of_step(int(step))[slots] for step in steps])
-        size = self.plan.crop_size
+        size = self.plan.crops.crop_size
         images = np.empty((*chosen.shape[:2], size, size, 3), np.uint8)
         labels = np.empty((*chosen.shape[:2], size, size), np.uint8)
         for row, step in enumerate(steps):
@@ -114,10 +106,10 @@ class Cropper:
     def _crop(
         self, epoch: int, index: int, k: int
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        plan, size = self.plan, self.plan.crop_size
+        drawn = self.plan.crops
         image, label = self.cache.get(index)
-        how = self.augmentation, plan.place
-        return crops.crop(image, label, plan.seed, epoch, index, k, size, *how)
+        how = drawn.crop_size, self.augmentation, drawn.crop_sampling
+        return crops.crop(image, label, drawn.seed, epoch, index, k, *how)
 
 
 class ImageCache:

@@ -1,4 +1,4 @@
-"""What a training goes on from: a state after every epoch, of which the newest two are kept.
+"""What a training resumes from: a state after every epoch, of which the newest two are kept.
 
     _segpipe/states/00003.safetensors   weights, optimiser, progress
     _segpipe/states/00003.json          its length and digest; written after it: the state is whole

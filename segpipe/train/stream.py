@@ -3,6 +3,10 @@
 A row is one worker's share of one step. Rows come in blocks of some steps for one worker, the
 workers in turn, and the split deals blocks out in that order, so every worker gets its own steps in
 order whatever the number of workers. Each row carries its step and rank, and the worker checks it.
+
+A pool of croppers cuts the blocks. A block is a pure function of its steps and rank, and the pool
+hands blocks on in the order of the steps, so the stream is the same for any number of croppers,
+also when one is killed.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.block import BlockMetadata
+from ray.data.context import AutoscalingConfig
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig
 
+from segpipe import ray_compat
 from segpipe.cluster.nodes import DATA_CPUS
 from segpipe.cluster.throttle import NICE, BackgroundThrottle
 from segpipe.cluster.workers import data_stage
@@ -31,10 +36,19 @@ BLOCK_BYTES = 16 << 20  # crops of a block: more spread Ray's cost of a task, fe
 MOST_BLOCK_STEPS = 64
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
 AHEAD = 4  # blocks on their way to each worker
+IN_FLIGHT = 2  # blocks that a cropper cuts, or has waiting
+CROPPERS_PER_RANK = 4  # that a GPU's rank can use up: resunet's crops take 5 ms of a core each
 
 
-def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
-    """Rows `step, rank, slot [n], crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`."""
+def crop_stream(
+    plan: CropPlan, first_step: int, world_size: int, croppers: tuple[int, int] = (1, 1)
+) -> Dataset:
+    """Rows `step, rank, slot [n], crop [n, 2] (image, k), image [n, S, S, 3], label [n, S, S]`.
+
+    `croppers`: fewest and most processes that cut. Another one is started where all of them are
+    behind: each has IN_FLIGHT blocks to cut, and the ranks have taken what was cut ahead.
+    """
+    fewest, most = croppers
     end_step = plan.epochs * plan.steps_per_epoch
     steps = StepBlocks(first_step, end_step, world_size, block_steps(plan, world_size))
     rows: Dataset = ray.data.read_datasource(  # step, rank
@@ -43,13 +57,41 @@ def crop_stream(plan: CropPlan, first_step: int, world_size: int) -> Dataset:
         num_cpus=DATA_CPUS,
         override_num_blocks=len(steps.blocks),
     )
-    return rows.map_batches(  # -> the crops of those steps
+    crops = rows.map_batches(  # -> the crops of those steps
         Cropper,
         fn_constructor_args=(plan, world_size, NICE),
         batch_size=None,
-        compute=ActorPoolStrategy(size=1),
+        compute=ActorPoolStrategy(
+            min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=IN_FLIGHT
+        ),
         num_cpus=DATA_CPUS,
     )
+    context = crops.context
+    block_bytes = block_steps(plan, world_size) * plan.share_bytes(world_size)
+    context.execution_options = ExecutionOptions(
+        preserve_order=True,
+        resource_limits=ExecutionResources(
+            object_store_memory=(AHEAD * world_size + IN_FLIGHT * (most - 1)) * block_bytes
+        ),
+    )
+    ray_compat.set_callback(crops, BackgroundThrottle)
+    # One at a time: Ray Data counts all the steps that are left as a backlog. And none is stopped:
+    # one that rests costs no time, and a start costs a core some seconds.
+    context.autoscaling_config = AutoscalingConfig(
+        actor_pool_max_upscaling_delta=1, actor_pool_util_downscaling_threshold=-1
+    )
+    return crops
+
+
+def most_croppers(cores: int, world_size: int, device: str) -> int:
+    """How many croppers a training on a "cpu" or "cuda" may start, on so many cores in all.
+
+    On CPUs they share the cores with the ranks, of which each can use up a cropper at most. GPUs'
+    ranks leave all cores but one each.
+    """
+    if device == "cpu":
+        return max(1, cores // 2)
+    return max(1, min(cores - world_size, CROPPERS_PER_RANK * world_size))
 
 
 def block_steps(plan: CropPlan, world_size: int) -> int:
@@ -106,16 +148,17 @@ def _photographs(examples: Sequence[Example], load: Callable[..., Batch]) -> Dat
     return rows.map(load_row, **data_stage(len(examples)))
 
 
-class TrainingData(DataConfig):
-    """Tells Ray Train how its workers are fed: the crop stream from the step to go on at.
+class TrainingData(ray_compat.DataConfig):
+    """Tells Ray Train how its workers are fed: the crop stream from the step to resume at.
 
     Ray Train asks at every start of a group of workers, so a restarted group, also one of another
-    size, goes on at the step after the last finished epoch.
+    size, resumes at the step after the last finished epoch.
     """
 
-    def __init__(self, plan: CropPlan, output: Store) -> None:
+    def __init__(self, plan: CropPlan, output: Store, device: str) -> None:
+        """`device`: "cpu" or "cuda", of the ranks."""
         super().__init__(enable_shard_locality=False)
-        self.plan, self.output = plan, output
+        self.plan, self.output, self.device = plan, output, device
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
@@ -134,15 +177,9 @@ class TrainingData(DataConfig):
 
     def _crops(self, world_size: int) -> list[DataIterator]:
         first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
-        dataset = crop_stream(self.plan, first_step, world_size)
-        block_bytes = block_steps(self.plan, world_size) * self.plan.share_bytes(world_size)
-        dataset.context.execution_options = ExecutionOptions(
-            preserve_order=True,
-            resource_limits=ExecutionResources(
-                object_store_memory=AHEAD * world_size * block_bytes
-            ),
-        )
-        dataset.context.custom_execution_callback_classes = [BackgroundThrottle]
+        cores: float = ray.cluster_resources()["CPU"]  # type: ignore[no-untyped-call]
+        most = most_croppers(int(cores), world_size, self.device)
+        dataset = crop_stream(self.plan, first_step, world_size, (1, most))
         return dataset.streaming_split(world_size, equal=False)
 
 

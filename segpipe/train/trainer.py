@@ -1,4 +1,4 @@
-"""One rank of a DDP training: its steps, the epoch's figures, the state it goes on from.
+"""One rank of a DDP training: its steps, the epoch's figures, the state it resumes from.
 
 Plain torch, whoever brings the crops: worker.py between Ray Train and Ray Data, tests and
 scaling/bare_ddp.py from memory. Only rank 0 writes, and nothing once another run has taken over the
@@ -7,12 +7,9 @@ output. An epoch counts as done when its state is stored; `model.safetensors` is
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -20,28 +17,25 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from segpipe import __version__, metrics, plots
+from segpipe import metrics
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
-from segpipe.models import checkpoint, engine, networks, norm
-from segpipe.models.checkpoint import Card
+from segpipe.models import networks, norm
 from segpipe.models.loss import CompiledLoss, Loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
-from segpipe.models.tta import averaged, tta_of
-from segpipe.storage import Store
-from segpipe.storage.lock import Claim
-from segpipe.train import history, states
-from segpipe.train.crop_plan import Batch, CropPlan, canvas
-from segpipe.train.kept_weights import Average, Best
+from segpipe.models.torch_compat import data_parallel
+from segpipe.models.tta import averaged
+from segpipe.train import history, results, states
+from segpipe.train.best import Best
+from segpipe.train.crop_plan import Batch, canvas
+from segpipe.train.ema import ExponentialMovingAverage
+from segpipe.train.job import HELD_BACK, TrainJob
 from segpipe.train.states import State
 
-MODEL, LAST = "model.safetensors", "last.safetensors"
-TELL_S = 2.0  # seconds between two words of rank 0 about its progress
-TEST, HELD_BACK = "test", "held back"  # data sets beside the crops
+POST_S = 2.0  # seconds between two posts of rank 0 about its progress
 COLUMNS = (
     "train_loss",
     "test_loss",
@@ -50,68 +44,9 @@ COLUMNS = (
     "seconds",
     "crops_per_second",
 )
-TOLD = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
+SHOWN = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
 CPU = torch.device("cpu")
 CHECK_STEPS = 50  # steps after which losses are looked at: each look waits for a GPU
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What a rank needs to know."""
-
-    plan: CropPlan
-    output: Store
-    claim: Claim
-    """The driver's lock on the output."""
-    training_split: tuple[Example, ...]
-    """The examples of the crops, then the held-back ones: the threshold is chosen on all."""
-    model: str
-    width: int | None = None
-    loss: str = "nll"
-    """One of LOSSES."""
-    lr: float = 1e-3
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    average: float = 0.0
-    """Decay of the weights' average over the steps; 0: there is none."""
-    flips: int = 1
-    """Mirror images over which scores are averaged before the threshold is chosen."""
-    cycle_epochs: int | None = None
-    """Epochs of a cosine's fall to 0 before it starts again; None: the rate is constant."""
-    patience: int | None = None
-    """Epochs without a lower validation loss after which training stops."""
-    measured: tuple[str, ...] = ()
-    """Which of TEST and HELD_BACK are looked at after every epoch."""
-    precision: str = "fp32"
-    compile: str = "auto"
-    device: str = "cpu"
-    """cpu or cuda"""
-
-    @property
-    def held_back(self) -> tuple[Example, ...]:
-        """The training photographs that no crop is of; empty where none is held back."""
-        return self.training_split[len(self.plan.examples) :]
-
-    def learning_rate(self, step: int) -> float:
-        """Of one step, counted from the run's first (Loshchilov and Hutter, arXiv:1608.03983)."""
-        rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        if self.cycle_epochs is None:
-            return self.lr * rising
-        cycle = self.cycle_epochs * self.plan.steps_per_epoch
-        return self.lr * rising * (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the network's compiled loop is used here."""
-        network = self.model, self.width, self.precision, self.device
-        problem = engine.training_problem(*network, self.plan.crop_size, self.loss)
-        return self.compile != "off" and not problem
-
-
-def finished(state: State, epochs: int, patience: int | None) -> bool:
-    """Whether no epoch is left to train after this state."""
-    return state.epoch >= epochs or Best.told(state).stale(state.epoch, patience)
 
 
 class Diverged(UserError):
@@ -132,45 +67,43 @@ class Rank:
 class Trainer:
     """One rank's network, optimiser and history.
 
-    With several, torch's default process group connects them. Only rank 0 tells and writes.
+    With several, torch's default process group connects them. Only rank 0 posts and writes.
     """
 
     def __init__(
-        self, job: TrainJob, place: Rank, tell: Callable[[dict[str, Any]], object] = lambda _: None
+        self, job: TrainJob, place: Rank, post: Callable[[dict[str, Any]], object] = lambda _: None
     ) -> None:
-        """`tell` gets how far the training is, now and then and after every epoch."""
-        self.job, self.tell = job, tell
+        """`post` gets how far the training is, every POST_S and after every epoch."""
+        self.job, self.post = job, post
         self.rank, self.world_size, self.device = place.number, place.world_size, place.device
         if self.device.type == "cpu":
             torch.set_num_threads(place.num_threads)
         else:
             torch.cuda.set_device(self.device)
-        torch.manual_seed(job.plan.seed)
-        network = networks.build_model(job.model, len(CLASSES), job.width)
+        torch.manual_seed(job.plan.crops.seed)
+        network = networks.build_model(job.network.model, len(CLASSES), job.network.width)
         if self.world_size > 1:
             norm.synchronise(network, self.device)
         self.network = network = channels_last(network.to(self.device))
         self.loss: nn.Module = (
             CompiledLoss(network, place.num_threads)
-            if job.compiled
-            else Loss(network, job.precision, job.loss)
+            if job.native
+            else Loss(network, job.network.precision, job.network.loss)
         )
         if self.world_size > 1:
-            self.loss = DistributedDataParallel(
-                self.loss,
-                forward_sync_buffers=False,  # batch norm's statistics are all ranks' already
-                gradient_as_bucket_view=True,
-            )
+            self.loss = data_parallel(self.loss)
+        rate, decay = job.optimizer.lr, job.optimizer.weight_decay
         self.optimizer = torch.optim.AdamW(  # without decay it is Adam
-            network.parameters(), lr=job.lr, weight_decay=job.weight_decay, fused=True
+            network.parameters(), lr=rate, weight_decay=decay, fused=True
         )
-        self.average = Average(network, job.average) if job.average else None
-        self.told_network = self.average.network if self.average else network
+        ema_decay = job.optimizer.ema_decay
+        self.ema = ExponentialMovingAverage(network, ema_decay) if ema_decay else None
+        self.eval_network = self.ema.network if self.ema else network
         self.epoch = 0
         self.step = 0  # under way, counted from the run's first
         self.history: list[history.Row] = []
         self.best = Best()
-        self.told = time.monotonic()
+        self.posted = time.monotonic()
         self.shown: Batch | None = None  # the photograph in predictions.png
 
     @property
@@ -187,15 +120,15 @@ class Trainer:
         """Train what is left, then write the results.
 
         `crops` are this rank's shares of each step from `next_step` on: image [n, S, S, 3] and
-        label [n, S, S] uint8. A set of `sets`, by the names in job.measured, gives this rank's
+        label [n, S, S] uint8. A set of `sets`, by the names in job.evaluated, gives this rank's
         photographs anew whenever it is called: image [1, H, W, 3], label [1, H, W] uint8.
         """
-        while self.epoch < self.job.plan.epochs and not self.best.stale(
-            self.epoch, self.job.patience
+        while self.epoch < self.job.plan.epochs and not self.best.should_stop(
+            self.epoch, self.job.selection.patience
         ):
             figures = self.train_epoch(crops)
-            for name in self.job.measured:
-                figures |= self.measure(name, sets[name]())
+            for name in self.job.evaluated:
+                figures |= self.evaluate(name, sets[name]())
             self.finish_epoch(figures)
             after_epoch(self.epoch)
         self.write_results()
@@ -216,14 +149,14 @@ class Trainer:
             batch = next(feed)
             came = time.perf_counter()
             losses[step] = self._step(step, batch)
-            told = losses[step] / len(batch["slot"])  # before it is summed over ranks
+            mean = losses[step] / len(batch["slot"])  # before it is summed over ranks
             if step + 1 - checked == CHECK_STEPS or step + 1 == plan.steps_per_epoch:
                 self._check(self._sum(losses[checked : step + 1]), checked)
                 checked = step + 1
             now = time.perf_counter()
             clock[step] = came - last, now - came, time.time()
             last = now
-            self._tell(step + 1, now - start, told)
+            self._post(step + 1, now - start, mean)
         seconds = last - start
         self.steps = [
             {
@@ -238,7 +171,7 @@ class Trainer:
                 zip(losses.tolist(), clock, strict=True)
             )
         ]
-        rate = plan.steps_per_epoch * plan.batch_size / seconds
+        rate = plan.steps_per_epoch * plan.crops.batch_size / seconds
         loss = float(losses.mean())
         return {"train_loss": loss, "seconds": seconds, "crops_per_second": rate}
 
@@ -251,14 +184,14 @@ class Trainer:
             group["lr"] = self._rate(step)
         images, labels = (self._on_device(batch[name]) for name in ("image", "label"))
         # DDP averages gradients over ranks, shares may differ: weight each by its crops.
-        part = self.loss(images, labels) * (len(images) / self.job.plan.batch_size)
+        part = self.loss(images, labels) * (len(images) / self.job.plan.crops.batch_size)
         self.optimizer.zero_grad()
         (part * self.world_size).backward()
-        if self.job.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.job.clip_norm)
+        if clip_norm := self.job.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip_norm)
         self.optimizer.step()
-        if self.average:
-            self.average.follow(self.epoch * self.job.plan.steps_per_epoch + step)
+        if self.ema:
+            self.ema.update(self.epoch * self.job.plan.steps_per_epoch + step)
         detached: Tensor = part.detach()
         return detached
 
@@ -289,31 +222,31 @@ class Trainer:
             dist.all_reduce(values)
         return values
 
-    def _tell(self, step: int, seconds: float, loss: Tensor) -> None:
-        if self.rank == 0 and time.monotonic() - self.told > TELL_S:
-            self.told = time.monotonic()
+    def _post(self, step: int, seconds: float, loss: Tensor) -> None:
+        if self.rank == 0 and time.monotonic() - self.posted > POST_S:
+            self.posted = time.monotonic()
             plan = self.job.plan
-            self.tell(
+            self.post(
                 {
                     "workers": self.world_size,
                     "epoch": self.epoch + 1,
                     "step": step,
-                    "loss": float(loss) * plan.batch_size,
-                    "crops": (self.epoch * plan.steps_per_epoch + step) * plan.batch_size,
-                    "rate": step * plan.batch_size / seconds,
+                    "loss": float(loss) * plan.crops.batch_size,
+                    "crops": (self.epoch * plan.steps_per_epoch + step) * plan.crops.batch_size,
+                    "rate": step * plan.crops.batch_size / seconds,
                 }
             )
 
     # -- the epoch's end -----------------------------------------------------------------------
 
     @torch.inference_mode()
-    def measure(self, name: str, photographs: Iterable[Batch]) -> dict[str, float]:
+    def evaluate(self, name: str, photographs: Iterable[Batch]) -> dict[str, float]:
         """Mean loss and accuracy per pixel and vessel Dice; of held-back images the loss alone."""
-        self.told_network.eval()
+        self.eval_network.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for batch in photographs:
             self.shown = self.shown or batch
-            logits = self.told_network(to_input(batch["image"], self.device))
+            logits = self.eval_network(to_input(batch["image"], self.device))
             truth = torch.from_numpy(batch["label"].astype(np.int64)).to(self.device)
             predicted = logits.argmax(dim=1)
             hit = ((predicted == VESSEL) & (truth == VESSEL)).sum()
@@ -332,13 +265,13 @@ class Trainer:
         }
 
     def finish_epoch(self, figures: dict[str, float]) -> None:
-        """Count the epoch as done; rank 0 stores what is told of it, then its state."""
+        """Count the epoch as done; rank 0 stores its figures, then its state."""
         self.epoch += 1
         row = {name: round(figures[name], 6) if name in figures else "" for name in COLUMNS}
         self.history.append({"epoch": self.epoch} | row)
         if "val_loss" in figures:
             self.history[-1]["val_loss"] = round(figures["val_loss"], 6)
-            self.best.offer(self.epoch, figures["val_loss"], self.told_network)
+            self.best.update(self.epoch, figures["val_loss"], self.eval_network)
         if self.rank != 0:
             return
         output, plan = self.job.output, self.job.plan
@@ -348,20 +281,20 @@ class Trainer:
         state = self._state()
         self.job.claim.check()
         states.put(output, state)
-        self.tell(
+        self.post(
             {
                 "workers": self.world_size,
                 "epoch": self.epoch,
-                "crops": self.epoch * plan.steps_per_epoch * plan.batch_size,
+                "crops": self.epoch * plan.steps_per_epoch * plan.crops.batch_size,
                 "rate": figures["crops_per_second"],
-                "figures": {name: figures[name] for name in TOLD if name in figures},
+                "figures": {name: figures[name] for name in SHOWN if name in figures},
             }
         )
 
     def _state(self) -> State:
         tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
-        if self.average:
-            tensors |= {f"average.{k}": v for k, v in self.average.network.state_dict().items()}
+        if self.ema:
+            tensors |= {f"average.{k}": v for k, v in self.ema.network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.weights.items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
@@ -369,7 +302,7 @@ class Trainer:
         return State({k: v.detach().cpu().numpy() for k, v in tensors.items()}, progress)
 
     def restore(self, state: State) -> None:
-        """Go on after this state."""
+        """Resume after this state."""
         self.epoch, self.history = state.epoch, state.progress["history"]
         tensors = {name: torch.from_numpy(array) for name, array in state.arrays.items()}
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "adam": {}}
@@ -377,9 +310,9 @@ class Trainer:
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.network.load_state_dict(parts["model"])
-        if self.average:
-            self.average.network.load_state_dict(parts["average"])
-        self.best = Best.told(state)
+        if self.ema:
+            self.ema.network.load_state_dict(parts["average"])
+        self.best = Best.of(state)
         self.best.weights = parts["best"]
         slots: dict[int, dict[str, Tensor]] = {}
         parameters = list(self.network.parameters())
@@ -397,51 +330,23 @@ class Trainer:
         """Rank 0 writes the figures and the checkpoints, model.safetensors last."""
         last = best = self._checkpoint(self.epoch)
         if self.best.weights:
-            self.told_network.load_state_dict(self.best.weights)
+            self.eval_network.load_state_dict(self.best.weights)
             best = self._checkpoint(self.best.epoch)
         if self.rank != 0:
             return
-        files = {history.CURVES: plots.loss_curves(self.history)}
-        if self.shown is not None:
-            image, label = self.shown["image"], self.shown["label"]
-            with torch.inference_mode():
-                logits = self.told_network.eval()(to_input(image, self.device))
-            prob = logits.softmax(dim=1)[0].cpu().numpy()
-            files[history.PREDICTIONS] = plots.class_probabilities(image[0], prob, label[0])
-        for key, data in (files | {LAST: last, MODEL: best}).items():
+        files = results.figures(self.history, self.eval_network, self.device, self.shown)
+        for key, data in (files | {results.LAST: last, results.MODEL: best}).items():
             self.job.claim.check()
             self.job.output.put(key, data)
 
     def _checkpoint(self, epoch: int) -> bytes:
-        """Calibrated where photographs are held back: what was learned by heart says too much.
-
-        The threshold is chosen on the whole training split: a few photographs are too few for it.
-        """
-        plan, network = self.job.plan, copy.deepcopy(self.told_network)
-        if self.job.held_back:
-            counts = self._count_scores(network, self.job.held_back, flips=1)
-            network.calibrate(*metrics.fit_calibration(counts))
-        counts = self._count_scores(network, self.job.training_split, self.job.flips)
-        card = Card(
-            model=self.job.model,
-            width=self.job.width,
-            diameter=plan.diameter,
-            threshold=metrics.best_threshold(counts),
-            # the set's name and not its place: a checkpoint travels
-            training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
-            f"{epoch} epochs of {plan.steps_per_epoch * plan.batch_size} crops",
-            classes=CLASSES,
-            version=__version__,
-            flips=self.job.flips,
-        )
-        state = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
-        return checkpoint.dump(state, card)
+        return results.calibrated(self.job, self.eval_network, epoch, self._count_scores)
 
     def _count_scores(
-        self, network: Network, examples: Sequence[Example], flips: int
+        self, network: Network, examples: Sequence[Example], tta: str
     ) -> metrics.Counts:
         """On these photographs, at working scale."""
-        scores = averaged(Predictor(network, str(self.device)).scores, tta_of(flips), rows=1)
+        scores = averaged(Predictor(network, str(self.device)).scores, tta, rows=1)
         counts = np.zeros((2, metrics.BINS), np.int64)
         plan = self.job.plan
         for example in examples[self.rank :: self.world_size]:

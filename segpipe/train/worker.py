@@ -18,8 +18,9 @@ from segpipe.cluster.nodes import worker_threads
 from segpipe.errors import Unfinished, place_of
 from segpipe.train import states
 from segpipe.train.crop_plan import Batch
+from segpipe.train.job import TrainJob
 from segpipe.train.stream import CROPS, shares
-from segpipe.train.trainer import Diverged, Rank, Trainer, TrainJob
+from segpipe.train.trainer import Diverged, Rank, Trainer
 
 LOST_PEER = re.compile("gloo|NCCL|by peer")  # in what a rank meets where another one is gone
 
@@ -41,7 +42,7 @@ def work(loop: dict[str, Any]) -> None:
 
 
 def _trainer(job: TrainJob, board: Any) -> Trainer:
-    """This rank's, at the state that the run goes on from."""
+    """This rank's, at the state that the run resumes from."""
     context = ray.train.get_context()
     place = Rank(
         context.get_world_rank(),
@@ -49,7 +50,7 @@ def _trainer(job: TrainJob, board: Any) -> Trainer:
         ray.train.torch.get_device(),
         worker_threads(context.get_local_world_size()),
     )
-    trainer = Trainer(job, place, tell=board.post.remote)
+    trainer = Trainer(job, place, post=board.post.remote)
     if state := states.newest(job.output):
         trainer.restore(state)
     return trainer
@@ -61,7 +62,7 @@ def _train(trainer: Trainer) -> None:
     feed = shares(crops, job.plan, rank, size, first_step=trainer.next_step)
     sets = {
         name: partial(ray.train.get_dataset_shard(name).iter_batches, batch_size=1)
-        for name in job.measured
+        for name in job.evaluated
     }
     trainer.run(primed(feed), sets, after_epoch=lambda epoch: ray.train.report({"epoch": epoch}))
 

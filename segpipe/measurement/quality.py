@@ -1,0 +1,78 @@
+"""A photograph on the canvas -> hints at its quality."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from segpipe.data.arrays import Image8, Mask, Plane
+
+HALF = 127  # of 255: a soft field's edge
+FLAT = 0.004  # local contrast: the flattest hundredth of DRIVE's training photographs has as much
+DARK, BRIGHT = 16, 250  # grey levels of green beyond which vessels drown in noise or saturation
+LOCAL_PX = 34  # side of a neighbourhood: a sixteenth of the diameter
+RIM_PX = 12  # the frame's edge reaches so far into the field under the widest blur
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a photograph shows its vessels: hints, which reject nothing. NaN without a field."""
+
+    focus: float
+    """Energy of green's structures between 1 and 2 px / between 2 and 4 px; 0 and more."""
+    exposure: float
+    """Mean of green in the field, 0 to 1."""
+    underexposed_fraction: float
+    """Share of the field whose green is below DARK."""
+    overexposed_fraction: float
+    """Share of the field whose green is BRIGHT or above."""
+    readable_fraction: float
+    """Share of the field with light and contrast enough to show vessels."""
+
+
+def assess_quality(canvas: Image8, fov: Image8) -> Quality:
+    """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 (255 inside), the field about 540 px wide
+    (`vessels.DIAMETER`) -> its Quality; `readable_fraction` and `focus` depend on that scale.
+
+    Vessels are darkest in green. Both energies are of differences of Gaussians (Burt and Adelson
+    1983), whose ratio neither exposure nor contrast changes; blur takes the finer one first.
+    """
+    inside = fov > HALF
+    if not inside.any():
+        return Quality(*[math.nan] * 5)
+    green = canvas[..., 1]
+    levels = cv2.calcHist([green], [0], inside.view(np.uint8), [256], [0, 256]).ravel()
+    shares = levels.astype(np.float64) / levels.sum()
+    fine = cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)
+    middle = cv2.GaussianBlur(fine, (11, 11), math.sqrt(3))  # variances add: sigma 2
+    half = np.ascontiguousarray(middle[::2, ::2], np.float32)
+    coarse = cv2.GaussianBlur(half, (11, 11), math.sqrt(3))  # of px twice as large: sigma 4
+    coarser_band = np.asarray(half - coarse, np.float32)
+    core = cv2.blur(inside.view(np.uint8) * np.uint8(255), (2 * RIM_PX + 1,) * 2) == 255
+    bands = (fine - middle)[core], coarser_band[core[::2, ::2]]
+    finer, coarser = (float(np.mean(band**2)) if band.size else math.nan for band in bands)
+    return Quality(
+        focus=finer / coarser if coarser else math.nan,
+        exposure=float(shares @ np.arange(256)) / 255,
+        underexposed_fraction=float(shares[:DARK].sum()),
+        overexposed_fraction=float(shares[BRIGHT:].sum()),
+        readable_fraction=_readable(half, coarser_band, core[::2, ::2]),
+    )
+
+
+def _readable(green: Plane, band: Plane, inside: Mask) -> float:
+    """Share of `inside` [h, w] where the mean of `green` lies between DARK and BRIGHT, and the root
+    mean square of `band`, the scale of vessels, is at least FLAT of that mean; both around each px.
+    """
+    if not inside.any():
+        return math.nan
+    share = inside.astype(np.float32)
+    size = (LOCAL_PX // 2,) * 2
+    around = np.maximum(cv2.blur(share, size), 1e-6)
+    mean = cv2.blur(green * share, size) / around
+    power = cv2.blur(band**2 * share, size) / around
+    readable = (mean >= DARK) & (mean <= BRIGHT) & (power >= (FLAT * mean) ** 2)
+    return float(readable[inside].mean())

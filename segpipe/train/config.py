@@ -1,0 +1,230 @@
+"""The flags of `segpipe train`, and the parts that they form."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tyro
+
+from segpipe.data.crops import AUGMENTATIONS, SAMPLINGS
+from segpipe.data.globs import Reading
+from segpipe.errors import UserError
+from segpipe.flags import (
+    DEVICES,
+    check_above_0,
+    check_anonymous,
+    check_at_least,
+    check_choices,
+    check_seed,
+)
+from segpipe.models.loss import LOSSES
+from segpipe.models.network import PRECISIONS
+from segpipe.models.networks import MODELS
+from segpipe.models.tta import TTA
+from segpipe.storage import Store, check_places, lock
+from segpipe.train.recipes import DEFAULT, RECIPES
+from segpipe.train.settings import (
+    CropSettings,
+    DataSettings,
+    NetworkSettings,
+    OptimizerSettings,
+    SelectionSettings,
+    TrainingSettings,
+    part_of,
+)
+
+CHOICES: dict[str, Iterable[object]] = {
+    "model": tuple(MODELS),
+    "crop_sampling": SAMPLINGS,
+    "augmentation": tuple(AUGMENTATIONS),
+    "loss": LOSSES,
+    "tta": tuple(TTA),
+    "schedule": ("constant", "cosine"),
+    "precision": tuple(PRECISIONS),
+    "backend": ("auto", "native", "torch"),
+    "device": DEVICES,
+    "if_locked": lock.IF_LOCKED,
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a network on a labelled set and write a checkpoint.
+
+    Without --model and --recipe, resunet is trained by the recipe resunet. Run it again with the
+    same --output to resume.
+    """
+
+    data: str
+    """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
+    output: str
+    """Folder or s3://bucket/prefix for checkpoints, history.csv and the figures."""
+    recipe: str | None = None
+    """Flags by name that were found good together: resunet, or lecture (segnet-lite as in the
+    lecture); flags given beside it replace its own. With --model alone there is none: all other
+    flags have plain defaults, those of the lecture."""
+    model: str = "resunet"
+    """Network to train: segnet-lite, segnet, unet, wnet or resunet."""
+    width: int | None = None
+    """Channels of the network's first layer; by default 64, of wnet and resunet 8."""
+    epochs: int = 100
+    """Passes over the crops. A finished run resumes when this is raised."""
+    workers: str = "1"
+    """DDP workers: N, or MIN:MAX to take what the cluster has. May change when resumed."""
+    crops_per_image: int = 30
+    """Random crops from each training image in every epoch."""
+    crop_size: int = 224
+    """Side of a crop in px."""
+    batch_size: int = 10
+    """Crops a step, all workers together."""
+    crop_sampling: str = "uniform"
+    """Where crops lie: uniform over the photograph, fov (around a pixel of the field of view), or
+    whole (the whole field of view)."""
+    augmentation: str = "none"
+    """Random changes of crops: none, wnet (as for the W-Net), wide (for other cameras), or
+    wider (for those with fewer pixels too)."""
+    loss: str = "nll"
+    """nll (negative log-likelihood), or nll+dice (and 1 - soft Dice of the vessels)."""
+    lr: float = 1e-3
+    """Learning rate of AdamW; under a cosine schedule the highest."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up of the learning rate; 0: none."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    clip_norm: float = 0.0
+    """Clip gradients to this global L2 norm; 0 disables."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, 0 to 1, which is evaluated and
+    shipped; 0 disables."""
+    schedule: str = "constant"
+    """Learning rate over the run: constant, or cosine for a fall to 0."""
+    cycle_epochs: int | None = None
+    """Epochs after which the cosine restarts; the whole run without."""
+    validation_images: int = 0
+    """Training images, the last by name, that are held back to choose the best epoch by."""
+    tta: str = "none"
+    """Test-time augmentation with which the threshold is chosen, and which segment and evaluate
+    use with this checkpoint by default: none, or flip4 (mean over 4 mirror images)."""
+    patience: int | None = None
+    """Stop after this many epochs without a lower loss on the held-back images."""
+    seed: int = 0
+    """Seed of the weights and of every crop."""
+    precision: str = "fp32"
+    """fp32, or bf16 for convolutions whose sums stay in fp32."""
+    backend: str = "auto"
+    """What computes a step: torch, native (the network's own loop in C++), or auto: native where
+    there is one."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu or gpu."""
+    anonymous: bool = False
+    """Read --data without S3 credentials: a public bucket. May change when resumed."""
+    resource_wait: float = 45.0
+    """Seconds to wait for the workers' cores or GPUs before giving up."""
+    if_locked: str = "fail"
+    """Where another run holds --output: fail (exit code 2), or skip: write nothing, exit code 0."""
+    accept_labels: bool = False
+    """Train on labels that cannot be right, as `segpipe check` tells, with a warning."""
+    images: str | None = None
+    """Glob of the photographs below --data, of a set in no known layout; with --labels."""
+    labels: str | None = None
+    """Glob of the labels below --data; a star stands for the same in both."""
+    masks: str | None = None
+    """Glob of the masks of the field of view below --data; without, fields are found."""
+    av_colours: str | None = None
+    """What the colours of labels mean: RITE, LES-AV, DRIVE_AV or HRF, or MEANING=RRGGBB,... of
+    artery, vein, crossing, uncertain and vessel; without, as the layout says. All are vessels."""
+
+    @classmethod
+    def by_recipe(cls, name: str, data: str, output: str, **flags: Any) -> TrainConfig:
+        """A recipe's flags, and these in their place."""
+        return replace(cls(data, output, recipe=name, **RECIPES[name]), **flags)
+
+    @classmethod
+    def preset(cls, flags: Sequence[str]) -> TrainConfig | None:
+        """What the recipe that these flags name, or leave to be chosen, sets; None without one."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--recipe", nargs="?")
+        parser.add_argument("--model", nargs="?")
+        given = parser.parse_known_args(flags)[0]
+        if "--recipe" not in [word.partition("=")[0] for word in flags]:
+            given.recipe = DEFAULT if given.model is None else None
+        if given.recipe is None:
+            return None
+        if given.recipe not in RECIPES:
+            raise UserError(f"--recipe {given.recipe}: choose from {', '.join(RECIPES)}")
+        return cls.by_recipe(given.recipe, tyro.MISSING, tyro.MISSING)
+
+    def check(self) -> None:
+        """Raise UserError for a flag that cannot be meant."""
+        check_places(self, "data", "output")
+        check_seed(self)
+        counts = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
+        check_at_least(self, 1, *counts, "cycle_epochs", "patience")
+        check_at_least(self, 0, "validation_images", "resource_wait", "warmup_steps")
+        check_at_least(self, 0, "weight_decay", "clip_norm")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema-decay {self.ema_decay}: must be 0 or more, and below 1")
+        check_above_0(self, "lr")
+        check_choices(self, CHOICES)
+        check_anonymous(self.anonymous, "--data", [self.data])
+        Reading.of(self)
+        if self.cycle_epochs is not None and self.schedule != "cosine":
+            raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
+        if self.patience is not None and not self.validation_images:
+            raise UserError(f"--patience {self.patience}: needs --validation-images")
+        if self.most_workers > self.batch_size:
+            raise UserError(
+                f"--workers {self.workers}: more than the {self.batch_size} crops of a batch, "
+                "lower it or raise --batch-size"
+            )
+
+    def check_against(self, data: Store, num_training: int) -> None:
+        """Raise UserError for flags that a set with so many training images cannot satisfy."""
+        if self.validation_images >= num_training:
+            raise UserError(
+                f"--validation-images {self.validation_images}: {data.uri()} has "
+                f"{num_training} training images, at least one must be left"
+            )
+        num_crops = (num_training - self.validation_images) * self.crops_per_image
+        if self.batch_size > num_crops:
+            raise UserError(
+                f"--batch-size {self.batch_size}: more than the {num_crops} crops of an epoch, "
+                "lower it"
+            )
+
+    def _num_workers(self) -> list[int]:
+        words = self.workers.split(":")
+        if len(words) <= 2 and all(word.isdecimal() and len(word) < 10 for word in words):
+            numbers = [int(word) for word in words]
+            if 1 <= numbers[0] <= numbers[-1]:
+                return numbers
+        raise UserError(f"--workers {self.workers}: wanted N, or MIN:MAX, each 1 or more")
+
+    @property
+    def fewest_workers(self) -> int:
+        return self._num_workers()[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self._num_workers()[-1]
+
+    @property
+    def elastic(self) -> bool:
+        return ":" in self.workers
+
+    def settings(self, data: Store) -> TrainingSettings:
+        """What may not change when the run resumes, in parts."""
+        colours = Reading.of(self).colours or None
+        optimizer = part_of(self, OptimizerSettings)
+        whole_run = optimizer.schedule == "cosine" and optimizer.cycle_epochs is None
+        return TrainingSettings(
+            DataSettings(data.uri(), self.images, self.labels, self.masks, colours),
+            part_of(self, NetworkSettings),
+            optimizer,
+            part_of(self, CropSettings),
+            part_of(self, SelectionSettings),
+            epochs=self.epochs if whole_run else None,  # each step's rate depends on it
+        )

@@ -1,0 +1,206 @@
+"""What a training depends on, in parts, and what its output was started with.
+
+_segpipe/settings.json    one flag a key, spelled and valued as release 0.1.0 did
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from segpipe.flags import flag
+from segpipe.models.tta import TTA, num_scores
+from segpipe.storage import Store
+from segpipe.storage.files import write_json
+from segpipe.storage.settings import SETTINGS, read_settings
+
+SET = "set"  # key of the files that a run was started with
+DIAMETER = "diameter"  # key of the working diameter, px: how fields are found may change
+"""Scores that are averaged, by name of the test-time augmentation."""
+KEYS = {
+    "crop_sampling": "--place",
+    "ema_decay": "--average",
+    "tta": "--flips",
+    "backend": "--compile",
+}
+"""Keys of the file that are not the flag of today."""
+VALUES: dict[str, dict[str, Any]] = {
+    "crop_sampling": {"uniform": "photograph", "fov": "field"},
+    "tta": {name: num_scores(name) for name in TTA},
+    "backend": {"native": "on", "torch": "off"},
+}
+"""Values in the file that are not those of today."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The labelled set, and how it is read."""
+
+    data: str
+    """Its URI."""
+    images: str | None = None
+    """Globs of photographs, labels and masks; None: as its layout says."""
+    labels: str | None = None
+    masks: str | None = None
+    av_colours: str | None = None
+    """What the labels' colours mean, as colours.Scheme.parse takes it."""
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What is trained, and how its step is computed."""
+
+    model: str
+    """A key of MODELS."""
+    width: int | None = None
+    """Channels of the first layer; None: as the model has them."""
+    loss: str = "nll"
+    """One of LOSSES."""
+    precision: str = "fp32"
+    """A key of PRECISIONS."""
+    backend: str = "auto"
+    """auto, native or torch."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and its learning rate."""
+
+    lr: float = 1e-3
+    """Learning rate, the highest of its schedule."""
+    warmup_steps: int = 0
+    """Steps in which the rate rises from 0."""
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    """Longest global L2 norm of the gradients; 0: none is clipped."""
+    ema_decay: float = 0.0
+    """Decay of the weights' exponential moving average; 0: there is none."""
+    schedule: str = "constant"
+    """constant or cosine."""
+    cycle_epochs: int | None = None
+    """Epochs of a cosine's fall to 0; None: the whole run."""
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """Which random crops are taken."""
+
+    crops_per_image: int = 30
+    """In an epoch."""
+    crop_size: int = 224
+    """Side, px."""
+    batch_size: int = 10
+    """Crops a step, all ranks together."""
+    crop_sampling: str = "uniform"
+    """Where crops lie, one of crops.SAMPLINGS."""
+    augmentation: str = "none"
+    """How crops are changed, a key of AUGMENTATIONS."""
+    seed: int = 0
+    """Of the crops, and of the network's first weights."""
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How the epoch that ships and its threshold are chosen."""
+
+    validation_images: int = 0
+    """Training images, the last by name, of which no crop is taken."""
+    patience: int | None = None
+    """Epochs without a lower validation loss after which training stops."""
+    tta: str = "none"
+    """Test-time augmentation of the scores that the threshold is chosen on, a key of TTA."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All that may not change when a training resumes."""
+
+    data: DataSettings
+    network: NetworkSettings
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    crops: CropSettings = field(default_factory=CropSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    epochs: int | None = None
+    """Of a cosine over the whole run; None: they may be raised."""
+
+    def by_name(self) -> dict[str, Any]:
+        """Every value, by the name of its flag's field."""
+        values = {name: getattr(self, name) for name in PARTS}
+        flat = {name: value for part in values.values() for name, value in asdict(part).items()}
+        return flat | ({} if self.epochs is None else {"epochs": self.epochs})
+
+    def by_flag(self) -> dict[str, Any]:
+        return {flag(name): value for name, value in self.by_name().items()}
+
+
+PARTS: dict[str, type] = {
+    "data": DataSettings,
+    "network": NetworkSettings,
+    "optimizer": OptimizerSettings,
+    "crops": CropSettings,
+    "selection": SelectionSettings,
+}
+
+
+@dataclass(frozen=True)
+class Started:
+    """What an output was started with."""
+
+    settings: TrainingSettings
+    files: Mapping[str, str] | None = None
+    """What the set's files were, of survey.listing; None: started by a release without it."""
+    diameter: float | None = None
+    """Working diameter, px; None likewise."""
+
+    def to_json(self) -> dict[str, Any]:
+        flat = self.settings.by_name()
+        told = {_key(name): _value(name, value) for name, value in flat.items()}
+        more = {SET: self.files, DIAMETER: self.diameter}
+        return told | {name: value for name, value in more.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Started:
+        """`told` has --data and --model; what else it lacks is as it was before that flag."""
+        parts = {
+            name: part(
+                **{
+                    one.name: _parsed(one.name, told[_key(one.name)])
+                    for one in fields(part)
+                    if _key(one.name) in told
+                }
+            )
+            for name, part in PARTS.items()
+        }
+        settings = TrainingSettings(**parts, epochs=told.get("--epochs"))
+        return cls(settings, told.get(SET), told.get(DIAMETER))
+
+    @classmethod
+    def read(cls, output: Store) -> Started | None:
+        """None where nothing was started. Raises Damaged for what no training has written."""
+        told = read_settings(output, "--data", "--model")
+        return cls.from_json(told) if told else None
+
+    def write(self, output: Store) -> None:
+        write_json(output, SETTINGS, self.to_json())
+
+
+def part_of(config: Any, part: Any) -> Any:
+    """A part, its fields from the config's of the same names, where it has them."""
+    names = [one.name for one in fields(part) if hasattr(config, one.name)]
+    return part(**{name: getattr(config, name) for name in names})
+
+
+def _key(name: str) -> str:
+    return KEYS.get(name, flag(name))
+
+
+def _value(name: str, value: Any) -> Any:
+    """As the file has it."""
+    return VALUES.get(name, {}).get(value, value)
+
+
+def _parsed(name: str, told: Any) -> Any:
+    """As it is today; what no release wrote stays as it is, and equals nothing."""
+    known = VALUES.get(name, {}).items()
+    return next((value for value, as_told in known if as_told == told), told)
