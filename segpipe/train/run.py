@@ -316,7 +316,7 @@ def _begun_with(
     refuse_changed(output.uri(), begun, settings)
     if SET not in before:
         return before
-    files = [(one.image, one.manual, one.mask) for one in labelled.training + labelled.test]
+    files = [(one.image, one.label, one.mask) for one in labelled.training + labelled.test]
     now = {key: labelled.entries[key] for keys in files for key in keys if key}
     if changed := survey.changes(data, before[SET], now):
         raise UserError(
