@@ -26,7 +26,7 @@ def test_outside_wins_over_a_drawn_vessel(labelled):
     store = open_store(str(labelled))
     example = open_labelled(store).examples("training")[0]
     loaded = load_example(store, example)
-    fov, vessel = grey(labelled / example.mask), grey(labelled / example.manual)
+    fov, vessel = grey(labelled / example.mask), grey(labelled / example.label)
     assert (loaded.label[~fov] == 0).all()
     assert (loaded.label[fov & vessel] == 1).all()
     assert (loaded.label[fov & ~vessel] == 2).all()
@@ -36,7 +36,7 @@ def test_drive_has_496_drawn_pixels_outside_its_fields(drive):
     store, outside = open_store(str(drive)), 0
     for split in ("training", "test"):
         for example in open_labelled(store).examples(split):
-            vessel, label = grey(drive / example.manual), load_example(store, example).label
+            vessel, label = grey(drive / example.label), load_example(store, example).label
             outside += int((vessel & (label == 0)).sum())
     assert outside == 496
 
@@ -57,7 +57,7 @@ def test_the_second_observer_of_drive_reaches_the_published_figures(drive):
 def test_examples_come_in_order_with_their_own_files(labelled):
     examples = open_labelled(open_store(str(labelled))).examples("test")
     assert [e.name for e in examples] == ["01_test", "02_test"]
-    assert examples[1].manual == "test/1st_manual/02_manual1.gif"
+    assert examples[1].label == "test/1st_manual/02_manual1.gif"
     assert examples[1].second == "test/2nd_manual/02_manual2.gif"
 
 

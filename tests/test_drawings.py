@@ -82,7 +82,7 @@ def as_tiff(levels: np.ndarray) -> bytes:
 )
 def test_two_values_are_a_drawing_in_whatever_kind_of_pixels(data):
     drawing = read_drawing(data)
-    np.testing.assert_array_equal(drawing.drawn, VESSEL)
+    np.testing.assert_array_equal(drawing.foreground, VESSEL)
     assert (drawing.problem, drawing.coloured, drawing.grey) == ("", False, 0)
 
 
@@ -140,7 +140,7 @@ ALL = {
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_colour_of_a_scheme_is_a_vessel(name):
     drawing = read_drawing(encoded(painted(*ALL[name])), SCHEMES[name])
-    np.testing.assert_array_equal(drawing.drawn, VESSEL)
+    np.testing.assert_array_equal(drawing.foreground, VESSEL)
     assert drawing.coloured
 
 
@@ -162,7 +162,7 @@ def test_a_colour_outside_the_scheme_is_refused():
 def test_white_on_black_needs_no_scheme_and_loses_nothing_by_one():
     for scheme in SCHEMES.values():
         drawing = read_drawing(encoded(Image.fromarray(VESSEL)), scheme)
-        np.testing.assert_array_equal(drawing.drawn, VESSEL)
+        np.testing.assert_array_equal(drawing.foreground, VESSEL)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -236,7 +236,7 @@ def test_a_sets_own_drawings_go_before_its_colours(tmp_path):
     (root / "training/1st_manual").mkdir()
     Image.fromarray(VESSEL).save(root / "training/1st_manual/21_manual1.gif")
     found = open_labelled(open_store(str(root)))
-    assert found.training[0].manual == "training/1st_manual/21_manual1.gif"
+    assert found.training[0].label == "training/1st_manual/21_manual1.gif"
     assert found.notes == ()
 
 
@@ -296,7 +296,7 @@ def test_drives_colours_agree_with_its_first_observer(drive, tmp_path):
         (tmp_path / name).symlink_to(folder, target_is_directory=True)
     hits = sizes = 0
     for file in sorted(av.glob("*/*_av.png")):
-        vessel = read_drawing(file.read_bytes(), SCHEMES["DRIVE_AV"]).drawn
+        vessel = read_drawing(file.read_bytes(), SCHEMES["DRIVE_AV"]).foreground
         number, split = file.name[:2], file.parent.name
         first = np.asarray(
             Image.open(drive / split / f"1st_manual/{number}_manual1.gif").convert("L")

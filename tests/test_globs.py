@@ -82,7 +82,7 @@ def test_globs_match_what_pythons_own_match(root, images, labels, num):
         return
     found = opened(root, images, labels).training
     assert len(found) == num
-    for pattern, keys in ((images, [e.image for e in found]), (labels, [e.manual for e in found])):
+    for pattern, keys in ((images, [e.image for e in found]), (labels, [e.label for e in found])):
         if not pattern.endswith("**.jpg") and not pattern.endswith("**.gif"):
             assert sorted(keys) == sorted(glob.glob(pattern, root_dir=root, recursive=True))
 

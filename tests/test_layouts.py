@@ -42,7 +42,7 @@ SETS: dict[str, list[dict[str, str]]] = {
     "DRIVE": [
         {
             "image": f"{split}/images/{n}_{split}.tif",
-            "manual": f"{split}/1st_manual/{n}_manual1.gif",
+            "label": f"{split}/1st_manual/{n}_manual1.gif",
             "mask": f"{split}/mask/{n}_{split}_mask.gif",
         }
         | ({"second": f"test/2nd_manual/{n}_manual2.gif"} if split == "test" else {})
@@ -51,7 +51,7 @@ SETS: dict[str, list[dict[str, str]]] = {
     "STARE": [
         {
             "image": f"stare-images/im{n}.ppm",
-            "manual": f"labels-ah/im{n}.ah.{extension}",
+            "label": f"labels-ah/im{n}.ah.{extension}",
             "second": f"labels-vk/im{n}.vk.ppm",
         }
         for n, extension in (("0001", "pgm"), ("0002", "ppm"), ("0044", "ppm"))
@@ -59,63 +59,63 @@ SETS: dict[str, list[dict[str, str]]] = {
     "CHASE_DB1": [
         {
             "image": f"Image_{n}.jpg",
-            "manual": f"Image_{n}_1stHO.png",
+            "label": f"Image_{n}_1stHO.png",
             "second": f"Image_{n}_2ndHO.png",
         }
         for n in ("01L", "01R", "14L")
     ],
     "HRF": [
-        {"image": f"images/{n}.{e}", "manual": f"manual1/{n}.tif", "mask": f"mask/{n}_mask.tif"}
+        {"image": f"images/{n}.{e}", "label": f"manual1/{n}.tif", "mask": f"mask/{n}_mask.tif"}
         for n, e in (("01_dr", "JPG"), ("02_g", "JPG"), ("15_h", "jpg"))
     ],
     "plain": [
-        {"image": f"images/{n}.png", "manual": f"labels/{n}.{e}"}
+        {"image": f"images/{n}.png", "label": f"labels/{n}.{e}"}
         for n, e in (("a b", "png"), ("c.d", "tif"), ("e", "bmp"))
     ],
     "plain, masks": [
-        {"image": f"images/{n}.tif", "manual": f"labels/{n}.png", "mask": f"masks/{n}.gif"}
+        {"image": f"images/{n}.tif", "label": f"labels/{n}.png", "mask": f"masks/{n}.gif"}
         for n in "abc"
     ],
     "plain, splits": [
-        {"image": f"{s}/images/{n}.jpg", "manual": f"{s}/labels/{n}.png"}
+        {"image": f"{s}/images/{n}.jpg", "label": f"{s}/labels/{n}.png"}
         for s, n in (("training", "a"), ("training", "b"), ("test", "a"))
     ],
     "plain, train": [
-        {"image": f"{s}/images/{n}.jpg", "manual": f"{s}/labels/{n}.png"}
+        {"image": f"{s}/images/{n}.jpg", "label": f"{s}/labels/{n}.png"}
         for s, n in (("train", "a"), ("train", "b"), ("test", "a"))
     ],
     "DRIVE, training alone": [
         {
             "image": f"images/{n}_training.tif",
-            "manual": f"1st_manual/{n}_manual1.gif",
+            "label": f"1st_manual/{n}_manual1.gif",
             "mask": f"mask/{n}_training_mask.gif",
         }
         for n in (21, 22, 40)
     ],
     "RITE": [
-        {"image": f"{s}/images/{n}_{s}.tif", "manual": f"{s}/vessel/{n}_{s}.png"}
+        {"image": f"{s}/images/{n}_{s}.tif", "label": f"{s}/vessel/{n}_{s}.png"}
         for s, n in (("training", "21"), ("training", "22"), ("test", "01"))
     ],
     "LES-AV": [
         {
             "image": f"images/{n}.png",
-            "manual": f"vessel-segmentations/{n}.png",
+            "label": f"vessel-segmentations/{n}.png",
             "mask": f"masks/{n}.png",
         }
         for n in (22, 27, 284)
     ],
     "FIVES": [
-        {"image": f"{s}/Original/{n}.png", "manual": f"{s}/Ground truth/{n}.png"}
+        {"image": f"{s}/Original/{n}.png", "label": f"{s}/Ground truth/{n}.png"}
         for s, n in (("train", "1_A"), ("train", "2_D"), ("test", "1_A"))
     ],
     "nnU-Net": [
-        {"image": f"images{s}/{n}_0000.png", "manual": f"labels{s}/{n}.png"}
+        {"image": f"images{s}/{n}_0000.png", "label": f"labels{s}/{n}.png"}
         for s, n in (("Tr", "case_1"), ("Tr", "eye_0002"), ("Ts", "case_1"))
     ],
     "plain, folders below": [
         {
             "image": f"images/{n}.jpg",
-            "manual": f"labels/{n}.png",
+            "label": f"labels/{n}.png",
             "mask": f"masks/{n}.png",
             "name": n,
         }
@@ -124,7 +124,7 @@ SETS: dict[str, list[dict[str, str]]] = {
     "DRIVE, folders below": [
         {
             "image": f"{s}/images/{n}_{s}.tif",
-            "manual": f"{s}/1st_manual/{n}_manual1.gif",
+            "label": f"{s}/1st_manual/{n}_manual1.gif",
             "mask": f"{s}/mask/{n}_{s}_mask.gif",
             "name": f"{n}_{s}",
         }
@@ -133,7 +133,7 @@ SETS: dict[str, list[dict[str, str]]] = {
     "STARE, gzipped": [
         {
             "image": f"stare-images/im{n}.ppm.gz",
-            "manual": f"labels-ah/im{n}.ah.ppm.gz",
+            "label": f"labels-ah/im{n}.ah.ppm.gz",
             "second": f"labels-vk/im{n}.vk.PPM.GZ",
             "name": f"im{n}",
         }
@@ -147,7 +147,7 @@ SPLIT = {  # the third photograph is the test
 
 def write_set(root: Path, layout: str) -> Path:
     for files, (image, vessel, fov) in zip(SETS[layout], DRAWN, strict=True):
-        pixels = {"image": image, "manual": vessel, "second": SECOND, "mask": fov}
+        pixels = {"image": image, "label": vessel, "second": SECOND, "mask": fov}
         for what, key in files.items():
             if what == "name":
                 continue
@@ -168,7 +168,7 @@ def write_set(root: Path, layout: str) -> Path:
 
 def wanted(files: dict[str, str]) -> Example:
     name = files.get("name", Path(files["image"]).stem)
-    return Example(name, files["image"], files["manual"], files.get("mask"), files.get("second"))
+    return Example(name, files["image"], files["label"], files.get("mask"), files.get("second"))
 
 
 @pytest.mark.parametrize("layout", SETS)
@@ -242,11 +242,11 @@ def test_a_missing_file_is_named(layout, place, what, tmp_path):
     key = SETS[layout][place][what]
     (root / key).unlink()
     store = open_store(str(root))
-    if layout.startswith("STARE") and what == "manual":  # most of STARE's photographs have none
+    if layout.startswith("STARE") and what == "label":  # most of STARE's photographs have none
         kept = [files for n, files in enumerate(SETS[layout]) if n != place]
         assert open_labelled(store).training == tuple(map(wanted, kept))
         return
-    if layout in SPLIT and place == 2 and what == "manual":  # no label in a test is as published
+    if layout in SPLIT and place == 2 and what == "label":  # no label in a test is as published
         assert open_labelled(store).test == ()
         return
     with pytest.raises(UserError) as told:
@@ -548,7 +548,7 @@ def test_the_fields_found_in_stare_are_those_that_others_drew(stare):
     store, overlaps = open_store(str(stare)), []
     for example in open_labelled(store).training:
         given = np.asarray(Image.open(stare / example.mask).convert("L")) > 127
-        bare = Example(example.name, example.image, example.manual, None, None)
+        bare = Example(example.name, example.image, example.label, None, None)
         fov = load_example(store, bare).fov
         overlaps.append((given & fov).sum() / (given | fov).sum())
     assert np.median(overlaps) > 0.99

@@ -49,14 +49,14 @@ def load_example(store: Source, example: Example, find_field: bool = False) -> L
     """
     photograph = _decoded(store, example.image, decode_photograph)
     shown = photograph.orientation != 1 and _is_drawn_on_shown(
-        photograph, drawing_of(store, example, example.manual).drawn
+        photograph, drawing_of(store, example, example.label).foreground
     )
     image = photograph.shown if shown else photograph.image
-    vessel = _drawn(store, example, example.manual, image.shape)
+    vessel = _foreground(store, example, example.label, image.shape)
     if find_field or example.mask is None:
         fov = _found(store, example, image)
     else:
-        fov = _drawn(store, example, example.mask, image.shape)
+        fov = _foreground(store, example, example.mask, image.shape)
         if not fov.any():
             raise UserError(
                 f"{store.uri(example.mask)}: the field of view is empty, draw it or leave masks out"
@@ -86,7 +86,7 @@ def load_second(store: Source, example: Example, like: Labelled) -> Image8 | Non
     """The label [H, W] uint8 as the second observer drew it, or None where nobody did."""
     if example.second is None:
         return None
-    vessel = _drawn(store, example, example.second, like.fov.shape)
+    vessel = _foreground(store, example, example.second, like.fov.shape)
     return classes_of(vessel, like.fov)
 
 
@@ -97,7 +97,7 @@ def field_overlap(store: Source, example: Example, image: Image8) -> float | Non
     """
     if example.mask is None:
         return None
-    given = _drawn(store, example, example.mask, image.shape)
+    given = _foreground(store, example, example.mask, image.shape)
     try:
         found = find_fov(image)
     except RejectedImage:
@@ -118,15 +118,15 @@ def drawing_of(store: Source, example: Example, key: str) -> Drawing:
         raise UserError(f"{store.uri(key)}: {error}; {wanted}") from error
 
 
-def _drawn(store: Source, example: Example, key: str, shape: tuple[int, ...]) -> Mask:
+def _foreground(store: Source, example: Example, key: str, shape: tuple[int, ...]) -> Mask:
     """A drawing on its image, which has this shape -> [H, W] bool."""
-    drawn = drawing_of(store, example, key).drawn
-    if drawn.shape != shape[:2]:
+    foreground = drawing_of(store, example, key).foreground
+    if foreground.shape != shape[:2]:
         raise UserError(
-            f"{store.uri(key)}: {_size(drawn.shape)} px, but its image {example.image} "
+            f"{store.uri(key)}: {_size(foreground.shape)} px, but its image {example.image} "
             f"has {_size(shape)} px, give both one size"
         )
-    return drawn
+    return foreground
 
 
 def _found(store: Source, example: Example, image: Image8) -> Mask:

@@ -55,7 +55,7 @@ class NotTwoValued(RejectedImage):
 class Drawing:
     """A decoded drawing, on the pixels that its file stores."""
 
-    drawn: Mask
+    foreground: Mask
     """[H, W] bool: a vessel, or inside the field of view."""
     problem: str = ""
     """What keeps it from being two-valued for sure: transparency or values; mostly empty."""
@@ -87,13 +87,13 @@ def read_drawing(data: bytes, scheme: Scheme | None = None) -> Drawing:
         drawing = _by_colours(np.asarray(rgb), scheme)
     if drawing is None:
         drawing = _by_levels(levels)
-    if alpha is not None and _shows_more(alpha > WHITE // 2, drawing.drawn):
+    if alpha is not None and _shows_more(alpha > WHITE // 2, drawing.foreground):
         text = "its transparency shows what its colours do not, save it as white on black without"
         drawing = replace(drawing, problem="transparency", text=text)
     if turned is None:
         return drawing
-    back = Image.fromarray(drawing.drawn.view(np.uint8)).transpose(turned)
-    return replace(drawing, drawn=np.asarray(back).view(bool))
+    back = Image.fromarray(drawing.foreground.view(np.uint8)).transpose(turned)
+    return replace(drawing, foreground=np.asarray(back).view(bool))
 
 
 def _levels(picture: Image.Image) -> Image8:

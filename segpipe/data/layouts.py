@@ -60,12 +60,12 @@ class Example:
     """Of the image's file, without its extension, below the folder of images; no other of the set
     has it in its split."""
     image: str
-    manual: str
-    """The first observer's drawing of the vessels."""
+    label: str
+    """The first observer\'s label of the vessels."""
     mask: str | None
     """The field of view; None where the set gives none and it is to be found."""
     second: str | None
-    """A second observer's drawing, if any."""
+    """A second observer's label, if any."""
     colours: str = ""
     """What the colours of the drawings mean, as colours.Scheme.parse takes it; "": white on black
     alone."""
@@ -78,7 +78,7 @@ class Example:
     def from_row(cls, row: Mapping[str, Any]) -> Example:
         """The example in a row that may have other columns too."""
         mask, second = row["mask"] or None, row["second"] or None
-        return cls(row["name"], row["image"], row["manual"], mask, second, row["colours"])
+        return cls(row["name"], row["image"], row["label"], mask, second, row["colours"])
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def open_labelled(
         entries=entries,
         folders={split: f"{part.folder}/" for split, part in parts.items()},
         unlabelled=unlabelled,
-        num_labels={split: len(part.drawn) for split, part in parts.items()},
+        num_labels={split: len(part.labelled) for split, part in parts.items()},
         notes=tuple(notes),
     )
 
@@ -283,9 +283,9 @@ class _Split:
         self.folder = posixpath.dirname(layout.image).replace("{split}", split)
         self.images = self._matching(layout.image)
         found = [(label, set(self._matching(label.template).values())) for label in layout.labels]
-        self.label: LabelPlace
-        self.label, self.drawn = next((one for one in found if one[1]), found[0])
-        self.colours = colours or str(SCHEMES.get(self.label.colours, ""))
+        self.label_place: LabelPlace
+        self.label_place, self.labelled = next((one for one in found if one[1]), found[0])
+        self.colours = colours or str(SCHEMES.get(self.label_place.colours, ""))
 
     def _matching(self, template: str) -> dict[str, _Place]:
         """Path -> place of each file that a template describes."""
@@ -298,7 +298,7 @@ class _Split:
 
     def unlabelled(self) -> str:
         """That there are photographs and no label, in words; else ''."""
-        if not self.images or self.drawn or not self.layout.splits:
+        if not self.images or self.labelled or not self.layout.splits:
             return ""
         first = min(self.images)
         wanted = self._key(self.layout.labels[0].template, self.images[first], first)
@@ -306,7 +306,7 @@ class _Split:
 
     def left_out(self) -> str:
         """That photographs have no label where that is as published; else ''."""
-        num = len(self.images) - len(self.drawn)
+        num = len(self.images) - len(self.labelled)
         if not self.layout.partly or not num:
             return ""
         return f"photographs in {self.folder}/ without a label, left out: {num}"
@@ -319,11 +319,11 @@ class _Split:
         if self.unlabelled():
             return ()
         layout, images = self.layout, self.images
-        for place in sorted(self.drawn - set(images.values())):
-            drawing = self._find(self.label.template, place, "")
+        for place in sorted(self.labelled - set(images.values())):
+            drawing = self._find(self.label_place.template, place, "")
             raise self._missing(drawing, "image", layout.image, place, "")
-        if layout.partly and self.drawn:
-            images = {path: place for path, place in images.items() if place in self.drawn}
+        if layout.partly and self.labelled:
+            images = {path: place for path, place in images.items() if place in self.labelled}
         masked = layout.masked or any(
             self._find(layout.mask, place, path) for path, place in images.items()
         )
@@ -332,16 +332,16 @@ class _Split:
     def _example(self, path: str, place: _Place, masked: bool) -> Example:
         layout = self.layout
         image = self._only(path)
-        manual = self._find(self.label.template, place, path)
+        label = self._find(self.label_place.template, place, path)
         mask = self._find(layout.mask, place, path)
-        if manual is None:
-            raise self._missing(image, "label", self.label.template, place, path)
+        if label is None:
+            raise self._missing(image, "label", self.label_place.template, place, path)
         if masked and mask is None:
             raise self._missing(image, "mask", layout.mask, place, path)
         assert image is not None
         name = path[len(self.folder) + 1 :] if self.folder else path
         second = self._find(layout.second, place, path)
-        return Example(name, image, manual, mask, second, self.colours)
+        return Example(name, image, label, mask, second, self.colours)
 
     def _key(self, template: str, place: _Place, path: str) -> str:
         """The key of the file of a place; `path`: of its photograph."""

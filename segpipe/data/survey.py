@@ -109,16 +109,16 @@ def look(
     mask = None if find_field else example.mask
     second = example.second if with_second else None
     labelled = load_example(kept, example, find_field)
-    keys = [key for key in (example.manual, mask, second) if key]
+    keys = [key for key in (example.label, mask, second) if key]
     drawings = {key: drawing_of(kept, example, key) for key in keys}
     odd = [Problem(one.problem, key, one.text) for key, one in drawings.items() if one.problem]
     share, found = _measured(labelled, labelled.label == VESSEL)
-    label = drawings[example.manual]
+    label = drawings[example.label]
     problem = odd[0] if odd else _misfit(example, label, labelled, share, found)
     if second and problem is None:
-        drawn = load_second(kept, example, labelled)
-        assert drawn is not None
-        measured = _measured(labelled, drawn == VESSEL)
+        second_label = load_second(kept, example, labelled)
+        assert second_label is not None
+        measured = _measured(labelled, second_label == VESSEL)
         problem = _wrong_vessels(example, second, labelled.orientation, *measured)
     height, width = labelled.fov.shape
     seen = Look(
@@ -153,11 +153,11 @@ def _misfit(
         field = find_fov(labelled.image)
     except RejectedImage:
         field = labelled.fov
-    overlaps = (_overlap(label.drawn, one) for one in (field, labelled.fov))
+    overlaps = (_overlap(label.foreground, one) for one in (field, labelled.fov))
     if share > MOST and max(overlaps) > SAME:
-        swapped = labelled.fov.sum() < MOST * label.drawn.sum()
+        swapped = labelled.fov.sum() < MOST * label.foreground.sum()
         more = ", labels and masks are swapped" if swapped else ""
-        return Problem("field", example.manual, f"is the field of view, no vessels{more}")
+        return Problem("field", example.label, f"is the field of view, no vessels{more}")
     smaller = max(1, min(labelled.fov.sum(), field.sum()))
     if (inside := float((labelled.fov & field).sum() / smaller)) < SAME_FIELD:
         text = f"shares {inside:.0%} with the field of view that is found in {example.image}"
@@ -165,7 +165,7 @@ def _misfit(
     if labelled.fov.mean() > ALL and field.mean() < FRAMED:
         text = f"covers the whole picture, of which the field of view is {field.mean():.0%}"
         return Problem("mask", example.mask or example.image, text)
-    return _wrong_vessels(example, example.manual, labelled.orientation, share, found)
+    return _wrong_vessels(example, example.label, labelled.orientation, share, found)
 
 
 def _overlap(one: Mask, other: Mask) -> float:

@@ -153,7 +153,7 @@ def _checked(store: Store, place: tuple[str, Example], with_cell: bool) -> Check
 
 def _unusable(store: Store, example: Example, error: str) -> Problem:
     """What an error that names its file says, so that many files of one fault become one line."""
-    keys = example.image, example.manual, example.mask, example.second
+    keys = example.image, example.label, example.mask, example.second
     key = next((key for key in keys if key and error.startswith(f"{store.uri(key)}: ")), "")
     text = error.removeprefix(f"{store.uri(key)}: ")
     return Problem(text, key or example.image, text)
@@ -202,7 +202,9 @@ def _json(store: Store, layout: str, checked: Sequence[Checked], faults: Sequenc
         if seen and math.isnan(seen["contrast"]):
             seen["contrast"] = None
         problem = one.problem.text if one.problem else None
-        return {"split": one.split, **asdict(one.example), **seen, "problem": problem}
+        keys = asdict(one.example).items()
+        files = {"manual" if name == "label" else name: key for name, key in keys}  # as in 0.1.0
+        return {"split": one.split, **files, **seen, "problem": problem}
 
     value = {
         "data": store.uri(),

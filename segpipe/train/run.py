@@ -125,7 +125,7 @@ def _started(
     refuse_changed(output.uri(), before.settings.by_flag(), settings.by_flag())
     if before.files is None:
         return before
-    files = [(one.image, one.manual, one.mask) for one in labelled.training + labelled.test]
+    files = [(one.image, one.label, one.mask) for one in labelled.training + labelled.test]
     now = {key: labelled.entries[key] for keys in files for key in keys if key}
     if changed := survey.changes(data, before.files, now):
         raise UserError(
