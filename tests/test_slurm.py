@@ -119,7 +119,7 @@ def test_a_batch_script_starts_ray_on_all_nodes_and_our_command_on_one(
 
 def test_a_training_on_slurm_has_a_worker_for_each_gpu(checkout):
     env = {"SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "2"}
-    flags = ["--group-size", "8"]
+    flags = ["--batch-size", "8"]
     assert batch(checkout, "slurm-train.sh", "in", "out", *flags, **env).returncode == 0
     assert parsed("train", words(checkout / "python.words")[2:]).workers == "8"
 
