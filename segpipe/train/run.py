@@ -139,8 +139,8 @@ def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[sur
     """Look at every example once -> what was seen, first of the training photographs."""
     looks = labels.look_at_all(data, [*labelled.training, *labelled.test])
     num_training = len(labelled.training)
-    told = survey.overview(labelled.layout, looks[:num_training], looks[num_training:])
-    labels.settle("train", data.uri, looks, config.accept_labels, told, labelled.notes)
+    overview = survey.overview(labelled.layout, looks[:num_training], looks[num_training:])
+    labels.settle("train", data.uri, looks, config.accept_labels, overview, labelled.notes)
     return looks
 
 

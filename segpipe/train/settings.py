@@ -155,31 +155,31 @@ class Started:
 
     def to_json(self) -> dict[str, Any]:
         flat = self.settings.by_name()
-        told = {_key(name): _value(name, value) for name, value in flat.items()}
+        flags = {_key(name): _value(name, value) for name, value in flat.items()}
         more = {SET: self.files, DIAMETER: self.diameter}
-        return told | {name: value for name, value in more.items() if value is not None}
+        return flags | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Started:
-        """`told` has --data and --model; what else it lacks is as it was before that flag."""
+    def from_json(cls, flags: Mapping[str, Any]) -> Started:
+        """`flags` has --data and --model; what else it lacks is as it was before that flag."""
         parts = {
             name: part(
                 **{
-                    one.name: _parsed(one.name, told[_key(one.name)])
+                    one.name: _parsed(one.name, flags[_key(one.name)])
                     for one in fields(part)
-                    if _key(one.name) in told
+                    if _key(one.name) in flags
                 }
             )
             for name, part in PARTS.items()
         }
-        settings = TrainingSettings(**parts, epochs=told.get("--epochs"))
-        return cls(settings, told.get(SET), told.get(DIAMETER))
+        settings = TrainingSettings(**parts, epochs=flags.get("--epochs"))
+        return cls(settings, flags.get(SET), flags.get(DIAMETER))
 
     @classmethod
     def read(cls, output: Store) -> Started | None:
         """None where nothing was started. Raises Damaged for what no training has written."""
-        told = read_settings(output, "--data", "--model")
-        return cls.from_json(told) if told else None
+        flags = read_settings(output, "--data", "--model")
+        return cls.from_json(flags) if flags else None
 
     def write(self, output: Store) -> None:
         write_json(output, SETTINGS, self.to_json())
@@ -200,7 +200,7 @@ def _value(name: str, value: Any) -> Any:
     return VALUES.get(name, {}).get(value, value)
 
 
-def _parsed(name: str, told: Any) -> Any:
+def _parsed(name: str, in_file: Any) -> Any:
     """As it is today; what no release wrote stays as it is, and equals nothing."""
     known = VALUES.get(name, {}).items()
-    return next((value for value, as_told in known if as_told == told), told)
+    return next((value for value, as_filed in known if as_filed == in_file), in_file)
