@@ -100,7 +100,7 @@ def test_where_nothing_is_resampled_restore_is_exact():
 
 def test_the_geometry_survives_its_row():
     geometry = plan_fit(photograph(700, 500, 240)[1], DIAMETER)
-    assert Geometry.from_array(geometry.as_array()) == geometry
+    assert Geometry.from_list(geometry.to_list()) == geometry
 
 
 def test_labels_are_never_mixed():

@@ -7,10 +7,10 @@ images of any size share a batch and never depend on each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from segpipe import kernels
@@ -52,12 +52,13 @@ class Geometry:
     scaled_height: int
     scaled_width: int
 
-    def as_array(self) -> npt.NDArray[np.int32]:
-        return np.asarray(astuple(self), np.int32)
+    def to_list(self) -> list[int]:
+        """In the order of the fields: how it travels between processes."""
+        return list(astuple(self))
 
     @classmethod
-    def from_array(cls, values: npt.NDArray[np.int32]) -> Geometry:
-        return cls(*(int(value) for value in values))
+    def from_list(cls, values: Iterable[int]) -> Geometry:
+        return cls(*map(int, values))
 
     @property
     def resampled(self) -> bool:
@@ -157,7 +158,7 @@ def native_mask(score: Plane, fov: Image8, geometry: Geometry, threshold: float)
         and geometry.scaled_width <= geometry.box_width
     )
     if enlarges and not kernels.missing():
-        return kernels.native_mask(score, fov, geometry.as_array(), threshold)
+        return kernels.native_mask(score, fov, np.asarray(geometry.to_list(), np.int32), threshold)
     return plain_native_mask(score, fov, geometry, threshold)
 
 

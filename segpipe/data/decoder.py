@@ -209,7 +209,7 @@ class Decoder:
         if "rejected" in header:
             raise RejectedImage(Fault(header["code"]), header["rejected"])
         canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
-        geometry = Geometry(*header["geometry"])
+        geometry = Geometry.from_list(header["geometry"])
         told = {name: header[name] for name in ANSWER_FIELDS}
         acquisition = Acquisition(**header["acquisition"])
         return Fitted(canvas, fov, geometry, **told, acquisition=acquisition)

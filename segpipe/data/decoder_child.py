@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def _answer(data: bytes, shared: SharedMemory, settings: Settings, memory: int) 
         rejection = _rejection(error)
         return _headed({"rejected": str(rejection), "code": rejection.fault})
     shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
-    header = {"geometry": astuple(fitted.geometry), "acquisition": asdict(fitted.acquisition)}
+    header = {"geometry": fitted.geometry.to_list(), "acquisition": asdict(fitted.acquisition)}
     header |= {name: getattr(fitted, name) for name in ANSWER_FIELDS}
     return _headed(header)
 

@@ -97,7 +97,7 @@ class Photo:
             "pixel_spacing_mm": math.nan if spacing_mm is None else spacing_mm,
             "device": said.device or "",
             "acquired": said.acquired or "",
-            "geometry": fitted.geometry.as_array(),
+            "geometry": np.asarray(fitted.geometry.to_list(), np.int32),
             "canvas": fitted.canvas,
             "fov": fitted.fov,
         }
@@ -117,7 +117,7 @@ class Photo:
         photo.fitted = Fitted(
             row.get("canvas", np.zeros(0, np.uint8)),
             row["fov"],
-            Geometry.from_array(row["geometry"]),
+            Geometry.from_list(row["geometry"]),
             int(row["orientation"]),
             str(row["note"]),
             uncertain_fraction=float(row["uncertain"]),
