@@ -1,6 +1,5 @@
 """Real parts for the tests: drawn photographs, DRIVE where it is at hand, an S3 server, a Ray."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import rados
 import ray
+from needs import real_set
 from PIL import Image
 from processes import Bucket, moto_server, s3_server
 
@@ -60,11 +60,7 @@ def log() -> None:
 @pytest.fixture(scope="session")
 def drive() -> Path:
     """The real DRIVE, found by SEGPIPE_DATA."""
-    root = os.environ.get("SEGPIPE_DATA")
-    if not root:
-        pytest.skip("SEGPIPE_DATA is unset: the real data may not be passed on")
-    assert (Path(root) / "DRIVE").is_dir(), f"SEGPIPE_DATA {root}: holds no DRIVE/"
-    return (Path(root) / "DRIVE").absolute()
+    return real_set("DRIVE")
 
 
 @pytest.fixture(scope="session")

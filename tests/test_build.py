@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import compiled
+import needs
 import pytest
 from processes import wait_until
 
@@ -91,7 +91,7 @@ def node(tmp_path) -> Node:
 
 def kept() -> Path:
     """The library that this machine's compiler built."""
-    if problem := compiled.why_skip():
+    if problem := needs.why_skip():
         pytest.skip(problem)
     return Path(build.library()._name)
 
@@ -242,4 +242,18 @@ with build._lock(Path({str(tmp_path / "lock")!r})):
 def test_kernels_that_do_not_build_fail_their_tests(monkeypatch, missing, ci, skipped):
     monkeypatch.setattr(kernels, "missing", lambda: missing)
     monkeypatch.setenv("CI", ci)
-    assert bool(compiled.why_skip()) == skipped
+    assert bool(needs.why_skip()) == skipped
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)]
+)
+def test_in_ci_a_set_or_a_program_that_is_missing_fails_its_tests(
+    monkeypatch, tmp_path, ci, outcome
+):
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("SEGPIPE_DATA", str(tmp_path))
+    with pytest.raises(outcome, match="holds no DRIVE/"):
+        needs.real_set("DRIVE")
+    (tmp_path / "DRIVE").mkdir()
+    assert needs.real_set("DRIVE") == tmp_path / "DRIVE"

@@ -4,13 +4,13 @@ Run: SEGPIPE_DATA=folder-that-holds-HRF-and-DRIVE_AV pytest tests/test_drawings.
 """
 
 import io
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from needs import real_set
 from PIL import Image
 from verbs import run
 
@@ -265,16 +265,9 @@ def test_colours_in_a_mask_are_refused_whatever_the_scheme(tmp_path):
         load_example(store, open_labelled(store).training[0])
 
 
-def real(name: str) -> Path:
-    root = Path(os.environ.get("SEGPIPE_DATA", "")) / name
-    if not os.environ.get("SEGPIPE_DATA") or not root.is_dir():
-        pytest.skip(f"SEGPIPE_DATA is unset or holds no {name}/")
-    return root
-
-
 def test_hrfs_colours_are_the_vessels_of_its_two_valued_labels(tmp_path):
     """Which were made of them, as the union of all that is coloured."""
-    root = real("HRF")
+    root = real_set("HRF")
     for folder, name in (
         ("images", "05_g.jpg"),
         ("manual_av", "05_g.png"),
@@ -291,7 +284,7 @@ def test_hrfs_colours_are_the_vessels_of_its_two_valued_labels(tmp_path):
 
 def test_drives_colours_agree_with_its_first_observer(drive, tmp_path):
     """To the Dice of 0.987 over all, but for training/34, whose colours are few."""
-    av = real("DRIVE_AV")
+    av = real_set("DRIVE_AV")
     for name, folder in (("DRIVE", drive), ("DRIVE_AV", av)):
         (tmp_path / name).symlink_to(folder, target_is_directory=True)
     hits = sizes = 0

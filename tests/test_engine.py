@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compiled import why_skip
+from needs import why_skip
 from PIL import Image
 from processes import finish
 from segmenting import job_of

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiled import why_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import why_skip
 from PIL import Image
 from torch import nn
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import real_set
 from PIL import Image
 
 from segpipe.data import synthetic
@@ -28,10 +29,7 @@ HEIGHT, WIDTH = 96, 104  # px
 @pytest.fixture(scope="session")
 def stare() -> Path:
     """The real STARE, found by SEGPIPE_DATA."""
-    root = os.environ.get("SEGPIPE_DATA")
-    if not root or not (Path(root) / "STARE").is_dir():
-        pytest.skip("SEGPIPE_DATA is unset or holds no STARE/: the real data is not in the tests")
-    return (Path(root) / "STARE").absolute()
+    return real_set("STARE")
 
 
 DRAWN = [synthetic.draw_fundus(seed, HEIGHT, WIDTH) for seed in range(3)]

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from needs import lacking
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from verbs import run
@@ -345,7 +346,7 @@ def test_without_images_the_page_holds_no_key_and_no_picture(photographs, tmp_pa
 def browser() -> Iterator[Browser]:
     found = [path for path in map(shutil.which, BROWSERS) if path]
     if not found:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed: apt-get install chromium")
+        lacking(f"none of {', '.join(BROWSERS)} is installed: apt-get install chromium")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(
             executable_path=found[0], args=["--no-sandbox"], timeout=DEADLINE_MS

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from compiled import why_skip
+from needs import why_skip
 from torch import nn
 
 from segpipe import kernels

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import real_set
 from PIL import Image, ImageOps
 from verbs import run
 
@@ -204,10 +205,7 @@ def test_one_wrong_label_among_right_ones_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["DRIVE", "STARE", "HRF"])
 def test_no_label_of_the_published_sets_is_refused(name):
-    root = Path(os.environ.get("SEGPIPE_DATA", "")) / name
-    if not os.environ.get("SEGPIPE_DATA") or not root.is_dir():
-        pytest.skip(f"SEGPIPE_DATA is unset or holds no {name}/")
-    store = open_store(str(root))
+    store = open_store(str(real_set(name)))
     found = open_labelled(store)
     every = 5 if name == "HRF" else 1  # of 8 megapixels each
     for example in (*found.training, *found.test)[::every]:
