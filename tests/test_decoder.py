@@ -276,7 +276,9 @@ def test_a_large_jpeg_that_comes_reduced_lies_where_the_whole_would(height, widt
     whole = plan_fit(find_fov(codecs.decode_image(data)), DIAMETER)
     cell = -(-max(height, width) // SEARCH_PX)
     assert (fitted.geometry.height, fitted.geometry.width) == (height, width)
-    assert np.abs(np.subtract(fitted.geometry.to_list(), whole.to_list())).max() <= 2 * (cell + reduced)
+    assert np.abs(np.subtract(fitted.geometry.to_list(), whole.to_list())).max() <= 2 * (
+        cell + reduced
+    )
     red = restore(fitted.canvas[..., 0].astype(np.float32), fitted.geometry)
     field = restore(fitted.fov.astype(np.float32), fitted.geometry) > 127
     regions, num = ndimage.label((red < 150) & ndimage.binary_erosion(field, iterations=20))
