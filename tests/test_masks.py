@@ -1,7 +1,7 @@
 """Masks of drawn photographs are those that the release before the layout by verb made.
 
-tests/masks/NETWORK-INDEX.png are files of `segpipe segment` at commit b16f72e, on a CPU with
-AVX-512, of photographs that `write_archive_image(root, INDEX, SEED)` drew; there not a pixel differs.
+tests/masks/NETWORK-INDEX.png are files of `segpipe segment` at commit b16f72e, made on a CPU with
+AVX-512 of photographs that `write_archive_image(root, INDEX, SEED)` drew. There no pixel differs.
 
 Run: pytest tests/test_masks.py
 """
