@@ -41,7 +41,7 @@ from segpipe.segment.manifest import Manifest
 from segpipe.segment.todo import Todo
 from segpipe.storage import Store, open_store
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from processes import s3_server
 
 from segpipe.cluster.workers import network_stage

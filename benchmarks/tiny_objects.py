@@ -25,7 +25,7 @@ from usage import Usage, measure
 from segpipe.segment.inputs import Inputs
 from segpipe.storage import open_store
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from processes import s3_server
 
 from segpipe.segment.manifest import list_inputs

@@ -19,11 +19,11 @@ from segpipe.errors import ChangedObject, RejectedImage, UserError
 from segpipe.scaling import measurement
 from segpipe.segment import spool
 from segpipe.segment.compact import compact, count_missing_results, result_groups
+from segpipe.segment.fetch import fetch
 from segpipe.segment.inputs import Inputs, open_source
 from segpipe.segment.keys import mask_key
 from segpipe.segment.manifest import list_inputs, written_ids
 from segpipe.segment.parts import commit_part
-from segpipe.segment.stages import _fetch
 from segpipe.storage import Entry, Store, is_timed, open_store
 from segpipe.storage import s3 as s3_module
 from segpipe.train import states
@@ -283,7 +283,7 @@ def test_keys_that_differ_in_a_slash_are_inputs_with_masks_of_their_own(folding)
     store, _ = folding
     entries = list(Inputs(store))
     assert [entry.key for entry in entries] == ["/y.jpg", "a//x.jpg", "a/x.jpg", "y.jpg"]
-    assert [_fetch(store, entry) for entry in entries] == [e.key.encode() for e in entries]
+    assert [fetch(store, entry) for entry in entries] == [e.key.encode() for e in entries]
     masks = {mask_key(entry.key) for entry in entries}
     assert len(masks) == 4
     assert not any("//" in mask for mask in masks)
@@ -292,7 +292,7 @@ def test_keys_that_differ_in_a_slash_are_inputs_with_masks_of_their_own(folding)
 def test_a_key_that_a_server_lists_and_does_not_give_is_a_rejection(folding, moto):
     store, proxy = folding
     proxy.edit = Folding(moto, listed=False)
-    found = {entry.key: _fetch(store, entry) for entry in Inputs(store)}
+    found = {entry.key: fetch(store, entry) for entry in Inputs(store)}
     lost = [key for key, data in found.items() if isinstance(data, RejectedImage)]
     assert lost == ["/y.jpg", "a//x.jpg"]
     assert found["a/x.jpg"] == b"a/x.jpg"

@@ -20,7 +20,7 @@ from ray.scripts.scripts import start as ray_start
 from segpipe.cluster.nodes import cpus_per_worker
 
 NIGHTLY = "kuberay-nightly.yaml"
-FIELDS = yaml.safe_load((ROOT / "tests/kuberay_v1.yaml").read_text())
+FIELDS = yaml.safe_load((ROOT / "tests/support/kuberay_v1.yaml").read_text())
 GROUPS = [pytest.param(group, id=name) for name, group in groups()]
 
 

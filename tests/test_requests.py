@@ -35,7 +35,7 @@ NUM_IMAGES = 3
 
 class Forker:
     def __init__(self) -> None:
-        program = str(Path(__file__).with_name("forker.py"))
+        program = str(Path(__file__).with_name("support") / "forker.py")
         self.process = subprocess.Popen(
             [sys.executable, program],
             stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ import yaml
 import segpipe
 from segpipe import cli
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 FILES = sorted(CLUSTER.iterdir())
 TEXTS = {path.name: path.read_text() for path in FILES}
