@@ -163,10 +163,10 @@ def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:
 
 def _parse(verb: str, config: type, flags: list[str]) -> Any:
     """The config that the flags give; UserError with tyro's box of a complaint as one line."""
-    told = io.StringIO()
+    complaint = io.StringIO()
     preset = config.preset(flags) if hasattr(config, "preset") else None
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(complaint):
             return tyro.cli(config, prog=f"segpipe {verb}", args=flags, default=preset)
     except SystemExit as stop:
         if not stop.code:
@@ -180,7 +180,9 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
         if missing := _missing(config, flags):
             line = f"Missing from segpipe {verb}: {', '.join(missing)}"
             raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
-        box = [line.strip("│ ") for line in told.getvalue().splitlines() if line.startswith("│")]
+        box = [
+            line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")
+        ]
         line = " ".join(takewhile(lambda text: not text.startswith("─"), box))
         raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
 

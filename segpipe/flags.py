@@ -39,8 +39,8 @@ def check_choices(config: Any, choices: Mapping[str, Iterable[object]]) -> None:
     for name, known in choices.items():
         known = tuple(known)
         if getattr(config, name) not in (None, *known):
-            told = ", ".join(map(str, known))
-            raise UserError(f"{flag(name)} {getattr(config, name)}: choose from {told}")
+            text = ", ".join(map(str, known))
+            raise UserError(f"{flag(name)} {getattr(config, name)}: choose from {text}")
 
 
 def check_at_least(config: Any, least: int, *names: str) -> None:
@@ -137,8 +137,8 @@ def check_anonymous(
 
     What ends in one of `lists` may name objects there.
     """
-    told = list(uris)
+    text = list(uris)
     if anonymous and not any(
-        uri.startswith("s3://") or uri.lower().endswith(lists) for uri in told
+        uri.startswith("s3://") or uri.lower().endswith(lists) for uri in text
     ):
-        raise UserError(f"--anonymous: {name} {some_of(told)} is not on S3, leave it out")
+        raise UserError(f"--anonymous: {name} {some_of(text)} is not on S3, leave it out")

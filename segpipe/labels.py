@@ -50,7 +50,7 @@ def settle(
     uri: Callable[[str], str],
     looks: Sequence[Look],
     accept: bool,
-    told: str,
+    text: str,
     notes: Sequence[str] = (),
 ) -> None:
     """Print `told`, the set's own `notes` and what is to be noted of its labels.
@@ -63,7 +63,7 @@ def settle(
         for line in before:
             logger.error("segpipe %s: %s", verb, line)
         raise UserError(f"{last}; {HINT}")
-    print(f"{verb}: {told}")
+    print(f"{verb}: {text}")
     for line in lines:
         logger.warning("%s: warning: %s", verb, line)
     for line in [*notes, *survey.notes(looks)]:

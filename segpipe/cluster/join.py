@@ -35,21 +35,21 @@ def cluster_address() -> str | None:
 
     Raises UserError for another form.
     """
-    told = os.environ.get("RAY_ADDRESS", "").strip()
-    if told in ("", "local"):
+    text = os.environ.get("RAY_ADDRESS", "").strip()
+    if text in ("", "local"):
         return None
-    scheme, separator, _ = told.partition("://")
+    scheme, separator, _ = text.partition("://")
     if separator and scheme in ("http", "https"):
         kind = "the address of a dashboard, which `ray job submit` takes"
-        raise UserError(f"RAY_ADDRESS {told}: {kind}; {WANTED}")
+        raise UserError(f"RAY_ADDRESS {text}: {kind}; {WANTED}")
     if separator and scheme == "ray":
-        raise UserError(f"RAY_ADDRESS {told}: the address of Ray Client, not used here; {WANTED}")
-    host, _, port = told.rpartition(":")
-    if told != "auto" and (
+        raise UserError(f"RAY_ADDRESS {text}: the address of Ray Client, not used here; {WANTED}")
+    host, _, port = text.rpartition(":")
+    if text != "auto" and (
         separator or not host or not port.isdecimal() or not 0 < int(port) < 2**16
     ):
-        raise UserError(f"RAY_ADDRESS {told}: {WANTED}, or unset it for a Ray of this machine")
-    return told
+        raise UserError(f"RAY_ADDRESS {text}: {WANTED}, or unset it for a Ray of this machine")
+    return text
 
 
 def check_cluster() -> None:

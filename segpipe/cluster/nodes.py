@@ -89,12 +89,12 @@ def await_resources(bundle: dict[str, float], count: int, patience_s: float) -> 
     finally:
         ray.util.remove_placement_group(group)
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    told = ", ".join(
+    text = ", ".join(
         f"{count * share:g} {kind}s (of {cluster_total(kind):g}, {free.get(kind, 0):g} are free)"
         for kind, share in bundle.items()
     )
     raise UserError(
-        f"--workers {count}: needs {told}, not to be had within {patience_s:g} s; "
+        f"--workers {count}: needs {text}, not to be had within {patience_s:g} s; "
         "lower it, add nodes or raise --resource-wait"
     )
 

@@ -68,12 +68,12 @@ def cluster_model_env() -> dict[str, Any]:
         with suppress(RayError):  # the node died, or has no segpipe
             libraries[asked[one]] = ray.get(one)
     if without := [node for node in nodes if not libraries.get(node)]:
-        told = ", ".join(node[:8] for node in without[:3])
+        text = ", ".join(node[:8] for node in without[:3])
         logger.warning(
             "segpipe: %d of %d nodes told of no jemalloc, torch is slower there: %s",
             len(without),
             len(nodes),
-            told,
+            text,
         )
     return model_env(libraries.values())
 

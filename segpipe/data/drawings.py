@@ -120,23 +120,23 @@ def _by_levels(levels: Image8) -> Drawing:
     if used[-1] <= 1:
         return Drawing(levels == 1)
     if used[-1] <= WHITE // 2:
-        told = _listed([str(level) for level in used[np.argsort(-counts[used], kind="stable")]])
-        raise NotTwoValued(f"holds {told}, wanted 0 and {WHITE}, or 0 and 1")
+        words = _listed([str(level) for level in used[np.argsort(-counts[used], kind="stable")]])
+        raise NotTwoValued(f"holds {words}, wanted 0 and {WHITE}, or 0 and 1")
     light = levels > WHITE // 2
     drawn = max(1, int(counts[GREY[0] :].sum()))
     grey = int(counts[slice(*GREY)].sum())
     many = [int(level) for level in used if counts[level] > SHARE * drawn]
     third_level = len(used) <= FEW_VALUES and len(many) > 2
     if third_level or (grey > SHARE * drawn and _peaked(counts)) or grey > drawn / 2:
-        told = _listed([str(level) for level in sorted(many, key=lambda level: -counts[level])])
-        return Drawing(light, "values", f"holds {told}, wanted two: 0 and {WHITE}")
+        words = _listed([str(level) for level in sorted(many, key=lambda level: -counts[level])])
+        return Drawing(light, "values", f"holds {words}, wanted two: 0 and {WHITE}")
     return Drawing(light, grey=grey / drawn)
 
 
 def _listed(values: list[str], most: int = 4) -> str:
     """The first of some values in order of size, and how many more there are."""
-    told = ", ".join(sorted(values[:most], key=lambda value: (len(value), value)))
-    return told + (f" and {len(values) - most} more values" if len(values) > most else "")
+    words = ", ".join(sorted(values[:most], key=lambda value: (len(value), value)))
+    return words + (f" and {len(values) - most} more values" if len(values) > most else "")
 
 
 def _by_colours(rgb: Image8, scheme: Scheme | None) -> Drawing | None:
@@ -164,8 +164,8 @@ def _by_colours(rgb: Image8, scheme: Scheme | None) -> Drawing | None:
     strange = distance.min(axis=1) > NEAR
     off = int(counts[strange].sum())
     if off > SHARE * drawn:
-        told = _colours(codes, counts, strange)
-        raise NotTwoValued(f"holds {told}, of no meaning in {scheme}", coloured=True)
+        words = _colours(codes, counts, strange)
+        raise NotTwoValued(f"holds {words}, of no meaning in {scheme}", coloured=True)
     is_drawn = distance.argmin(axis=1) > 0
     return Drawing(is_drawn[np.searchsorted(codes, packed)], grey=off / drawn, coloured=True)
 
@@ -174,9 +174,9 @@ def _colours(codes: npt.NDArray[Any], counts: npt.NDArray[Any], which: Mask) -> 
     """The most frequent of these colours, as "colours FF0000, 0000FF"."""
     codes, counts = codes[which], counts[which]
     most = codes[np.argsort(-counts, kind="stable")][:4]
-    told = ", ".join(in_hex((code >> 16, code >> 8 & 255, code & 255)) for code in most.tolist())
+    words = ", ".join(in_hex((code >> 16, code >> 8 & 255, code & 255)) for code in most.tolist())
     more = f" and {len(codes) - 4} more" if len(codes) > 4 else ""
-    return f"colour{'s' * (len(codes) > 1)} {told}{more}"
+    return f"colour{'s' * (len(codes) > 1)} {words}{more}"
 
 
 def _shows_more(opaque: Mask, light: Mask) -> bool:

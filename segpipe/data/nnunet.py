@@ -49,8 +49,8 @@ def notes_of(store: Source) -> list[str]:
         ) from error
     others = [name for name, value in classes.items() if value != 0]
     if len(others) != 1 or classes[others[0]] not in VALUES or 0 not in classes.values():
-        told = some_of([f"{name} {value}" for name, value in classes.items()])
-        raise UserError(f"{place}: its labels are {told}; wanted {BACKGROUND} 0 and one of vessels")
+        text = some_of([f"{name} {value}" for name, value in classes.items()])
+        raise UserError(f"{place}: its labels are {text}; wanted {BACKGROUND} 0 and one of vessels")
     if "vessel" in others[0].lower():
         return []
     return [f"{DESCRIPTION}: its class {others[0]} is taken for the vessels"]

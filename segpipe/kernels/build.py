@@ -194,29 +194,29 @@ def _compiler() -> str:
 
 def _identity() -> list[str]:
     """Of the compiler: its words and, of those that are programs, where, how large and how old."""
-    told = []
+    flags = []
     for word in _compiler().split():
         if path := shutil.which(word):
             found = os.stat(path)
             word = f"{os.path.realpath(path)} {found.st_size} {found.st_mtime_ns}"
-        told.append(word)
-    return told
+        flags.append(word)
+    return flags
 
 
 def _remember(path: Path, problem: str) -> None:
     if any(word in problem.lower() for word in TRANSIENT):
         return
     with suppress(OSError):  # no compiler, or no space: then the next process tries again
-        told = {"compiler": _identity(), "problem": problem, "time": time.time()}
-        _write(path, json.dumps(told).encode())
+        record = {"compiler": _identity(), "problem": problem, "time": time.time()}
+        _write(path, json.dumps(record).encode())
 
 
 def _remembered(path: Path) -> str:
     """What this compiler said within a day, or ''."""
     try:
-        told = json.loads(path.read_bytes())
-        known = told["compiler"] == _identity() and 0 <= time.time() - told["time"] < FAILED_S
-        return f"{told['problem']} (delete {path} to try again)" if known else ""
+        record = json.loads(path.read_bytes())
+        known = record["compiler"] == _identity() and 0 <= time.time() - record["time"] < FAILED_S
+        return f"{record['problem']} (delete {path} to try again)" if known else ""
     except (OSError, ValueError, TypeError, KeyError):  # none, or a damaged one
         return ""
 

@@ -100,8 +100,8 @@ SUFFIX = ".safetensors"
 
 def about(name: str) -> dict[str, Any]:
     """What is known of a shipped checkpoint beside what it says itself: weights/NAME.json."""
-    told: dict[str, Any] = json.loads((resources.files(weights) / f"{name}.json").read_bytes())
-    return told
+    values: dict[str, Any] = json.loads((resources.files(weights) / f"{name}.json").read_bytes())
+    return values
 
 
 def read(name_or_uri: str | None) -> bytes:

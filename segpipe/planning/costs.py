@@ -158,9 +158,9 @@ def fit(
         raise UserError(f"--measured: no run of segment on 1 core{wanted} among its rows")
     ways = set(map(_way, single))
     if len(ways) > 1:
-        told = ", ".join(sorted(f"{one} ({engine})" for one, engine in ways))
-        raise UserError(f"--measured: rows of {told}, choose one by --checkpoint")
-    source = _told(single)
+        words = ", ".join(sorted(f"{one} ({engine})" for one, engine in ways))
+        raise UserError(f"--measured: rows of {words}, choose one by --checkpoint")
+    source = _source_of(single)
     found = start.changed(source, **_of_stages(single, start.costs, diameter_px))
     found = replace(found, flips=flips_of(single[-1]))
     ends = [row for row in single if row.get("end_s") is not None]
@@ -189,7 +189,7 @@ def _has(row: Row) -> bool:
     return row.get("startup_s") is not None
 
 
-def _told(rows: Sequence[Row]) -> str:
+def _source_of(rows: Sequence[Row]) -> str:
     """Where these rows come from, in a few words."""
     machine: Mapping[str, Any] = next((row["machine"] for row in rows if row.get("machine")), {})
     name = ", ".join(f"{machine[key]}{unit}" for key, unit in MACHINE.items() if machine.get(key))
@@ -270,29 +270,29 @@ def _shared(matrix: Numbers, seconds: Numbers, usual: Numbers) -> Numbers:
 
 def _of_driver(rows: list[Row], found: Measured, source: str) -> Measured:
     """The driver's seconds a group: how its CPU grows from small runs to large ones."""
-    told = [row for row in rows if row.get("driver_cpu_s") is not None]
-    groups = np.array([_groups(row) for row in told], float)
+    measured = [row for row in rows if row.get("driver_cpu_s") is not None]
+    groups = np.array([_groups(row) for row in measured], float)
     if len(set(groups)) < 2:
         return found
-    others = [row["items"] * found.costs.key_s + _of_rows(row, found.costs) for row in told]
-    spent = np.array([row["driver_cpu_s"] for row in told]) - np.array(others)
+    others = [row["items"] * found.costs.key_s + _of_rows(row, found.costs) for row in measured]
+    spent = np.array([row["driver_cpu_s"] for row in measured]) - np.array(others)
     slope = float(np.polyfit(groups, spent, 1)[0])
     return found.changed(source, driver_group_s=slope) if slope > 0 else found
 
 
 def _of_memory(jobs: list[Row], found: Measured) -> Measured:
     """What a worker adds to the peak, and the rest; a worker's as before where all had as many."""
-    told = [row for row in jobs if row.get("peak_mib")]
-    if not told:
+    measured = [row for row in jobs if row.get("peak_mib")]
+    if not measured:
         return found
-    workers = np.array([row["workers"] for row in told], float)
-    peaks = np.array([row["peak_mib"] for row in told], float)
+    workers = np.array([row["workers"] for row in measured], float)
+    peaks = np.array([row["peak_mib"] for row in measured], float)
     if len(set(workers)) > 1:
         each, rest = map(float, np.polyfit(workers, peaks, 1))
-        source = f"measured: {len(told)} runs at {len(set(workers))} numbers of workers"
+        source = f"measured: {len(measured)} runs at {len(set(workers))} numbers of workers"
         return found.changed(source, worker_mib=max(1.0, each), driver_mib=max(1.0, rest))
     rest = float(np.median(peaks - workers * found.costs.worker_mib))
-    return found.changed(_told(told), driver_mib=max(1.0, rest))
+    return found.changed(_source_of(measured), driver_mib=max(1.0, rest))
 
 
 def _of_contention(jobs: list[Row], found: Measured) -> Measured:

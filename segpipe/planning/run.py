@@ -126,7 +126,7 @@ def plan(config: PlanConfig) -> None:
             Path(local_path(config.output)).write_text(text + "\n")
         except OSError as error:
             raise UserError(f"--output {config.output}: {error.strerror}, wanted a file") from error
-    lines = told(config, measured, setting, found)
+    lines = report_lines(config, measured, setting, found)
     if deaths:
         lines += ["", *_table([("where nodes die", "on average"), *_deaths(deaths)])]
     print("\n".join(lines))
@@ -178,7 +178,9 @@ def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
 # ---- for people
 
 
-def told(config: PlanConfig, measured: Measured, setting: Setting, found: Forecast) -> list[str]:
+def report_lines(
+    config: PlanConfig, measured: Measured, setting: Setting, found: Forecast
+) -> list[str]:
     lines = [
         f"{config.images:,} photographs of {config.mean_bytes / 1e6:.3g} MB and "
         f"{setting.megapixels:.3g} megapixels on {config.nodes} nodes of {config.cores_per_node} "

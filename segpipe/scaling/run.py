@@ -111,8 +111,8 @@ class ScaleConfig:
         check_choices(self, {"job": JOB_FLAGS, "mode": MODES, "device": DEVICES})
         check_places(self, "output", "input", "data", "checkpoint")
         if not self.workers or min(self.workers) < 1:
-            told = " ".join(map(str, self.workers))
-            raise UserError(f"--workers {told}: wanted one number or more, each 1 or more")
+            line = " ".join(map(str, self.workers))
+            raise UserError(f"--workers {line}: wanted one number or more, each 1 or more")
         if len(set(self.workers)) < len(self.workers):
             raise UserError(
                 f"--workers {' '.join(map(str, self.workers))}: a number comes twice, leave one out"
@@ -130,8 +130,8 @@ class ScaleConfig:
             raise UserError(f"--job {self.job}: needs {flag(needed)}")
         for name in set(JOB_FLAGS[other]) - set(JOB_FLAGS[self.job]):
             if getattr(self, name) is not None:
-                told = f"is a flag of --job {other}, leave it out"
-                raise UserError(f"{flag(name)} {getattr(self, name)}: {told}")
+                line = f"is a flag of --job {other}, leave it out"
+                raise UserError(f"{flag(name)} {getattr(self, name)}: {line}")
 
     def of_job(self) -> dict[str, Any]:
         """The job's own flags by name: given here, of the recipe, or its defaults."""
@@ -260,9 +260,9 @@ def _look_at_input(config: ScaleConfig, source: Source) -> tuple[int, float]:
     images = config.limit or len(sizes) // times
     needed = max(images * times, most + 1)  # a worker's first one only starts the clock
     if len(sizes) < needed:
-        told = "lower --limit or --workers" if config.limit and limit == needed else "take more"
+        line = "lower --limit or --workers" if config.limit and limit == needed else "take more"
         raise UserError(
-            f"--input {config.input}: {len(sizes)} photographs, wanted {needed}, {told}"
+            f"--input {config.input}: {len(sizes)} photographs, wanted {needed}, {line}"
         )
     return images, statistics.mean(sizes)
 
@@ -350,8 +350,8 @@ def _facts(config: ScaleConfig, experiment: Experiment, rows: Sequence[Row]) -> 
         lines.append("- cluster: the one at RAY_ADDRESS. Nothing is pinned, and no part is alone.")
     else:
         cores = {n: experiment.cores_of(n) or [] for n in sorted(config.workers)}
-        told = "; ".join(f"{n}: {_named(of_n)}" for n, of_n in cores.items())
-        lines.append(f"- all processes of a point are pinned to its cores (workers: cores): {told}")
+        line = "; ".join(f"{n}: {_named(of_n)}" for n, of_n in cores.items())
+        lines.append(f"- all processes of a point are pinned to its cores (workers: cores): {line}")
     for_each = "a worker" if config.mode == "weak" else "a point"
     if config.job == "segment":
         size = (

@@ -57,8 +57,8 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
         if len(manifest.pages) > 1:  # else it takes a second
             rate = num_done / max(time.monotonic() - start, 1e-3)
             left = time_left(num_done, manifest.num_inputs, rate)
-            told = f"{num_done} of {manifest.num_inputs} rows, {rate:.0f}/s, {left}"
-            progress.show(f"compacting, {told}")
+            text = f"{num_done} of {manifest.num_inputs} rows, {rate:.0f}/s, {left}"
+            progress.show(f"compacting, {text}")
     keys = results.close()
     gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
     return totals.summary() | {"open": num_open, "gone": len(gone), "results": keys}

@@ -234,11 +234,11 @@ class Inputs:
                 "row with its path"
             )
         others = self.skipped.total()
-        told = f"{others} other file{'s' * (others != 1)}"
-        told += f": {_kinds(self.skipped)}" if others else ""
+        text = f"{others} other file{'s' * (others != 1)}"
+        text += f": {_kinds(self.skipped)}" if others else ""
         wanted = " ".join(sorted(EXTENSIONS))
         return UserError(
-            f"--input {name}: no photographs there ({told}), wanted {wanted}, "
+            f"--input {name}: no photographs there ({text}), wanted {wanted}, "
             "or a .csv list with a column path"
         )
 
@@ -256,13 +256,13 @@ def skipped_words(skipped: Mapping[str, int]) -> str:
 def _kinds(skipped: Mapping[str, int]) -> str:
     """The commonest kinds."""
     common = Counter(skipped).most_common()
-    told = [
+    text = [
         f"{number} {kind[:-1] if number == 1 and kind in NO_FILES else kind}"
         for kind, number in common[:TOLD]
     ]
     if more := sum(number for _, number in common[TOLD:]):
-        told.append(f"{more} more")
-    return ", ".join(told)
+        text.append(f"{more} more")
+    return ", ".join(text)
 
 
 def filed_as(source: Source, key: str) -> str:

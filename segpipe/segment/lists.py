@@ -286,5 +286,5 @@ def _not_text(uri: str) -> UserError:
 
 
 def _no_column(uri: str, name: str, names: list[str]) -> UserError:
-    told = some_of(names) or "nothing"
-    return UserError(f"{uri}: has no column {name!r}, only {told}: name one so, or give --column")
+    text = some_of(names) or "nothing"
+    return UserError(f"{uri}: has no column {name!r}, only {text}: name one so, or give --column")

@@ -90,8 +90,8 @@ def segment(config: SegmentConfig) -> int:
             missing = _find_missing(run, manifest) if config.repair else NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):
                 left_out = skipped_words(inputs.skipped)
-                told = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
-                print(f"segment: {told} is up to date")
+                text = f"all {manifest.num_inputs} inputs are done, {left_out}{run.output.uri()}"
+                print(f"segment: {text} is up to date")
                 return _exit_code(config, summary)
             summary = _complete(run, manifest, held, listing_s, missing)
             summary["skipped"] = dict(inputs.skipped.most_common())
@@ -198,16 +198,16 @@ def _find_missing(run: Run, manifest: Manifest) -> Ids:
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
     left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
     left += skipped_words(summary["skipped"])
-    told = f"{summary['seconds']:.0f} s"
+    text = f"{summary['seconds']:.0f} s"
     if rate := summary["images_per_second"]:
-        told += f", {rate:.1f} images/s ({summary['engine']['name']}), "
-        told += f"bottleneck: {summary['bottleneck']}"
+        text += f", {rate:.1f} images/s ({summary['engine']['name']}), "
+        text += f"bottleneck: {summary['bottleneck']}"
     made, reference = Counter(summary["masks_by_engine"]), REFERENCE.name
     wanted = (summary["engine"] or {}).get("name", reference)  # of this run, if it did anything
     if made[reference] and {wanted, *made} != {reference}:
-        told += f", {made[reference]} masks by the reference engine ({reference})"
+        text += f", {made[reference]} masks by the reference engine ({reference})"
     return (
-        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{told}; "
+        f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{text}; "
         f"see {output.uri(REPORT)}"
     )
 
@@ -243,12 +243,12 @@ def _segment_all(
     first, matched, chosen, known = _choose_engine(run, device)
     place = run.config.output
     if problem := engine.trial_of(known, first).problem:
-        told = f"{first.name}, with which {place} was started, does not run here ({problem})"
-        progress.show(f"{told}: {chosen.engine.name} takes its place", always=True)
+        text = f"{first.name}, with which {place} was started, does not run here ({problem})"
+        progress.show(f"{text}: {chosen.engine.name} takes its place", always=True)
     before = read_started(run.output)
     if before and before.fields_of != PIXELS:
-        told = f"{place} was started with a release that finds fields otherwise"
-        progress.show(f"{told}: masks that are done stay as they are", always=True)
+        text = f"{place} was started with a release that finds fields otherwise"
+        progress.show(f"{text}: masks that are done stay as they are", always=True)
     manifest.write(run.output)  # nothing is refused any more
     started = replace(run.started, engine=first, matched=matched, fields_of=PIXELS)
     write_json(run.output, SETTINGS, started.to_json())
@@ -275,10 +275,10 @@ def _segment_all(
         num_done = held.progress["ok"] + held.progress["rejected"]
         speed = f"{rate.value or 0:.1f} images/s, {counts['rejected']} rejected"
         progress.show(f"{num_done}/{todo.num_done + todo.num_rows}, {speed}, {left}")
-    told = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
+    text = f"{counts['ok'] + counts['rejected']} done, {counts['rejected']} of them rejected"
     if counts["open"]:
-        told += f", {counts['open']} still open, one of them: {why_open}"
-    progress.show(told, always=True)
+        text += f", {counts['open']} still open, one of them: {why_open}"
+    progress.show(text, always=True)
     return {
         "images_per_second": rate.value,
         **times.summary(),

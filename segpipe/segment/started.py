@@ -76,48 +76,48 @@ class Started:
         }
 
     def to_json(self) -> dict[str, Any]:
-        told = self._by_flag()
-        told["--flips"] = num_scores(told.pop("--tta"))
+        values = self._by_flag()
+        values["--flips"] = num_scores(values.pop("--tta"))
         if self.engine is not None:
-            told["--compile"] = BACKENDS[self.engine.backend]
-            told["--precision"] = self.engine.precision
-        return told | {MATCHED: self.matched, FOUND: self.fields_of}
+            values["--compile"] = BACKENDS[self.engine.backend]
+            values["--precision"] = self.engine.precision
+        return values | {MATCHED: self.matched, FOUND: self.fields_of}
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Started:
+    def from_json(cls, values: dict[str, Any]) -> Started:
         """Raises KeyError, TypeError or ValueError for what no release wrote.
 
         What is missing came with a later release: it is as it was without.
         """
         backends = {word: name for name, word in BACKENDS.items()}
         engine = None
-        if "--compile" in told:
-            engine = Engine(backends[told["--compile"]], str(told["--precision"]))
+        if "--compile" in values:
+            engine = Engine(backends[values["--compile"]], str(values["--precision"]))
         return cls(
-            input=str(told["--input"]),
-            checkpoint=str(told["--checkpoint"]),
-            format=str(told["--format"]),
-            measure=str(told.get("--measure", "none")),
-            probabilities=bool(told.get("--probabilities", False)),
-            tta=tta_of(told.get("--flips", 1)),
-            max_megapixels=float(told["--max-megapixels"]),
-            include=tuple(told["--include"]),
-            exclude=tuple(told["--exclude"]),
+            input=str(values["--input"]),
+            checkpoint=str(values["--checkpoint"]),
+            format=str(values["--format"]),
+            measure=str(values.get("--measure", "none")),
+            probabilities=bool(values.get("--probabilities", False)),
+            tta=tta_of(values.get("--flips", 1)),
+            max_megapixels=float(values["--max-megapixels"]),
+            include=tuple(values["--include"]),
+            exclude=tuple(values["--exclude"]),
             engine=engine,
-            matched=bool(told.get(MATCHED, True)),
-            fields_of=int(told.get(FOUND, 1)),
+            matched=bool(values.get(MATCHED, True)),
+            fields_of=int(values.get(FOUND, 1)),
         )
 
     def mask_hash(self, fields_of: int) -> str:
         """For the column `settings`: 16 digits of a hash of all that a mask depends on, where its
         field was found the way of `fields_of`.
         """
-        told = replace(self, fields_of=fields_of).to_json()
+        values = replace(self, fields_of=fields_of).to_json()
         for key in (*ROW_FLAGS, MATCHED):
-            del told[key]
-        if told["--flips"] == 1:  # as it was before there was that flag
-            del told["--flips"]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+            del values[key]
+        if values["--flips"] == 1:  # as it was before there was that flag
+            del values["--flips"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_started(output: Store) -> Started | None:
@@ -125,10 +125,10 @@ def read_started(output: Store) -> Started | None:
 
     Raises Damaged for a file that tells something else, as that of another verb.
     """
-    told = read_settings(output, "--input", "--checkpoint")
-    if not told:
+    values = read_settings(output, "--input", "--checkpoint")
+    if not values:
         return None
     try:
-        return Started.from_json(told)
+        return Started.from_json(values)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_file(output, SETTINGS, REMEDY) from error

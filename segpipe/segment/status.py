@@ -140,7 +140,7 @@ def _lines(lines: dict[str, str], found: dict[str, Any]) -> str:
     if found["writer"]:
         lines["writer"] = f"{found['writer']}, last heard {found['heartbeat_age_s']:.0f} s ago"
     if "missing" in found:
-        told = [f"{count} {name}" for name, count in found["missing"].items() if count]
+        gone = [f"{count} {name}" for name, count in found["missing"].items() if count]
         again = ", `segpipe segment` with its flags and --repair makes them again"
-        lines["missing"] = ", ".join(told) + again if told else "nothing"
+        lines["missing"] = ", ".join(gone) + again if gone else "nothing"
     return "\n".join(f"{name:<7} {line}" for name, line in lines.items())

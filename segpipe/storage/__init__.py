@@ -86,8 +86,8 @@ def check_places(config: Any, *names: str) -> None:
 
 def _check_place(uri: str) -> None:
     if not uri.strip() or "\0" in uri:
-        told = uri.replace("\0", "\\0")
-        raise UserError(f'"{told}": is no path, use a local path or s3://bucket/prefix')
+        text = uri.replace("\0", "\\0")
+        raise UserError(f'"{text}": is no path, use a local path or s3://bucket/prefix')
     if uri.startswith("s3://"):
         if uri.removeprefix("s3://").startswith("/") or uri == "s3://":
             raise UserError(f"{uri}: no bucket named, use s3://bucket/prefix")

@@ -227,10 +227,10 @@ def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
 
 
 def _refuse(output: Store, holder: dict[str, Any], if_locked: str) -> NoReturn:
-    told = f"{output.uri()}: locked by {describe(holder)}"
+    text = f"{output.uri()}: locked by {describe(holder)}"
     if if_locked == "skip":
-        raise Skipped(f"skipped, {told}")
-    raise UserError(f"{told}, wait for it or choose another --output")
+        raise Skipped(f"skipped, {text}")
+    raise UserError(f"{text}, wait for it or choose another --output")
 
 
 def describe(holder: dict[str, Any]) -> str:

@@ -257,26 +257,26 @@ class S3Store:
             raise self._ours(key, found, error) from error
 
     def _ours(self, key: str, found: Finding, error: Exception) -> Exception:
-        told = f"{found.words} ({found.code})"
+        line = f"{found.words} ({found.code})"
         if self.anonymous and found.words == ACCESS:
-            told = f"no public bucket, leave --anonymous out ({found.code})"
+            line = f"no public bucket, leave --anonymous out ({found.code})"
         match found.kind:
             case Kind.TRANSIENT:
                 return _Passing(found.brief)
             case Kind.CREDENTIALS:
-                return _Passing(told, UserError(f"{self.uri()}: {told}"))
+                return _Passing(line, UserError(f"{self.uri()}: {line}"))
             case Kind.USER | Kind.CLOCK:
-                return UserError(f"{self.uri(key if found.of_key else '')}: {told}")
+                return UserError(f"{self.uri(key if found.of_key else '')}: {line}")
             case Kind.MISSING:
-                return FileNotFoundError(f"{self.uri(key)}: {told}")
+                return FileNotFoundError(f"{self.uri(key)}: {line}")
             case Kind.DENIED:
                 return PermissionError(self.uri(key))
             case Kind.CHANGED:
                 return ChangedObject(f"{self.uri(key)}: {found.words}")
             case Kind.NOT_NOW:
-                return NotNow(f"{self.uri(key)}: {told}")
+                return NotNow(f"{self.uri(key)}: {line}")
             case Kind.ONE:
-                return OSError(f"{self.uri(key)}: {told}")
+                return OSError(f"{self.uri(key)}: {line}")
 
 
 def _versions(bytes: int, answer: Mapping[str, Any]) -> list[str]:

@@ -336,15 +336,15 @@ def _skew_s(server: str | None, header: str | None) -> float:
     """Seconds by which the store's clock is ahead of this machine's; 0 where it is not told."""
     try:
         if server:
-            told = datetime.fromisoformat(str(server))
+            clock = datetime.fromisoformat(str(server))
         elif header:
-            told = parsedate_to_datetime(header)
+            clock = parsedate_to_datetime(header)
         else:
             return 0.0
     except ValueError:
         return 0.0
-    told = told if told.tzinfo else told.replace(tzinfo=UTC)
-    return told.timestamp() - time.time()
+    clock = clock if clock.tzinfo else clock.replace(tzinfo=UTC)
+    return clock.timestamp() - time.time()
 
 
 def _others_may_come() -> bool:

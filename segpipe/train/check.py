@@ -137,8 +137,8 @@ def _opened(
     if not examples:
         if faults:
             raise UserError(faults[0])
-        told = "; ".join(notes) or "no images"
-        raise UserError(f"{store.uri()}: {told} (the layout is {layout}), check the path")
+        line = "; ".join(notes) or "no images"
+        raise UserError(f"{store.uri()}: {line} (the layout is {layout}), check the path")
     return layout, examples, faults, list(notes)
 
 
