@@ -2,11 +2,11 @@
 
     python benchmarks/fov.py [--before COMMIT]
 
-Each camera of tests/support/apertures.py is drawn in three views, some also with 12 megapixels. The
-worst overlap, the worst error of the diameter and the most CPU time of find_fov are printed (best
-of three), once by the module as it was at COMMIT and once as it is. DRIVE, HRF and STARE only where
-they are at hand, against the masks that lie beside them: nothing is tuned on STARE or on DRIVE's
-test images. Five minutes on 2 cores. Writes results/fov.md.
+Each camera of tests/support/apertures.py is drawn in three views, some also with 12 megapixels.
+The worst overlap and the worst error of the diameter are told, and the most CPU time of find_fov
+(best of three), once by the module as it was at COMMIT and once as it is. DRIVE, HRF and STARE
+only where they are at hand, against the masks that lie beside them: nothing is tuned on STARE or
+on DRIVE's test images. Five minutes on 2 cores. Writes results/fov.md.
 """
 
 from __future__ import annotations
