@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from segpipe.models import checkpoint
 from segpipe.planning import costs
 from segpipe.planning.forecast import LIST_KEYS, REPLACE_S, Setting, forecast, index_s, with_deaths
-from segpipe.planning.run import PlanConfig, duration, gib, prices, setting_of
+from segpipe.planning.run import PlanConfig, gib, prices, setting_of
+from segpipe.progress import duration
 from segpipe.segment.lists import ASKED_AT_ONCE
 
 SCALES = {"10 million": 10**7, "100 million": 10**8, "1 billion": 10**9}
@@ -128,7 +129,7 @@ def remedies() -> list[str]:
     ]
     cases = {
         "as it is": (one, 1.0, 1.0),
-        "`--batch-size 512`": (large, 1.0, 1.0),
+        "`--group-size 512`": (large, 1.0, 1.0),
         "a store that answers in 20 ms": (quick, 1.0, 1.0),
         "PUTs spread over 4 partitions of the store": (
             replace(one, puts_s=4 * one.puts_s),

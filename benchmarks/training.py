@@ -34,7 +34,7 @@ from segpipe.cluster.workers import model_env
 from segpipe.data.classes import CLASSES
 from segpipe.data.layouts import open_labelled
 from segpipe.models import checkpoint, networks
-from segpipe.models.loss import CompiledLoss, Loss
+from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.predict import channels_last
 from segpipe.storage import open_store
 from segpipe.train.crop_plan import Cropper, CropPlan
@@ -152,7 +152,7 @@ def parts_of_a_step(name: str, native: bool, precision: str, cropper: Cropper) -
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = channels_last(networks.build_model(name, len(CLASSES)))
-    loss = CompiledLoss(network, 1) if native else Loss(network, precision)
+    loss = NativeLoss(network, 1) if native else Loss(network, precision)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     total = np.zeros(4)
     for step in range(NETWORKS[name] + 1):

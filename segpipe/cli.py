@@ -112,7 +112,8 @@ def _take_log_flags(verb: str, words: Sequence[str]) -> list[str]:
             continue
         chosen[name] = value if separator else next(left, "")
         if chosen[name] not in LOG_FLAGS[name]:
-            raise UserError(f"{name} {chosen[name]}: choose from {', '.join(LOG_FLAGS[name])}")
+            given = f"{name} {chosen[name]}".rstrip()
+            raise UserError(f"{given}: choose from {', '.join(LOG_FLAGS[name])}")
     LogSettings(verb, **{name.removeprefix("--log-"): chosen[name] for name in chosen}).apply()
     return kept
 

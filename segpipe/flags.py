@@ -27,6 +27,7 @@ RENAMED: dict[str, dict[str, str]] = {  # by verb, flags of 0.1.0, and what they
     "evaluate": {"--flips": TTA_FLAG},
     "plan": {"--flips": TTA_FLAG, "--batch-size": "--group-size N"},
 }
+GONE = {"plan": ("--spread", "--seed")}  # by verb, flags of 0.1.0 without a successor
 
 
 def flag(name: str) -> str:
@@ -81,6 +82,8 @@ def unknown_flag(verb: str, words: Sequence[str], known: Sequence[str]) -> str |
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
+            if name in GONE.get(verb, ()):
+                return f"{name}: is gone since 0.2.0, leave it out"
             if new := RENAMED.get(verb, {}).get(name.replace("_", "-")):
                 return f"{name}: is now {new}"
             near = get_close_matches(name, known, 1)

@@ -53,7 +53,7 @@ def settle(
     text: str,
     notes: Sequence[str] = (),
 ) -> None:
-    """Print `told`, the set's own `notes` and what is to be noted of its labels.
+    """Print `text`, the set's own `notes` and what is to be noted of its labels.
 
     Raises UserError for labels that cannot be right; with `accept` that is printed as a warning.
     """
@@ -67,4 +67,4 @@ def settle(
     for line in lines:
         logger.warning("%s: warning: %s", verb, line)
     for line in [*notes, *survey.notes(looks)]:
-        logger.info("%s: %s", verb, line)
+        logger.warning("%s: %s", verb, line)

@@ -171,7 +171,7 @@ def time_left(done: int, total: int, rate: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits them."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.3g} s"

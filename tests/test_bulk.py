@@ -116,7 +116,7 @@ def test_an_input_that_stays_broken_is_tried_once_more_and_no_more(folder, tmp_p
 
 @pytest.mark.parametrize("few", [0, 64])
 def test_groups_come_to_the_network_one_by_one_handed_over_or_read(few, ray_cluster, monkeypatch):
-    monkeypatch.setattr(segment, "FEW_GROUPS", few)
+    monkeypatch.setattr("segpipe.segment.groups.FEW_GROUPS", few)
     pages = [("p0", np.arange(0, 20, 2, dtype=np.int32)), ("p1", np.array([7], np.int32))]
     blocks = Groups(Todo(0, 0, pages), 4).dataset().iter_batches(batch_size=None)
     found = [(list(b["page"]), [[int(r) for r in rows] for rows in b["rows"]]) for b in blocks]

@@ -19,7 +19,7 @@ from torch import nn
 from segpipe import kernels
 from segpipe.data.canvas import canvas_side, fit_fov, plain_native_mask, plan_fit, restore
 from segpipe.kernels.build import pointer
-from segpipe.models.loss import CompiledLoss, Loss
+from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.segnet import SegNetLite
 
 pytestmark = pytest.mark.skipif(bool(why_skip()), reason=why_skip())
@@ -261,7 +261,7 @@ def test_the_compiled_loss_steps_as_the_plain_one():
         network = SegNetLite().to(memory_format=layout)
         images, labels = (torch.from_numpy(array) for array in crops_of(0, 3, 16, 24))
         found = []
-        for loss in (Loss(network), CompiledLoss(network, 1)):
+        for loss in (Loss(network), NativeLoss(network, 1)):
             network.zero_grad()
             value = loss(images, labels)
             (value * 0.25).backward()

@@ -411,9 +411,10 @@ PRETENDED = '''
 All else, and what is booked for every stage, is segment's own.
 """
 
-from segpipe import segment
 from segpipe.cli import run_verb
+from segpipe.models import engine
 from segpipe.models.engine import Trial
+from segpipe.segment import pipeline
 from segpipe.segment.stages import Scoring
 
 
@@ -426,10 +427,10 @@ class OnCard(Scoring):
 
 def known_trials(weights, device):
     assert device == "cuda"
-    return [Trial("off", "fp32", 1.0, 1.0, "")]
+    return [Trial("torch", "fp32", 1.0, 1.0, "")]
 
 
-segment.Scoring = OnCard
-segment.engine.find_trials = known_trials
+pipeline.Scoring = OnCard
+engine.find_trials = known_trials
 run_verb("segment")
 '''

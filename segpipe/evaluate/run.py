@@ -125,7 +125,7 @@ def evaluate(config: EvaluateConfig) -> None:
     job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
     with ray_session():
         for data in sets:
-            _survey(config, data, text=f"{data.name}: " if len(sets) > 1 else "")
+            _survey(config, data, prefix=f"{data.name}: " if len(sets) > 1 else "")
         tallies = _measured(config, sets, job, (weights, card.tta))
     results = [summarise(data, tally, card) for data, tally in zip(sets, tallies, strict=True)]
     for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
@@ -173,10 +173,10 @@ def _check_split(labelled: LabelledSet, split: str) -> None:
         )
 
 
-def _survey(config: EvaluateConfig, data: LabelledData, text: str) -> None:
-    """Look at every label before any is measured by; told is put before what is printed."""
+def _survey(config: EvaluateConfig, data: LabelledData, prefix: str) -> None:
+    """Look at every label before any is measured by; `prefix` is put before what is printed."""
     looks = labels.look_at_all(data.store, list(data.examples), config.fov == "found", True)
-    text += survey.overview(data.layout, looks)
+    text = prefix + survey.overview(data.layout, looks)
     accept = config.accept_labels
     labels.settle("evaluate", data.store.uri, looks, accept, text, data.notes)
 

@@ -147,15 +147,3 @@ def _without_specks(vessel: Mask) -> tuple[Image8, int]:
     kept = np.bincount(component, minlength=num) >= SPECK * DIAMETER**2
     large.ravel()[pixels[~kept[component]]] = 0
     return large, int(kept.sum())
-
-
-# ---- centre lines
-
-
-# ---- calibre
-
-
-# ---- fractal dimension
-
-
-# ---- quality hints

@@ -59,6 +59,7 @@ TRAINED_NATIVE = "segnet-lite"  # whose native loop finds gradients
 REFERENCE = Engine("torch", "fp32")
 ENGINES = (REFERENCE, Engine("torch", "bf16"), Engine("native", "fp32"), Engine("native", "bf16"))
 BACKENDS = ("auto", "native", "torch")
+OLD_NAMES = {"compiled": "native", "eager": "torch"}  # until 0.1.0
 PRECISION = ("auto", "fp32", "bf16")
 
 
@@ -87,6 +88,12 @@ class Trial:
 
     def as_dict(self) -> dict[str, Any]:
         return {"name": self.engine.name, **asdict(self)}
+
+
+def today(name: str | None) -> str | None:
+    """The name of an engine in a row that any release wrote."""
+    backend, _, precision = (name or "").partition(" ")
+    return f"{OLD_NAMES[backend]} {precision}" if backend in OLD_NAMES else name
 
 
 def select(trials: list[Trial], backend: str, precision: str) -> Trial:

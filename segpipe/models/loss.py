@@ -55,7 +55,7 @@ def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
     return (1 - (2 * both + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
 
 
-class CompiledLoss(nn.Module):
+class NativeLoss(nn.Module):
     """segnet-lite's loss on a CPU by its own compiled loop, which finds the gradients as well.
 
     The same sums as `Loss` in float32, in another order.

@@ -25,6 +25,7 @@ from scipy.optimize import nnls
 from segpipe.data.fitting import SHARP
 from segpipe.data.pictures import jpeg_reduction
 from segpipe.errors import UserError
+from segpipe.models.engine import today
 from segpipe.segment.stopwatch import IDLE
 from segpipe.segment.todo import group_rows
 
@@ -112,7 +113,7 @@ def read_rows(text: str, name: str) -> list[dict[str, Any]]:
             ) from error
         if missing or not isinstance(row, dict):
             raise UserError(f"{name}: line {number} lacks {', '.join(missing)}, measure anew")
-        rows.append(row)
+        rows.append(row | {"engine": today(row.get("engine"))})
     return rows
 
 

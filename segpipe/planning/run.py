@@ -23,6 +23,7 @@ from segpipe.planning.forecast import (
     forecast,
     with_deaths,
 )
+from segpipe.progress import duration
 from segpipe.storage import check_places, local_path, read_uri
 
 STORES = ("s3", "local")
@@ -285,13 +286,6 @@ def prices(config: PlanConfig, found: Forecast) -> dict[str, float]:
     if config.price is None:
         return of_store
     return {"nodes": config.nodes * found.seconds / 3600 * config.price} | of_store
-
-
-def duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def gib(num_bytes: float) -> str:

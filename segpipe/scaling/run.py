@@ -24,7 +24,7 @@ from segpipe.cluster.nodes import choose_device, num_own_cores
 from segpipe.cluster.session import ray_session
 from segpipe.errors import UserError
 from segpipe.flags import DEVICES, check_at_least, check_choices, flag
-from segpipe.models import checkpoint
+from segpipe.models import checkpoint, engine
 from segpipe.progress import Progress, time_left
 from segpipe.scaling import figure, findings, measurement, pinned
 from segpipe.scaling.findings import JOB, Row
@@ -130,8 +130,9 @@ class ScaleConfig:
             raise UserError(f"--job {self.job}: needs {flag(needed)}")
         for name in set(JOB_FLAGS[other]) - set(JOB_FLAGS[self.job]):
             if getattr(self, name) is not None:
-                line = f"is a flag of --job {other}, leave it out"
-                raise UserError(f"{flag(name)} {getattr(self, name)}: {line}")
+                instead = "give --group-size" if name == "batch_size" else "leave it out"
+                wrong = f"is a flag of --job {other}, {instead}"
+                raise UserError(f"{flag(name)} {getattr(self, name)}: {wrong}")
 
     def of_job(self) -> dict[str, Any]:
         """The job's own flags by name: given here, of the recipe, or its defaults."""
@@ -166,6 +167,8 @@ def scale(config: ScaleConfig) -> None:
     experiment = _open(config)
     output, settings = experiment.output, config.settings(experiment.images)
     before = read_settings(output, "--job")
+    if config.job == "segment" and "--batch-size" in before:  # as 0.1.0 called it
+        before["--group-size"] = before.pop("--batch-size")
     refuse_changed(output.uri(), before, settings)
     rows = _read_rows(output)
     done = {Key.of(row) for row in rows}
@@ -273,7 +276,8 @@ def _read_rows(output: Store) -> list[Row]:
     except FileNotFoundError:
         return []
     try:
-        return [json.loads(line) for line in text.splitlines() if line]
+        rows = [json.loads(line) for line in text.splitlines() if line]
+        return [row | {"engine": engine.today(row.get("engine"))} for row in rows]
     except ValueError as error:
         raise UserError(
             f"{output.uri(RESULTS)}: has a line that is damaged, delete that line and run the same "

@@ -1,4 +1,4 @@
-"""The end"""
+"""The end of a run: parts -> results/, in order of the manifest, and what their rows add up to."""
 
 from __future__ import annotations
 

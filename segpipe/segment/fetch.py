@@ -74,4 +74,4 @@ def fetch(source: Source, entry: Entry) -> Fetched:
     except OSError as error:
         if not isinstance(error, ChangedObject | NotNow) and not source.answers(entry.key):
             raise
-        return OpenInput(str(error))
+        return OpenInput(str(error) or type(error).__name__)

@@ -270,9 +270,6 @@ def filed_as(source: Source, key: str) -> str:
     return key.removeprefix("/") if isinstance(source, ListedFiles) else key
 
 
-# ---- an output inside the input, or the other way round
-
-
 def refuse_pictures(source: Source, anonymous: bool = False) -> None:
     """Raise UserError where the input is a folder of masks, or of scores, that segpipe wrote.
 

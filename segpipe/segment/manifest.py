@@ -26,7 +26,7 @@ from segpipe.segment.output import (
     read_marker,
     read_tables,
 )
-from segpipe.storage import Entry, Store, space_told
+from segpipe.storage import Entry, Store, naming_space
 from segpipe.storage.files import (
     Damaged,
     parquet_bytes,
@@ -99,7 +99,7 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         ids = [input_id(entry.key, entry.version) for entry in page]
         names = ("key", "bytes", "version", "list_id")
         fields = [[getattr(entry, name) for entry in page] for name in names]
-        with space_told(tempfile.gettempdir()):
+        with naming_space(tempfile.gettempdir()):
             written = manifest.spool.write(parquet_bytes(pa.table([ids, *fields], INPUT)))
             manifest.spool.flush()
         start, stop = stop, stop + written

@@ -85,7 +85,7 @@ def segment(config: SegmentConfig) -> int:
             if not manifest.num_inputs:
                 raise inputs.nothing(config.input)
             for note in inputs.notes():
-                logger.info("segment: note: %s", note)
+                logger.warning("segment: note: %s", note)
             summary = read_summary(run.output)
             missing = _find_missing(run, manifest) if config.repair else NO_IDS
             if summary and not len(missing) and _finished(run, manifest, summary):
@@ -236,7 +236,7 @@ def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
 def _segment_all(
     run: Run, manifest: Manifest, todo: Todo, held: Lock, listing_s: float
 ) -> dict[str, Any]:
-    """Run the pipeline, showing progress -> what the summary says of its course."""
+    """Run the pipeline, showing progress -> what the summary says of it."""
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
     device = choose_device(run.config.device)

@@ -17,7 +17,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segpipe.storage import Entry, space_told
+from segpipe.storage import Entry, naming_space
 
 PAGE_ROWS = 4096  # entries in a page
 RUN_PAGES = 64  # pages that are sorted at once
@@ -44,7 +44,7 @@ class Spool:
     def add(self, page: pa.Table) -> None:
         buffer = io.BytesIO()
         pq.write_table(page, buffer)
-        with space_told(tempfile.gettempdir()):
+        with naming_space(tempfile.gettempdir()):
             self.file.seek(self.ends[-1])
             self.file.write(buffer.getbuffer())
             self.file.flush()

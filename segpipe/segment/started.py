@@ -40,7 +40,7 @@ class Started:
     matched: bool = True
     """Whether that engine matches the reference; else a flag named it."""
     fields_of: int = 1
-    """Which way of finding fields of view (decoder.PIXELS) its masks began with."""
+    """Which way of finding fields of view (fitting.PIXELS) its masks began with."""
 
     @classmethod
     def of(cls, config: SegmentConfig, input: str, checkpoint: str, tta: str) -> Started:

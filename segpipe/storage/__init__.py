@@ -14,7 +14,7 @@ from typing import Any
 from segpipe.errors import NotNow, StoreDown, UserError, os_error_text
 from segpipe.flags import flag
 from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store, is_timed
-from segpipe.storage.local import LocalStore, space_told
+from segpipe.storage.local import LocalStore, naming_space
 
 __all__ = [
     "PATIENCE_S",
@@ -28,11 +28,11 @@ __all__ = [
     "is_timed",
     "local_path",
     "named",
+    "naming_space",
     "open_store",
     "preflight",
     "read_uri",
     "s3_service",
-    "space_told",
 ]
 
 

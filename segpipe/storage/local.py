@@ -107,14 +107,14 @@ class LocalStore:
 
     def put(self, key: str, data: bytes, durable: bool = True) -> None:
         path = self._path(key)
-        with space_told(path), self._written(data, durable) as temporary:
+        with naming_space(path), self._written(data, durable) as temporary:
             os.replace(temporary.name, self._parent(key))
             if durable:
                 self._sync_folders([path])
 
     def sync(self, keys: Iterable[str]) -> None:
         paths = [self._path(key) for key in keys]
-        with space_told(self.root), ThreadPoolExecutor(SYNCS) as pool:
+        with naming_space(self.root), ThreadPoolExecutor(SYNCS) as pool:
             list(pool.map(_sync, paths))
         self._sync_folders(paths)
 
@@ -132,7 +132,7 @@ class LocalStore:
 
     def put_new(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        with space_told(path), self._written(data) as temporary:
+        with naming_space(path), self._written(data) as temporary:
             path = self._parent(key)
             try:
                 os.link(temporary.name, path)
@@ -243,7 +243,7 @@ def _make_temporary(folder: str) -> tuple[int, str]:
 
 
 @contextmanager
-def space_told(path: str) -> Iterator[None]:
+def naming_space(path: str) -> Iterator[None]:
     """What is written here: Unfinished, with the space that is left, where the disk is full."""
     try:
         yield

@@ -210,7 +210,7 @@ def _silent(output: Store, holder: dict[str, Any], if_locked: str) -> bool:
     here = holder.get("place") == _place()
     end = time.monotonic() + SILENCE_S
     while not here and time.monotonic() < end:
-        logger.info(
+        logger.warning(
             "%s: locked by %s, waiting up to %.0f s for its heartbeat",
             output.uri(),
             describe(holder),

@@ -46,7 +46,7 @@ MARKER_S = 2.0  # seconds of patience for a look why an output cannot be written
 PROBE = "_segpipe/probe"  # written and deleted to learn whether an output can be written
 
 
-class _Passing(Exception):
+class _Transient(Exception):
     """This request may well succeed when it is sent again."""
 
     def __init__(self, text: str, at_last: UserError | None = None) -> None:
@@ -221,7 +221,7 @@ class S3Store:
     def _ask(self, key: str, request: Callable[[S3Client], T], reading: bool = False) -> T:
         """The answer to a request, sent again while its failure may pass."""
         tries = Retrying(
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception_type(_Transient),
             wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
             stop=stop_after_delay(self.patience_s),
             reraise=True,
@@ -231,7 +231,7 @@ class S3Store:
             for attempt in tries:
                 with attempt, self._explained(key, reading):
                     return request(self._client())
-        except _Passing as failure:
+        except _Transient as failure:
             if failure.at_last:
                 raise failure.at_last from failure.__cause__
             waited = time.monotonic() - start
@@ -249,7 +249,7 @@ class S3Store:
 
     @contextmanager
     def _explained(self, key: str, reading: bool) -> Iterator[None]:
-        """An error of botocore -> one of ours, or _Passing."""
+        """An error of botocore -> one of ours, or _Transient."""
         try:
             yield
         except (BotoCoreError, ClientError, HTTPClientError, HTTPError, OSError) as error:
@@ -262,9 +262,9 @@ class S3Store:
             line = f"no public bucket, leave --anonymous out ({found.code})"
         match found.kind:
             case Kind.TRANSIENT:
-                return _Passing(found.brief)
+                return _Transient(found.brief)
             case Kind.CREDENTIALS:
-                return _Passing(line, UserError(f"{self.uri()}: {line}"))
+                return _Transient(line, UserError(f"{self.uri()}: {line}"))
             case Kind.USER | Kind.CLOCK:
                 return UserError(f"{self.uri(key if found.of_key else '')}: {line}")
             case Kind.MISSING:

@@ -20,6 +20,7 @@ from segpipe.flags import (
     check_choices,
     check_seed,
 )
+from segpipe.models import engine
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
@@ -44,7 +45,7 @@ CHOICES: dict[str, Iterable[object]] = {
     "tta": tuple(TTA),
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
-    "backend": ("auto", "native", "torch"),
+    "backend": engine.BACKENDS,
     "device": DEVICES,
     "if_locked": lock.IF_LOCKED,
 }
@@ -153,6 +154,8 @@ class TrainConfig:
             given.recipe = DEFAULT if given.model is None else None
         if given.recipe is None:
             return None
+        if given.recipe == "segnet-lite":
+            raise UserError("--recipe segnet-lite: is now lecture")
         if given.recipe not in RECIPES:
             raise UserError(f"--recipe {given.recipe}: choose from {', '.join(RECIPES)}")
         return cls.by_recipe(given.recipe, tyro.MISSING, tyro.MISSING)

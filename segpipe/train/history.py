@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segpipe.storage import Store, space_told
+from segpipe.storage import Store, naming_space
 
 HISTORY, CURVES, PREDICTIONS = "history.csv", "curves.png", "predictions.png"
 STEPS = "_segpipe/steps/epoch-{:05d}.csv"
@@ -53,7 +53,7 @@ def _events(row: Row, steps: Sequence[Row]) -> bytes:
     from tensorboardX.summary import scalar
 
     now, epoch = time.time(), int(row["epoch"])
-    with space_told(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
+    with naming_space(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
         # SummaryWriter's own thread dies on a full disk, and its close() then waits for ever.
         writer = EventsWriter(f"{folder}/events")
 

@@ -122,6 +122,12 @@ def _started(
     before = Started.read(output)
     if before is None:
         return None
+    model, first = settings.network.model, before.settings.network.model
+    if model != first:
+        raise UserError(
+            f"--model {model}: {output.uri()} was started with {first}, give --model or --recipe as "
+            "then, or choose another --output"
+        )
     refuse_changed(output.uri(), before.settings.by_flag(), settings.by_flag())
     if before.files is None:
         return before

@@ -17,7 +17,6 @@ from segpipe.storage.settings import SETTINGS, read_settings
 
 SET = "set"  # key of the files that a run was started with
 DIAMETER = "diameter"  # key of the working diameter, px: how fields are found may change
-"""Scores that are averaged, by name of the test-time augmentation."""
 KEYS = {
     "crop_sampling": "--place",
     "ema_decay": "--average",

@@ -35,7 +35,7 @@ CROPS = "crops"  # the stream's name among a training's data sets
 BLOCK_BYTES = 16 << 20  # crops of a block: more spread Ray's cost of a task, fewer wait for it
 MOST_BLOCK_STEPS = 64
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
-AHEAD = 8  # blocks on their way to each worker; with 4 one cropper rests a half of the time
+AHEAD = 8  # blocks on their way to each worker; with 4 one cropper rests two thirds of the time
 IN_FLIGHT = 4  # blocks that a cropper cuts, or has waiting
 CROPPERS_PER_RANK = 4  # that a GPU's rank can use up: resunet's crops take 5 ms of a core each
 

@@ -23,7 +23,7 @@ from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
 from segpipe.models import networks, norm
-from segpipe.models.loss import CompiledLoss, Loss
+from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.models.torch_compat import data_parallel
@@ -86,7 +86,7 @@ class Trainer:
             norm.synchronise(network, self.device)
         self.network = network = channels_last(network.to(self.device))
         self.loss: nn.Module = (
-            CompiledLoss(network, place.num_threads)
+            NativeLoss(network, place.num_threads)
             if job.native
             else Loss(network, job.network.precision, job.network.loss)
         )
