@@ -125,8 +125,8 @@ def _started(
     model, first = settings.network.model, before.settings.network.model
     if model != first:
         raise UserError(
-            f"--model {model}: {output.uri()} was started with {first}, give --model or --recipe as "
-            "then, or choose another --output"
+            f"--model {model}: {output.uri()} was started with {first}, give --model or --recipe "
+            "as then, or choose another --output"
         )
     refuse_changed(output.uri(), before.settings.by_flag(), settings.by_flag())
     if before.files is None:
