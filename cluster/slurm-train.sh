@@ -9,7 +9,7 @@
 # In a checkout after `make setup`, on a file system that all nodes share; data and output there or
 # on S3, whose keys sbatch takes along from your environment. Flags behind the output go to
 # `segpipe train`. A job that is preempted or whose node dies starts again by itself, one that ran
-# out of time when it is submitted again; either goes on after the last finished epoch. The recipe's
+# out of time when it is submitted again; either resumes after the last finished epoch. The recipe's
 # steps are of four crops: more than four GPUs want --batch-size.
 #SBATCH --job-name=segpipe-train
 #SBATCH --output=%x-%j.out

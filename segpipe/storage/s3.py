@@ -152,7 +152,7 @@ class S3Store:
                 return
             before, token = token, {"ContinuationToken": page.get("NextContinuationToken", "")}
             if token in (before, {"ContinuationToken": ""}):
-                raise OSError(f"{self.uri(prefix)}: the store's listing does not go on, nor end")
+                raise OSError(f"{self.uri(prefix)}: the store's listing neither continues nor ends")
 
     def check_readable(self) -> None:
         with _told(self):
