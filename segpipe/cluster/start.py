@@ -113,11 +113,11 @@ def too_deep(folder: str) -> bool:
     return len(os.fsencode(path)) > LONGEST_SOCKET
 
 
-def _short_folder(text: str) -> str:
+def _short_folder(named: str) -> str:
     for parent in SHORT_FOLDERS:
         with suppress(OSError):
             return tempfile.mkdtemp(prefix="segpipe-ray-", dir=parent)
     raise UserError(
-        f"{text}: too long for Ray's sockets ({LONGEST_SOCKET} bytes), and none of "
+        f"{named}: too long for Ray's sockets ({LONGEST_SOCKET} bytes), and none of "
         f"{', '.join(SHORT_FOLDERS)} can be written; set RAY_TMPDIR to a short path"
     )

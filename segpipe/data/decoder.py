@@ -210,9 +210,9 @@ class Decoder:
             raise RejectedImage(Fault(header["code"]), header["rejected"])
         canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
         geometry = Geometry.from_list(header["geometry"])
-        text = {name: header[name] for name in ANSWER_FIELDS}
+        fields = {name: header[name] for name in ANSWER_FIELDS}
         acquisition = Acquisition(**header["acquisition"])
-        return Fitted(canvas, fov, geometry, **text, acquisition=acquisition)
+        return Fitted(canvas, fov, geometry, **fields, acquisition=acquisition)
 
     def _living(self) -> _Child:
         """The child, or another where none is or it has died between two images.

@@ -89,8 +89,8 @@ def main(config: BareConfig) -> None:
         warm = int(len(ended) * findings.WARM_SHARE)
         rate = (len(ended) - 1 - warm) * config.batch_size / (ended[-1] - ended[warm])
         name = f"{'native' if job.native else 'torch'} {config.precision}"
-        text = {"items": len(ended) * config.batch_size, "rate": rate, "engine": name}
-        print(json.dumps(text), flush=True)
+        row = {"items": len(ended) * config.batch_size, "rate": rate, "engine": name}
+        print(json.dumps(row), flush=True)
     dist.destroy_process_group()
 
 

@@ -87,14 +87,14 @@ def run(words: Sequence[str], cores: Sequence[int] | None, env: Mapping[str, str
     mark = uuid.uuid4().hex
     usage = _Usage()
     # to files: a pipe that nobody reads would stop it
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as text:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.time()
         try:
             process = subprocess.Popen(
                 list(words),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=text,
+                stderr=err,
                 env=os.environ | env | {MARK: mark},
                 start_new_session=True,  # a terminal's Ctrl-C is ours to handle
                 preexec_fn=_Prepare(cores),
@@ -111,7 +111,7 @@ def run(words: Sequence[str], cores: Sequence[int] | None, env: Mapping[str, str
             psutil.wait_procs(marked(mark), END_S)
         finally:
             end(mark)
-        stdout, stderr = _text(out), _text(text)
+        stdout, stderr = _text(out), _text(err)
     return Ended(
         process.returncode,
         stdout,

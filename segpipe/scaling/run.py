@@ -111,8 +111,8 @@ class ScaleConfig:
         check_choices(self, {"job": JOB_FLAGS, "mode": MODES, "device": DEVICES})
         check_places(self, "output", "input", "data", "checkpoint")
         if not self.workers or min(self.workers) < 1:
-            line = " ".join(map(str, self.workers))
-            raise UserError(f"--workers {line}: wanted one number or more, each 1 or more")
+            numbers = " ".join(map(str, self.workers))
+            raise UserError(f"--workers {numbers}: wanted one number or more, each 1 or more")
         if len(set(self.workers)) < len(self.workers):
             raise UserError(
                 f"--workers {' '.join(map(str, self.workers))}: a number comes twice, leave one out"
@@ -263,9 +263,9 @@ def _look_at_input(config: ScaleConfig, source: Source) -> tuple[int, float]:
     images = config.limit or len(sizes) // times
     needed = max(images * times, most + 1)  # a worker's first one only starts the clock
     if len(sizes) < needed:
-        line = "lower --limit or --workers" if config.limit and limit == needed else "take more"
+        remedy = "lower --limit or --workers" if config.limit and limit == needed else "take more"
         raise UserError(
-            f"--input {config.input}: {len(sizes)} photographs, wanted {needed}, {line}"
+            f"--input {config.input}: {len(sizes)} photographs, wanted {needed}, {remedy}"
         )
     return images, statistics.mean(sizes)
 

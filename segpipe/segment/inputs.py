@@ -256,13 +256,13 @@ def skipped_words(skipped: Mapping[str, int]) -> str:
 def _kinds(skipped: Mapping[str, int]) -> str:
     """The commonest kinds."""
     common = Counter(skipped).most_common()
-    text = [
+    kinds = [
         f"{number} {kind[:-1] if number == 1 and kind in NO_FILES else kind}"
         for kind, number in common[:TOLD]
     ]
     if more := sum(number for _, number in common[TOLD:]):
-        text.append(f"{more} more")
-    return ", ".join(text)
+        kinds.append(f"{more} more")
+    return ", ".join(kinds)
 
 
 def filed_as(source: Source, key: str) -> str:
