@@ -179,8 +179,9 @@ def _parse(verb: str, config: type, flags: list[str]) -> Any:
         if misused := wrong_value(flags, kinds):
             raise UserError(misused) from stop
         if missing := _missing(config, flags):
-            line = f"Missing from segpipe {verb}: {', '.join(missing)}"
-            raise UserError(f"{line} (segpipe {verb} --help tells more)") from stop
+            raise UserError(
+                f"missing {', '.join(missing)} (segpipe {verb} --help tells more)"
+            ) from stop
         box = [
             line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")
         ]

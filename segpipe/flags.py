@@ -86,7 +86,7 @@ def unknown_flag(verb: str, words: Sequence[str], known: Sequence[str]) -> str |
                 return f"{name}: is gone since 0.2.0, leave it out"
             if new := RENAMED.get(verb, {}).get(name.replace("_", "-")):
                 return f"{name}: is now {new}"
-            near = get_close_matches(name, known, 1)
+            near = get_close_matches(name, known, 1, cutoff=0.75)
             return f"{name}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
     return None
 

@@ -194,7 +194,7 @@ def test_each_of_several_sets_is_looked_at_before_any_is_measured(
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (["--data", "x"], "Missing from segpipe train: --output"),
+        (["--data", "x"], "missing --output"),
         (["--data", "x", "--output", "y", "--workers", "abc"], "--workers"),
         (["--data", "x", "--output", "y", "--wrokers", "2"], "--wrokers"),
     ],

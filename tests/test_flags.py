@@ -319,7 +319,7 @@ def test_words_before_any_flag_and_flags_that_are_missing_are_told(refused):
     )
     told = refused("segment", "--limit=3")
     assert told.endswith(
-        "Missing from segpipe segment: --input, --output (segpipe segment --help tells more)"
+        "segpipe segment: missing --input, --output (segpipe segment --help tells more)"
     )
 
 

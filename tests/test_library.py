@@ -5,8 +5,10 @@ Run: pytest tests/test_library.py
 
 import io
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.synthetic import draw_fundus
 from segpipe.models import checkpoint, engine
 from segpipe.segment import stages
+from segpipe.segment.config import SegmentConfig
+from segpipe.segment.job import SegmentJob
 from segpipe.segment.keys import MASKS, PROBABILITIES
 from segpipe.segment.manifest import list_inputs
+from segpipe.segment.started import Started
 from segpipe.storage import open_store
 from segpipe.storage.files import read_parquet
 
@@ -62,13 +67,13 @@ def written(folder, name, tmp_path_factory) -> dict[str, dict]:
     chosen = engine.select(engine.find_trials(weights, "cpu"), "auto", "auto").engine
     source = open_store(str(folder))
     output = open_store(str(tmp_path_factory.mktemp("written")))
-    words = (card.model, card.diameter, card.threshold, "sha", "settings", "png", 200.0)
-    job = stages.SegmentJob(source, output, *words, "full", True, card.flips)
+    config = SegmentConfig(source.uri(), output.uri(), measure="full", probabilities=True)
+    job = SegmentJob(source, output, card, Started.of(config, source.uri(), "sha", card.tta))
     manifest = list_inputs(source.list())
     manifest.write(output)
     segmenter = stages.Segmenter(job, weights, chosen, "cpu", 1)
     segmenter({"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])})
-    stages._decoder.cache_clear()
+    stages.own_decoder.cache_clear()
     parts = [entry.key for entry in output.list() if entry.key.endswith(".parquet")]
     rows = [row for key in parts for row in read_parquet(output, key).to_pylist()]
     return {
@@ -229,3 +234,31 @@ print(json.dumps([before, list(sys.modules)]))
     before, after = json.loads(done.stdout)
     assert not {"torch", "ray", "numpy", "cv2"} & set(before)
     assert "ray" not in after
+
+
+def test_threads_that_share_a_model_get_the_masks_of_one(photographs_of_threads):
+    model = segpipe.load_model("resunet")
+    wanted = [model.segment(image).mask for image in photographs_of_threads]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: model.segment(image).mask, photographs_of_threads * 4))
+    for number, mask in enumerate(found):
+        assert np.array_equal(mask, wanted[number % 2])
+
+
+@pytest.fixture
+def photographs_of_threads() -> list[np.ndarray]:
+    return [draw_fundus(seed, 300, 300)[0] for seed in (1, 2)]
+
+
+def test_what_is_no_regular_file_is_refused_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    model = segpipe.load_model("segnet-lite")
+    for path in (tmp_path / "a.jpg", tmp_path, "/dev/null"):
+        with pytest.raises(ValueError, match="no regular file"):
+            model.segment(path)
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_what_is_no_name_of_a_checkpoint_is_refused(name):
+    with pytest.raises(ValueError, match="wanted a name or a path"):
+        segpipe.load_model(name)

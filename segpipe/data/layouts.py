@@ -190,7 +190,7 @@ def _unknown(store: Source, found: list[str]) -> UserError:
     more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
     names = ", ".join(dict.fromkeys(one.name for one in LAYOUTS if one.name != PLAIN))
     wanted = (
-        f" (wanted {names}, or images/ beside labels/ of the same names: the README's table has "
+        f" (wanted {names}, or images/ beside labels/ of the same names: docs/training-data.md has "
         "all; or name files by --images and --labels)"
     )
     return UserError(

@@ -46,7 +46,7 @@ class EvaluateConfig:
     """Measure a checkpoint against labelled sets."""
 
     data: tuple[str, ...]
-    """Labelled sets: folders or s3://bucket/prefix, each in a layout that the README names."""
+    """Labelled sets: folders or s3://bucket/prefix in layouts that docs/training-data.md names."""
     output: str
     """Folder or s3://bucket/prefix for metrics.json, figures and report.html; of several sets a
     folder each, and table.md and table.json."""

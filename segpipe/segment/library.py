@@ -6,8 +6,10 @@ The same path as that of `segpipe segment`, with the same masks: fit -> engine -
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from segpipe.measurement.vessels import Measurements
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import Score
+from segpipe.segment.fetch import LARGEST_FILE_BYTES
 
 MAX_MEGAPIXELS = 200.0  # of a file, as `segpipe segment --max-megapixels` has it
 
@@ -55,6 +58,8 @@ class Model:
     engine: str
     """How the network runs here, such as "native fp32"."""
     _score: Score = field(repr=False)
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """A network keeps its activations: threads that share a model take turns in it."""
 
     def segment(self, image: Image8 | str | os.PathLike[str]) -> Result:
         """image [H, W, 3] uint8 RGB, or the path of a file (docs/formats.md tells which) -> Result.
@@ -68,7 +73,8 @@ class Model:
         """
         fitted = _fitted(image, self.card.diameter)
         canvas, fov, geometry = fitted.canvas, fitted.fov, fitted.geometry
-        score = self._score(canvas, fov)  # [S, S] float32
+        with self._one_at_a_time:
+            score = self._score(canvas, fov)  # [S, S] float32
         mask = native_mask(score, fov, geometry, self.card.threshold)
         field = mask != OUTSIDE
         native: Plane = restore(score, geometry).clip(0, 1)
@@ -86,6 +92,8 @@ def load_model(name_or_path: str | os.PathLike[str] = checkpoint.DEFAULT) -> Mod
 
     Raises ValueError where there is no such checkpoint, or where it is damaged.
     """
+    if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
+        raise ValueError(f"checkpoint {name_or_path!r}: wanted a name or a path")
     name = os.fspath(name_or_path)
     try:
         weights = checkpoint.read(name)
@@ -142,7 +150,7 @@ def _fitted(image: Image8 | str | os.PathLike[str], diameter: float) -> Fitted:
     try:
         if path is None:
             return fit_array(_checked(image), diameter)
-        return fit(path.read_bytes(), diameter, MAX_MEGAPIXELS)
+        return fit(_read(path), diameter, MAX_MEGAPIXELS)
     except RejectedImage as error:
         reason = str(error)
         if error.fault is Fault.TOO_MANY_PIXELS:
@@ -153,7 +161,17 @@ def _fitted(image: Image8 | str | os.PathLike[str], diameter: float) -> Fitted:
 def _path(image: object) -> Path:
     if not isinstance(image, str | os.PathLike):
         raise ValueError(f"image: {_described(image)}; {WANTED}, or a path")
-    return Path(image)
+    return Path(image).expanduser()
+
+
+def _read(path: Path) -> bytes:
+    """Of a regular file: a pipe would be waited for, and a device read for ever."""
+    stat = path.stat()
+    if not S_ISREG(stat.st_mode):
+        raise ValueError(f"{path}: no regular file; wanted a photograph")
+    if stat.st_size > LARGEST_FILE_BYTES:
+        raise ValueError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MiB")
+    return path.read_bytes()
 
 
 def _checked(image: object) -> Image8:

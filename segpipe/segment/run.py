@@ -229,8 +229,15 @@ def _store_failures() -> Iterator[None]:
 
 
 def _exit_code(config: SegmentConfig, summary: dict[str, Any]) -> int:
-    rejected = summary["rejected"] > config.max_rejected * summary["inputs"]
-    return int(rejected or summary["open"] > 0)
+    share = summary["rejected"] / max(1, summary["inputs"])
+    if share > config.max_rejected:
+        logger.warning(
+            "segment: %.3g %% were rejected, more than --max-rejected %g: exit code 1; %s says why",
+            100 * share,
+            config.max_rejected,
+            SUMMARY,
+        )
+    return int(share > config.max_rejected or summary["open"] > 0)
 
 
 def _segment_all(

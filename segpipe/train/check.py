@@ -43,7 +43,7 @@ class CheckConfig:
     """Look at every photograph and label of a set, and say what cannot be right."""
 
     data: str
-    """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
+    """Labelled set: a folder or s3://bucket/prefix in a layout that docs/training-data.md names."""
     output: str | None = None
     """Folder or s3://bucket/prefix for check.json and contact sheets; without, none are written."""
     anonymous: bool = False

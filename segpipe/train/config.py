@@ -60,7 +60,7 @@ class TrainConfig:
     """
 
     data: str
-    """Labelled set: a folder or s3://bucket/prefix in a layout that the README names."""
+    """Labelled set: a folder or s3://bucket/prefix in a layout that docs/training-data.md names."""
     output: str
     """Folder or s3://bucket/prefix for checkpoints, history.csv and the figures."""
     recipe: str | None = None
