@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from ray.exceptions import ActorUnavailableError
 
-from segpipe.train import run as train
+from segpipe.train import watch
 
 
 def test_a_board_that_cannot_be_reached_is_told_once_and_asked_again(monkeypatch, capsys):
@@ -24,12 +24,14 @@ def test_a_board_that_cannot_be_reached_is_told_once_and_asked_again(monkeypatch
         stop.set()
         return answer
 
-    monkeypatch.setattr(train.ray, "get", get)
-    monkeypatch.setattr(train.states, "finished_epochs", lambda _: 0)
-    plan = SimpleNamespace(epochs=2, steps_per_epoch=2, batch_size=5)
-    job = SimpleNamespace(plan=plan, compiled=False, precision="fp32", device="cpu", output=None)
+    monkeypatch.setattr(watch.ray, "get", get)
+    monkeypatch.setattr(watch.states, "finished_epochs", lambda _: 0)
+    crops = SimpleNamespace(batch_size=5)
+    plan = SimpleNamespace(epochs=2, steps_per_epoch=2, crops=crops)
+    network = SimpleNamespace(precision="fp32")
+    job = SimpleNamespace(plan=plan, native=False, network=network, device="cpu", output=None)
     stop.wait = lambda timeout: stop.is_set()
-    train._watch(SimpleNamespace(take=SimpleNamespace(remote=object)), stop, job)
+    watch._watch(SimpleNamespace(take=SimpleNamespace(remote=object)), stop, job)
     told = capsys.readouterr().err
-    assert told.count("how far it is cannot be told now") == 1
+    assert told.count("progress is not known at the moment") == 1
     assert "epoch 1/2" in told

@@ -711,6 +711,6 @@ def test_a_mask_is_known_by_its_palette_and_is_no_photograph(orientation):
     assert reason(data[: data.index(b"IDAT")]) == reason(data)  # no pixel is looked at
     grey = np.array([0, 255, 128], np.uint8)[mask]
     np.testing.assert_array_equal(decode_image(data), np.repeat(grey[..., None], 3, axis=2))
-    np.testing.assert_array_equal(read_drawing(data).drawn, mask != 0)
+    np.testing.assert_array_equal(read_drawing(data).foreground, mask != 0)
     for like in (Image.fromarray(grey), Image.fromarray(grey).convert("P")):
         np.testing.assert_array_equal(decode_photograph(encoded(like, "PNG")).image[..., 0], grey)

@@ -143,7 +143,7 @@ def test_a_scheduled_run_skips_an_output_that_another_one_holds(
     told = capfd.readouterr()
     assert told.err == ""
     (line,) = told.out.splitlines()
-    assert line.startswith(f"segpipe segment: skipped, {tmp_path}/out: process ")
+    assert line.startswith(f"segpipe segment: skipped, {tmp_path}/out: locked by process ")
     assert line.endswith(")")
     assert not list((tmp_path / "out").rglob("*"))  # nor is anything of the holder left
     assert run(*words) == 1  # nobody holds it any more

@@ -66,7 +66,7 @@ def test_a_run_that_skips_a_locked_output_sees_who_holds_it_and_writes_nothing(o
         monkeypatch.setattr(type(output), name, refuse)
     with pytest.raises(Skipped) as told:
         lock.hold(output, "skip").__enter__()
-    assert str(told.value).startswith(f"skipped, {output.uri()}: process ")
+    assert str(told.value).startswith(f"skipped, {output.uri()}: locked by process ")
     assert str(told.value).endswith(f" on here (since {at})")
 
 
@@ -112,7 +112,7 @@ def test_a_silent_lease_of_another_machine_is_taken_over_after_the_silence(
     leave_lease(output, place="elsewhere", host="far")
     with lock.hold(output, if_locked) as held:
         assert held.mine()
-    looks = capsys.readouterr().err.count("waiting whether process")
+    looks = capsys.readouterr().err.count("s for its heartbeat")
     assert 0 < looks <= lock.SILENCE_S / lock.BEAT_S  # it is waited for once
 
 

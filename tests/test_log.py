@@ -73,7 +73,7 @@ LAST = {
     "user": "segpipe play: --x 1: choose 2",
     "unfinished": "segpipe play: the store is down; run it again",
     "bug": "segpipe play: ZeroDivisionError: by zero (--debug shows where)",
-    "stopped": "segpipe play: stopped, the same command goes on",
+    "stopped": "segpipe play: stopped, run the same command again to resume",
 }
 CODES = {"user": 2, "unfinished": 1, "bug": 1, "stopped": 130}
 
@@ -120,7 +120,7 @@ def test_lower_levels_are_left_out(play, level, lines):
     [
         (["--log-format", "xml"], "--log-format xml: choose from text, json"),
         (["--log-level=loud"], "--log-level loud: choose from debug, info, warning, error"),
-        (["--log-level"], "--log-level : choose from debug, info, warning, error"),
+        (["--log-level"], "--log-level: choose from debug, info, warning, error"),
         (["--log-levl", "x"], "--log-levl: unknown flag, did you mean --log-level?"),
     ],
 )

@@ -42,13 +42,14 @@ EXCEPTIONS = {  # a part of the text: why it may lack a name or what to do
     "{misused}": "names the flag, its value and what was wanted",
     "{cause}, check the path": "os_error_text names the file",
     "{os_error_text(error)}, check the path": "os_error_text names the file",
-    '"{told}": is no path': "the value itself",
-    "{self.uri(key if found.of_key else '')}: {told}": "the table of s3_errors, below",
-    "{self.uri()}: {told}": "the table of s3_errors, below",
+    '"{text}": is no path': "the value itself",
+    "{self.uri(key if found.of_key else '')}: {line}": "the table of s3_errors, below",
+    "{self.uri()}: {line}": "the table of s3_errors, below",
     "{str(error)}": "NotNow names the URI; the table of s3_errors, below",
     "segpipe runs on": "of the machine, whatever the flags",
     "{error} (is the store up,": "StoreDown names the URI; a question says what to look at",
-    "{flag(name)} {getattr(self, name)}: {told}": "told says to leave it out",
+    "{flag(name)} {getattr(self, name)}: {wrong}": "it says to leave it out, or what to give",
+    "missing {', '.join(missing)}": "the flags that are to be given",
 }
 
 

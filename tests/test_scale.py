@@ -316,7 +316,7 @@ def test_a_failure_keeps_what_was_measured_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (["--batch-size", 2], "--batch-size 2"),
+        (["--group-size", 2], "--group-size 2"),
         (["--mode", "weak"], "--mode weak"),
         (["--checkpoint", "segnet-lite"], "--checkpoint segnet-lite"),
     ],

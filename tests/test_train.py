@@ -94,7 +94,7 @@ def test_a_second_training_into_one_output_is_refused(train, tmp_path, capfd):
     with lock.hold(output):
         train("shared", "--epochs", 1, code=2)
         assert [entry.key for entry in output.list()] == [lock.LOCK]
-        assert "is writing there, wait for it" in capfd.readouterr().err
+        assert ", wait for it or choose another --output" in capfd.readouterr().err
         train("shared", "--epochs", 1, "--if-locked", "skip", code=0)
         assert [entry.key for entry in output.list()] == [lock.LOCK]
     assert capfd.readouterr().out.startswith(f"segpipe train: skipped, {output.uri()}: process ")

@@ -155,7 +155,7 @@ class TrainConfig:
         if given.recipe is None:
             return None
         if given.recipe == "segnet-lite":
-            raise UserError("--recipe segnet-lite: is now lecture")
+            raise UserError("--recipe segnet-lite: is now lecture, give that")
         if given.recipe not in RECIPES:
             raise UserError(f"--recipe {given.recipe}: choose from {', '.join(RECIPES)}")
         return cls.by_recipe(given.recipe, tyro.MISSING, tyro.MISSING)
