@@ -97,7 +97,9 @@ def test_a_second_training_into_one_output_is_refused(train, tmp_path, capfd):
         assert ", wait for it or choose another --output" in capfd.readouterr().err
         train("shared", "--epochs", 1, "--if-locked", "skip", code=0)
         assert [entry.key for entry in output.list()] == [lock.LOCK]
-    assert capfd.readouterr().out.startswith(f"segpipe train: skipped, {output.uri()}: process ")
+    assert capfd.readouterr().out.startswith(
+        f"segpipe train: skipped, {output.uri()}: locked by process "
+    )
 
 
 def test_an_extension_that_is_interrupted_leaves_the_old_model_and_is_not_finished(
