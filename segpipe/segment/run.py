@@ -247,6 +247,12 @@ def _segment_all(
     progress, counts = Progress("segment"), Counter({"ok": 0, "rejected": 0, "open": 0})
     progress.show(f"starting, {todo.num_rows} to do, {todo.num_done} done before")
     device = choose_device(run.config.device)
+    if device == "cpu" and run.config.batch_size is not None:
+        logger.warning(
+            "segment: note: --batch-size %d: has no effect on CPUs; --group-size sets how many are "
+            "committed together",
+            run.config.batch_size,
+        )
     first, matched, chosen, known = _choose_engine(run, device)
     place = run.config.output
     if problem := engine.trial_of(known, first).problem:

@@ -65,7 +65,11 @@ def train(config: TrainConfig) -> None:
     labelled = open_labelled(data, reading=Reading.of(config))
     before = _started(data, output, settings, labelled)
     if before and before.files is None:
-        logger.warning("train: %s was started without a list of its set's files", output.uri())
+        logger.warning(
+            "train: %s was started without a list of its set's files, by an older release: changes "
+            "of the set since are not noticed",
+            output.uri(),
+        )
     state = states.newest(output, lambda text: logger.warning("train: warning: %s", text))
     done = state.epoch if state else 0
     if done > config.epochs:
