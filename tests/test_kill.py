@@ -435,7 +435,7 @@ def test_status_tells_a_running_a_stopped_and_a_finished_run(photographs, tmp_pa
 
     with running(*words) as job:
         wait_until(lambda: (tmp_path / "_segpipe" / "lease.json").exists(), "lock")
-        wait_until(lambda: state()["done"] > 0, "progress")
+        wait_until(lambda: (state()["done"] or 0) > 0, "progress")
         now = state()
         assert (now["state"], now["inputs"]) == ("running", NUM_INPUTS)
         assert f"process {job.process.pid} on" in now["writer"]

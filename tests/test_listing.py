@@ -71,6 +71,14 @@ def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
     assert read_json(output, lock.LOCK) is None
 
 
+def test_a_run_that_has_just_taken_the_lock_is_listing(tmp_path):
+    """Before its first heartbeat: `status` starts more quickly than that comes."""
+    output = open_store(str(tmp_path / "out"))
+    with lock.hold(output):
+        state = status.state_of(output)
+    assert (state["state"], state["listed"], state["inputs"]) == ("listing", 0, None)
+
+
 def test_a_listing_goes_before_the_summary_of_an_earlier_run(tmp_path):
     output = open_store(str(tmp_path / "out"))
     write_json(output, MANIFEST, {"inputs": 5, "digest": "x"})
