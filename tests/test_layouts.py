@@ -476,7 +476,7 @@ def test_no_known_layout_is_told_in_a_short_line_with_what_to_do(tmp_path, files
     if line.endswith(")"):  # nothing better is known
         for name in (
             *({one.name for one in LAYOUTS} - {"plain"}),
-            "README",
+            "docs/training-data.md",
             "images/ beside labels/",
             "--images",
         ):
