@@ -71,11 +71,16 @@ def test_while_the_input_is_listed_status_says_so_and_the_lock_is_held(
     assert read_json(output, lock.LOCK) is None
 
 
-def test_a_run_that_has_just_taken_the_lock_is_listing(tmp_path):
+def test_a_run_that_has_just_taken_the_lock_is_listing(
+    no_ray, photographs, tmp_path, at_listing, monkeypatch
+):
     """Before its first heartbeat: `status` starts more quickly than that comes."""
     output = open_store(str(tmp_path / "out"))
-    with lock.hold(output):
-        state = status.state_of(output)
+    monkeypatch.setattr(lock.Lock, "beat", lambda _: None)
+    found = []
+    at_listing(lambda: found.append(status.state_of(output)))
+    run("segment", "--input", photographs, "--output", output.uri())  # ends where Ray would start
+    state = found[0]
     assert (state["state"], state["listed"], state["inputs"]) == ("listing", 0, None)
 
 

@@ -49,6 +49,7 @@ from segpipe.data.fitting import Fitted
 from segpipe.data.photograph import Acquisition
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
+DECODING_S = 60.0  # seconds of CPU for one photograph; 200 megapixels take some 10
 TRIES = 2  # crashes of a child on one photograph: the first may have been another's fault
 PAUSES_S = (0.5, 2.0, 8.0)  # before each try alone on the node, for its memory to come back
 POLL_S = 0.1  # between two looks whether another process still tries alone

@@ -59,6 +59,7 @@ TRAINED_NATIVE = "segnet-lite"  # whose native loop finds gradients
 REFERENCE = Engine("torch", "fp32")
 ENGINES = (REFERENCE, Engine("torch", "bf16"), Engine("native", "fp32"), Engine("native", "bf16"))
 BACKENDS = ("auto", "native", "torch")
+IN_SETTINGS = {"native": "on", "torch": "off"}  # backends, as settings.json calls --compile
 OLD_NAMES = {"compiled": "native", "eager": "torch"}  # until 0.1.0
 PRECISION = ("auto", "fp32", "bf16")
 

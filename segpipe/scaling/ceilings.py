@@ -28,7 +28,7 @@ from threading import Barrier
 import numpy as np
 import tyro
 
-from segpipe.data.decoder import Decoder
+from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models import checkpoint, engine
 from segpipe.models.engine import Engine
@@ -177,7 +177,7 @@ def _fetch(part: Part, number: int, entries: Sequence[Entry]) -> Step:
 
 def _decode(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     job = _job(part)
-    decoder = Decoder(job.card.diameter, MAX_MEGAPIXELS, stages.DECODING_S)
+    decoder = Decoder(job.card.diameter, MAX_MEGAPIXELS, DECODING_S)
     files = cycle([data for _, data in _sample(part, entries)])
 
     def step() -> int:

@@ -1,4 +1,4 @@
-"""What Prometheus sees of a bulk run."""
+"""What Prometheus sees of a bulk run, through Ray's exporter on the driver's node."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from segpipe.segment.stopwatch import STAGES
 
 
 class Gauges:
-    """What Prometheus sees of a bulk run, through Ray's exporter on the driver's node."""
-
     def __init__(self) -> None:
         self.images = Counter("segpipe_images", "Inputs that ended.", tag_keys=("status",))
         self.seconds = Counter("segpipe_stage_seconds", "Of all workers.", tag_keys=("stage",))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from segpipe.data import codecs
 from segpipe.data.canvas import native_mask, native_score
 from segpipe.data.classes import OUTSIDE, VESSEL
+from segpipe.data.fitting import Fitted
 from segpipe.errors import StoreDown, UserError, must_change, os_error_text
 from segpipe.segment.fetch import transfers
 from segpipe.segment.inputs import filed_as
@@ -89,7 +90,7 @@ class Group:
             key = PROBABILITIES + key.removeprefix(MASKS)
             pictures |= self._placed("probability", key, png, files)
         return (
-            self._measured(photo, score)
+            self._measured(fitted, score)
             | pictures
             | asdict(fitted.acquisition)
             | {
@@ -115,10 +116,9 @@ class Group:
             f"{name}_png": png if form != "png" else None,
         }
 
-    def _measured(self, photo: Photo, score: npt.NDArray[np.float32]) -> dict[str, Any]:
+    def _measured(self, fitted: Fitted, score: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Columns of vessels and quality, from the canvas."""
-        fitted = photo.fitted
-        if self.job.started.measure == "none" or fitted is None:
+        if self.job.started.measure == "none":
             return {}
         import cv2
 

@@ -20,7 +20,7 @@ from segpipe import plots
 from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
-from segpipe.data.decoder import Decoder
+from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.data.fitting import Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
 from segpipe.html import embedded, jpeg, template
@@ -46,7 +46,6 @@ WORK_S, PAUSE_S = 60, 3600  # without a photograph: shorter is work, longer is n
 USUAL_STEPS = 20  # between those two a pause is longer than so many of the usual steps
 
 THUMBNAIL_PX = 300  # diameter of the field of view
-DECODING_S = 60.0  # seconds of CPU for one photograph
 VESSEL_COLOUR = (0, 255, 170)  # green-blue: the one hue a retina does not have
 
 Numbers = npt.NDArray[np.float64]

@@ -76,7 +76,7 @@ def segment(config: SegmentConfig) -> int:
     check_cluster()
     with _store_failures():
         run = _open(config)
-        with lock.hold(run.output, config.if_locked) as held:
+        with lock.hold(run.output, config.if_locked, {"listing": 0}) as held:
             _refuse_changed(run)  # another run may have ended since
             listing = time.monotonic()
             inputs = _inputs(run, held)
@@ -138,7 +138,6 @@ def _inputs(run: Run, held: Lock) -> Inputs:
         rate = number / max(time.monotonic() - start, 1e-3)
         progress.show(f"listing {config.input}, {number} files, {rate:.0f}/s")
 
-    held.progress = {"listing": 0}
     beside = inside(run.source, run.output)
     return Inputs(
         run.source, beside, config.include, config.exclude, config.limit, on_listed=on_listed
@@ -253,12 +252,12 @@ def _segment_all(
             "committed together",
             run.config.batch_size,
         )
-    first, matched, chosen, known = _choose_engine(run, device)
+    before = read_started(run.output)
+    first, matched, chosen, known = _choose_engine(run, device, before)
     place = run.config.output
     if problem := engine.trial_of(known, first).problem:
         text = f"{first.name}, with which {place} was started, does not run here ({problem})"
         progress.show(f"{text}: {chosen.engine.name} takes its place", always=True)
-    before = read_started(run.output)
     if before and before.fields_of != PIXELS:
         text = f"{place} was started with a release that finds fields otherwise"
         progress.show(f"{text}: masks that are done stay as they are", always=True)
@@ -301,14 +300,15 @@ def _segment_all(
     }
 
 
-def _choose_engine(run: Run, device: str) -> tuple[Engine, bool, Trial, list[Trial]]:
+def _choose_engine(
+    run: Run, device: str, before: Started | None
+) -> tuple[Engine, bool, Trial, list[Trial]]:
     """The engine that the output was started with, whether it matches the reference, how the
     network is run now, and all that was considered.
 
     What the flags leave open is chosen for a new output, and stays as it was for another. Raises
     UserError where that does not run here and nothing can take its place.
     """
-    before = read_started(run.output)
     flags = run.config.backend, run.config.precision
     known = on_network_node(engine.find_trials, run.weights, device)
     if before is None or before.engine is None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.canvas import canvas_side
-from segpipe.data.decoder import Decoder
+from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models.engine import Engine, Score, open_or_reference, open_score
 from segpipe.segment.fetch import Fetched, OpenInput, fetched, transfers
@@ -30,7 +30,6 @@ from segpipe.segment.stopwatch import STAGES, Stopwatch
 from segpipe.storage import Entry
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-DECODING_S = 60.0  # seconds of CPU for one photograph; 200 megapixels take some 10
 
 Batch = dict[str, npt.NDArray[Any]]
 

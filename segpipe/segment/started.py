@@ -7,14 +7,13 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segpipe.models.engine import Engine
+from segpipe.models.engine import IN_SETTINGS, Engine
 from segpipe.models.tta import num_scores, tta_of
 from segpipe.segment.config import SegmentConfig
 from segpipe.storage import Store
 from segpipe.storage.files import damaged_file
 from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_changed
 
-BACKENDS = {"native": "on", "torch": "off"}  # as --compile was called in files
 MATCHED = "engine matches the reference"
 FOUND = "fields are found as of"
 ROW_FLAGS = ("--measure", "--probabilities")  # what no mask depends on
@@ -79,7 +78,7 @@ class Started:
         values = self._by_flag()
         values["--flips"] = num_scores(values.pop("--tta"))
         if self.engine is not None:
-            values["--compile"] = BACKENDS[self.engine.backend]
+            values["--compile"] = IN_SETTINGS[self.engine.backend]
             values["--precision"] = self.engine.precision
         return values | {MATCHED: self.matched, FOUND: self.fields_of}
 
@@ -89,7 +88,7 @@ class Started:
 
         What is missing came with a later release: it is as it was without.
         """
-        backends = {word: name for name, word in BACKENDS.items()}
+        backends = {word: name for name, word in IN_SETTINGS.items()}
         engine = None
         if "--compile" in values:
             engine = Engine(backends[values["--compile"]], str(values["--precision"]))

@@ -62,8 +62,8 @@ def state_of(output: Store) -> dict[str, Any]:
     }
     running = holder is not None and not lock.is_silent(holder)
     progress = holder["progress"] if running and holder else {}
-    unknown = dict.fromkeys(COUNTS)
     if "listing" in progress:
+        unknown = dict.fromkeys(COUNTS)
         return {"state": "listing", **unknown, "listed": progress["listing"]} | writer
     if progress:  # also where the summary of an earlier run stands
         num_inputs = sum(progress[name] for name in ("ok", "rejected", "open"))
@@ -72,8 +72,6 @@ def state_of(output: Store) -> dict[str, Any]:
         counts = {name: summary[name] for name in ("ok", "rejected", "open", "images_per_second")}
         return _state("finished", summary["inputs"] + summary["open"], counts) | writer
     manifest = read_marker(output, inputs=int)
-    if manifest is None and running:  # it has the lock, and lists next
-        return {"state": "listing", **unknown, "listed": 0} | writer
     if manifest is None:
         raise UserError(
             f"--output {output.uri()}: no run of `segpipe segment` wrote there, check the path"

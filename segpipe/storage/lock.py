@@ -147,13 +147,16 @@ class Claim:
 
 
 @contextmanager
-def hold(output: Store, if_locked: str = "fail") -> Iterator[Lock]:
-    """The lock on an output that can be written.
+def hold(
+    output: Store, if_locked: str = "fail", progress: dict[str, Any] | None = None
+) -> Iterator[Lock]:
+    """The lock on an output that can be written, which shows this progress from its first moment.
 
     Raises UserError where another run holds it, or Skipped where `if_locked` is "skip", before
     anything is written; and UserError where nothing can be written.
     """
     lock, missing = Lock(output), output.missing_folders()
+    lock.progress = progress or {}
     _acquire(lock, if_locked)
     lock.renewed = _now()
     thread = threading.Thread(target=lock.beat, daemon=True, name="lock")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from segpipe.flags import flag
+from segpipe.models.engine import IN_SETTINGS
 from segpipe.models.tta import TTA, num_scores
 from segpipe.storage import Store
 from segpipe.storage.files import write_json
@@ -27,7 +28,7 @@ KEYS = {
 VALUES: dict[str, dict[str, Any]] = {
     "crop_sampling": {"uniform": "photograph", "fov": "field"},
     "tta": {name: num_scores(name) for name in TTA},
-    "backend": {"native": "on", "torch": "off"},
+    "backend": IN_SETTINGS,
 }
 """Values in the file that are not those of today."""
 

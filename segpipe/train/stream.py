@@ -23,7 +23,7 @@ from ray.data.context import AutoscalingConfig
 from ray.data.datasource import Datasource, ReadTask
 
 from segpipe import ray_compat
-from segpipe.cluster.nodes import DATA_CPUS
+from segpipe.cluster.nodes import DATA_CPUS, cluster_total
 from segpipe.cluster.throttle import NICE, BackgroundThrottle
 from segpipe.cluster.workers import data_stage
 from segpipe.data.layouts import Example
@@ -177,8 +177,7 @@ class TrainingData(ray_compat.DataConfig):
 
     def _crops(self, world_size: int) -> list[DataIterator]:
         first_step = states.finished_epochs(self.output) * self.plan.steps_per_epoch
-        cores: float = ray.cluster_resources()["CPU"]  # type: ignore[no-untyped-call]
-        most = most_croppers(int(cores), world_size, self.device)
+        most = most_croppers(int(cluster_total("CPU")), world_size, self.device)
         dataset = crop_stream(self.plan, first_step, world_size, (1, most))
         return dataset.streaming_split(world_size, equal=False)
 
