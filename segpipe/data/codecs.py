@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from segpipe.data.arrays import Image8
 from segpipe.data.headers import png_palette
-from segpipe.data.photograph import Photograph
+from segpipe.data.photograph import MAX_MEGAPIXELS, Photograph
 from segpipe.data.pictures import read_netpbm, read_picture
 from segpipe.data.tiff import read_tiff
 from segpipe.errors import Fault, RejectedImage
@@ -50,13 +50,13 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # ---- in: bytes -> photograph
 
 
-def decode_image(data: bytes, max_megapixels: float = 200.0) -> Image8:
+def decode_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image8:
     """An encoded photograph, or mask -> image [H, W, 3] uint8 RGB, as decode_photograph's."""
     return _decoded(data, max_megapixels, math.inf, masks=True).image
 
 
 def decode_photograph(
-    data: bytes, max_megapixels: float = 200.0, enough: float = math.inf
+    data: bytes, max_megapixels: float = MAX_MEGAPIXELS, enough: float = math.inf
 ) -> Photograph:
     """A file in a format of docs/formats.md -> its first picture, 8 bits a channel.
 

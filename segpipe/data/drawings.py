@@ -21,7 +21,7 @@ from segpipe.data.codecs import FORMATS, WHITE
 from segpipe.data.colours import BLACK, Scheme, in_hex
 from segpipe.data.depth import FULL_RANGE
 from segpipe.data.fov import fov_diameter
-from segpipe.data.photograph import TURNED_BACK, check_area
+from segpipe.data.photograph import MAX_MEGAPIXELS, TURNED_BACK, check_area
 from segpipe.data.pictures import turned_by_pillow
 from segpipe.errors import Fault, RejectedImage
 
@@ -39,7 +39,6 @@ BIN = 8  # levels of a bin in which greys are counted
 PEAK = 0.6  # of the greys, in a quarter of their range: a level of its own, no soft edges
 GREY_MODES = "1", "L", "LA", "La"  # of Pillow, in 8 bits
 NUMBERS = "I", "F"  # its modes of more bits begin so
-MOST_MEGAPIXELS = 200.0  # of a drawing, as of a photograph
 
 
 class NotTwoValued(RejectedImage):
@@ -75,7 +74,7 @@ def read_drawing(data: bytes, scheme: Scheme | None = None) -> Drawing:
     known meaning, and what Pillow raises for what is no image.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        check_area(picture.width * picture.height, MOST_MEGAPIXELS)
+        check_area(picture.width * picture.height, MAX_MEGAPIXELS)
         turned = TURNED_BACK.get(turned_by_pillow(picture))  # before it is decoded
         clear = "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info
         alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None

@@ -10,6 +10,7 @@ from PIL import Image
 from segpipe.data.arrays import Image8
 from segpipe.errors import Fault, RejectedImage
 
+MAX_MEGAPIXELS = 200.0  # of a picture, where nothing else is said
 SMALLEST_SIDE = 16  # px: the search for the field of view wipes out what is thinner than 9
 TURNED_BACK = {  # EXIF's orientation -> what undoes the turn for display
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 
 from segpipe.data.decoder import DECODING_S, Decoder
+from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models import checkpoint, engine
 from segpipe.models.engine import Engine
@@ -44,7 +45,6 @@ from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import PATIENCE_S, Entry, open_store
 from segpipe.storage.places import inside
 
-MAX_MEGAPIXELS = 200.0  # as segment's by default
 SAMPLE = 32  # photographs in memory, drawn from the whole input
 SAMPLE_BYTES = 256 << 20  # or fewer, where files are large
 GROUP = 16  # photographs that are written before they are committed

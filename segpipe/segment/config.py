@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import UserError
 from segpipe.flags import (
     DEVICES,
@@ -54,7 +55,7 @@ class SegmentConfig:
     four times the network's time; without, as the checkpoint was made for."""
     max_rejected: float = 0.05
     """Share of rejected inputs above which the exit code is 1."""
-    max_megapixels: float = 200.0
+    max_megapixels: float = MAX_MEGAPIXELS
     """Photographs with more pixels (in millions) are rejected before they are decoded."""
     retry_rejected: bool = False
     """Do the rejected inputs of an earlier run once more."""

@@ -18,6 +18,7 @@ from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import native_mask, restore
 from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL, classes_of
 from segpipe.data.fitting import Fitted, fit, fit_array
+from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import Fault, RejectedImage, UserError
 from segpipe.measurement import vessels
 from segpipe.measurement.quality import Quality, assess_quality
@@ -26,8 +27,6 @@ from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import Score
 from segpipe.segment.fetch import LARGEST_FILE_BYTES
-
-MAX_MEGAPIXELS = 200.0  # of a file, as `segpipe segment --max-megapixels` has it
 
 
 @dataclass(frozen=True)
