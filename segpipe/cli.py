@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from segpipe import __version__
-from segpipe.errors import Skipped, Unfinished, UserError, must_change, os_error_text
+from segpipe.errors import Skipped, Unfinished, UserError, first_cause, must_change, os_error_text
 from segpipe.flags import flag, unknown_flag, wrong_value
 from segpipe.progress import FORMATS, LEVELS, LogSettings, last_word
 from segpipe.storage import folders
@@ -142,7 +142,7 @@ def _run(verb: str, words: list[str]) -> int:
         if debug:
             raise
         logger.error("segpipe %s: %s (%s shows where)", verb, _one_line(error), DEBUG)
-        cause = _first_cause(error)
+        cause = first_cause(error)
         code = USER_ERROR if isinstance(cause, OSError) and must_change(cause) else UNFINISHED
     return code
 
@@ -217,14 +217,8 @@ class _Terminate:
 
 
 def _one_line(error: BaseException) -> str:
-    cause = _first_cause(error)
+    cause = first_cause(error)
     if isinstance(cause, OSError):
         return os_error_text(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -120,6 +120,13 @@ def place_of(error: BaseException) -> str:
     return ""
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """What an error was raised for in the first place."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 class StarvedDecoder(Exception):
     """An image could not be decoded now: its node lacks memory or CPU. The input stays open."""
 

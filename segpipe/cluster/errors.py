@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.exceptions import RayError
 
-from segpipe.errors import Unfinished, UserError, os_error_text
+from segpipe.errors import Unfinished, UserError, first_cause, os_error_text
 
 
 def own_error(error: BaseException | None) -> Exception | None:
@@ -38,7 +38,6 @@ def first_line(error: BaseException) -> str:
 
 def last_line(error: BaseException) -> str:
     """The last that the first cause of an error says."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = first_cause(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
