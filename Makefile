@@ -1,7 +1,7 @@
 # make setup | demo | test | test-cluster | test-nightly | gpu | check | bench
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 # files at once
+TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
 
 .PHONY: setup demo test test-cluster test-nightly gpu check bench clean
 

@@ -69,7 +69,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console command. Always ends in SystemExit."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _verb_first(list(sys.argv[1:] if arguments is None else arguments))
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(OK if words else USER_ERROR)
@@ -80,6 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"segpipe: {words[0]}: unknown verb, choose from {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     run_verb(words[0], words[1:])
+
+
+def _verb_first(words: list[str]) -> list[str]:
+    """What every verb takes may stand before it too."""
+    at = 0
+    while at < len(words):
+        name, separator, _ = words[at].partition("=")
+        if name not in (DEBUG, *LOG_FLAGS):
+            break
+        at += 2 if name in LOG_FLAGS and not separator else 1
+    return [*words[at : at + 1], *words[:at], *words[at + 1 :]] if at < len(words) else []
 
 
 def run_verb(verb: str, flags: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ Run: pytest tests/test_log.py
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import ray
+from proxy import Proxy
 from verbs import run
 
 from segpipe import cli
@@ -113,6 +115,13 @@ def test_lines_for_machines_are_objects_of_the_same_messages(play, end):
 )
 def test_lower_levels_are_left_out(play, level, lines):
     assert play("--log_level", level) == (0, lines)
+
+
+def test_flags_of_every_verb_may_stand_before_it(play, capfd):
+    assert run("--log-level=warning", "--debug", "--log-format", "text", "play") == 0
+    assert capfd.readouterr().err.splitlines() == LINES[1:]
+    assert run("--log-format", "text") == 2  # no verb
+    assert "usage: segpipe VERB" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -222,3 +231,13 @@ def test_compaction_of_a_large_archive_tells_how_far_it_is(
     counts = ["2 of 5", "4 of 5", "5 of 5"] if page_rows == 2 else []
     assert [start for start, _ in lines] == [f"segment: compacting, {count}" for count in counts]
     assert all("/s, " in rest and rest.endswith(" left") for _, rest in lines)
+
+
+def test_what_a_store_is_asked_again_is_told_on_request(s3, capsys, monkeypatch):
+    """A key once more, with the reason and no secret."""
+    LogSettings("segment", "debug").apply()
+    with Proxy(s3.endpoint, fault=lambda *words: "503" if words[-1] == 0 else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        open_store(f"{s3.uri}/again").put("a.png", b"x")
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"store: s3://\S+/again/a.png: tried again in \d.\d s: .*503.*", line)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ import pytest
 import ray
 import torch
 import torch.distributed as dist
+from ranks import CONTEXT
 from ray._private import services, utils, worker
 from ray._raylet import AuthenticationTokenLoader
 from ray.data import DataContext
@@ -451,12 +453,18 @@ def test_a_convolution_with_what_follows_is_their_sum_and_relu(dtype, with_other
     torch.testing.assert_close(found.float(), wanted, rtol=2e-2, atol=5e-2)
 
 
+def synced_buffers(meet: str) -> list[bool]:
+    """Whether each step syncs buffers, by our wrapper and by torch's default."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    wrapped = [torch_compat.data_parallel(module), DistributedDataParallel(module)]
+    found = [one.will_sync_module_buffers() for one in wrapped]
+    dist.destroy_process_group()
+    return found
+
+
 def test_ranks_send_no_statistics_of_batch_norm(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
-    try:
-        module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-        found = torch_compat.data_parallel(module)
-        assert not found.will_sync_module_buffers()
-        assert DistributedDataParallel(module).will_sync_module_buffers()
-    finally:
-        dist.destroy_process_group()
+    """In a process of its own, as a group's threads belong to a whole process."""
+    with ProcessPoolExecutor(1, CONTEXT) as pool:
+        assert pool.submit(synced_buffers, f"file://{tmp_path}/ranks").result() == [False, True]

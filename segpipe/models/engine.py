@@ -14,6 +14,7 @@ CPU, so it is tried once.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -41,6 +42,8 @@ RUNS, RUNS_S = 3, 1.0  # runs of each, the quickest counts; seconds after which 
 
 Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> score [S, S] float32, right where fov is not 0"""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,9 @@ def find_trials(weights: bytes, device: str) -> list[Trial]:
         return known
     trials = _try_all(loaded, device)
     _write(path, trials)
+    for trial in trials:
+        found = trial.problem or f"{trial.ms} ms a canvas, vessel Dice {trial.vessel_dice}"
+        logger.debug("engine: %s: %s", trial.engine.name, found)
     return trials
 
 

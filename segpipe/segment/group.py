@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from concurrent.futures import Future
@@ -25,6 +26,8 @@ from segpipe.segment.keys import MASKS, PROBABILITIES, mask_key
 from segpipe.segment.parts import commit_part
 from segpipe.segment.photo import Photo
 from segpipe.segment.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
 
 
 class Group:
@@ -68,6 +71,7 @@ class Group:
             self.keys += files
         entry = photo.entry
         row = {"path": entry.key, "bytes": entry.bytes, "version": entry.version}
+        logger.debug("segment: %s: %s", entry.key, columns["status"])
         self.rows.append(row | self.of_job | columns | {"finished": datetime.now(UTC)})
 
     def _mask(self, photo: Photo, files: dict[str, bytes]) -> dict[str, Any]:

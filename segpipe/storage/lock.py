@@ -116,6 +116,7 @@ class Lock:
             if not late:
                 self.output.put(LOCK, self.data(), durable=False)
             self.renewed, self.failure = now, None
+            logger.debug("lock: heartbeat of %s", self.output.uri(LOCK))
 
     def _try_to_renew(self) -> None:
         try:

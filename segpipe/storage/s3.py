@@ -6,13 +6,14 @@ pauses until patience runs out; a user error, and what is true of one key, is to
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,7 +27,13 @@ from botocore.exceptions import (
     InvalidRegionError,
     NoCredentialsError,
 )
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
 from urllib3.exceptions import HTTPError
 
 from segpipe.errors import ChangedObject, NotNow, StoreDown, UserError, os_error_text
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
 LONGEST_PAUSE_S = 10.0  # seconds between two tries
 CONNECT_S, READ_S = 5.0, 60.0  # seconds until a connection, or until some bytes of an answer
 CONNECTIONS = 16
@@ -224,6 +232,7 @@ class S3Store:
             retry=retry_if_exception_type(_Transient),
             wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
             stop=stop_after_delay(self.patience_s),
+            before_sleep=partial(self._tell_retry, key),
             reraise=True,
         )
         start = time.monotonic()
@@ -239,6 +248,12 @@ class S3Store:
                 f"{self.uri(key)}: no good answer for {waited:.0f} s, at last {failure}"
             ) from failure.__cause__
         raise AssertionError("a request ends with an answer or an error")
+
+    def _tell_retry(self, key: str, state: RetryCallState) -> None:
+        failure = state.outcome.exception() if state.outcome else None
+        logger.debug(
+            "store: %s: tried again in %.1f s: %s", self.uri(key), state.upcoming_sleep, failure
+        )
 
     def _client(self) -> S3Client:
         read_s = min(READ_S, max(1.0, self.patience_s))

@@ -28,6 +28,7 @@ from segpipe.data import survey
 from segpipe.data.globs import Reading
 from segpipe.data.layouts import LabelledSet, open_labelled
 from segpipe.errors import UserError
+from segpipe.progress import log_settings
 from segpipe.storage import Store, check_there, lock, named, open_store
 from segpipe.storage.files import write_json
 from segpipe.storage.places import refuse_inside
@@ -170,7 +171,7 @@ def _fit(config: TrainConfig, job: TrainJob, resources: dict[str, float]) -> Non
     fewest, most = config.fewest_workers, config.most_workers
     trainer = ray.train.torch.TorchTrainer(
         worker.work,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "board": board, "log": log_settings()},
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if config.elastic else most,  # type: ignore[arg-type]
             **ray_compat.resize_check(RESIZE_S),

@@ -7,6 +7,7 @@ output. An epoch counts as done when its state is stored; `model.safetensors` is
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ COLUMNS = (
 )
 SHOWN = ("train_loss", "val_loss", "test_loss", "vessel_dice")  # in the progress line
 CPU = torch.device("cpu")
+logger = logging.getLogger(__name__)
 CHECK_STEPS = 50  # steps after which losses are looked at: each look waits for a GPU
 
 
@@ -157,6 +159,8 @@ class Trainer:
             clock[step] = came - last, now - came, time.time()
             last = now
             self._post(step + 1, now - start, mean)
+            wait, work = 1000 * clock[step][0], 1000 * clock[step][1]
+            logger.debug("train: step %d: %.0f ms, after a wait of %.0f ms", step, work, wait)
         seconds = last - start
         self.steps = [
             {

@@ -27,6 +27,8 @@ LOST_PEER = re.compile("gloo|NCCL|by peer")  # in what a rank meets where anothe
 
 def work(loop: dict[str, Any]) -> None:
     """What Ray Train runs in every worker."""
+    if loop["log"]:
+        loop["log"].apply()
     board = loop["board"]
     if ray.get(board.failure.remote()):
         return  # the driver tells why; without this Ray Train would start us again and again
