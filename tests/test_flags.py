@@ -57,6 +57,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "weight_decay": AMOUNT,
         "clip_norm": AMOUNT,
         "ema_decay": ["1", *AMOUNT],
+        "diameter": SIZE,
         "schedule": CHOICE,
         "cycle_epochs": ["2", *COUNT],  # 2: without a cosine
         "validation_images": ["4", "-1", "1.5", "abc"],  # the set has 4 for training

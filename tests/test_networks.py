@@ -341,7 +341,14 @@ def test_what_is_added_repeats_the_edge_and_is_cut_off_again(name):
 
 def test_strides_are_those_of_the_poolings():
     strides = {name: MODELS[name].STRIDE for name in NAMES}
-    assert strides == {"segnet-lite": 2, "segnet": 32, "unet": 16, "wnet": 4, "resunet": 16}
+    assert strides == {
+        "segnet-lite": 2,
+        "segnet": 32,
+        "unet": 16,
+        "wnet": 4,
+        "resunet": 16,
+        "fineunet": 32,
+    }
 
 
 class Echo(Network):

@@ -13,18 +13,17 @@ from torch import nn
 
 from segpipe import kernels
 from segpipe.data.classes import BACKGROUND, VESSEL
-from segpipe.kernels import resunet
-from segpipe.models.resunet import LEVELS, ResUNet
+from segpipe.models.resunet import FineUNet, ResUNet
 
 pytestmark = pytest.mark.skipif(bool(why_skip()), reason=why_skip())
 ATOL = 2e-6  # of a score; eager fp32 is up to 4e-7 away from float64, the loop up to 6e-7
 
 
 @lru_cache(maxsize=1)
-def network(width: int) -> ResUNet:
+def network(width: int, kind: type[ResUNet] = ResUNet) -> ResUNet:
     """With statistics and biases that a fold can get wrong."""
     torch.manual_seed(width)
-    drawn = ResUNet(width)
+    drawn = kind(width)
     with torch.no_grad():
         for layer in drawn.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -74,16 +73,14 @@ def near(fov: np.ndarray) -> np.ndarray:
     return inside
 
 
-def test_the_levels_are_the_networks():
-    assert resunet.LEVELS == LEVELS
-
-
 @pytest.mark.parametrize(
     ("width", "side"),
     [(8, 16), (8, 32), (8, 112), (16, 48), (24, 96), (40, 32), (64, 32)],
 )
-def test_the_scores_of_resunet_are_torchs(width, side):
-    drawn, canvas = network(width), noise(side, side)
+@pytest.mark.parametrize("kind", [ResUNet, FineUNet])
+def test_the_scores_of_the_loop_are_torchs(width, side, kind):
+    side *= kind.SQUARE
+    drawn, canvas = network(width, kind), noise(side, side)
     found = compiled(drawn)(canvas, everywhere(side))
     wanted = by_torch(drawn, canvas)
     assert wanted.std() > 0.01  # or any score would do
@@ -104,9 +101,10 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_scores_are_right_in_a_field_of_any_shape(name):
+@pytest.mark.parametrize("kind", [ResUNet, FineUNet])
+def test_scores_are_right_in_a_field_of_any_shape(name, kind):
     """And REACH_PX around it; elsewhere nothing is promised but a number."""
-    drawn, canvas, fov = network(8), noise(3, 160), FIELDS[name]
+    drawn, canvas, fov = network(8, kind), noise(3, 160), FIELDS[name]
     found = compiled(drawn)(canvas, fov)
     inside = near(fov)
     wanted = by_torch(drawn, canvas)

@@ -23,6 +23,7 @@ PLAIN = {  # as 0.1.0 wrote it, with one key each for the flags that came later
     "--batch-size": 10,
     "--place": "photograph",
     "--augmentation": "none",
+    "--diameter": None,
     "--loss": "nll",
     "--lr": 0.001,
     "--warmup-steps": 0,
@@ -50,6 +51,7 @@ RESUNET = PLAIN | {
     "--batch-size": 4,
     "--place": "field",
     "--augmentation": "wider",
+    "--diameter": 1080.0,
     "--lr": 0.003,
     "--schedule": "cosine",
     "--warmup-steps": 100,
@@ -67,7 +69,7 @@ RESUNET = PLAIN | {
     "diameter": 540.5,
 }
 MORE = {"seed": 5, "width": 16, "validation_images": 4, "patience": 7, "backend": "torch"}
-MORE |= {"images": "a/*.png", "labels": "b/*.png"}
+MORE |= {"diameter": 1080.0, "images": "a/*.png", "labels": "b/*.png"}
 CONFIGS = {
     "lecture": (PLAIN, {}),
     "resunet": (RESUNET, MORE),

@@ -340,3 +340,9 @@ def test_the_lock_is_looked_at_between_the_files_of_an_end(tmp_path, monkeypatch
             ours.write_results()
     assert output.head("model.safetensors") is None
     assert bool(states.newest(output)) == (last in ("curves.png", "last."))
+
+
+def test_crops_are_taken_at_the_working_diameter_that_is_given(plain, tmp_path):
+    output = ranks.train(plain, tmp_path, *SMALL, "--epochs", 1, "--diameter", 200)
+    assert checkpoint.load((output / "model.safetensors").read_bytes(), "").card.diameter == 200
+    assert steps(output) == pytest.approx(plain_losses(plain, output, STEPS), rel=1e-4)

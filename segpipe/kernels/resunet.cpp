@@ -12,8 +12,6 @@
 namespace {
 
 constexpr int SUMS = LANES == 16 ? 24 : 12; // that stay in registers
-constexpr int LEVELS = 5;                       // each half as large as the one before
-constexpr int WIDTHS[LEVELS] = {1, 3, 6, 6, 6}; // channels, in widths
 constexpr int COLOURS = 3;
 constexpr int TILE = 4; // cells, side of what is computed together
 
@@ -472,35 +470,39 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
 // ---- the network
 
 struct Network {
-  int width;
+  int block;                 // px: each cell of the first level is a square of them
+  std::vector<int> channels; // of each level, half as large as the one before
+  int levels;
   std::vector<Convolution> first, last; // one of each
   std::vector<Residual> down, up;       // of the first level first
   std::vector<Smaller> smaller;
   std::vector<Larger> larger; // to the first level first
-  Plane colours, planes[LEVELS], inner[LEVELS], logits;
+  Plane colours, logits;
+  std::vector<Plane> planes, inner; // of each level
   Scratch scratch;
 
-  Network(int new_width, const double *plain) : width(new_width) {
+  Network(int new_block, const std::vector<int> &new_channels, const double *plain)
+      : block(new_block), channels(new_channels), levels(int(channels.size())), planes(levels), inner(levels) {
     Reader reader{plain};
-    first.emplace_back(reader, COLOURS, width);
-    for (int times : WIDTHS) down.emplace_back(reader, width * times);
-    for (int l = 1; l < LEVELS; l++) smaller.emplace_back(reader, width * WIDTHS[l - 1], width * WIDTHS[l]);
-    for (int l = 1; l < LEVELS; l++) larger.emplace_back(reader, width * WIDTHS[l], width * WIDTHS[l - 1]);
-    for (int l = 1; l < LEVELS; l++) up.emplace_back(reader, width * WIDTHS[l - 1]);
-    last.emplace_back(reader, width, 1);
-    const size_t most = padded(*std::max_element(WIDTHS, WIDTHS + LEVELS) * width, LANES);
-    scratch.spots.assign(SPOTS * STRIP * most);
+    first.emplace_back(reader, COLOURS * block * block, channels[0]);
+    for (int count : channels) down.emplace_back(reader, count);
+    for (int l = 1; l < levels; l++) smaller.emplace_back(reader, channels[l - 1], channels[l]);
+    for (int l = 1; l < levels; l++) larger.emplace_back(reader, channels[l], channels[l - 1]);
+    for (int l = 1; l < levels; l++) up.emplace_back(reader, channels[l - 1]);
+    last.emplace_back(reader, channels[0], block * block);
+    const int most = std::max(*std::max_element(channels.begin(), channels.end()), COLOURS * block * block);
+    scratch.spots.assign(size_t(SPOTS) * STRIP * padded(most, LANES));
     scratch.sums.assign(SPOTS * STRIP * 4 * LANES);
   }
 
-  void shape(int side) { // px of the canvas
+  void shape(int side) { // cells of the first level
     if (colours.side == side) return;
     constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
-    colours.shape(side, COLOURS, RING);
-    logits.shape(side, 1, RING);
-    for (int l = 0; l < LEVELS; l++) {
-      planes[l].shape(side >> l, width * WIDTHS[l], side);
-      inner[l].shape(side >> l, width * WIDTHS[l], RING);
+    colours.shape(side, COLOURS * block * block, RING);
+    logits.shape(side, block * block, RING);
+    for (int l = 0; l < levels; l++) {
+      planes[l].shape(side >> l, channels[l], side);
+      inner[l].shape(side >> l, channels[l], RING);
     }
   }
 
@@ -520,23 +522,23 @@ struct Network {
   }
 
   void run(const uint8_t *canvas, const uint8_t *fov, int side, int reach, float *scores) {
-    shape(side);
+    shape(side / block);
     std::memset(scores, 0, sizeof(float) * side * side);
     // What is needed, from the scores backwards.
-    const Spans scored = grown(of_field(fov, side), reach);
+    const Spans scored = shrunk(grown(of_field(fov, side), reach), block);
     std::vector<Spans> wanted_up, wanted_down; // the blocks' results
     Spans wanted = grown(scored, 1);
-    for (int l = 0; l < LEVELS - 1; l++) {
+    for (int l = 0; l < levels - 1; l++) {
       wanted_up.push_back(wanted);
       wanted = shrunk(grown(wanted, 2), 2);
     }
     wanted_down.push_back(wanted);
-    for (int l = LEVELS - 2; l >= 0; l--)
+    for (int l = levels - 2; l >= 0; l--)
       wanted_down.insert(wanted_down.begin(),
                          enlarged_with(grown(wanted_down[0], 2), grown(wanted_up[l], 2)));
 
     const auto nothing = [](int) {};
-    for (int l = 0; l < LEVELS; l++) {
+    for (int l = 0; l < levels; l++) {
       const Spans span = tiles(grown(wanted_down[l], 2));
       run(down[l], l, wanted_down[l], [&](int r) {
         if (l)
@@ -547,7 +549,7 @@ struct Network {
     }
     const Spans score_span = tiles(scored);
     const int last_row = score_span.side() - 1;
-    for (int l = LEVELS - 2; l >= 0; l--) {
+    for (int l = levels - 2; l >= 0; l--) {
       const Spans span = tiles(grown(wanted_up[l], 2));
       run(up[l], l, wanted_up[l], [&](int r) { larger[l].run(planes[l + 1], planes[l], r, span); },
           [&](int r) {
@@ -558,33 +560,38 @@ struct Network {
   }
 
   void run_first(const uint8_t *canvas, int side, int tile_row, const Spans &span) {
-    const int from = tile_row ? (tile_row + 1) * TILE : 0;
-    for (int y = from; y < std::min((tile_row + 2) * TILE, side); y++) {
-      const uint8_t *pixels = canvas + size_t(y) * side * COLOURS;
+    const int from = tile_row ? (tile_row + 1) * TILE : 0, run = COLOURS * block;
+    for (int y = from; y < std::min((tile_row + 2) * TILE, side / block); y++) {
       float *to = colours.row(y);
-      for (int x = 0; x < side; x++)
-        for (int k = 0; k < COLOURS; k++) to[x * colours.channels + k] = pixels[x * COLOURS + k];
+      for (int dy = 0; dy < block; dy++, to += run) {
+        const uint8_t *pixels = canvas + size_t(y * block + dy) * side * COLOURS;
+        for (int x = 0; x < side / block; x++)
+          for (int k = 0; k < run; k++) to[x * colours.channels + k] = pixels[x * run + k];
+      }
     }
     first[0].run(colours, planes[0], tile_row, span, RECTIFY, scratch);
   }
 
   void run_last(int tile_row, const Spans &span, int side, float *scores) {
     last[0].run(planes[0], logits, tile_row, span, KEEP, scratch);
-    const int first = span.first[tile_row] * TILE;
-    const int count = std::min(span.last[tile_row] * TILE, side) - first;
-    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, side); y++) {
-      const float *from = logits.row(y);
-      float *to = scores + size_t(y) * side;
-      for (int x = first; x < first + count; x++) to[x] = from[x * logits.channels];
-      sigmoid(to + first, count);
-    }
+    const int cells = side / block, first = span.first[tile_row] * TILE;
+    const int count = std::min(span.last[tile_row] * TILE, cells) - first;
+    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, cells); y++)
+      for (int dy = 0; dy < block; dy++) {
+        const float *from = logits.row(y) + size_t(first) * logits.channels + dy * block;
+        float *to = scores + size_t(y * block + dy) * side + first * block;
+        for (int x = 0; x < count; x++)
+          for (int dx = 0; dx < block; dx++) to[x * block + dx] = from[x * logits.channels + dx];
+        sigmoid(to, count * block);
+      }
   }
 };
 
 } // namespace
 
-extern "C" void *resunet_open(int32_t width, const double *weights) {
-  return new Network(width, weights);
+extern "C" void *resunet_open(int32_t block, int32_t levels, const int32_t *channels,
+                              const double *weights) {
+  return new Network(block, std::vector<int>(channels, channels + levels), weights);
 }
 
 extern "C" void resunet_close(void *network) { delete static_cast<Network *>(network); }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import weakref
 from collections.abc import Iterator, Mapping
+from itertools import count, pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,7 @@ from segpipe.kernels.build import library, pointer
 from segpipe.kernels.segnet_lite import REACH_PX, Image8, Plane, Sums
 
 WIDTH_STEP, MOST_WIDTH = 8, 64  # channels of the first level
-LEVELS = (1, 3, 6, 6, 6)  # as models.resunet.LEVELS, which this cannot import: it needs torch
 COLOURS = 3
-STRIDE = 16  # px: canvas sides are multiples of it
 EPSILON = 1e-5  # torch.nn.BatchNorm2d's
 
 State = Mapping[str, npt.NDArray[Any]]
@@ -40,24 +40,36 @@ class ResUNetScores:
         Raises KeyError or ValueError for a state that is not a resunet's, or a width that does not
         fit.
         """
-        width = len(state["first.0.weight"])
+        width, planes = state["first.0.weight"].shape[:2]
         if not fits(width):
             raise ValueError(
                 f"{width} channels, wanted a multiple of {WIDTH_STEP}, at most {MOST_WIDTH}"
             )
-        flat = [array.ravel() for array in _arrays(state, width, vessel, background)]
+        block = math.isqrt(planes // COLOURS)
+        names = (f"down.{level}.layers.0.weight" for level in count())
+        channels = [len(state[name]) for name in takewhile(state.__contains__, names)]
+        flat = [array.ravel() for array in _arrays(state, block, channels, vessel, background)]
         numbers = np.ascontiguousarray(np.concatenate(flat), np.float64)
-        run = library()
-        self.network = ctypes.c_void_p(run.resunet_open(ctypes.c_int32(width), pointer(numbers)))
+        run, levels = library(), np.asarray(channels, np.int32)
+        self.stride = block << (len(channels) - 1)
+        self.network = ctypes.c_void_p(
+            run.resunet_open(
+                ctypes.c_int32(block),
+                ctypes.c_int32(len(channels)),
+                pointer(levels),
+                pointer(numbers),
+            )
+        )
         weakref.finalize(self, run.resunet_close, self.network)
 
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
-        """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> scores [S, S] float32, 16 divides S.
+        """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> scores [S, S] float32.
 
-        Right in the field (fov above 0) and REACH_PX around it, 0 where no pixel of it is near.
+        `stride` divides S. Right in the field (fov above 0) and REACH_PX around it, 0 where no
+        pixel of it is near.
         """
         side = len(canvas)
-        assert side % STRIDE == 0
+        assert side % self.stride == 0
         assert canvas.shape == (side, side, 3)
         assert fov.shape == (side, side)
         scores = np.empty((side, side), np.float32)
@@ -72,27 +84,33 @@ class ResUNetScores:
         return scores
 
 
-def _arrays(state: State, width: int, vessel: int, background: int) -> Iterator[Sums]:
-    """Weights and bias of each layer in resunet.cpp's order: [row, column, in, out] and [out]."""
-    channels = [width * times for times in LEVELS]
-    weight, bias = _folded(state, "first", (width, COLOURS, 3, 3))
-    yield weight / 255
+def _arrays(
+    state: State, block: int, channels: list[int], vessel: int, background: int
+) -> Iterator[Sums]:
+    """Weights and bias of each layer in resunet.cpp's order: [row, column, in, out] and [out].
+
+    The pixels of a block come row by row, of the input with their colours side by side.
+    """
+    width, square = channels[0], block * block
+    weight, bias = _folded(state, "first", (width, COLOURS * square, 3, 3))
+    by_pixel = weight.reshape(3, 3, COLOURS, square, width).swapaxes(2, 3)
+    yield by_pixel / 255
     yield bias
     for level, c in enumerate(channels):
         yield from _block(state, f"down.{level}", c)
-    for level in range(1, len(LEVELS)):
-        after, before = channels[level], channels[level - 1]
-        yield from _folded(state, f"smaller.{level - 1}", (after, before, 2, 2))
-    for level in range(1, len(LEVELS)):
-        name, shape = f"larger.{len(LEVELS) - 1 - level}", (channels[level], channels[level - 1])
+    for level, (before, after) in enumerate(pairwise(channels)):
+        yield from _folded(state, f"smaller.{level}", (after, before, 2, 2))
+    for level, (after, before) in enumerate(pairwise(channels)):
+        name, shape = f"larger.{len(channels) - 2 - level}", (before, after)
         yield _shaped(state, f"{name}.weight", (*shape, 2, 2)).transpose(2, 0, 3, 1)
         yield np.tile(_shaped(state, f"{name}.bias", shape[1:]), 2)  # of both columns
-    for level in range(1, len(LEVELS)):
-        yield from _block(state, f"up.{len(LEVELS) - 1 - level}", channels[level - 1])
-    num_classes = len(state["last.bias"])
-    weight = _shaped(state, "last.weight", (num_classes, width, 3, 3))
-    yield (weight[vessel] - weight[background]).transpose(1, 2, 0)
-    bias = _shaped(state, "last.bias", (num_classes,))
+    for level, c in enumerate(channels[:-1]):
+        yield from _block(state, f"up.{len(channels) - 2 - level}", c)
+    num_classes = len(state["last.bias"]) // square
+    weight = _shaped(state, "last.weight", (num_classes * square, width, 3, 3))
+    of_class = weight.reshape(num_classes, square, width, 3, 3)
+    yield (of_class[vessel] - of_class[background]).transpose(2, 3, 1, 0)
+    bias = _shaped(state, "last.bias", (num_classes * square,)).reshape(num_classes, square)
     yield bias[vessel] - bias[background]
 
 

@@ -233,6 +233,7 @@ def _resunet(state: State) -> Score:
 NATIVE_FORMS = {
     "segnet-lite": NativeForm(segnet_lite.fits, _segnet_lite),
     "resunet": NativeForm(resunet.fits, _resunet),
+    "fineunet": NativeForm(resunet.fits, _resunet),
 }
 
 

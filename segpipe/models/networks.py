@@ -7,7 +7,7 @@ import torch
 from segpipe.errors import UserError
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.network import Network
-from segpipe.models.resunet import ResUNet
+from segpipe.models.resunet import FineUNet, ResUNet
 from segpipe.models.segnet import SegNet, SegNetLite
 from segpipe.models.unet import UNet
 from segpipe.models.wnet import WNet
@@ -18,6 +18,7 @@ MODELS: dict[str, type[Network]] = {
     "unet": UNet,
     "wnet": WNet,
     "resunet": ResUNet,
+    "fineunet": FineUNet,
 }
 
 

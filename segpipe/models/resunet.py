@@ -9,6 +9,7 @@ channels do at full size; each level below has a quarter of the pixels.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,19 +17,21 @@ from torch import Tensor, nn
 from segpipe.data.classes import CLASSES
 from segpipe.models.network import Network
 
-LEVELS = (1, 3, 6, 6, 6)
-"""Channels of each level, half as large as the one before, in widths."""
-
 
 class ResUNet(Network):
     """Two residual blocks a level, one on each path; one on the lowest."""
 
-    STRIDE = 2 ** (len(LEVELS) - 1)
+    LEVELS: ClassVar = (1, 3, 6, 6, 6)
+    """Channels of each level, half as large as the one before, in widths."""
+    SQUARE: ClassVar = 1
+    """px: the side of the square of pixels that a cell of the first level stands for."""
+    STRIDE = 16
 
     def __init__(self, width: int = 8, num_classes: int = len(CLASSES)) -> None:
         super().__init__()
-        channels = [width * times for times in LEVELS]
-        self.first = _layer(3, width)
+        channels = [width * times for times in self.LEVELS]
+        square = self.SQUARE**2
+        self.first = _layer(3 * square, width)
         self.down = nn.ModuleList(Residual(c) for c in channels)
         self.smaller = nn.ModuleList(
             _layer(before, after, side=2) for before, after in pairwise(channels)
@@ -38,21 +41,32 @@ class ResUNet(Network):
             for below, above in pairwise(channels[::-1])
         )
         self.up = nn.ModuleList(Residual(c) for c in channels[-2::-1])
-        self.last = nn.Conv2d(width, num_classes, 3, padding=1)
+        self.last = nn.Conv2d(width, num_classes * square, 3, padding=1)
 
     def last_layer(self) -> nn.Conv2d:
         return self.last
 
     def logits(self, x: Tensor) -> tuple[Tensor]:
-        """x [N, 3, H, W], H and W multiples of 16 -> the logits [N, classes, H, W]."""
-        x = self.down[0](self.first(x))
+        """x [N, 3, H, W], H and W multiples of STRIDE -> the logits [N, classes, H, W]."""
+        x = self.down[0](self.first(F.pixel_unshuffle(x, self.SQUARE)))
         skips = []
         for smaller, block in zip(self.smaller, self.down[1:], strict=True):
             skips.append(x)
             x = block(smaller(x))
         for larger, block in zip(self.larger, self.up, strict=True):
             x = block(F.relu(larger(x).add_(skips.pop()), inplace=True))
-        return (self.last(x),)
+        return (F.pixel_shuffle(self.last(x), self.SQUARE),)
+
+
+class FineUNet(ResUNet):
+    """A ResUNet that sees squares of 2x2 px: twice the detail in the same arithmetic.
+
+    Pixels of a square are channels of one cell, in and out (Shi et al., arXiv:1609.05158).
+    """
+
+    LEVELS = (1, 2, 4, 4, 4)
+    SQUARE = 2
+    STRIDE = 32
 
 
 class Residual(nn.Module):

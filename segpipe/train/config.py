@@ -87,6 +87,9 @@ class TrainConfig:
     augmentation: str = "none"
     """Random changes of crops: none, wnet (as for the W-Net), wide (for other cameras), or
     wider (for those with fewer pixels too)."""
+    diameter: float | None = None
+    """Working diameter in px, to which every field of view is scaled; without, the median of the
+    training photographs'."""
     loss: str = "nll"
     """nll (negative log-likelihood), or nll+dice (and 1 - soft Dice of the vessels)."""
     lr: float = 1e-3
@@ -170,7 +173,7 @@ class TrainConfig:
         check_at_least(self, 0, "weight_decay", "clip_norm")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--ema-decay {self.ema_decay}: must be 0 or more, and below 1")
-        check_above_0(self, "lr")
+        check_above_0(self, "lr", "diameter")
         check_choices(self, CHOICES)
         check_anonymous(self.anonymous, "--data", [self.data])
         Reading.of(self)

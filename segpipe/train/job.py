@@ -93,16 +93,17 @@ def job_of(
     device: str,
     diameter: float | None = None,
 ) -> TrainJob:
-    """`looks` begin with those of the training photographs, and tell the working diameter (px) of
-    a run that was not started with one.
+    """`looks` begin with those of the training photographs, and tell the working diameter of a
+    run without --diameter; a run that resumes has that of its start, `diameter` (px).
 
     Raises UserError for crops that are larger than a photograph.
     """
     training = tuple(labelled.training)
     looks = looks[: len(training)]
-    if diameter is None:
-        diameter = float(statistics.median(one.diameter for one in looks))
     crops = settings.crops
+    if diameter is None:
+        seen = statistics.median(one.diameter for one in looks)
+        diameter = float(crops.diameter or seen)
     for example, one in zip(training, looks, strict=True):
         smallest = min(scaled_size(one.height, one.width, one.diameter, diameter))
         if crops.crop_sampling == "uniform" and crops.crop_size > smallest:

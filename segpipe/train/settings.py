@@ -96,6 +96,8 @@ class CropSettings:
     """Where crops lie, one of crops.SAMPLINGS."""
     augmentation: str = "none"
     """How crops are changed, a key of AUGMENTATIONS."""
+    diameter: float | None = None
+    """Working diameter, px; None: the median of the training photographs' fields."""
     seed: int = 0
     """Of the crops, and of the network's first weights."""
 
