@@ -451,8 +451,9 @@ def scaled(output: Path | str, *flags: object) -> tuple[list[dict], dict[str, st
             for pid in family(job.process.pid)[1:]:
                 # read in this order: a process that just began is pinned before it has its name
                 command = command_of(pid)
-                mine = command.startswith("git ")  # the experiment's own, for the commit
-                if ("segpipe" in command or "ray" in command) and not mine:
+                # the experiment's own: git for the commit, and the shell with its last word
+                own = command.startswith("git ") or "segpipe scale: something ended" in command
+                if ("segpipe" in command or "ray" in command) and not own:
                     seen[command] = allowed(pid) or seen.get(command, "")
             return not job.runs()
 
