@@ -48,14 +48,21 @@ class ResUNet(Network):
 
     def logits(self, x: Tensor) -> tuple[Tensor]:
         """x [N, 3, H, W], H and W multiples of STRIDE -> the logits [N, classes, H, W]."""
-        x = self.down[0](self.first(F.pixel_unshuffle(x, self.SQUARE)))
+        x = self.down[0](self.first(self._cells(x)))
         skips = []
         for smaller, block in zip(self.smaller, self.down[1:], strict=True):
             skips.append(x)
             x = block(smaller(x))
         for larger, block in zip(self.larger, self.up, strict=True):
             x = block(F.relu(larger(x).add_(skips.pop()), inplace=True))
-        return (F.pixel_shuffle(self.last(x), self.SQUARE),)
+        return (self._pixels(self.last(x)),)
+
+    def _cells(self, x: Tensor) -> Tensor:
+        """Squares of pixels as channels of cells."""
+        return x if self.SQUARE == 1 else F.pixel_unshuffle(x, self.SQUARE)
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        return x if self.SQUARE == 1 else F.pixel_shuffle(x, self.SQUARE)
 
 
 class FineUNet(ResUNet):

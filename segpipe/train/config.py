@@ -68,9 +68,9 @@ class TrainConfig:
     lecture); flags given beside it replace its own. With --model alone there is none: all other
     flags have plain defaults, those of the lecture."""
     model: str = "resunet"
-    """Network to train: segnet-lite, segnet, unet, wnet or resunet."""
+    """Network to train: segnet-lite, segnet, unet, wnet, resunet or fineunet."""
     width: int | None = None
-    """Channels of the network's first layer; by default 64, of wnet and resunet 8."""
+    """Channels of the network's first layer; by default 64, of wnet, resunet and fineunet 8."""
     epochs: int = 100
     """Passes over the crops. A finished run resumes when this is raised."""
     workers: str = "1"
