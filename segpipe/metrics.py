@@ -40,32 +40,33 @@ class Confusion:
 
     @property
     def dice(self) -> float:
-        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def sensitivity(self) -> float:
-        return _ratio(self.tp, self.tp + self.fn)
+        return ratio(self.tp, self.tp + self.fn)
 
     @property
     def specificity(self) -> float:
-        return _ratio(self.tn, self.tn + self.fp)
+        return ratio(self.tn, self.tn + self.fp)
 
     @property
     def accuracy(self) -> float:
-        return _ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
+        return ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
 
     @property
     def mcc(self) -> float:
         """Matthews correlation coefficient."""
         tp, fp, fn, tn = asdict(self).values()
-        return _ratio(tp * tn - fp * fn, math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+        return ratio(tp * tn - fp * fn, math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
     def summary(self) -> dict[str, float]:
         names = ("dice", "mcc", "sensitivity", "specificity", "accuracy")
         return {name: getattr(self, name) for name in names}
 
 
-def _ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
+    """NaN of nothing."""
     return part / whole if whole else math.nan
 
 
@@ -164,12 +165,19 @@ def fit_calibration(counts: Counts) -> tuple[float, float]:
 
 
 def summary(counts: Counts, threshold: float) -> dict[str, float]:
-    """All figures of one image or of many added together."""
+    """All figures of one image or of many added together.
+
+    `best_dice` is what `best_threshold` would give, chosen on these counts themselves; NaN without
+    a vessel pixel.
+    """
+    best = best_threshold(counts) if counts[1].any() else math.nan
     return {
         "auc": auc(counts),
         "average_precision": average_precision(counts),
         **confusion(counts, threshold).summary(),
         "threshold": threshold,
+        "best_threshold": best,
+        "best_dice": math.nan if math.isnan(best) else confusion(counts, best).dice,
     }
 
 
@@ -190,7 +198,7 @@ class Reliability:
     def expected_error(self) -> float:
         """Mean distance of share and score over all pixels (Guo et al. 2017, eq. 3)."""
         distance = np.nan_to_num(np.abs(self.vessel_share - self.mean_score))
-        return _ratio(float((self.pixels * distance).sum()), int(self.pixels.sum()))
+        return ratio(float((self.pixels * distance).sum()), int(self.pixels.sum()))
 
     def summary(self) -> dict[str, Any]:
         """Of each bin, from score 0 up to 1: its range, pixels, mean score and share of vessels."""

@@ -171,6 +171,8 @@ def test_the_lecture_is_segnet_lite_with_plain_defaults():
         (["--tta", "2"], "--tta 2: choose from none, flip4"),
         (["--split", "validation"], "--split validation: choose from training, test"),
         (["--report-images", "no"], "--report-images no: choose from on, off"),
+        (["--backend", "onnx"], "--backend onnx: choose from auto, native, torch"),
+        (["--precision", "fp16"], "--precision fp16: choose from auto, fp32, bf16"),
     ],
 )
 def test_flags_of_evaluate_that_cannot_be_meant_are_refused(

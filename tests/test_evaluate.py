@@ -8,6 +8,8 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,19 +17,28 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 from sklearn import metrics as sk
 
-from segpipe import plots
+from segpipe import kernels, metrics, plots
+from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
 from segpipe.data.layouts import open_labelled
-from segpipe.evaluate import report
+from segpipe.errors import UserError
+from segpipe.evaluate import bootstrap, report
 from segpipe.evaluate import run as evaluate
 from segpipe.evaluate.run import LabelledData, Tally, as_json, summarise, unique_name
-from segpipe.evaluate.stages import EvaluateJob, count, load_labelled
+from segpipe.evaluate.stages import EvaluateJob, Scoring, count, load_labelled
+from segpipe.measurement import agreement
 from segpipe.metrics import BINS, Confusion
+from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
+from segpipe.models.engine import REFERENCE, Engine
+from segpipe.models.networks import load_network
+from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
 
+PIXELS = ("dice", "mcc", "sensitivity", "specificity", "accuracy")
 CARD = Card("net", 540.0, 0.5, "drawn", ("outside", "vessel", "background"), "0")
 
 
@@ -45,7 +56,7 @@ def tallied(root: Path, find_field: bool = False) -> tuple[LabelledData, Tally, 
     for example in examples:
         row = load_labelled({"set": 0} | example.as_row(), job)
         score = row.pop("canvas").mean(axis=-1, dtype=np.float32) / 255
-        tally.add(count(row | {"score": score}, job), CARD.threshold)
+        tally.add(count(row | {"score": score, "engine": "torch fp32"}, job), CARD.threshold)
     return data, tally, job
 
 
@@ -66,7 +77,8 @@ def test_the_second_observer_is_measured_on_each_photograph(measured, labelled):
             grey(labelled / f"test/{folder}_manual/{number}_manual{folder[0]}.gif")[inside]
             for folder in ("1st", "2nd")
         )
-        assert row["second_observer"] == pytest.approx(
+        found = {name: row["second_observer"][name] for name in PIXELS}
+        assert found == pytest.approx(
             {
                 "dice": sk.f1_score(first, second),
                 "mcc": sk.matthews_corrcoef(first, second),
@@ -126,8 +138,11 @@ def row(name: str, *second: int, field_iou: float = math.nan) -> dict:
     counts[:, [100, -100]] = [[90, 10], [5, 20]]
     return {
         "name": name,
+        "engine": "torch fp32",
         "counts": counts,
+        "hits": np.tile([1, 2], (5, 1)),
         "second": second or (0, 0, 0, 0),
+        "second_hits": np.zeros((5, 2), np.int64),
         "field_iou": field_iou,
         "mask_png": b"",
     }
@@ -147,6 +162,184 @@ def test_without_a_second_observer_there_are_no_such_figures():
     tally = Tally()
     tally.add(row("a"), 0.5)
     assert tally.second_observer is None
+
+
+def test_what_goes_beyond_pixels_is_counted_of_the_mask_that_is_written(measured):
+    """Of each photograph, and of all together: the sum of their pixels."""
+    data, tally, job, result = measured
+    total = np.zeros((5, 2), np.int64)
+    for example in data.examples:
+        labelled = job.load({"set": 0} | example.as_row())
+        mask = np.asarray(Image.open(io.BytesIO(tally.masks[example.name])))
+        hits = agreement.compare(mask == VESSEL, labelled.label == VESSEL, labelled.fov)
+        wanted = agreement.summary(hits)
+        figures = tally.images[example.name]
+        assert {name: figures[name] for name in wanted} == wanted
+        total += hits
+    assert result["pooled"].items() >= agreement.summary(total).items()
+    vessels = sum(grey(path).sum() for path in data_labels(data))
+    assert total[2:, 1].sum() == pytest.approx(vessels, rel=0.01)  # some lie outside the field
+
+
+def data_labels(data: LabelledData) -> list[Path]:
+    return [Path(data.store.uri(example.label)) for example in data.examples]
+
+
+def test_the_engines_that_scored_are_told(measured):
+    data, tally, job, result = measured
+    assert result["engine"] == "torch fp32"
+    tally = Tally()
+    tally.add(row("a") | {"engine": "native fp32"}, 0.5)
+    tally.add(row("b"), 0.5)
+    assert tally.engines == {"native fp32", "torch fp32"}
+
+
+# ---- engines
+
+
+@pytest.fixture(scope="module")
+def loaded_rows(labelled):
+    job = tallied(labelled)[2]
+    examples = open_labelled(job.stores[0], ["test"]).examples("test")
+    rows = [load_labelled({"set": 0} | example.as_row(), job) for example in examples]
+    return {key: np.stack([row[key] for row in rows]) for key in ("canvas", "fov", "error")}
+
+
+@pytest.mark.parametrize("name", ["resunet", "segnet-lite"])
+def test_scores_are_those_of_the_engine_in_the_field(loaded_rows, name):
+    """Of each engine against the plain network, layer after layer, on the whole canvas.
+
+    Rounding may choose another of two equal maxima where segnet-lite pools.
+    """
+    weights = checkpoint.read(name)
+    network = load_network(checkpoint.load(weights, name))
+    wanted = Predictor(network).scores(loaded_rows["canvas"])
+    inside = loaded_rows["fov"] > 0
+    for engine in (Engine("native", "fp32"), Engine("torch", "fp32")):
+        if engine.backend == "native" and kernels.missing():
+            continue
+        scored = Scoring(weights, "none", engine, False, "cpu", 1)(dict(loaded_rows))
+        assert scored["engine"].tolist() == [engine.name] * 2
+        apart = np.abs(scored["score"] - wanted)[inside]
+        assert (apart > 2e-3).mean() < (1e-3 if name == "segnet-lite" else 1e-9)
+
+
+def test_a_photograph_that_cannot_be_read_is_not_scored(loaded_rows):
+    weights = checkpoint.read("segnet-lite")
+    scoring = Scoring(weights, "none", REFERENCE, True, "cpu", 1)
+    scored = scoring(loaded_rows | {"error": np.array(["a.png: broken", ""])})["score"]
+    assert not scored[0].any()
+    assert scored[1].any()
+
+
+def test_where_an_engine_is_missing_the_reference_takes_its_place_or_the_flag_is_named(
+    monkeypatch,
+):
+    """The latter where the engine was named though it does not match the reference."""
+    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    weights, native = checkpoint.read("segnet-lite"), Engine("native", "fp32")
+    assert Scoring(weights, "none", native, True, "cpu", 1).engine == REFERENCE
+    with pytest.raises(UserError, match=r"--backend native --precision fp32: .*no C\+\+ compiler"):
+        Scoring(weights, "none", native, False, "cpu", 1)
+
+
+# ---- intervals
+
+
+def photographs(num: int, seed: int = 0) -> tuple[list, list, list]:
+    """Histograms, hits and kept rows of photographs that differ."""
+    rng = np.random.default_rng(seed)
+    counts, hits = [], []
+    for _ in range(num):
+        truth = rng.random((1, 4000)) < rng.uniform(0.05, 0.2)
+        logit = rng.normal(np.where(truth, rng.uniform(0.5, 3), -2.5), 1.5)
+        score = (1 / (1 + np.exp(-logit))).astype(np.float32)
+        counts.append(metrics.count_scores(score, truth, np.ones_like(truth)))
+        total = rng.integers(1, 500, 5)
+        hits.append(np.stack([rng.binomial(total, 0.7), total], axis=1))
+    kept = [bootstrap.keep(*of) for of in zip(counts, [0.5] * num, hits, strict=True)]
+    return counts, hits, kept
+
+
+def test_an_interval_holds_what_resampled_photographs_give():
+    """scipy's bootstrap, from pixels' histograms at full resolution."""
+    counts, hits, kept = photographs(12)
+    found = bootstrap.intervals(kept)
+
+    @cache  # the resamples are the same for each figure
+    def figures(places):
+        pooled, lines = (sum(some[place] for place in places) for some in (counts, hits))
+        at = metrics.confusion(pooled, 0.5).summary()
+        return {"auc": metrics.auc(pooled)} | at | agreement.summary(lines)
+
+    for name in found["low"]:
+        independent = stats.bootstrap(
+            (np.arange(12),),
+            lambda places, name=name: figures(tuple(places))[name],
+            vectorized=False,
+            n_resamples=600,
+            method="percentile",
+            rng=np.random.default_rng(1),
+        )
+        low, high = independent.confidence_interval
+        width = high - low
+        assert width > 0
+        assert abs(found["low"][name] - low) < 0.2 * width, name
+        assert abs(found["high"][name] - high) < 0.2 * width, name
+
+
+def test_an_interval_is_the_same_each_time_and_narrows_with_more_photographs():
+    _, _, kept = photographs(10, seed=2)
+    found, again = bootstrap.intervals(kept), bootstrap.intervals(kept)
+    assert found == again
+    more = bootstrap.intervals(kept * 16)  # a quarter as wide: the root of sixteen
+    for name, low in found["low"].items():
+        wide, narrow = found["high"][name] - low, more["high"][name] - more["low"][name]
+        assert narrow == pytest.approx(wide / 4, rel=0.2), name
+
+
+def test_alike_photographs_have_an_interval_without_a_width():
+    _, _, kept = photographs(1)
+    found = bootstrap.intervals(kept * 5)
+    assert found["low"] == pytest.approx(found["high"])
+    assert found["low"] == pytest.approx(bootstrap.figures(kept[0]))
+
+
+def test_what_is_kept_of_a_photograph_is_small_and_has_its_figures():
+    counts, hits, kept = photographs(6)
+    wanted = metrics.summary(sum(counts), 0.5) | agreement.summary(sum(hits))
+    found = bootstrap.figures(sum(kept))
+    assert (
+        found.items()
+        <= {name: pytest.approx(value, abs=1e-5) for name, value in wanted.items()}.items()
+    )
+    assert kept[0].nbytes < 30_000
+
+
+def test_a_figure_that_no_resample_has_is_no_number():
+    """And one that some have is told of those: of five photographs one has a vessel."""
+    counts, hits, _ = photographs(5)
+    none = np.zeros_like(hits[0])
+    empty = [one * [[1], [0]] for one in counts[1:]]
+    kept = [bootstrap.keep(one, 0.5, none) for one in empty]
+    found = bootstrap.intervals(kept)
+    assert all(
+        math.isnan(found[end][name]) for end in found for name in ("auc", "sensitivity", "cldice")
+    )
+    assert found["low"]["specificity"] < found["high"]["specificity"]
+    some = bootstrap.intervals([bootstrap.keep(counts[0], 0.5, hits[0]), *kept])
+    sensitivity = metrics.confusion(counts[0], 0.5).sensitivity
+    assert some["low"]["sensitivity"] == some["high"]["sensitivity"] == pytest.approx(sensitivity)
+
+
+def test_one_photograph_has_no_interval(measured):
+    data, tally, _, result = measured
+    assert result["intervals"]["low"].keys() == result["intervals"]["high"].keys()
+    for name, low in result["intervals"]["low"].items():
+        assert low <= result["pooled"][name] + 1e-5
+        assert result["pooled"][name] <= result["intervals"]["high"][name] + 1e-5
+    one = replace(data, examples=data.examples[:1])
+    assert "intervals" not in summarise(one, tally, CARD)
 
 
 # ---- JSON, names, table
@@ -196,10 +389,12 @@ def test_the_table_has_a_row_for_each_set(measured):
             *(result["pooled"][key] for key in ("sensitivity", "specificity", "accuracy")),
             result["second_observer"]["dice"],
             result["field_iou"],
+            *(result["pooled"][key] for key in ("cldice", "best_threshold", "best_dice")),
         )
     ]
     assert second.startswith("| a\\|b | 2 | given | – |")
-    assert second.endswith("| – | – |")
+    beyond = " | ".join(cells[-3:])
+    assert second.endswith(f"| – | – | {beyond} |")
 
 
 # ---- pictures
@@ -320,8 +515,13 @@ def test_the_page_holds_its_figures_and_every_photograph_four_times(files):
 def test_the_page_tells_the_figures_beside_the_second_observers(files, measured):
     result, text = measured[3], Page(files["report.html"]).text
     for figures in (result["pooled"], result["second_observer"]):
-        for key in ("dice", "mcc", "sensitivity", "specificity", "accuracy"):
+        for key in (*PIXELS, "cldice", *agreement.SHARES[2:]):
             assert f"{figures[key]:.4f}" in text
+    for key in ("best_threshold", "best_dice"):
+        assert f"{result['pooled'][key]:.4f}" in text
+    for ends in result["intervals"].values():
+        assert f"{ends['cldice']:.4f}" in text
+    assert "Scores by torch fp32" in text
     for image in result["images"]:
         second = image["second_observer"]["dice"]
         assert f"{image['name']}: Dice {image['dice']:.4f}, second observer {second:.4f}" in text

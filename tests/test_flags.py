@@ -109,6 +109,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "tta": TTA,
         "report_images": ["yes", ""],
         "workers": COUNT,
+        "precision": CHOICE,
+        "backend": CHOICE,
         "device": ["tpu", "gpu", ""],
         "anonymous": UNSIGNED,
         "accept_labels": SWITCH,

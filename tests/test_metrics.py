@@ -115,6 +115,24 @@ def test_a_threshold_on_any_bins_edge_counts_what_reaches_it():
         assert metrics.confusion(counts, float(edge)) == wanted, edge
 
 
+def test_the_best_dice_stands_beside_that_of_the_threshold_in_use():
+    """Against scikit-learn at every score that there is; without a vessel there is none."""
+    score, truth = pixels("smooth", seed=6, size=500)
+    found = metrics.summary(counted(score, truth), 0.9)
+    dice = [sk.f1_score(truth[0], score[0] >= t) for t in np.unique(score)]
+    assert found["best_dice"] == pytest.approx(max(dice))
+    assert (
+        found["best_dice"]
+        > found["dice"]
+        == pytest.approx(sk.f1_score(truth[0], score[0] >= np.float32(0.9)))
+    )
+    at_best = sk.f1_score(truth[0], score[0] >= np.float32(found["best_threshold"]))
+    assert at_best == pytest.approx(max(dice))
+    none = metrics.summary(counted(score, truth & False), 0.5)
+    assert math.isnan(none["best_threshold"])
+    assert math.isnan(none["best_dice"])
+
+
 def test_the_best_threshold_beats_every_other_edge():
     score, truth = pixels("tied", seed=4, size=300)
     counts = counted(score, truth)
@@ -163,7 +181,7 @@ def test_nothing_counted_has_no_figures():
     counts = np.zeros((2, BINS), np.int64)
     figures = metrics.summary(counts, 0.5)
     assert figures.pop("threshold") == 0.5
-    assert len(figures) == 7
+    assert len(figures) == 9
     assert all(math.isnan(value) for value in figures.values())
 
 

@@ -38,6 +38,9 @@ COLUMNS = {  # of table.md: keys of table.json
     "Acc": "accuracy",
     "second observer's Dice": "second_observer_dice",
     "fields' IoU": "field_iou",
+    "clDice": "cldice",
+    "best threshold": "best_threshold",
+    "Dice there": "best_dice",
 }
 
 

@@ -16,7 +16,7 @@ import ray.data
 from segpipe import labels, metrics
 from segpipe.cluster.nodes import check_device, choose_device, model_workers
 from segpipe.cluster.session import ray_session
-from segpipe.cluster.workers import data_stage, network_stage
+from segpipe.cluster.workers import data_stage, network_stage, on_network_node
 from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
@@ -24,14 +24,15 @@ from segpipe.data.globs import Reading
 from segpipe.data.known_sets import SPLITS
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.errors import UserError
-from segpipe.evaluate import report
+from segpipe.evaluate import bootstrap, report
+from segpipe.evaluate.bootstrap import LEVEL
 from segpipe.evaluate.report import Pictures, draw, spread, table
-from segpipe.evaluate.stages import EvaluateJob, count, load_labelled
+from segpipe.evaluate.stages import EvaluateJob, Scoring, count, load_labelled
 from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
+from segpipe.measurement import agreement
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
-from segpipe.models.predict import Scorer
 from segpipe.models.tta import TTA, num_scores
 from segpipe.progress import Progress
 from segpipe.storage import Store, check_places, check_there, open_store, preflight
@@ -63,6 +64,11 @@ class EvaluateConfig:
     """Names and pictures in the report: on, or off where they may identify patients."""
     workers: int | None = None
     """Processes that run the network; one a core or GPU without."""
+    precision: str = "auto"
+    """Of the network: fp32, bf16, or auto: the quickest that matches the reference, fp32."""
+    backend: str = "auto"
+    """What runs the network: native, its own loop in C++ on CPUs; torch; or auto: the quickest that
+    matches the reference, as segment chooses."""
     device: str = "auto"
     """Where the network runs: auto, cpu or gpu."""
     anonymous: bool = False
@@ -84,8 +90,16 @@ class EvaluateConfig:
         if not self.data:
             raise UserError("--data: no labelled set named, name one or more")
         check_places(self, "data", "output", "checkpoint")
-        choices = {"split": SPLITS, "fov": FIELDS, "tta": TTA, "device": DEVICES}
-        check_choices(self, {**choices, "report_images": ("on", "off")})
+        choices = {
+            "split": SPLITS,
+            "fov": FIELDS,
+            "tta": TTA,
+            "report_images": ("on", "off"),
+            "precision": engine.PRECISION,
+            "backend": engine.BACKENDS,
+            "device": DEVICES,
+        }
+        check_choices(self, choices)
         check_at_least(self, 1, "workers")
         check_anonymous(self.anonymous, "--data", self.data)
         Reading.of(self)
@@ -139,6 +153,11 @@ def evaluate(config: EvaluateConfig) -> None:
         inside = f"{data.field_of_view} field of view"
         num_images = len(data.examples)
         print(f"evaluate: {num_images} images pooled, inside the {inside}: {figures}")
+        if ends := result.get("intervals"):
+            pairs = ((name, low, ends["high"][name]) for name, low in ends["low"].items())
+            told = ", ".join(f"{name} {low:.4f} to {high:.4f}" for name, low, high in pairs)
+            print(f"evaluate: {LEVEL} % intervals over photographs: {told}")
+        print(f"evaluate: the network was run by {result['engine']}")
         print(f"evaluate: wrote {output.uri('metrics.json')}, report.html and comparison.png")
         return
     rows = [table_row(data, result) for data, result in zip(sets, results, strict=True)]
@@ -197,21 +216,31 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts = np.zeros((2, BINS), np.int64)
+        self.hits = np.zeros((len(agreement.SHARES), 2), np.int64)
         self.second = np.zeros(4, np.int64)
+        self.second_hits = np.zeros_like(self.hits)
         self.images: dict[str, dict[str, Any]] = {}
+        self.engines: set[str] = set()
+        self.resampled: dict[str, bootstrap.Kept] = {}
         self.masks: dict[str, bytes] = {}
         """The predictions as PNG files: some 15 KB of a photograph of DRIVE."""
 
     def add(self, row: Mapping[str, Any], threshold: float) -> None:
         """A row of stages.count."""
         figures: dict[str, Any] = metrics.summary(row["counts"], threshold)
+        figures |= agreement.summary(row["hits"])
         if sum(row["second"]):
-            figures["second_observer"] = Confusion(*map(int, row["second"])).summary()
+            at = Confusion(*map(int, row["second"]))
+            figures["second_observer"] = at.summary() | agreement.summary(row["second_hits"])
         if not math.isnan(row["field_iou"]):
             figures["field_iou"] = row["field_iou"]
         self.counts += row["counts"]
+        self.hits += row["hits"]
         self.second += row["second"]
+        self.second_hits += row["second_hits"]
         self.images[row["name"]] = figures
+        self.engines.add(row["engine"])
+        self.resampled[row["name"]] = bootstrap.keep(row["counts"], threshold, row["hits"])
         self.masks[row["name"]] = row["mask_png"]
 
     @property
@@ -224,9 +253,12 @@ def _measured(
     config: EvaluateConfig,
     sets: Sequence[LabelledData],
     job: EvaluateJob,
-    scorer: tuple[bytes, str],
+    network: tuple[bytes, str],
 ) -> list[Tally]:
-    """One tally a set; the photographs of all sets go through the same Scorers, of `scorer`."""
+    """One tally a set; all photographs go through the same `network`: its weights and its tta.
+
+    Raises UserError where no engine that the flags allow runs here.
+    """
     rows = [
         {"set": index} | example.as_row()
         for index, data in enumerate(sets)
@@ -234,10 +266,14 @@ def _measured(
     ]
     device = choose_device(config.device)
     workers = min(len(rows), model_workers(device, config.workers))
+    known = on_network_node(engine.find_trials, network[0], device)
+    chosen = engine.select(known, config.backend, config.precision)
     listed = ray.data.from_items(rows, override_num_blocks=len(rows))
     stage = data_stage(len(rows))
     loaded = listed.map(partial(load_labelled, job=job), **stage)
-    scores = network_stage(loaded, Scorer, scorer, device, workers)
+    arguments = *network, chosen.engine, chosen.matches
+    light = chosen.backend == "native"
+    scores = network_stage(loaded, Scoring, arguments, device, workers, light)
     counted = scores.map(partial(count, job=job), **stage)
     progress, tallies = Progress("evaluate"), [Tally() for _ in sets]
     for done, row in enumerate(counted.iter_rows(), start=1):
@@ -255,15 +291,20 @@ def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
     """What metrics.json holds; docs/evaluation.md tells each key."""
     images = [{"name": example.name, **tally.images[example.name]} for example in data.examples]
     result: dict[str, Any] = {
-        "pooled": metrics.summary(tally.counts, card.threshold),
+        "pooled": metrics.summary(tally.counts, card.threshold) | agreement.summary(tally.hits),
         "images": images,
     }
+    if len(images) > 1:
+        kept = [tally.resampled[example.name] for example in data.examples]
+        result["intervals"] = bootstrap.intervals(kept)
     if tally.second_observer is not None:
-        result["second_observer"] = tally.second_observer.summary()
+        beyond = agreement.summary(tally.second_hits)
+        result["second_observer"] = tally.second_observer.summary() | beyond
     result["calibration"] = metrics.reliability(tally.counts).summary()
     result["field_of_view"] = data.field_of_view
     if overlaps := [image["field_iou"] for image in images if "field_iou" in image]:
         result["field_iou"] = float(np.mean(overlaps))
+    result["engine"] = ", ".join(sorted(tally.engines))
     result["checkpoint"] = asdict(card)
     return result
 
@@ -290,9 +331,11 @@ def table_row(data: LabelledData, result: Mapping[str, Any]) -> dict[str, Any]:
         "images": len(data.examples),
         "field_of_view": data.field_of_view,
         **result["pooled"],
+        **{f"dice_{end}": row["dice"] for end, row in result.get("intervals", {}).items()},
         "expected_calibration_error": calibration_error,
         "second_observer_dice": result.get("second_observer", {}).get("dice"),
         "field_iou": result.get("field_iou"),
+        "engine": result["engine"],
     }
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from segpipe import metrics
 from segpipe.data import codecs
 from segpipe.data.canvas import (
     canvas_side,
+    fit_fov,
     fit_image,
     plan_fit,
     restore,
@@ -22,7 +25,9 @@ from segpipe.data.layouts import Example
 from segpipe.errors import (
     UserError,
 )
+from segpipe.measurement import agreement
 from segpipe.metrics import Confusion
+from segpipe.models.engine import Engine, Score, open_or_reference, open_score
 from segpipe.storage import Store
 
 
@@ -44,41 +49,86 @@ class EvaluateJob:
 
 
 def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
-    """An example's keys and `set` -> the same, its canvas [S, S, 3] uint8 and an error or ''."""
+    """An example's keys and `set` -> the same, its canvas [S, S, 3] and fov [S, S], both uint8, and
+    an error or ''."""
     side = canvas_side(job.diameter)
     try:
         labelled = job.load(row)
     except UserError as error:
-        return row | {"canvas": np.zeros((side, side, 3), np.uint8), "error": str(error)}
+        nothing = np.zeros((side, side, 3), np.uint8)
+        return row | {"canvas": nothing, "fov": nothing[..., 0], "error": str(error)}
     geometry = plan_fit(labelled.fov, job.diameter)
-    return row | {"canvas": fit_image(labelled.image, geometry, side), "error": ""}
+    canvas = fit_image(labelled.image, geometry, side)
+    return row | {"canvas": canvas, "fov": fit_fov(labelled.fov, geometry, side), "error": ""}
+
+
+class Scoring:
+    """A checkpoint's network in a process of its own, run as segment would run it."""
+
+    def __init__(
+        self,
+        weights: bytes,
+        tta: str,
+        engine: Engine,
+        reference_allowed: bool,
+        device: str,
+        num_threads: int,
+    ) -> None:
+        """`reference_allowed`: where the engine does not run here, the reference takes its place."""
+        self.score: Score
+        if reference_allowed:
+            opened = open_or_reference(weights, engine, num_threads, tta, device)
+            self.score, self.engine = opened
+            return
+        try:
+            self.score, self.engine = open_score(weights, engine, num_threads, tta, device), engine
+        except OSError as error:
+            raise UserError(
+                f"--backend {engine.backend} --precision {engine.precision}: {error} on "
+                f"{platform.node()}; use auto for what each machine has"
+            ) from error
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """canvas [N, S, S, 3] and fov [N, S, S] uint8 become score [N, S, S] float32 and engine.
+
+        The score is 0 where error is not empty.
+        """
+        canvases, fovs = batch.pop("canvas"), batch.pop("fov")
+        score = np.zeros(fovs.shape, np.float32)
+        for n in np.flatnonzero(batch["error"] == ""):
+            score[n] = self.score(canvases[n], fovs[n])
+        return batch | {"score": score, "engine": np.full(len(score), self.engine.name)}
 
 
 def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     """A scored example -> what evaluation keeps of it.
 
-    counts [2, BINS] of the score in the field, the second observer's confusion `second` [4] (zeros
-    without one), the fields' overlap `field_iou` (NaN where the set gives none), and the prediction
-    as `mask_png`, which is a hundredth of its pixels' size.
+    counts [2, BINS] of the score in the field, `hits` [5, 2] of agreement.compare, the second
+    observer's confusion `second` [4] and `second_hits` [5, 2] (zeros without one), the fields'
+    overlap `field_iou` (NaN where the set gives none), and the prediction as `mask_png`, which is a
+    hundredth of its pixels' size.
     """
     score, error = row.pop("score"), row.pop("error")
-    kept = {"set": row["set"], "name": row["name"], "error": error}
+    kept = {key: row[key] for key in ("set", "name", "engine")} | {"error": error}
     if error:
         return kept
     store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
     native = restore(score, plan_fit(labelled.fov, job.diameter))
     label, inside = labelled.label == VESSEL, labelled.fov
-    second = load_second(store, example, labelled)
-    drawn = (
-        Confusion(0, 0, 0, 0)
-        if second is None
-        else metrics.confusion_of(second[inside] == VESSEL, label[inside])
-    )
-    overlap = field_overlap(store, example, labelled.image)
     predicted = classes_of(native >= np.float32(job.threshold), inside)
-    return kept | {
+    kept |= {
         "counts": metrics.count_scores(native, label, inside),
-        "second": list(asdict(drawn).values()),
-        "field_iou": math.nan if overlap is None else overlap,
+        "hits": agreement.compare(predicted == VESSEL, label, inside),
         "mask_png": codecs.encode_mask(predicted),
+    }
+    second = load_second(store, example, labelled)
+    drawn, second_hits = Confusion(0, 0, 0, 0), np.zeros_like(kept["hits"])
+    if second is not None:
+        drawn = metrics.confusion_of(second[inside] == VESSEL, label[inside])
+        second_hits = agreement.compare(second == VESSEL, label, inside)
+    overlap = field_overlap(store, example, labelled.image)
+    return kept | {
+        "second": list(asdict(drawn).values()),
+        "second_hits": second_hits,
+        "field_iou": math.nan if overlap is None else overlap,
     }

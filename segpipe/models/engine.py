@@ -162,31 +162,33 @@ def resume(
 # ---- running
 
 
-def open_score(weights: bytes, engine: Engine, num_threads: int, tta: str) -> Score:
-    """A checkpoint's network on the CPU, one canvas at a time, averaged as `tta` says.
+def open_score(
+    weights: bytes, engine: Engine, num_threads: int, tta: str, device: str = "cpu"
+) -> Score:
+    """A checkpoint's network, one canvas at a time, averaged as `tta` says.
 
     Raises UserError for weights that do not fit, OSError where the engine does not run here.
     """
     loaded = checkpoint.load(weights, "--checkpoint")
     if engine.backend == "native":
-        if problem := _native_problem(loaded, engine.precision, "cpu"):
+        if problem := _native_problem(loaded, engine.precision, device):
             raise OSError(f"{engine.name}: {problem}")
         return averaged(_native(loaded), tta)
-    return averaged(_torch(loaded, engine.precision, "cpu", num_threads), tta)
+    return averaged(_torch(loaded, engine.precision, device, num_threads), tta)
 
 
 def open_or_reference(
-    weights: bytes, engine: Engine, num_threads: int, tta: str
+    weights: bytes, engine: Engine, num_threads: int, tta: str, device: str = "cpu"
 ) -> tuple[Score, Engine]:
     """As open_score, with the reference where that engine does not run here -> and which it is."""
     try:
-        score = open_score(weights, engine, num_threads, tta)
+        score = open_score(weights, engine, num_threads, tta, device)
         if engine.backend == "torch" and engine != REFERENCE:  # torch refuses when it is run
             score(np.zeros((PROBE_PX, PROBE_PX, 3), np.uint8), np.zeros((PROBE_PX,) * 2, np.uint8))
     except (OSError, RuntimeError):
         if engine == REFERENCE:
             raise
-        return open_score(weights, REFERENCE, num_threads, tta), REFERENCE
+        return open_score(weights, REFERENCE, num_threads, tta, device), REFERENCE
     return score, engine
 
 
