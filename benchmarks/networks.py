@@ -42,6 +42,7 @@ def add(name: str, trained: Path, command: str) -> None:
         for tta, kept in TTA.items():
             words = ["-m", "jobs.evaluate", "--data", drive().parent / data_set, *found]
             words += ["--output", output / tta, "--tta", tta, "--checkpoint", weights]
+            words += ["--backend", "torch", "--precision", "fp32"]  # the same on every machine
             run(words)
             shutil.copy(output / tta / "metrics.json", folder / f"{data_set}{kept}.json")
     shutil.copy(trained / "history.csv", folder / "history.csv")

@@ -66,6 +66,7 @@ In the order in which data flows:
       skeleton.py        vessels -> centre lines, traced and smoothed
       calibre.py         widths across centre lines
       fractal.py         box counting
+      agreement.py       mask and label -> clDice, sensitivity by width
       quality.py         focus, exposure, what is readable
     plots.py  html.py    what training and evaluation draw; parts of reports
     ray_compat.py        what segpipe uses of Ray that is private
@@ -124,6 +125,7 @@ In the order in which data flows:
     evaluate/            segpipe evaluate
       run.py             its config and verb
       stages.py          what happens to a labelled photograph
+      bootstrap.py       intervals over photographs
       report.py          figures, page and table
     scaling/             segpipe scale: a job on more and more cores, beside its ceilings
     planning/            segpipe plan: measured costs -> forecast of a run on a larger cluster

@@ -26,7 +26,7 @@ def disc(side: int, diameter: float) -> np.ndarray:
 
 
 def examples(root: Path, num: int) -> list[tuple[Labelled, np.ndarray]]:
-    """Photographs of a set in DRIVE's layout, and their vessels as the second observer drew them."""
+    """Photographs of a set in DRIVE's layout, and the second observer's vessels."""
     store = open_store(str(root))
     some: tuple[Example, ...] = open_labelled(store, ["test"]).examples("test")[:num]
     loaded = [(example, load_example(store, example)) for example in some]

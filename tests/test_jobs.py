@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import f1_score
 from verbs import ONE, assert_equal_weights, rows_of, run
 
+from segpipe.data.canvas import canvas_side, fit_image, plan_fit, restore
 from segpipe.data.codecs import decode_image
 from segpipe.data.synthetic_sets import write_archive_image
 from segpipe.measurement import vessels
 from segpipe.measurement.quality import Quality
 from segpipe.models import checkpoint
+from segpipe.models.networks import load_network
+from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
 
 TRAIN = ["--recipe", "lecture", "--epochs", "2", "--crops-per-image", "10"]
@@ -239,6 +243,8 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
     assert result["pooled"]["dice"] == pytest.approx(2 * hits / drawn, abs=2e-3)
     assert 0 < result["second_observer"]["dice"] < 1
     assert (out / "comparison.png").stat().st_size > 10_000
+    summary = json.loads((masks / "summary.json").read_text())
+    assert result["engine"] == summary["engine"]["name"]
 
 
 def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
@@ -260,6 +266,40 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     assert run("evaluate", *ONE, *words) == 0
     result = json.loads((tmp_path / "evaluation/metrics.json").read_text())
     assert result["checkpoint"]["flips"] == 4
+
+
+def test_evaluation_by_a_named_engine_says_so_and_gives_its_figures(
+    trained, labelled, tmp_path, capfd, ray_cluster
+):
+    """The reference's are those of the plain network, counted here by scikit-learn."""
+    weights = trained / "model.safetensors"
+    words = ["evaluate", *ONE, "--data", labelled, "--checkpoint", weights]
+    flags = ["--backend", "torch", "--precision", "fp32"]
+    assert run(*words, "--output", tmp_path, *flags) == 0
+    told = capfd.readouterr().out
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert result["engine"] == "torch fp32"
+    assert "evaluate: the network was run by torch fp32" in told
+    low, high = (result["intervals"][end]["dice"] for end in ("low", "high"))
+    assert f"95 % intervals over photographs: auc {result['intervals']['low']['auc']:.4f}" in told
+    assert f"dice {low:.4f} to {high:.4f}" in told
+    loaded = checkpoint.load(weights.read_bytes(), "trained")
+    predictor = Predictor(load_network(loaded))
+    predicted, drawn = [], []
+    for path in sorted((labelled / "test/images").iterdir()):
+        number = path.name.split("_")[0]
+        manual = labelled / f"test/1st_manual/{number}_manual1.gif"
+        field = labelled / f"test/mask/{path.stem}_mask.gif"
+        vessel, fov = (np.asarray(Image.open(of).convert("L")) > 127 for of in (manual, field))
+        geometry = plan_fit(fov, loaded.card.diameter)
+        canvas = fit_image(
+            np.asarray(Image.open(path)), geometry, canvas_side(loaded.card.diameter)
+        )
+        score = restore(predictor.scores(canvas[None])[0], geometry)
+        predicted.append(score[fov] >= np.float32(loaded.card.threshold))
+        drawn.append(vessel[fov])
+    dice = f1_score(np.concatenate(drawn), np.concatenate(predicted))
+    assert result["pooled"]["dice"] == pytest.approx(dice, abs=1e-4)
 
 
 @pytest.mark.parametrize("split", ["test", pytest.param("training", marks=pytest.mark.nightly)])

@@ -142,6 +142,8 @@ def evaluate(config: EvaluateConfig) -> None:
             _survey(config, data, prefix=f"{data.name}: " if len(sets) > 1 else "")
         tallies = _measured(config, sets, job, (weights, card.tta))
     results = [summarise(data, tally, card) for data, tally in zip(sets, tallies, strict=True)]
+    engines = sorted(set().union(*(tally.engines for tally in tallies)))
+    print(f"evaluate: the network was run by {', '.join(engines)}")
     for index, (data, tally, result) in enumerate(zip(sets, tallies, results, strict=True)):
         files = files_of_set(job, index, data, tally, result, config.report_images == "on")
         folder = data.name if len(sets) > 1 else ""
@@ -157,7 +159,6 @@ def evaluate(config: EvaluateConfig) -> None:
             pairs = ((name, low, ends["high"][name]) for name, low in ends["low"].items())
             told = ", ".join(f"{name} {low:.4f} to {high:.4f}" for name, low, high in pairs)
             print(f"evaluate: {LEVEL} % intervals over photographs: {told}")
-        print(f"evaluate: the network was run by {result['engine']}")
         print(f"evaluate: wrote {output.uri('metrics.json')}, report.html and comparison.png")
         return
     rows = [table_row(data, result) for data, result in zip(sets, results, strict=True)]

@@ -74,7 +74,7 @@ class Scoring:
         device: str,
         num_threads: int,
     ) -> None:
-        """`reference_allowed`: where the engine does not run here, the reference takes its place."""
+        """`reference_allowed`: it takes the place of an engine that does not run here."""
         self.score: Score
         if reference_allowed:
             opened = open_or_reference(weights, engine, num_threads, tta, device)
