@@ -283,8 +283,23 @@ def test_an_interval_holds_what_resampled_photographs_give():
         low, high = independent.confidence_interval
         width = high - low
         assert width > 0
-        assert abs(found["low"][name] - low) < 0.2 * width, name
-        assert abs(found["high"][name] - high) < 0.2 * width, name
+        assert abs(found["low"][name] - low) < 0.12 * width, name
+        assert abs(found["high"][name] - high) < 0.12 * width, name
+
+
+def test_the_interval_of_a_share_of_photographs_is_the_binomials():
+    """Of ten photographs with as many vessels four are found whole, six not at all."""
+    kept = []
+    for found in [True] * 4 + [False] * 6:
+        counts = np.zeros((2, BINS), np.int64)
+        counts[0, 100], counts[1, -100 if found else 100] = 500, 100
+        hits = np.array([[0, 0], [90 * found, 90]] + [[100 * found, 100]] * 3)
+        kept.append(bootstrap.keep(counts, 0.5, hits))
+    ends = bootstrap.intervals(kept)
+    for end, share in (("low", 0.025), ("high", 0.975)):
+        wanted = stats.binom.ppf(share, 10, 0.4) / 10
+        for name in ("sensitivity", "cldice_sensitivity", "sensitivity_3_to_6_px"):
+            assert ends[end][name] == pytest.approx(wanted), name
 
 
 def test_an_interval_is_the_same_each_time_and_narrows_with_more_photographs():
