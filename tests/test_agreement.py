@@ -200,8 +200,10 @@ def test_sensitivity_is_counted_for_each_class_of_widths(scale):
 
 @pytest.mark.parametrize(
     ("width", "side", "place"),
-    [(2, 1000, 0), (3, 1000, 0), (4, 1000, 1), (6, 1000, 1), (7, 1000, 2)]
-    + [(7, 2500, 0), (13, 2250, 1)],  # which are measured as exactly 3 and 6 px
+    [
+        *((2, 1000, 0), (3, 1000, 0), (4, 1000, 1), (6, 1000, 1), (7, 1000, 2)),
+        *((7, 2500, 0), (13, 2250, 1)),  # which are measured as exactly 3 and 6 px
+    ],
 )
 def test_a_class_holds_the_width_at_which_it_ends(width, side, place):
     vessel = np.zeros((side, side), bool)
