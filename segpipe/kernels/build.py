@@ -126,8 +126,9 @@ def compile_one(
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         built = Path(scratch) / library.name
         words = [*compiler, *flags, f"-march={march}", *map(str, SOURCES), "-o", str(built)]
+        env = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch} | os.environ
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=BUILD_S)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=BUILD_S, env=env)
         except subprocess.TimeoutExpired:
             raise BuildError(f"{name} builds no {variant.name} within {BUILD_S:g} s") from None
         except OSError as error:
