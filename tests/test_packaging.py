@@ -82,7 +82,7 @@ def test_a_data_set_in_a_checkout_changes_nothing_of_what_is_sent(checkout):
 def wheel_of(checkout: Path, folder: Path, compiler: str) -> ZipFile:
     """As `pip wheel .` makes it, with the setuptools that is installed."""
     copy = folder / "checkout"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("DRIVE", "data", ".venv"))
+    shutil.copytree(checkout, copy)
     words = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--quiet"]
     env = os.environ | {"CXX": compiler}
     words += ["--wheel-dir", str(folder / "wheels"), str(copy)]
