@@ -372,11 +372,12 @@ def test_a_lack_of_memory_is_an_error_of_python_and_the_next_call_works():
         score(canvas, fov)
     wanted = kernels.ResUNetScores(state, VESSEL, BACKGROUND)(canvas, fov)
     np.testing.assert_array_equal(score(canvas, fov), wanted)
-    parts = resunet_kernel._arrays(drawn_state(64), 64, VESSEL, BACKGROUND)
+    levels = np.array([64, 192, 384, 384, 384], np.int32)
+    parts = resunet_kernel._arrays(drawn_state(64), 1, levels.tolist(), VESSEL, BACKGROUND)
     numbers = np.concatenate([array.ravel() for array in parts])
     network = ctypes.c_void_p()
     with memory_left(8 << 20), pytest.raises(MemoryError, match="resunet_open"):
-        native.library().resunet_open(64, numbers, ctypes.byref(network))
+        native.library().resunet_open(1, 5, levels, numbers, ctypes.byref(network))
     assert network.value is None
 
 
