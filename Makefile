@@ -7,10 +7,14 @@ TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-re
 
 setup: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+# Sources of what pip compiles: after a change of one `make` installs, and so compiles, again.
+NATIVE := setup.py segpipe/kernels/build.py $(wildcard segpipe/kernels/*.cpp segpipe/kernels/*.h)
+
+.venv/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "segpipe needs Python 3.11: make PYTHON=/path/to/python3.11"'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -c 'from segpipe import kernels; print("native library:", kernels.missing() or "built")'
 	touch $@
 
 demo: setup
@@ -42,4 +46,4 @@ bench: setup
 	$(BIN)/python benchmarks/readme.py
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build segpipe/kernels/lib

@@ -169,7 +169,7 @@ def table(
         "",
         f"Start-up, median of {STARTS}: importing torch and starting Ray alone {plain:.1f} s; from "
         f"the command to the first mask {ours:.1f} s, {ours / plain:.2f} times as long; "
-        f"{cold_s:.1f} s with nothing in the cache (the kernels are built, the engines tried).",
+        f"{cold_s:.1f} s with nothing in the cache (the engines are tried).",
     ]
 
 

@@ -13,7 +13,7 @@ In the order in which data flows:
       settings.py        what an output was started with
       lock.py            one writer for each output
       folders.py         where caches lie
-    kernels/             inner loops in C++, built on first use: segnet-lite, resunet, masks
+    kernels/             inner loops in C++, built with it: segnet-lite, resunet, masks
     data/                numpy, pillow and OpenCV, never torch
       arrays.py          the arrays' types
       codecs.py          bytes -> photograph, safely; mask -> PNG bytes

@@ -4,6 +4,7 @@ Run: pytest tests/test_engine.py
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ from segpipe.storage.files import read_parquet
 EAGER = Trial("torch", "fp32", 50.0, 1.0, "")
 HALF = Trial("torch", "bf16", 20.0, 0.996, "")
 COMPILED = Trial("native", "fp32", 7.0, 0.9999, "")
-NO_COMPILER = Trial("native", "fp32", None, None, "no C++ compiler")
+NO_LIBRARY = Trial("native", "fp32", None, None, "no native library")
 FAST = Engine("native", "fp32")
+ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = checkpoint.read("segnet-lite")
 
 
@@ -50,9 +52,9 @@ def untrue(trial: Trial, dice: float | None = 0.9949) -> Trial:
     ("trials", "flags", "wanted"),
     [
         ([EAGER, HALF, COMPILED], ("auto", "auto"), "native fp32"),
-        ([EAGER, HALF, NO_COMPILER], ("auto", "auto"), "torch bf16"),
-        ([EAGER, untrue(HALF), NO_COMPILER], ("auto", "auto"), "torch fp32"),
-        ([EAGER, untrue(HALF, None), NO_COMPILER], ("auto", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_LIBRARY], ("auto", "auto"), "torch bf16"),
+        ([EAGER, untrue(HALF), NO_LIBRARY], ("auto", "auto"), "torch fp32"),
+        ([EAGER, untrue(HALF, None), NO_LIBRARY], ("auto", "auto"), "torch fp32"),
         ([EAGER, untrue(HALF), untrue(COMPILED)], ("auto", "auto"), "torch fp32"),
         ([EAGER, HALF, COMPILED], ("torch", "auto"), "torch bf16"),
         ([EAGER, HALF, COMPILED], ("torch", "fp32"), "torch fp32"),
@@ -65,8 +67,8 @@ def test_the_quickest_true_engine_that_the_flags_allow(trials, flags, wanted):
 
 
 def test_what_does_not_run_here_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"--backend native.*no C\+\+ compiler"):
-        engine.select([EAGER, HALF, NO_COMPILER], "native", "auto")
+    with pytest.raises(UserError, match=r"--backend native.*no native library"):
+        engine.select([EAGER, HALF, NO_LIBRARY], "native", "auto")
 
 
 BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("torch", "bf16")
@@ -80,9 +82,9 @@ BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("torch", "bf16")
         ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("auto", "auto"), "torch fp32"),
         ([EAGER, HALF, COMPILED], BEGUN_EAGER, True, ("native", "auto"), "native fp32"),
         ([EAGER, HALF, COMPILED], FAST, True, ("torch", "auto"), "torch fp32"),
-        ([EAGER, HALF, NO_COMPILER], FAST, True, ("auto", "auto"), "torch fp32"),
-        ([EAGER, HALF, NO_COMPILER], FAST, True, ("native", "auto"), "torch fp32"),
-        ([EAGER, HALF, NO_COMPILER], FAST, True, ("torch", "bf16"), "torch bf16"),
+        ([EAGER, HALF, NO_LIBRARY], FAST, True, ("auto", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_LIBRARY], FAST, True, ("native", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_LIBRARY], FAST, True, ("torch", "bf16"), "torch bf16"),
         ([EAGER, untrue(HALF)], FAST, True, ("auto", "auto"), "torch fp32"),  # not even tried here
         ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "auto"), "torch bf16"),
     ],
@@ -100,13 +102,13 @@ def test_an_output_resumes_with_its_engine_or_one_that_matches(
         ([EAGER, untrue(HALF)], BEGUN_HALF, True, ("torch", "fp32"), "are not those"),  # by 0.1
         ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "fp32"), "are not those of"),
         (
-            [EAGER, NO_COMPILER],
+            [EAGER, NO_LIBRARY],
             BEGUN_EAGER,
             True,
             ("native", "auto"),
-            r"--backend native.*no C\+\+ compiler",
+            r"--backend native.*no native library",
         ),
-        ([EAGER, NO_COMPILER], FAST, False, ("auto", "auto"), r"no C\+\+ compiler.*are not those"),
+        ([EAGER, NO_LIBRARY], FAST, False, ("auto", "auto"), r"no native library.*are not those"),
     ],
 )
 def test_an_output_does_not_resume_with_other_masks(trials, begun, matched, flags, told):
@@ -124,12 +126,8 @@ def test_dice_of_two_lists_of_masks_is_pooled():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of its own, with the kernels that are built already."""
-    built = list(kernels.cache_folder().glob("kernels-*"))
+    """A cache of its own."""
     monkeypatch.setenv("SEGPIPE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
-    for path in built:
-        (tmp_path / "cache" / path.name).symlink_to(path)
     return tmp_path / "cache"
 
 
@@ -162,10 +160,10 @@ def test_an_engine_that_fails_in_its_trial_is_one_that_does_not_run_here(cache, 
     assert not engine.select(trials, "auto", "auto").problem
 
 
-def test_what_was_found_without_a_compiler_does_not_hold_with_one(cache, monkeypatch):
+def test_what_was_found_without_a_library_does_not_hold_with_one(cache, monkeypatch):
     tried = []
     monkeypatch.setattr(engine, "_try_all", lambda *_: tried.append(1) or [EAGER])
-    for missing, times in (("no C++ compiler", 1), ("", 2), ("no C++ compiler", 2)):
+    for missing, times in (("no native library", 1), ("", 2), ("no native library", 2)):
         monkeypatch.setattr(kernels, "missing", lambda missing=missing: missing)
         assert engine.find_trials(WEIGHTS, "cpu") == [EAGER]
         assert len(tried) == times
@@ -300,13 +298,13 @@ def test_an_engine_that_is_gone_is_replaced_by_the_reference_in_one_line(
     assert engine_of(output) == "native fp32"
     settings = json.loads((output / "_segpipe/settings.json").read_text())
     photograph.transpose(Image.Transpose.ROTATE_180).save(folder / "b.png")
-    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
-    monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, NO_COMPILER])
+    monkeypatch.setattr(kernels, "missing", lambda: "no native library")
+    monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, NO_LIBRARY])
     capsys.readouterr()
     assert run(*words) == 0
     told = capsys.readouterr()
     [line] = [line for line in told.err.splitlines() if "does not run here" in line]
-    assert "no C++ compiler" in line
+    assert "no native library" in line
     assert "torch fp32" in line
     assert "1 masks by the reference engine" in told.out.splitlines()[-1]
     made = {row["path"]: row["engine"] for row in rows_of(output)}
@@ -339,7 +337,7 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
         raise RuntimeError("no bf16 here")
 
     monkeypatch.setattr(engine, "_torch", without_bf16)
-    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    monkeypatch.setattr(kernels, "missing", lambda: "no native library")
     masks = []
     for name, asked in (("told", chosen), ("reference", REFERENCE)):
         (tmp_path / name).mkdir()
@@ -355,33 +353,37 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
 
 def test_an_engine_that_does_not_match_has_no_substitute(photograph, tmp_path, monkeypatch):
     photograph.save(tmp_path / "a.png")
-    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    monkeypatch.setattr(kernels, "missing", lambda: "no native library")
     job, _ = one_photograph(tmp_path, reference_allowed=False)
-    with pytest.raises(UserError, match=r"--backend native --precision fp32.*no C\+\+ compiler"):
+    with pytest.raises(UserError, match=r"--backend native --precision fp32.*no native library"):
         stages.Segmenter(job, WEIGHTS, FAST, "cpu", 1)
 
 
 @pytest.mark.cluster
-def test_without_a_compiler_the_plain_way_does_the_same_and_says_so(photograph, tmp_path):
-    folder = tmp_path / "in"
+def test_without_a_library_the_plain_way_does_the_same_and_says_so(photograph, tmp_path):
+    """As in a job's checkout whose C++ is not that of the node's package."""
+    folder, checkout = tmp_path / "in", tmp_path / "checkout"
     folder.mkdir()
+    for name in ("segpipe", "jobs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("lib"))
+    (checkout / "segpipe" / "kernels" / "changed.h").write_text("// another source")
     photograph.save(folder / "a.png")
     masks, engines = [], []
-    for compiler, flags, env in (
-        ("with", ["--backend", "native"], {}),
-        ("without", [], {"CXX": "no-such-compiler"}),
+    for library, flags, root in (
+        ("with", ["--backend", "native"], ROOT),
+        ("without", [], checkout),
     ):
-        output = tmp_path / compiler
-        env = {"SEGPIPE_CACHE": str(tmp_path / f"cache-{compiler}")} | env
+        output = tmp_path / library
+        env = {"SEGPIPE_CACHE": str(tmp_path / f"cache-{library}"), "PYTHONPATH": str(root)}
         words = ["--input", folder, "--output", output, "--precision", "fp32", *flags]
-        ended = finish("-m", "jobs.segment", *words, env=env)
+        ended = finish("-P", "-m", "jobs.segment", *words, env=env)
         assert ended.returncode == 0, ended.stderr
         summary = json.loads((output / "summary.json").read_text())
         engines.append(summary["engine"])
         masks.append(codecs.decode_image((output / "masks" / "a.png.png").read_bytes()) == 255)
     assert [found["name"] for found in engines] == ["native fp32", "torch fp32"]
     told = {one["name"]: one["problem"] for one in engines[1]["considered"]}
-    assert "no-such-compiler" in told["native fp32"]
+    assert "no native library of these sources" in told["native fp32"]
     dice = engine.vessel_dice([masks[0]], [masks[1]])
     assert dice is not None
     assert dice > 0.999

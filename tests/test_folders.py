@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from segpipe import kernels
 from segpipe.storage import folders
 
 NO_HOME = Path("/proc/nohome")  # that not even root can make
@@ -27,23 +26,23 @@ def temporary(monkeypatch, tmp_path) -> Path:
 
 def test_a_cache_is_in_the_home_and_without_one_in_the_temporary_folder(monkeypatch, temporary):
     own = temporary / f"segpipe-{os.getuid()}"
-    assert kernels.cache_folder() == own / "segpipe"
+    assert folders.cache_folder() == own / "segpipe"
     assert own.stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("HOME", str(temporary / "home"))
-    assert kernels.cache_folder() == temporary / "home/.cache/segpipe"
+    assert folders.cache_folder() == temporary / "home/.cache/segpipe"
     monkeypatch.setenv("SEGPIPE_CACHE", str(NO_HOME))  # the user's word
-    assert kernels.cache_folder() == NO_HOME
+    assert folders.cache_folder() == NO_HOME
 
 
 def test_what_a_cache_that_cannot_be_written_holds_is_used(monkeypatch, tmp_path):
     monkeypatch.setattr(folders, "can_write", lambda _: False)
-    (tmp_path / "kernels-1.so").write_text("")
+    (tmp_path / "engines-cpu.json").write_text("")
     assert folders.kept(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("kind", ["open to all", "link"])
 def test_a_folder_that_is_not_this_users_alone_keeps_nothing(temporary, kind):
-    """Whoever can write there could plant a library that is loaded."""
+    """Whoever can write there chooses the engine."""
     own = temporary / f"segpipe-{os.getuid()}"
     if kind == "link":
         (temporary / "others").mkdir()
@@ -51,7 +50,7 @@ def test_a_folder_that_is_not_this_users_alone_keeps_nothing(temporary, kind):
     else:
         own.mkdir()
         own.chmod(0o777)
-    assert kernels.cache_folder() == Path("/dev/null/segpipe")
+    assert folders.cache_folder() == Path("/dev/null/segpipe")
 
 
 def test_matplotlib_without_a_home_warns_of_nothing(temporary):

@@ -4,7 +4,6 @@ Run: pytest tests/test_kernels.py
 """
 
 import copy
-import weakref
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from torch import nn
 
 from segpipe import kernels
 from segpipe.data.canvas import canvas_side, fit_fov, plain_native_mask, plan_fit, restore
-from segpipe.kernels.build import pointer
 from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.segnet import SegNetLite
 
@@ -269,14 +267,3 @@ def test_the_compiled_loss_steps_as_the_plain_one():
             assert all(p.grad.stride() == p.stride() for p in network.parameters())
         for mine, theirs in zip(*found, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
-
-
-def test_what_a_pointer_points_to_lives_as_long_as_it():
-    """Of a mirror image a copy is handed over that nobody else holds."""
-    copied = np.ascontiguousarray(np.arange(6.0)[::-1])
-    alive = weakref.ref(copied)
-    found = pointer(copied)
-    del copied
-    assert alive() is not None
-    del found
-    assert alive() is None

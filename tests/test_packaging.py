@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` sends of a checkout, by Ray's own packaging.
+"""What `ray job submit --working-dir .` sends of a checkout, by Ray's own packaging; and a wheel.
 
 Run: pytest tests/test_packaging.py
 """
@@ -6,12 +6,15 @@ Run: pytest tests/test_packaging.py
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
+
+from segpipe.kernels import build
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (
@@ -74,3 +77,37 @@ def test_a_data_set_in_a_checkout_changes_nothing_of_what_is_sent(checkout):
     assert uri() == before
     (checkout / "mine.py").write_text("print('changed')\n")
     assert uri() != before
+
+
+def wheel_of(checkout: Path, folder: Path, compiler: str) -> ZipFile:
+    """As `pip wheel .` makes it, with the setuptools that is installed."""
+    copy = folder / "checkout"
+    shutil.copytree(checkout, copy)
+    words = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--quiet"]
+    env = os.environ | {"CXX": compiler}
+    words += ["--wheel-dir", str(folder / "wheels"), str(copy)]
+    subprocess.run(words, check=True, env=env, capture_output=True, text=True)
+    [wheel] = (folder / "wheels").iterdir()
+    assert wheel.name.endswith("-linux_x86_64.whl")
+    return ZipFile(wheel)
+
+
+def test_a_wheel_brings_a_library_of_each_variant(checkout, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\necho "$*" > "$last"\n')
+    compiler.chmod(0o755)
+    folder = Path("segpipe", "kernels", "lib")
+    with wheel_of(checkout, tmp_path, str(compiler)) as opened:
+        found = {name for name in opened.namelist() if name.startswith(str(folder))}
+        assert found == {str(build.library_path(folder, one)) for one in build.VARIANTS}
+        for variant in build.VARIANTS:
+            with opened.open(str(build.library_path(folder, variant))) as file:
+                assert f"-march={variant.name} ".encode() in file.read()
+
+
+def test_without_a_compiler_a_wheel_is_made_that_says_why_it_has_no_library(checkout, tmp_path):
+    folder = Path("segpipe", "kernels", "lib")
+    with wheel_of(checkout, tmp_path, "no-such-compiler") as opened:
+        [reason] = (name for name in opened.namelist() if name.startswith(str(folder)))
+        assert reason == str(build.reason_path(folder))
+        assert opened.read(reason).startswith(b"CXX no-such-compiler: No such file or directory; ")

@@ -1,16 +1,17 @@
-"""Loops in C++ where numpy and torch have none: built on first use, kept on disk, optional.
+"""Loops in C++ where numpy and torch have none: built with the package, optional.
 
-    build.py       *.cpp -> a shared library for this machine's CPU, in the user's cache folder
+    build.py       *.cpp -> lib/, a library for each variant of CPU; when the package is built
+    native.py      the best of these that this CPU runs, and why there is none
     segnet_lite.py the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
     resunet.py     the scores of models.resunet, quicker
     masks.py       canvas.native_mask, quicker
 
-Without a C++ compiler `missing` says so, and those who call take the plain path. Nothing here
+Where there is none `missing` says so, and those who call take the plain path. Nothing here
 knows torch: a process that segments with these starts in half a second.
 """
 
-from segpipe.kernels.build import cache_folder, fingerprint, missing
 from segpipe.kernels.masks import native_mask
+from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.resunet import ResUNetScores
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
 
@@ -19,7 +20,6 @@ __all__ = [
     "ResUNetScores",
     "SegNetLiteGradients",
     "SegNetLiteScores",
-    "cache_folder",
     "fingerprint",
     "missing",
     "native_mask",

@@ -1,5 +1,5 @@
 // Score -> mask of the photograph's size. Called through ctypes by masks.py.
-#include <cstdint>
+#include "border.h"
 #include <cstring>
 #include <vector>
 
@@ -33,8 +33,8 @@ void enlarge_row(const Value *__restrict row, const int32_t *__restrict left,
 
 } // namespace
 
-extern "C" void native_mask(const float *score, const uint8_t *fov, int32_t side,
-                            const int32_t *geometry, float threshold, uint8_t *mask) {
+static void enlarge(const float *score, const uint8_t *fov, int32_t side, const int32_t *geometry,
+                    float threshold, uint8_t *mask) {
   const int width = geometry[1], top = geometry[2], left = geometry[3];
   const int box_height = geometry[4], box_width = geometry[5];
   const int scaled_height = geometry[6], scaled_width = geometry[7];
@@ -72,4 +72,9 @@ extern "C" void native_mask(const float *score, const uint8_t *fov, int32_t side
   }
   const size_t done = size_t(top + box_height) * width;
   std::memset(mask + done, 0, size_t(geometry[0]) * width - done);
+}
+
+extern "C" int32_t native_mask(const float *score, const uint8_t *fov, int32_t side,
+                               const int32_t *geometry, float threshold, uint8_t *mask) {
+  return guarded([&] { enlarge(score, fov, side, geometry, threshold, mask); });
 }

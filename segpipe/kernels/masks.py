@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.kernels.build import library, pointer
+from segpipe.kernels import native
+from segpipe.kernels.native import shaped
 
 
 def native_mask(
@@ -16,15 +15,22 @@ def native_mask(
     geometry: npt.NDArray[np.int32],
     threshold: float,
 ) -> npt.NDArray[np.uint8]:
-    """As canvas.native_mask, for a geometry [8] that nowhere shrinks the canvas."""
-    height, width = int(geometry[0]), int(geometry[1])
+    """As canvas.native_mask, for a geometry [8] that nowhere shrinks the canvas.
+
+    Raises ValueError for arrays of another shape or dtype, or a box that does not lie in both.
+    """
+    side, geometry = len(score), shaped("geometry", geometry, (8,), np.int32)
+    height, width, top, left, box_height, box_width, scaled_height, scaled_width = geometry.tolist()
+    inside = 0 <= top <= height - box_height and 0 <= left <= width - box_width
+    if not inside or not (0 < scaled_height <= side and 0 < scaled_width <= side):
+        raise ValueError(f"geometry {geometry.tolist()}: its box is not in picture and canvas")
     mask = np.empty((height, width), np.uint8)
-    library().native_mask(
-        pointer(np.ascontiguousarray(score)),
-        pointer(np.ascontiguousarray(fov)),
-        ctypes.c_int32(len(score)),
-        pointer(np.ascontiguousarray(geometry, np.int32)),
-        ctypes.c_float(threshold),
-        pointer(mask),
+    native.library().native_mask(
+        shaped("score", score, (side, side), np.float32),
+        shaped("fov", fov, (side, side), np.uint8),
+        side,
+        geometry,
+        threshold,
+        mask,
     )
     return mask

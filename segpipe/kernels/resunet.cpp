@@ -4,6 +4,7 @@
 // Activations lie as rows of cells, a cell's channels side by side, so that the cells which a
 // convolution sees in one row are one run of numbers, and every layer is a product of such runs with
 // weights. Only the tiles of 4x4 cells are computed that the field of view's scores depend on.
+#include "border.h"
 #include "lanes.h"
 #include <algorithm>
 #include <array>
@@ -473,6 +474,7 @@ struct Network {
   int block;                 // px: each cell of the first level is a square of them
   std::vector<int> channels; // of each level, half as large as the one before
   int levels;
+  int shaped = 0;            // cells of the side that planes have room for
   std::vector<Convolution> first, last; // one of each
   std::vector<Residual> down, up;       // of the first level first
   std::vector<Smaller> smaller;
@@ -496,7 +498,8 @@ struct Network {
   }
 
   void shape(int side) { // cells of the first level
-    if (colours.side == side) return;
+    if (shaped == side) return;
+    shaped = 0; // until all are: memory may not suffice for one of them
     constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
     colours.shape(side, COLOURS * block * block, RING);
     logits.shape(side, block * block, RING);
@@ -504,6 +507,7 @@ struct Network {
       planes[l].shape(side >> l, channels[l], side);
       inner[l].shape(side >> l, channels[l], RING);
     }
+    shaped = side;
   }
 
   // Both convolutions in place, row by row of tiles, from the moment that `before` made its input.
@@ -589,14 +593,16 @@ struct Network {
 
 } // namespace
 
-extern "C" void *resunet_open(int32_t block, int32_t levels, const int32_t *channels,
-                              const double *weights) {
-  return new Network(block, std::vector<int>(channels, channels + levels), weights);
+extern "C" int32_t resunet_open(int32_t block, int32_t levels, const int32_t *channels,
+                                const double *weights, void **network) {
+  return guarded([&] {
+    *network = new Network(block, std::vector<int>(channels, channels + levels), weights);
+  });
 }
 
 extern "C" void resunet_close(void *network) { delete static_cast<Network *>(network); }
 
-extern "C" void resunet_scores(void *network, const uint8_t *canvas, const uint8_t *fov, int32_t side,
-                               int32_t reach, float *scores) {
-  static_cast<Network *>(network)->run(canvas, fov, side, reach, scores);
+extern "C" int32_t resunet_scores(void *network, const uint8_t *canvas, const uint8_t *fov,
+                                  int32_t side, int32_t reach, float *scores) {
+  return guarded([&] { static_cast<Network *>(network)->run(canvas, fov, side, reach, scores); });
 }

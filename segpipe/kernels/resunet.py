@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.kernels.build import library, pointer
+from segpipe.kernels import native
+from segpipe.kernels.native import shaped
 from segpipe.kernels.segnet_lite import REACH_PX, Image8, Plane, Sums
 
 WIDTH_STEP, MOST_WIDTH = 8, 64  # channels of the first level
@@ -50,36 +51,29 @@ class ResUNetScores:
         channels = [len(state[name]) for name in takewhile(state.__contains__, names)]
         flat = [array.ravel() for array in _arrays(state, block, channels, vessel, background)]
         numbers = np.ascontiguousarray(np.concatenate(flat), np.float64)
-        run, levels = library(), np.asarray(channels, np.int32)
+        self.library, self.network = native.library(), ctypes.c_void_p()
+        levels = np.asarray(channels, np.int32)
         self.stride = block << (len(channels) - 1)
-        self.network = ctypes.c_void_p(
-            run.resunet_open(
-                ctypes.c_int32(block),
-                ctypes.c_int32(len(channels)),
-                pointer(levels),
-                pointer(numbers),
-            )
-        )
-        weakref.finalize(self, run.resunet_close, self.network)
+        self.library.resunet_open(block, len(levels), levels, numbers, ctypes.byref(self.network))
+        weakref.finalize(self, self.library.resunet_close, self.network)
 
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
         """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> scores [S, S] float32.
 
         `stride` divides S. Right in the field (fov above 0) and REACH_PX around it, 0 where no
-        pixel of it is near.
+        pixel of it is near. Raises ValueError for other shapes or dtypes, MemoryError.
         """
         side = len(canvas)
-        assert side % self.stride == 0
-        assert canvas.shape == (side, side, 3)
-        assert fov.shape == (side, side)
+        if side % self.stride or not side:
+            raise ValueError(f"canvas of {side} px, wanted a multiple of {self.stride}")
         scores = np.empty((side, side), np.float32)
-        library().resunet_scores(
+        self.library.resunet_scores(
             self.network,
-            pointer(np.ascontiguousarray(canvas)),
-            pointer(np.ascontiguousarray(fov)),
-            ctypes.c_int32(side),
-            ctypes.c_int32(REACH_PX),
-            pointer(scores),
+            shaped("canvas", canvas, (side, side, COLOURS), np.uint8),
+            shaped("fov", fov, (side, side), np.uint8),
+            side,
+            REACH_PX,
+            scores,
         )
         return scores
 

@@ -5,6 +5,7 @@
 // interleaved pixels with one of padding around, so that the window that begins at pixel x of row y
 // sees pixels x - 1 to x + 2 of rows y - 1 to y + 2: a patch of 4x4, in which each of its four
 // positions has a 3x3 neighbourhood of 27 values.
+#include "border.h"
 #include "lanes.h"
 #include <algorithm>
 #include <cmath>
@@ -64,11 +65,8 @@ void to_floats(const uint8_t *__restrict from, int count, float *__restrict to) 
 
 } // namespace
 
-extern "C" int32_t segnet_lite_lanes() { return LANES; }
-
-extern "C" void segnet_lite_scores(const uint8_t *canvas, int32_t side, const int32_t *spans,
-                                   int32_t width, const float *encoder, const float *decoder,
-                                   float bias, float *scores) {
+static void find_scores(const uint8_t *canvas, int32_t side, const int32_t *spans, int32_t width,
+                        const float *encoder, const float *decoder, float bias, float *scores) {
   // Row r of the canvas, and what is summed up for it, lies in slot r & 3 with a pixel to its left:
   // a row of windows reads four rows and adds to four, of which two are then complete.
   std::vector<float> pixels[4], sums[4];
@@ -249,11 +247,11 @@ struct Softmax {
 
 } // namespace
 
-extern "C" double segnet_lite_gradients(const uint8_t *image, const uint8_t *label, int32_t height,
-                                        int32_t width, int32_t channels, const float *encoder,
-                                        const float *decoder, const float *patches,
-                                        const float *bias, double *encoder_gradient,
-                                        double *decoder_gradient, double *bias_gradient) {
+static double find_gradients(const uint8_t *image, const uint8_t *label, int32_t height,
+                             int32_t width, int32_t channels, const float *encoder,
+                             const float *decoder, const float *patches, const float *bias,
+                             double *encoder_gradient, double *decoder_gradient,
+                             double *bias_gradient) {
   const int stride = (width + 2) * 3 + SPARE, windows = width / 2, blocks = channels / LANES;
   const int room = windows + PAIR;
   std::vector<float> pixels(size_t(height + 2) * stride), logits(size_t(height + 2) * stride);
@@ -324,4 +322,25 @@ extern "C" double segnet_lite_gradients(const uint8_t *image, const uint8_t *lab
     }
   }
   return loss;
+}
+
+extern "C" int32_t segnet_lite_lanes() { return LANES; }
+
+extern "C" int32_t segnet_lite_scores(const uint8_t *canvas, int32_t side, const int32_t *spans,
+                                      int32_t width, const float *encoder, const float *decoder,
+                                      float bias, float *scores) {
+  return guarded(
+      [&] { find_scores(canvas, side, spans, width, encoder, decoder, bias, scores); });
+}
+
+extern "C" int32_t segnet_lite_gradients(const uint8_t *image, const uint8_t *label, int32_t height,
+                                         int32_t width, int32_t channels, const float *encoder,
+                                         const float *decoder, const float *patches,
+                                         const float *bias, double *encoder_gradient,
+                                         double *decoder_gradient, double *bias_gradient,
+                                         double *loss) {
+  return guarded([&] {
+    *loss = find_gradients(image, label, height, width, channels, encoder, decoder, patches, bias,
+                           encoder_gradient, decoder_gradient, bias_gradient);
+  });
 }

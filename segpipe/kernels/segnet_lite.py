@@ -7,7 +7,6 @@ neighbourhood (cf. SegNet's sparse upsampled maps, arXiv:1511.00561, section 3).
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.kernels.build import library, pointer
+from segpipe.kernels import native
+from segpipe.kernels.native import shaped
 
 WIDTH_STEP, MOST_WIDTH = 16, 512  # channels, as in segnet_lite.cpp
 TAPS, CLASSES = 27, 3  # 3x3 pixels of 3 channels; logits
@@ -39,7 +39,7 @@ def _encoder_table(weight: Plane, bias: Plane) -> Plane:
 
 def _in_lanes(rows: Plane) -> Plane:
     """[N, C] -> [C/L, N, L], L numbers in a vector of the loops"""
-    blocks = rows.reshape(len(rows), -1, library().segnet_lite_lanes()).transpose(1, 0, 2)
+    blocks = rows.reshape(len(rows), -1, native.library().segnet_lite_lanes()).transpose(1, 0, 2)
     return np.ascontiguousarray(blocks, np.float32)
 
 
@@ -51,6 +51,24 @@ def _patches(weight: Plane) -> Plane:
         for column in range(2):
             patches[:, row, column, row : row + 3, column : column + 3] = flipped
     return patches
+
+
+def _check_even(*sides: int) -> None:
+    """Raise ValueError for a side that 2x2 windows do not fill."""
+    if any(side % 2 or not side for side in sides):
+        raise ValueError(f"{' x '.join(map(str, sides))} px, wanted an even number")
+
+
+def _check_width(weight: Plane, bias: Plane) -> int:
+    """The number of channels. Raises ValueError where it, or a shape or dtype, does not fit."""
+    width = len(bias)
+    if not fits(width):
+        raise ValueError(
+            f"{width} channels, wanted a multiple of {WIDTH_STEP}, at most {MOST_WIDTH}"
+        )
+    shaped("encoder", weight, (width, 3, 3, 3), np.float32)
+    shaped("encoder's bias", bias, (width,), np.float32)
+    return width
 
 
 class SegNetLiteScores:
@@ -68,11 +86,10 @@ class SegNetLiteScores:
     ) -> None:
         """encoder [C, 3, 3, 3] and [C] for pixels in [0, 1]; decoder [C, 3, 3] for the difference.
 
-        Raises ValueError for a C that does not fit.
+        Raises ValueError for a C that does not fit, other shapes or dtypes.
         """
-        self.width = len(encoder_bias)
-        if not fits(self.width):
-            raise ValueError(f"{self.width} channels, wanted a multiple of {WIDTH_STEP}")
+        self.width = _check_width(encoder_weight, encoder_bias)
+        shaped("decoder", decoder_weight, (self.width, 3, 3), np.float32)
         self.encoder = _encoder_table(encoder_weight, encoder_bias)
         self.decoder = _patches(decoder_weight[None])
         self.bias = float(decoder_bias)
@@ -80,19 +97,21 @@ class SegNetLiteScores:
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
         """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> scores [S, S] float32, S even.
 
-        0 where no pixel of the field (fov above 0) is near.
+        0 where no pixel of the field (fov above 0) is near. Raises ValueError for other shapes or
+        dtypes, MemoryError.
         """
         side = len(canvas)
-        spans, scores = window_spans(fov), np.empty((side, side), np.float32)
-        library().segnet_lite_scores(
-            pointer(np.ascontiguousarray(canvas)),
-            ctypes.c_int32(side),
-            pointer(spans),
-            ctypes.c_int32(self.width),
-            pointer(self.encoder),
-            pointer(self.decoder),
-            ctypes.c_float(self.bias),
-            pointer(scores),
+        _check_even(side)
+        scores = np.empty((side, side), np.float32)
+        native.library().segnet_lite_scores(
+            shaped("canvas", canvas, (side, side, 3), np.uint8),
+            side,
+            window_spans(shaped("fov", fov, (side, side), np.uint8)),
+            self.width,
+            self.encoder,
+            self.decoder,
+            self.bias,
+            scores,
         )
         return scores
 
@@ -153,14 +172,24 @@ class SegNetLiteGradients:
         """images [N, H, W, 3] uint8 RGB, labels [N, H, W] uint8 of 3 classes, H and W even;
         encoder [C, 3, 3, 3] and [C] for pixels in [0, 1], decoder [3, C, 3, 3] and [3].
 
-        C is a width that `fits`.
+        C is a width that `fits`. Raises ValueError for other shapes or dtypes, MemoryError.
         """
+        width, num_images, (height, columns) = (
+            _check_width(encoder_weight, encoder_bias),
+            len(images),
+            labels.shape[1:],
+        )
+        shaped("images", images, (num_images, height, columns, 3), np.uint8)
+        shaped("labels", labels, (num_images, height, columns), np.uint8)
+        _check_even(height, columns)
+        shaped("decoder", decoder_weight, (CLASSES, width, 3, 3), np.float32)
+        shaped("decoder's bias", decoder_bias, (CLASSES,), np.float32)
         turned = decoder_weight[:, :, ::-1, ::-1].transpose(2, 3, 0, 1).reshape(TAPS, -1)
         tables = (
             _encoder_table(encoder_weight, encoder_bias),
             _in_lanes(turned),
             _patches(decoder_weight),
-            np.ascontiguousarray(decoder_bias, np.float32),
+            np.ascontiguousarray(decoder_bias),
         )
         differentiate = partial(_differentiate, tables)
         done = list(self.threads.map(differentiate, images, labels))
@@ -179,13 +208,17 @@ def _differentiate(
     """One crop -> its loss, and the sums for encoder, decoder and bias as their tables lie."""
     encoder, decoder, _, bias = tables
     of_encoder, of_decoder, of_bias = (np.zeros(table.shape) for table in (encoder, decoder, bias))
-    height, width = label.shape
-    loss = library().segnet_lite_gradients(
-        pointer(np.ascontiguousarray(image)),
-        pointer(np.ascontiguousarray(label)),
-        ctypes.c_int32(height),
-        ctypes.c_int32(width),
-        ctypes.c_int32(encoder.shape[0] * encoder.shape[2]),
-        *(pointer(array) for array in (*tables, of_encoder, of_decoder, of_bias)),
+    loss, (height, width) = np.zeros(1), label.shape
+    native.library().segnet_lite_gradients(
+        np.ascontiguousarray(image),
+        np.ascontiguousarray(label),
+        height,
+        width,
+        encoder.shape[0] * encoder.shape[2],
+        *tables,
+        of_encoder,
+        of_decoder,
+        of_bias,
+        loss,
     )
-    return loss, of_encoder, of_decoder, of_bias
+    return float(loss[0]), of_encoder, of_decoder, of_bias

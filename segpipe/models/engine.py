@@ -34,6 +34,7 @@ from segpipe.kernels.resunet import State
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.tta import averaged
+from segpipe.storage import folders
 
 LEAST_DICE = 0.995
 NUM_DRAWN = 3  # photographs drawn for a trial
@@ -301,9 +302,9 @@ def check_fits(loaded: Checkpoint) -> None:
 
 
 def _record(loaded: Checkpoint, device: str) -> Path:
-    built = "plain" if kernels.missing() else "native"  # a compiler may come, or go
+    built = "plain" if kernels.missing() else "native"  # it may come, or go
     names = (loaded.sha256[:16], kernels.fingerprint(), built, version("segpipe"), version("torch"))
-    return kernels.cache_folder() / f"engines-{device}-{'-'.join(names)}.json"
+    return folders.cache_folder() / f"engines-{device}-{'-'.join(names)}.json"
 
 
 def _read(path: Path) -> list[Trial]:

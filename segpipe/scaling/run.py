@@ -293,7 +293,7 @@ def _measure_all(
     smallest = min(key.workers for key in todo)
     plural = "s" * (len(todo) > 1)
     progress.show(f"warming up, {len(todo)} measurement{plural} to do", always=True)
-    # fills caches, builds kernels, chooses the engine; in no line
+    # fills caches, chooses the engine; in no line
     measurement.measure(experiment, Key(0, smallest, JOB), rows)
     for number, key in enumerate(todo):
         held.check()

@@ -9,6 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """Where what is found once is kept: $SEGPIPE_CACHE, else segpipe/ in the user's cache.
+
+    In the temporary folder where that cache cannot be written.
+    """
+    if named := os.environ.get("SEGPIPE_CACHE"):
+        return Path(named)
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        cache = Path(os.devnull)
+    return kept(cache / "segpipe")
+
+
 def kept(folder: Path) -> Path:
     """`folder`; one in the temporary folder where it is empty or missing and cannot be written.
 
@@ -53,9 +67,7 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _own_temporary() -> Path:
-    """Made where it is missing. Raises OSError where others can write there: they could plant
-    a library.
-    """
+    """Made where it is missing. Raises OSError where others can write there."""
     folder = Path(tempfile.gettempdir()) / f"segpipe-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -1,0 +1,147 @@
+"""The native library: of those that were built with the package, the best that this CPU runs."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from segpipe.kernels import build
+from segpipe.kernels.build import VARIANTS, Variant
+
+NO_MEMORY = 1  # of border.h's codes; 0 is done
+CPUINFO = Path("/proc/cpuinfo")
+
+U8, I32, F32, F64 = (
+    np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
+    for dtype in (np.uint8, np.int32, np.float32, np.float64)
+)
+INT, FLOAT, NETWORK = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
+SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
+    "native_mask": (F32, U8, INT, I32, FLOAT, U8),
+    "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),
+    "segnet_lite_gradients": (U8, U8, INT, INT, INT, F32, F32, F32, F32, F64, F64, F64, F64),
+    "resunet_open": (INT, INT, I32, F64, ctypes.POINTER(NETWORK)),
+    "resunet_scores": (NETWORK, U8, U8, INT, INT, F32),
+}
+
+
+@lru_cache(maxsize=1)
+def missing() -> str:
+    """Why there are no kernels here, in one line, or ''."""
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The best variant. Raises OSError where this CPU runs none, or there is none that loads."""
+    return load(library_path())
+
+
+@lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """Of the library and the CPU: what speed and rounding depend on."""
+    try:
+        loop = library_path().read_bytes()
+    except OSError:
+        loop = b""
+    return hashlib.sha256(b"\0".join((loop, *_cpu()))).hexdigest()[:16]
+
+
+def library_path() -> Path:
+    """Raises OSError, which says what to do."""
+    variants = runnable()
+    if not variants:
+        least = VARIANTS[-1]
+        lacking = ", ".join(sorted(least.needs - _instruction_sets()))
+        raise OSError(f"this CPU lacks {lacking} of {least.name}: its networks run on torch")
+    folders = list(_folders())
+    for variant in variants:
+        for folder in folders:
+            if (path := build.library_path(folder, variant)).exists():
+                return path
+    for reason in map(build.reason_path, folders):
+        if reason.exists():
+            raise OSError(f"no native library was built with the package: {reason.read_text()}")
+    raise OSError(
+        f"{folders[0]}: no native library of these sources; build it: python {build.__file__}"
+    )
+
+
+def runnable() -> list[Variant]:
+    """Of VARIANTS those that this CPU runs, the best first."""
+    return [variant for variant in VARIANTS if variant.needs <= _instruction_sets()]
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Raises OSError for what is no library."""
+    loaded = ctypes.CDLL(str(path))
+    for name, arguments in SIGNATURES.items():
+        function = getattr(loaded, name)  # loaded[name] would be another
+        function.argtypes, function.restype, function.errcheck = arguments, INT, _check
+    loaded.segnet_lite_lanes.argtypes, loaded.segnet_lite_lanes.restype = (), INT
+    loaded.resunet_close.argtypes, loaded.resunet_close.restype = (NETWORK,), None
+    return loaded
+
+
+def shaped(
+    name: str, array: npt.NDArray[Any], shape: tuple[int, ...], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """The array, C-contiguous. Raises ValueError for another shape or dtype."""
+    if array.shape != shape or array.dtype != dtype:
+        wanted = f"{shape} {np.dtype(dtype)}"
+        raise ValueError(f"{name}: {array.shape} {array.dtype}, wanted {wanted}")
+    return np.ascontiguousarray(array)
+
+
+def _check(code: Any, function: Any, _: tuple[Any, ...]) -> Any:
+    if code == NO_MEMORY:
+        raise MemoryError(f"{function.__name__}: not enough memory")
+    if code:
+        raise RuntimeError(f"{function.__name__}: failed")
+    return code
+
+
+def _folders() -> Iterator[Path]:
+    """Where libraries may be: beside this file, or in the package that is installed.
+
+    A job's checkout that Ray brought to a node has sources alone.
+    """
+    inside = Path("segpipe", "kernels", "lib")
+    yield Path(__file__).resolve().parent / "lib"
+    try:
+        installed = distribution("segpipe")
+    except PackageNotFoundError:
+        return
+    yield Path(str(installed.locate_file(str(inside))))
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")  # PEP 610
+    if origin.get("dir_info", {}).get("editable"):
+        yield Path(unquote(urlsplit(origin["url"]).path)) / inside
+
+
+def _cpu() -> list[bytes]:
+    """Of the first core: lines of its model and its instruction sets (proc(5), cpuinfo)."""
+    try:
+        lines = CPUINFO.read_bytes().split(b"\n\n")[0].splitlines()
+    except OSError:
+        return [platform.processor().encode()]
+    return [line for line in lines if line.startswith((b"model name", b"flags"))]
+
+
+def _instruction_sets() -> frozenset[str]:
+    lines = (line.decode() for line in _cpu() if line.startswith(b"flags"))
+    return frozenset(next(lines, "").partition(":")[2].split())
