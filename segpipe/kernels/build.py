@@ -107,6 +107,8 @@ def library() -> ctypes.CDLL:
     loaded.resunet_scores.restype = loaded.resunet_close.restype = None
     loaded.resunet_open.restype = ctypes.c_void_p
     loaded.segnet_lite_gradients.restype = ctypes.c_double
+    loaded.native_score.restype = None
+    loaded.packed_rows.restype = ctypes.c_int64
     return loaded
 
 
