@@ -1,6 +1,6 @@
-// Score -> grey picture of the photograph's size -> what a PNG holds of it. Called through ctypes by
-// scores.py; nothing here takes memory.
-#ifdef __clang__ // products are rounded before they are added, as in Pillow: the levels are its
+// Score -> grey picture of the photograph's size -> what a PNG holds of it. Called through ctypes
+// by scores.py; nothing here takes memory.
+#ifdef __clang__ // products are rounded before they are added, as Pillow's are
 #pragma STDC FP_CONTRACT OFF
 #else
 #pragma GCC optimize("fp-contract=off")
@@ -73,31 +73,30 @@ extern "C" void native_score(const float *score, const uint8_t *mask, int32_t si
 namespace {
 
 constexpr int SYMBOLS = 286, END = 256, LONGEST = 258;
+constexpr uint64_t EIGHT = 0x0101010101010101u; // times a byte: eight of it
 constexpr int MATCH = 512;                     // with its length added, the token of a run
 constexpr int CODE_BITS = 15, LENGTH_BITS = 7; // the longest codes, of symbols and of code lengths
 constexpr uint32_t ADLER = 65521, ADLER_STEP = 2048;
 
-struct Bits {
-  uint8_t *out;
-  uint64_t held = 0;
-  int count = 0;
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bits are stored eight bytes at a time");
 
-  // Up to 32 bits, the lowest first.
-  void put(uint32_t value, int bits) {
-    held |= uint64_t(value) << count;
+struct Bits {
+  uint8_t *out; // behind which 8 bytes may be written
+  uint64_t held = 0;
+  int count = 0; // below 8
+
+  // Up to 56 bits, the lowest first.
+  void put(uint64_t value, int bits) {
+    held |= value << count;
     count += bits;
-    if (count >= 32) {
-      const uint32_t low = uint32_t(held);
-      for (int n = 0; n < 4; n++) out[n] = uint8_t(low >> 8 * n);
-      out += 4;
-      held >>= 32;
-      count -= 32;
-    }
+    std::memcpy(out, &held, 8);
+    out += count >> 3;
+    held >>= count & ~7;
+    count &= 7;
   }
 
   void finish() {
-    for (; count > 0; count -= 8, held >>= 8) *out++ = uint8_t(held);
-    count = 0;
+    if (count) *out++ = uint8_t(held);
   }
 };
 
@@ -193,23 +192,24 @@ void filter(const uint8_t *__restrict row, const uint8_t *__restrict above, int 
 
 // How many bytes from `at` on are as the one before it, up to `most`.
 size_t run_length(const uint8_t *at, size_t most) {
-  const uint64_t same = at[-1] * 0x0101010101010101u;
+  const uint64_t same = EIGHT * at[-1];
   size_t length = 0;
-  for (uint64_t eight; length + 8 <= most; length += 8) {
-    std::memcpy(&eight, at + length, 8);
-    if (eight != same) break;
+  for (uint64_t next; length + 8 <= most; length += 8) {
+    std::memcpy(&next, at + length, 8);
+    if (next != same) break;
   }
   while (length < most && at[length] == at[-1]) length++;
   return length;
 }
 
-// Bytes -> tokens, a byte or MATCH + the length of a run of the byte before it; their number.
+// Bytes -> tokens, a byte or MATCH + the length of a run of the byte before it; their number. The
+// codes of a run of less than 8 bytes are hardly longer than its own, and cost no search.
 size_t tokenize(const uint8_t *data, size_t size, uint16_t *tokens, uint32_t *counts) {
   size_t num = 0, at = 0;
   if (size) counts[tokens[num++] = data[at++]]++;
   while (at < size) {
-    uint32_t four; // the byte before, this one and two more
-    if (size - at >= 3 && (std::memcpy(&four, data + at - 1, 4), four == data[at] * 0x01010101u)) {
+    uint64_t next;
+    if (size - at >= 8 && (std::memcpy(&next, data + at, 8), next == EIGHT * data[at - 1])) {
       const size_t length = run_length(data + at, std::min(size - at, size_t(LONGEST)));
       tokens[num++] = uint16_t(MATCH + length);
       counts[LENGTHS.symbol[length]]++;
@@ -242,22 +242,31 @@ void put_block(Bits &stream, const uint16_t *tokens, size_t num, uint32_t *count
   for (int s = 0; s < SYMBOLS; s++)
     stream.put(of_lengths.bits[code.length[s]], of_lengths.length[code.length[s]]);
   for (int n = 0; n < 2; n++) stream.put(of_lengths.bits[1], of_lengths.length[1]);
-  for (size_t n = 0; n < num; n++) {
-    if (tokens[n] < MATCH) {
-      stream.put(code.bits[tokens[n]], code.length[tokens[n]]);
-      continue;
-    }
-    const int run = tokens[n] - MATCH, symbol = LENGTHS.symbol[run], length = code.length[symbol];
-    stream.put(code.bits[symbol] | LENGTHS.value[run] << length, length + LENGTHS.bits[run] + 1);
+  struct {
+    uint32_t bits, length;
+  } of[MATCH + LONGEST + 1]; // tokens
+  for (int token = 0; token < 256; token++) of[token] = {code.bits[token], code.length[token]};
+  for (int run = 3; run <= LONGEST; run++) { // with the distance, a bit of 0
+    const uint32_t symbol = LENGTHS.symbol[run], length = code.length[symbol];
+    of[MATCH + run] = {code.bits[symbol] | uint32_t(LENGTHS.value[run]) << length,
+                       length + LENGTHS.bits[run] + 1};
   }
+  Bits local = stream; // in registers: what it writes could be its own fields
+  for (size_t n = 0; n + 1 < num; n += 2) {
+    const auto first = of[tokens[n]], second = of[tokens[n + 1]];
+    local.put(first.bits | uint64_t(second.bits) << first.length, first.length + second.length);
+  }
+  stream = local;
+  if (num % 2) stream.put(of[tokens[num - 1]].bits, of[tokens[num - 1]].length);
   stream.put(code.bits[END], code.length[END]);
 }
 
 } // namespace
 
 // image [height, width] -> a zlib stream of its rows, filtered, in blocks of `block` rows; the
-// stream's size. `rows` [block, width + 1] and `tokens` [block, width + 1] are room to work in; `out`
-// must have 2 * height * (width + 1) bytes, 512 for each block, and 64: no code is longer than 15.
+// stream's size. `rows` [block, width + 1] and `tokens` [block, width + 1] are room to work in;
+// `out` must have 2 * height * (width + 1) bytes, as no code is longer than 15 bits, 512 for each
+// block, and 64.
 extern "C" int64_t packed_rows(const uint8_t *image, int32_t height, int32_t width, int32_t block,
                                uint8_t *rows, uint16_t *tokens, uint8_t *out) {
   Bits stream{out + 2};
