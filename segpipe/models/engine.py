@@ -333,7 +333,7 @@ def _write(path: Path, trials: list[Trial]) -> None:
 
 def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
     """On one drawn photograph: it has 25,000 vessel px, and the Dice of an engine's with the
-    reference's hardly changes from drawing to drawing (results/trials.md)."""
+    reference's hardly changes from drawing to drawing (results/LOG.md)."""
     canvas, fov = _drawn_canvas(loaded.card.diameter)
     threshold = loaded.card.threshold
     wanted = _vessels(_torch(loaded, "fp32", device, 1, plain=True)(canvas, fov), fov, threshold)
