@@ -167,7 +167,7 @@ def test_no_trial_is_spent_on_bf16_where_the_cpu_has_none(cache, tmp_path, monke
     assert taken == REFERENCE  # of a worker whose CPU is not the driver's
 
 
-@pytest.mark.parametrize("verb", ["segment", "train"])
+@pytest.mark.parametrize("verb", ["segment", "train", "evaluate"])
 def test_bf16_is_refused_in_one_line_before_anything_is_written(
     verb, tmp_path, monkeypatch, capsys
 ):
