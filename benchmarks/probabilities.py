@@ -144,24 +144,23 @@ def whole(photographs: list[Path], count: int) -> list[str]:
         for number in range(count):
             path = photographs[number % len(photographs)]
             shutil.copy(path, source / f"{number:04d}_{path.name}")
-        for turn in range(2):
-            for flags in ((), ("--probabilities",)):
-                output, load = Path(folder) / "out", os.getloadavg()[0]
-                run(["-m", "segpipe", "segment", "--input", source, "--output", output, *flags])
-                summary = json.loads((output / "summary.json").read_text())
-                ms = {name: 1000 * s / count for name, s in summary["stages"].items()}
-                told = (
-                    sum(ms.values()) - ms["waiting for work"],
-                    ms["model"],
-                    ms["encode"],
-                    ms["write"] + ms["commit"],
-                )
-                rows.append(
-                    f"| {' '.join(flags) or 'masks alone'} | {load:.1f} | {summary['seconds']} | "
-                    + " | ".join(f"{one:.0f}" for one in told)
-                    + " |"
-                )
-                shutil.rmtree(output)
+        for flags in 2 * ((), ("--probabilities",)):
+            output, load = Path(folder) / "out", os.getloadavg()[0]
+            run(["-m", "segpipe", "segment", "--input", source, "--output", output, *flags])
+            summary = json.loads((output / "summary.json").read_text())
+            ms = {name: 1000 * s / count for name, s in summary["stages"].items()}
+            told = (
+                sum(ms.values()) - ms["waiting for work"],
+                ms["model"],
+                ms["encode"],
+                ms["write"] + ms["commit"],
+            )
+            rows.append(
+                f"| {' '.join(flags) or 'masks alone'} | {load:.1f} | {summary['seconds']} | "
+                + " | ".join(f"{one:.0f}" for one in told)
+                + " |"
+            )
+            shutil.rmtree(output)
     return [f"{count} photographs; stages are on the clock of a worker:", "", *rows]
 
 
