@@ -11,6 +11,7 @@ from apertures import disc, photograph
 from PIL import Image
 from scipy import ndimage
 
+from segpipe import kernels
 from segpipe.data.canvas import (
     MARGIN_PX,
     SAME_SCALE,
@@ -20,6 +21,7 @@ from segpipe.data.canvas import (
     fit_fov,
     fit_image,
     native_mask,
+    native_score,
     plain_native_mask,
     plan_fit,
     resize_classes,
@@ -114,8 +116,8 @@ def test_labels_are_never_mixed():
 
 def test_a_mask_follows_the_one_rule():
     """Outside 0; inside 1 where the score reaches the threshold, equality included, else 2."""
-    score = np.array([[0.2, 0.5, 0.6, 0.9]], np.float32)
-    fov = np.array([[255, 255, 255, 0]], np.uint8)
+    score = np.tile(np.array([0.2, 0.5, 0.6, 0.9], np.float32), (4, 1))
+    fov = np.tile(np.array([255, 255, 255, 0], np.uint8), (4, 1))
     whole = Geometry(1, 4, 0, 0, 1, 4, 1, 4)
     assert native_mask(score, fov, whole, 0.5).tolist() == [[2, 1, 1, 0]]
 
@@ -138,6 +140,23 @@ def test_a_mask_is_that_of_score_and_field_restored_to_the_whole_frame(size):
         np.testing.assert_array_equal(mask, wanted)
         compiled = native_mask(score, soft, geometry, 0.3)  # up to rounding
         assert (compiled != wanted).mean() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(300, 280), (500, 500), (1000, 1500)])
+@pytest.mark.parametrize("missing", ["", "no C++ compiler"])
+def test_native_scores_are_those_of_the_restored_canvas_in_255_steps(size, missing, monkeypatch):
+    """With kernels and without; also where the canvas has more pixels than the photograph."""
+    if not missing and (problem := kernels.missing()):
+        pytest.skip(problem)
+    monkeypatch.setattr(kernels, "missing", lambda: missing)
+    geometry = plan_fit(disc(size, 0.45 * min(size), (9, -5)), DIAMETER)
+    side = canvas_side(DIAMETER)
+    score = np.random.default_rng(0).uniform(-0.01, 1.01, (side, side)).astype(np.float32)
+    mask = np.random.default_rng(1).integers(0, 3, size, np.uint8)
+    wanted = np.rint(np.clip(restore(score, geometry), 0, 1) * np.float32(255))
+    found = native_score(score, mask, geometry)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.where(mask == 0, 0, wanted))
 
 
 def test_an_empty_given_field_is_rejected():

@@ -16,9 +16,11 @@ import pytest
 from files import chunk, encoded, heic, png16, smooth, tiff
 from PIL import Image, ImageOps, PngImagePlugin
 
+from segpipe import kernels
 from segpipe.data.codecs import (
     decode_image,
     decode_photograph,
+    encode_grey,
     encode_mask,
 )
 from segpipe.data.drawings import read_drawing
@@ -444,6 +446,27 @@ def test_a_mask_has_the_header_and_palette_that_pillow_writes():
         palette = png.index(b"PLTE") + 4
         assert png[palette : palette + 9] == bytes([0, 0, 0, 255, 255, 255, 128, 128, 128])
     assert data == encode_mask(mask.copy())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (70, 1), (200, 333)])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("missing", ["", "no C++ compiler"])
+def test_a_grey_picture_is_whole_for_pillow_and_opencv(shape, orientation, missing, monkeypatch):
+    """Noise within a frame of zeros, packed by the kernels and without them."""
+    if not missing and (problem := kernels.missing()):
+        pytest.skip(problem)
+    monkeypatch.setattr(kernels, "missing", lambda: missing)
+    wider = np.random.default_rng(0).integers(0, 256, (2 * shape[0], shape[1] + 9), np.uint8)
+    wider[shape[0] : shape[0] + 50, : shape[1] // 2] = 0
+    for grey in (wider[: shape[0], 3:-6], wider[::2, :-9], np.asfortranarray(wider[::2, 9:])):
+        data = encode_grey(grey, orientation)
+        Image.open(io.BytesIO(data)).verify()  # the check sums
+        picture = Image.open(io.BytesIO(data))
+        assert picture.mode == "L"
+        assert picture.getexif().get(0x0112, 1) == orientation
+        np.testing.assert_array_equal(np.asarray(picture), grey)
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(stored, grey)
 
 
 # ---- rejected

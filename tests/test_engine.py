@@ -6,6 +6,7 @@ Run: pytest tests/test_engine.py
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from segpipe.data.classes import CLASSES, VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
-from segpipe.models import checkpoint, engine, networks
+from segpipe.models import bf16, checkpoint, engine, networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.tta import averaged
@@ -124,6 +125,67 @@ def test_dice_of_two_lists_of_masks_is_pooled():
     assert engine.vessel_dice([np.zeros(3, bool)], [np.zeros(3, bool)]) is None
 
 
+X86 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f {}\n\nprocessor\t: 1\nflags\t\t: amx_bf16\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd i8mm {}\nCPU part\t: 0xd40\n"
+NO_BF16 = "this CPU has no bf16 arithmetic"
+
+
+def fake_cpu(text: str, folder: Path, monkeypatch) -> None:
+    """What the kernel tells of the CPU."""
+    (folder / "cpuinfo").write_text(text)
+    monkeypatch.setattr(bf16, "CPUINFO", folder / "cpuinfo")
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        (X86.format("avx512_bf16 avx512_vnni"), ""),
+        (X86.format("avx512_vnni amx_tile amx_bf16"), ""),
+        (X86.format("avx512_vnni avx512_fp16"), NO_BF16),  # another CPU's flags do not count
+        (ARM.format("bf16"), ""),
+        (ARM.format("svei8mm"), NO_BF16),
+        ("model name\t: bf16\n", ""),  # nothing is told: only a trial can say
+    ],
+)
+def test_a_cpu_has_bf16_where_the_kernel_tells_so(told, problem, tmp_path, monkeypatch):
+    fake_cpu(told, tmp_path, monkeypatch)
+    assert bf16.bf16_problem("bf16", "cpu") == problem
+    assert bf16.bf16_problem("fp32", "cpu") == bf16.bf16_problem("bf16", "cuda") == ""
+
+
+def test_no_trial_is_spent_on_bf16_where_the_cpu_has_none(cache, tmp_path, monkeypatch):
+    fake_cpu(X86.format(""), tmp_path, monkeypatch)
+    made, usual = [], engine._torch
+    monkeypatch.setattr(
+        engine, "_torch", lambda *of, **how: made.append(of[1]) or usual(*of, **how)
+    )
+    trials = engine.find_trials(WEIGHTS, "cpu")
+    assert made == ["fp32", "fp32"]  # the plain network, and what is folded
+    assert engine.trial_of(trials, Engine("torch", "bf16")).problem == NO_BF16
+    assert engine.select(trials, "auto", "auto").engine.precision == "fp32"
+    with pytest.raises(UserError, match=f"--precision bf16: {NO_BF16}; use auto"):
+        engine.select(trials, "auto", "bf16")
+    _, taken = engine.open_or_reference(WEIGHTS, Engine("torch", "bf16"), 1, "none")
+    assert taken == REFERENCE  # of a worker whose CPU is not the driver's
+
+
+@pytest.mark.parametrize("verb", ["segment", "train", "evaluate"])
+def test_bf16_is_refused_in_one_line_before_anything_is_written(
+    verb, tmp_path, monkeypatch, capsys
+):
+    fake_cpu(X86.format(""), tmp_path, monkeypatch)
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    flags = [verb, "--input" if verb == "segment" else "--data", source, "--output", output]
+    assert run(*flags, "--precision", "bf16") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"--precision bf16: {NO_BF16}" in line
+    assert "use --precision fp32" in line
+    assert not output.exists()
+    assert run(*flags, "--precision", "bf16", "--device", "cpu") == 2
+    assert "use --precision fp32" in capsys.readouterr().err
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     """A cache of its own."""
@@ -145,7 +207,54 @@ def test_trials_are_kept_and_a_damaged_record_is_made_anew(cache):
     assert [trial.vessel_dice for trial in again] == [trial.vessel_dice for trial in first]
 
 
-def test_an_engine_that_fails_in_its_trial_is_one_that_does_not_run_here(cache, monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [
+        # the native form's best is 3 ms: one more than twice as slow is not run again
+        (([5, 3, 4], [5.9, 5.8, 5.7], [6.1]), (3, 5.7, 6.1)),
+        # rounding ruins bf16's masks: the quickest of all, it is no measure for others
+        (([9, 8, 8], [1, 1, 1], [15, 7, 8]), (8, 1, 7)),
+        # no more runs after 0.3 s
+        (([310], [290, 20], [305]), (310, 20, 305)),
+    ],
+)
+def test_a_trial_runs_what_is_quick_thrice_and_what_is_slow_once(
+    seconds, wanted, tmp_path, monkeypatch
+):
+    """Of native fp32, torch bf16 and torch fp32, in ms, by a clock that only runs move on."""
+    fake_cpu(X86.format("avx512_bf16"), tmp_path, monkeypatch)
+    now, left = [0.0], [[*ms] for ms in seconds]
+
+    def running(at: int, score: float = 0.9) -> Any:
+        def run_once(*_):
+            now[0] += left[at].pop(0) / 1000
+            return np.full((8, 8), score)
+
+        return run_once
+
+    def by_torch(_, precision, *others, plain=False):
+        if plain:
+            return lambda *_: np.full((8, 8), 0.9)
+        ruined = seconds[1][0] == 1
+        return running(2) if precision == "fp32" else running(1, 0.1 if ruined else 0.9)
+
+    canvas = np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 255, np.uint8)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(thread_time=lambda: now[0]))
+    monkeypatch.setattr(engine, "_drawn_canvas", lambda *_: canvas)
+    monkeypatch.setattr(engine, "_native", lambda *_: running(0))
+    monkeypatch.setattr(engine, "_torch", by_torch)
+    monkeypatch.setattr(kernels, "missing", lambda: "")
+    trials = engine._try_all(checkpoint.load(WEIGHTS, "x"), "cpu")
+    assert [trial.engine for trial in trials] == list(engine.ENGINES)
+    found = [engine.trial_of(trials, one).ms for one in (FAST, HALF.engine, REFERENCE)]
+    assert found == pytest.approx(list(wanted))
+    assert left == [[], [], []]
+
+
+def test_an_engine_that_fails_in_its_trial_is_one_that_does_not_run_here(
+    cache, tmp_path, monkeypatch
+):
+    fake_cpu(X86.format("avx512_bf16"), tmp_path, monkeypatch)
     usual = engine._torch
 
     def without_bf16(loaded, precision, *others, **named):
@@ -405,7 +514,10 @@ def drawn_weights(model: str, width: int | None, threshold: float = 0.3) -> byte
         ("wnet", None, "no native form of wnet in fp32"),
     ],
 )
-def test_a_network_without_a_native_form_runs_by_torch(model, width, problem, cache):
+def test_a_network_without_a_native_form_runs_by_torch(
+    model, width, problem, cache, tmp_path, monkeypatch
+):
+    fake_cpu(X86.format("avx512_bf16"), tmp_path, monkeypatch)
     trials = engine.find_trials(drawn_weights(model, width), "cpu")
     assert problem in {trial.problem for trial in trials if trial.backend == "native"}
     assert all(not trial.problem for trial in trials if trial.backend == "torch")

@@ -4,6 +4,7 @@ Run: pytest tests/test_kernels.py
 """
 
 import copy
+import zlib
 
 import numpy as np
 import pytest
@@ -179,6 +180,78 @@ def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(
     near = (np.abs(native - 0.3) < 1e-5) | (np.abs(inside - 127) < 1e-3)  # rounding may decide
     assert (found == wanted)[~near].all()
     assert near.mean() < 0.05
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    scaled=st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)),
+    factor=st.tuples(st.floats(1, 9), st.floats(1, 9)),
+    margins=st.tuples(*[st.integers(0, 5)] * 4),
+    seed=st.integers(0, 99),
+)
+def test_native_scores_are_the_levels_of_pillows_bilinear_enlargement(
+    scaled, factor, margins, seed
+):
+    """Pixel by pixel; a score that rounding took out of 0 to 1 counts as one of them."""
+    box = [max(1, int(size * by)) for size, by in zip(scaled, factor, strict=True)]
+    top, left, below, right = margins
+    geometry = [box[0] + top + below, box[1] + left + right, top, left, *box, *scaled]
+    rng = np.random.default_rng(seed)
+    score = rng.uniform(-0.01, 1.01, (SIDE, SIDE)).astype(np.float32)
+    mask = rng.integers(0, 3, geometry[:2], np.uint8)
+    levels = np.rint(np.clip(enlarged(score, geometry), 0, 1) * np.float32(255))
+    found = kernels.native_score(score, mask, np.asarray(geometry, np.int32))
+    np.testing.assert_array_equal(found, np.where(mask == 0, 0, levels))
+
+
+def test_a_mask_of_another_size_is_refused():
+    geometry = np.asarray([9, 8, 0, 0, 9, 8, 4, 4], np.int32)
+    with pytest.raises(ValueError, match=r"mask: \(8, 9\) uint8, wanted \(9, 8\)"):
+        kernels.native_score(np.zeros((4, 4), np.float32), np.zeros((8, 9), np.uint8), geometry)
+
+
+def by_paeth(image: np.ndarray) -> bytes:
+    """Rows filtered pixel by pixel, as PNG's specification (third edition, 9.4) words it."""
+    height, width = image.shape
+    seen = np.zeros((height + 1, width + 1), int)
+    seen[1:, 1:] = image
+    rows = np.full((height, width + 1), 4, np.uint8)
+    for y, x in np.ndindex(height, width):
+        a, b, c = seen[y + 1, x], seen[y, x + 1], seen[y, x]
+        p = a + b - c
+        pa, pb, pc = abs(p - a), abs(p - b), abs(p - c)
+        nearest = a if pa <= pb and pa <= pc else b if pb <= pc else c
+        rows[y, x + 1] = (image[y, x] - nearest) % 256
+    return rows.tobytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.sampled_from([1, 2, 63, 64, 65, 130]), st.integers(1, 40)),
+    levels=st.integers(1, 256),
+    share=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_packed_rows_unpack_to_what_paeths_filter_makes(shape, levels, share, seed):
+    """Of flat pictures and noise, one block of rows and more."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, levels, shape, np.uint8) * (rng.random(shape) < share)
+    assert zlib.decompress(kernels.packed_rows(noise.astype(np.uint8))) == by_paeth(noise)
+
+
+@pytest.mark.parametrize("length", [*range(1, 40), 257, 258, 259, 260, 261, 516, 517, 4000])
+def test_runs_of_any_length_are_packed(length):
+    row = np.cumsum(np.r_[7, np.full(length, 3), 9, np.full(length, 5)])[None].astype(np.uint8)
+    assert zlib.decompress(kernels.packed_rows(row)) == by_paeth(row)
+
+
+def test_bytes_so_rare_that_their_codes_were_too_long_are_packed():
+    """20 bytes, each 1.8 times as often as the next: their codes would have up to 19 bits."""
+    counts = [round(1.8**n) for n in range(20)]
+    differences = np.repeat(np.arange(20) + 50, counts)
+    np.random.default_rng(0).shuffle(differences)
+    row = np.cumsum(differences)[None].astype(np.uint8)
+    assert zlib.decompress(kernels.packed_rows(row)) == by_paeth(row)
 
 
 def gradients_by_torch(layers: tuple[nn.Conv2d, nn.Conv2d], images, labels) -> list[np.ndarray]:

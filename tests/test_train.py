@@ -19,7 +19,7 @@ from ranks import SMALL, STEPS, UNET, history, steps
 from verbs import run
 
 from segpipe.errors import Unfinished
-from segpipe.models import checkpoint
+from segpipe.models import bf16, checkpoint
 from segpipe.storage import lock, open_store
 from segpipe.train import run as train_module
 from segpipe.train import states, worker
@@ -155,6 +155,17 @@ def test_workers_that_find_no_room_are_told_within_the_wait(train, capfd):
 def test_a_loop_that_is_not_there_is_refused(train, capfd):
     train("native", *UNET, "--backend", "native", code=2)
     assert "--backend native: no " in capfd.readouterr().err
+
+
+def test_bf16_is_refused_where_the_nodes_have_no_such_arithmetic(
+    train, tmp_path, monkeypatch, capfd
+):
+    """Of a cluster that runs already only its nodes can tell."""
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
+    monkeypatch.setattr(bf16, "CPUINFO", tmp_path / "cpuinfo")
+    output = train("half", "--precision", "bf16", code=2)
+    assert "--precision bf16: this CPU has no bf16 arithmetic" in capfd.readouterr().err
+    assert not [path for path in output.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

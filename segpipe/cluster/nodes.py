@@ -11,6 +11,7 @@ import ray
 
 from segpipe import ray_compat
 from segpipe.errors import UserError
+from segpipe.models.bf16 import bf16_problem
 
 DATA_CPUS = 0.1  # of a core, booked by a task or actor without a network; a core runs two of them
 
@@ -25,15 +26,31 @@ def choose_device(choice: str) -> str:
     return "cuda" if gpus and choice != "cpu" else "cpu"
 
 
-def check_device(choice: str) -> None:
-    """Raise UserError, before Ray is started, for a GPU that only a cluster could have."""
+def check_device(choice: str, precision: str = "fp32") -> None:
+    """Raise UserError, before Ray is started, for what only a cluster could have.
+
+    That is a GPU, or a CPU with arithmetic in bf16 where that is the precision.
+    """
     joins = ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local"
-    if choice != "gpu" or joins:
+    problem = bf16_problem(precision, "cpu")
+    if joins or not (choice == "gpu" or problem):
         return
     import torch  # takes a second
 
-    if not torch.cuda.device_count():
+    gpus = 0 if choice == "cpu" else torch.cuda.device_count()
+    if choice == "gpu" and not gpus:
         raise UserError("--device gpu: this machine has no GPU, use --device cpu or auto")
+    if not gpus:
+        refuse_precision(precision, problem)
+
+
+def refuse_precision(precision: str, problem: str) -> None:
+    """Raise UserError where there is a problem."""
+    if problem:
+        raise UserError(
+            f"--precision {precision}: {problem} and would be many times slower than with fp32, "
+            "use --precision fp32"
+        )
 
 
 def cluster_total(resource: str) -> float:

@@ -97,12 +97,12 @@ def one_row_blocks(dataset: Dataset) -> Dataset:
     return single
 
 
-def on_network_node(function: Callable[..., Result], weights: bytes, device: str) -> Result:
-    """function(weights, device), where the networks run: here, or on a node of the cluster."""
+def on_network_node(function: Callable[..., Result], argument: object, device: str) -> Result:
+    """function(argument, device), where the networks run: here, or on a node of the cluster."""
     if cluster_address() is None and device == "cpu":
-        return function(weights, device)
+        return function(argument, device)
     task = ray.remote(function).options(num_cpus=DATA_CPUS, num_gpus=int(device == "cuda"))
-    found: Result = ray.get(task.remote(weights, device), timeout=ACTORS_START_S)
+    found: Result = ray.get(task.remote(argument, device), timeout=ACTORS_START_S)
     return found
 
 

@@ -124,7 +124,7 @@ class LabelledData:
 def evaluate(config: EvaluateConfig) -> None:
     """Write each set's figures, and the table of several sets."""
     config.check()
-    check_device(config.device)
+    check_device(config.device, config.precision)
     stores = [open_store(uri, anonymous=config.anonymous) for uri in config.data]
     output = open_store(config.output)
     for store in stores:

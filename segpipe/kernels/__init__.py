@@ -5,6 +5,7 @@
     segnet_lite.py the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
     resunet.py     the scores of models.resunet, quicker
     masks.py       canvas.native_mask, quicker
+    scores.py      canvas.native_score and codecs.encode_grey, quicker
 
 Where there is none `missing` says so, and those who call take the plain path. Nothing here
 knows torch: a process that segments with these starts in half a second.
@@ -13,6 +14,7 @@ knows torch: a process that segments with these starts in half a second.
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.resunet import ResUNetScores
+from segpipe.kernels.scores import native_score, packed_rows
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
 
 __all__ = [
@@ -23,4 +25,6 @@ __all__ = [
     "fingerprint",
     "missing",
     "native_mask",
+    "native_score",
+    "packed_rows",
 ]

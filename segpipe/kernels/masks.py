@@ -19,18 +19,27 @@ def native_mask(
 
     Raises ValueError for arrays of another shape or dtype, or a box that does not lie in both.
     """
-    side, geometry = len(score), shaped("geometry", geometry, (8,), np.int32)
-    height, width, top, left, box_height, box_width, scaled_height, scaled_width = geometry.tolist()
-    inside = 0 <= top <= height - box_height and 0 <= left <= width - box_width
-    if not inside or not (0 < scaled_height <= side and 0 < scaled_width <= side):
-        raise ValueError(f"geometry {geometry.tolist()}: its box is not in picture and canvas")
-    mask = np.empty((height, width), np.uint8)
+    side = len(score)
+    mask = np.empty(check_box(geometry, side), np.uint8)
     native.library().native_mask(
         shaped("score", score, (side, side), np.float32),
         shaped("fov", fov, (side, side), np.uint8),
         side,
-        geometry,
+        np.ascontiguousarray(geometry),
         threshold,
         mask,
     )
     return mask
+
+
+def check_box(geometry: npt.NDArray[np.int32], side: int) -> tuple[int, int]:
+    """A geometry [8] and the canvas's side, px -> height and width of the photograph, px.
+
+    Raises ValueError for another shape or dtype, or a box that does not lie in both.
+    """
+    numbers = shaped("geometry", geometry, (8,), np.int32).tolist()
+    height, width, top, left, box_height, box_width, scaled_height, scaled_width = numbers
+    inside = 0 <= top <= height - box_height and 0 <= left <= width - box_width
+    if not inside or not (0 < scaled_height <= side and 0 < scaled_width <= side):
+        raise ValueError(f"geometry {numbers}: its box is not in picture and canvas")
+    return height, width

@@ -22,13 +22,15 @@ from segpipe.kernels.build import VARIANTS, Variant
 NO_MEMORY = 1  # of border.h's codes; 0 is done
 CPUINFO = Path("/proc/cpuinfo")
 
-U8, I32, F32, F64 = (
+U8, I32, I64, F32, F64 = (
     np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
-    for dtype in (np.uint8, np.int32, np.float32, np.float64)
+    for dtype in (np.uint8, np.int32, np.int64, np.float32, np.float64)
 )
 INT, FLOAT, NETWORK = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
+    "native_score": (F32, U8, INT, I32, U8),
+    "packed_rows": (U8, INT, INT, INT, U8, I64),
     "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),
     "segnet_lite_gradients": (U8, U8, INT, INT, INT, F32, F32, F32, F32, F64, F64, F64, F64),
     "resunet_open": (INT, INT, I32, F64, ctypes.POINTER(NETWORK)),

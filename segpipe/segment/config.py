@@ -75,7 +75,8 @@ class SegmentConfig:
     limit: int | None = None
     """Take only the first so many photographs of the listing."""
     precision: str = "auto"
-    """Of the network: fp32, bf16, or auto: the quickest that matches the reference, fp32."""
+    """Of the network: fp32, bf16 (on a GPU, or a CPU that has bf16 arithmetic), or auto: the
+    quickest that matches the reference, fp32."""
     backend: str = "auto"
     """What runs the network: native, its own loop in C++ on CPUs; torch; or auto: the quickest that
     matches the reference. May change when resumed, as --precision, where masks stay the same."""

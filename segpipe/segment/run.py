@@ -110,7 +110,7 @@ def segment(config: SegmentConfig) -> int:
 
 def _open(config: SegmentConfig) -> Run:
     """Everything that can be wrong with the flags is found here, within seconds."""
-    check_device(config.device)
+    check_device(config.device, config.precision)
     output = open_store(config.output, config.store_patience)
     with named("--input"):
         source = open_source(config.input, config.store_patience, config.anonymous, config.column)

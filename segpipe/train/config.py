@@ -117,7 +117,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights and of every crop."""
     precision: str = "fp32"
-    """fp32, or bf16 for convolutions whose sums stay in fp32."""
+    """fp32, or bf16 for convolutions whose sums stay in fp32: on a GPU, or a CPU that has bf16
+    arithmetic."""
     backend: str = "auto"
     """What computes a step: torch, native (the network's own loop in C++), or auto: native where
     there is one."""

@@ -20,14 +20,16 @@ from segpipe.cluster.nodes import (
     choose_device,
     cpus_per_worker,
     elastic_cpus,
+    refuse_precision,
 )
 from segpipe.cluster.quiet import handler_kept
 from segpipe.cluster.session import ray_session
-from segpipe.cluster.workers import cluster_model_env
+from segpipe.cluster.workers import cluster_model_env, on_network_node
 from segpipe.data import survey
 from segpipe.data.globs import Reading
 from segpipe.data.layouts import LabelledSet, open_labelled
 from segpipe.errors import UserError
+from segpipe.models.bf16 import bf16_problem
 from segpipe.progress import log_settings
 from segpipe.storage import Store, check_there, lock, named, open_store
 from segpipe.storage.files import write_json
@@ -52,7 +54,7 @@ RESIZE_S = 30.0  # seconds between two looks whether more or fewer workers could
 def train(config: TrainConfig) -> None:
     """Run or resume the training that `config` describes."""
     config.check()
-    check_device(config.device)
+    check_device(config.device, config.precision)
     check_cluster()
     data = open_store(config.data, anonymous=config.anonymous)
     output = open_store(config.output)
@@ -95,6 +97,8 @@ def train(config: TrainConfig) -> None:
             problem := native_problem(settings.network, settings.crops, device)
         ):
             raise UserError(f"--backend native: {problem}; use --backend auto")
+        if device == "cpu" and config.precision == "bf16":
+            refuse_precision("bf16", on_network_node(bf16_problem, "bf16", device))
         resources = _resources(config, device)
         await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)

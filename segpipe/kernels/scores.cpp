@@ -1,0 +1,314 @@
+// Score -> grey picture of the photograph's size -> what a PNG holds of it. Called through ctypes
+// by scores.py.
+#ifdef __clang__ // products are rounded before they are added, as Pillow's are
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+#include "border.h"
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+// ---- enlarging
+
+// Two neighbours of each output pixel among `from` input pixels, and their shares, as Pillow's
+// bilinear resize has them: triangles in double, scaled to a sum of 1.
+struct Neighbours {
+  int32_t first, last;
+  double first_share, last_share;
+};
+
+std::vector<Neighbours> triangles(int from, int to) {
+  std::vector<Neighbours> found;
+  const double scale = double(from) / to;
+  for (int at = 0; at < to; at++) {
+    const double centre = (at + 0.5) * scale;
+    const int first = std::max(int(centre - 0.5), 0), last = std::min(first + 1, from - 1);
+    const double a = 1 - std::fabs(first - centre + 0.5);
+    const double b = last > first ? std::max(1 - std::fabs(last - centre + 0.5), 0.0) : 0;
+    found.push_back({first, last, a / (a + b), b / (a + b)});
+  }
+  return found;
+}
+
+// score [side, side] with geometry's scaled box in the upper left corner, mask [H, W] -> levels
+// [H, W].
+void enlarge(const float *score, const uint8_t *mask, int32_t side, const int32_t *geometry,
+             uint8_t *levels) {
+  const int width = geometry[1], top = geometry[2], start = geometry[3];
+  const int box_height = geometry[4], box_width = geometry[5];
+  const std::vector<Neighbours> of_row = triangles(geometry[6], box_height);
+  const std::vector<Neighbours> of_column = triangles(geometry[7], box_width);
+  std::vector<float> rows[2]; // even and odd source row, of the box's width
+  for (auto &row : rows) row.resize(box_width);
+  std::memset(levels, 0, size_t(geometry[0]) * width);
+  int held[2] = {-1, -1};
+  for (int y = 0; y < box_height; y++) {
+    const Neighbours &near = of_row[y];
+    for (int source : {near.first, near.last})
+      if (held[source & 1] != source) {
+        const float *row = score + size_t(source) * side;
+        float *out = rows[source & 1].data();
+        for (int x = 0; x < box_width; x++) {
+          const Neighbours &n = of_column[x];
+          out[x] = float(row[n.first] * n.first_share + row[n.last] * n.last_share);
+        }
+        held[source & 1] = source;
+      }
+    const float *__restrict upper = rows[near.first & 1].data();
+    const float *__restrict lower = rows[near.last & 1].data();
+    const size_t at = size_t(top + y) * width + start;
+    const uint8_t *__restrict inside = mask + at;
+    uint8_t *__restrict out = levels + at;
+    const double a = near.first_share, b = near.last_share;
+    for (int x = 0; x < box_width; x++) {
+      const float value = float(upper[x] * a + lower[x] * b);
+      const float level = std::nearbyint(255.0f * std::min(std::max(value, 0.0f), 1.0f));
+      out[x] = inside[x] ? uint8_t(level) : 0;
+    }
+  }
+}
+
+// ---- packing (RFC 1950, RFC 1951; PNG, third edition, section 9)
+
+constexpr int SYMBOLS = 286, END = 256, LONGEST = 258;
+constexpr uint64_t EIGHT = 0x0101010101010101u; // times a byte: eight of it
+constexpr int MATCH = 512;                     // with its length added, the token of a run
+constexpr int CODE_BITS = 15, LENGTH_BITS = 7; // the longest codes, of symbols and of code lengths
+constexpr uint32_t ADLER = 65521, ADLER_STEP = 2048;
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bits are stored eight bytes at a time");
+
+struct Bits {
+  uint8_t *out; // behind which 8 bytes may be written
+  uint64_t held = 0;
+  int count = 0; // below 8
+
+  // Up to 56 bits, the lowest first.
+  void put(uint64_t value, int bits) {
+    held |= value << count;
+    count += bits;
+    std::memcpy(out, &held, 8);
+    out += count >> 3;
+    held >>= count & ~7;
+    count &= 7;
+  }
+
+  void finish() {
+    if (count) *out++ = uint8_t(held);
+  }
+};
+
+struct Code {
+  uint16_t bits[SYMBOLS];
+  uint8_t length[SYMBOLS];
+};
+
+// Huffman's lengths for these counts, none above `most`: where one is, rarer symbols are made less
+// rare and all is done again. A single symbol has a length of 1.
+void code_lengths(const uint32_t *counts, int symbols, int most, uint8_t *length) {
+  uint32_t weight[2 * SYMBOLS];
+  int16_t parent[2 * SYMBOLS], leaves[SYMBOLS];
+  int num = 0;
+  for (int s = 0; s < symbols; s++) {
+    length[s] = 0;
+    if (counts[s]) leaves[num++] = int16_t(s);
+  }
+  if (num == 1) length[leaves[0]] = 1;
+  if (num < 2) return;
+  std::sort(leaves, leaves + num, [&](int a, int b) {
+    return counts[a] != counts[b] ? counts[a] < counts[b] : a < b;
+  });
+  for (int halved = 0;; halved++) {
+    for (int n = 0; n < num; n++) weight[n] = std::max(counts[leaves[n]] >> halved, 1u);
+    int leaf = 0, node = num; // the lightest of either kind that has no parent yet
+    for (int made = num; made < 2 * num - 1; made++) {
+      weight[made] = 0;
+      for (int child = 0; child < 2; child++) {
+        const bool is_leaf = leaf < num && (node == made || weight[leaf] <= weight[node]);
+        const int lightest = is_leaf ? leaf++ : node++;
+        weight[made] += weight[lightest];
+        parent[lightest] = int16_t(made);
+      }
+    }
+    uint8_t depth[2 * SYMBOLS];
+    depth[2 * num - 2] = 0;
+    for (int n = 2 * num - 3; n >= 0; n--) depth[n] = uint8_t(depth[parent[n]] + 1);
+    if (*std::max_element(depth, depth + num) > most) continue;
+    for (int n = 0; n < num; n++) length[leaves[n]] = depth[n];
+    return;
+  }
+}
+
+// Canonical codes of these lengths, their bits turned round as the stream wants them.
+void assign(Code &code, int symbols) {
+  uint32_t next[CODE_BITS + 2] = {}, first = 0;
+  for (int s = 0; s < symbols; s++) next[code.length[s] + 1] += code.length[s] > 0;
+  for (int bits = 1; bits <= CODE_BITS; bits++) next[bits] = first = (first + next[bits]) << 1;
+  for (int s = 0; s < symbols; s++) {
+    uint32_t value = code.length[s] ? next[code.length[s]]++ : 0, turned = 0;
+    for (int bit = 0; bit < code.length[s]; bit++, value >>= 1) turned = turned << 1 | (value & 1);
+    code.bits[s] = uint16_t(turned);
+  }
+}
+
+// Symbol, and number and value of further bits, of a run's length from 3 to 258.
+struct Lengths {
+  uint16_t symbol[LONGEST + 1];
+  uint8_t bits[LONGEST + 1], value[LONGEST + 1];
+
+  constexpr Lengths() : symbol(), bits(), value() {
+    int length = 3;
+    for (int s = 257; s < 285; s++) {
+      const int extra = s < 265 ? 0 : (s - 261) / 4;
+      for (int n = 0; n < 1 << extra && length < LONGEST; n++, length++)
+        symbol[length] = uint16_t(s), bits[length] = uint8_t(extra), value[length] = uint8_t(n);
+    }
+    symbol[LONGEST] = 285;
+  }
+};
+constexpr Lengths LENGTHS;
+
+// A row, and the one above it, -> Paeth's differences, after the byte that names that filter.
+void filter(const uint8_t *__restrict row, const uint8_t *__restrict above, int width,
+            uint8_t *__restrict out) {
+  out[0] = 4;
+  out[1] = uint8_t(row[0] - above[0]); // left of it is 0, so that what is above is nearest
+  for (int x = 1; x < width; x++) {
+    // a + b - c is |b - c| from a and |a - c| from b; from c it is further than both where a and b
+    // lie on one side of c, else as far as these two differ. So bytes are enough.
+    // Without branches, or compilers find no vectors in it.
+    const uint8_t a = row[x - 1], b = above[x], c = above[x - 1];
+    const uint8_t to_a = std::max(b, c) - std::min(b, c), to_b = std::max(a, c) - std::min(a, c);
+    const uint8_t one_side = -uint8_t((b > c) == (a > c));
+    const uint8_t to_c = one_side | (std::max(to_a, to_b) - std::min(to_a, to_b));
+    const uint8_t take_a = -uint8_t((to_a <= to_b) & (to_a <= to_c));
+    const uint8_t take_b = ~take_a & -uint8_t(to_b <= to_c);
+    const uint8_t nearest = (a & take_a) | (b & take_b) | (c & ~(take_a | take_b));
+    out[x + 1] = row[x] - nearest;
+  }
+}
+
+// How many bytes from `at` on are as the one before it, up to `most`.
+size_t run_length(const uint8_t *at, size_t most) {
+  const uint64_t same = EIGHT * at[-1];
+  size_t length = 0;
+  for (uint64_t next; length + 8 <= most; length += 8) {
+    std::memcpy(&next, at + length, 8);
+    if (next != same) break;
+  }
+  while (length < most && at[length] == at[-1]) length++;
+  return length;
+}
+
+// Bytes -> tokens, a byte or MATCH + the length of a run of the byte before it; their number. The
+// codes of a run of less than 8 bytes are hardly longer than its own, and cost no search.
+size_t tokenize(const uint8_t *data, size_t size, uint16_t *tokens, uint32_t *counts) {
+  size_t num = 0, at = 0;
+  if (size) counts[tokens[num++] = data[at++]]++;
+  while (at < size) {
+    uint64_t next;
+    if (size - at >= 8 && (std::memcpy(&next, data + at, 8), next == EIGHT * data[at - 1])) {
+      const size_t length = run_length(data + at, std::min(size - at, size_t(LONGEST)));
+      tokens[num++] = uint16_t(MATCH + length);
+      counts[LENGTHS.symbol[length]]++;
+      at += length;
+      continue;
+    }
+    counts[tokens[num++] = data[at++]]++;
+  }
+  return num;
+}
+
+void put_block(Bits &stream, const uint16_t *tokens, size_t num, uint32_t *counts, bool last) {
+  static const uint8_t order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
+                                    11, 4,  12, 3, 13, 2, 14, 1, 15};
+  Code code, of_lengths;
+  counts[END] = 1;
+  code_lengths(counts, SYMBOLS, CODE_BITS, code.length);
+  assign(code, SYMBOLS);
+  uint32_t used[19] = {};
+  for (int s = 0; s < SYMBOLS; s++) used[code.length[s]]++;
+  used[1] += 2; // the distances
+  code_lengths(used, 19, LENGTH_BITS, of_lengths.length);
+  assign(of_lengths, 19);
+  stream.put(last, 1);
+  stream.put(2, 2); // its own codes
+  stream.put(SYMBOLS - 257, 5);
+  stream.put(2 - 1, 5); // distances 1, and 2, without which the code would not be whole
+  stream.put(19 - 4, 4);
+  for (int s : order) stream.put(of_lengths.length[s], 3);
+  for (int s = 0; s < SYMBOLS; s++)
+    stream.put(of_lengths.bits[code.length[s]], of_lengths.length[code.length[s]]);
+  for (int n = 0; n < 2; n++) stream.put(of_lengths.bits[1], of_lengths.length[1]);
+  struct {
+    uint32_t bits, length;
+  } of[MATCH + LONGEST + 1]; // tokens
+  for (int token = 0; token < 256; token++) of[token] = {code.bits[token], code.length[token]};
+  for (int run = 3; run <= LONGEST; run++) { // with the distance, a bit of 0
+    const uint32_t symbol = LENGTHS.symbol[run], length = code.length[symbol];
+    of[MATCH + run] = {code.bits[symbol] | uint32_t(LENGTHS.value[run]) << length,
+                       length + LENGTHS.bits[run] + 1};
+  }
+  Bits local = stream; // in registers: what it writes could be its own fields
+  for (size_t n = 0; n + 1 < num; n += 2) {
+    const auto first = of[tokens[n]], second = of[tokens[n + 1]];
+    local.put(first.bits | uint64_t(second.bits) << first.length, first.length + second.length);
+  }
+  stream = local;
+  if (num % 2) stream.put(of[tokens[num - 1]].bits, of[tokens[num - 1]].length);
+  stream.put(code.bits[END], code.length[END]);
+}
+
+// image [height, width] -> a zlib stream of its rows, filtered, in blocks of `block` rows; the
+// stream's size. `out` must have 2 * height * (width + 1) bytes, as no code is longer than 15 bits,
+// 512 for each block, and 64.
+int64_t pack(const uint8_t *image, int32_t height, int32_t width, int32_t block, uint8_t *out) {
+  Bits stream{out + 2};
+  out[0] = 0x78, out[1] = 0x01; // deflate with a window of 32 KiB, packed in haste
+  uint32_t low = 1, high = 0;
+  const size_t pitch = size_t(width) + 1;
+  std::vector<uint8_t> rows(pitch * block), zeros(width); // those above the first
+  std::vector<uint16_t> tokens(pitch * block);
+  for (int y = 0; y < height; y += block) {
+    const int end = std::min(height, y + block);
+    const size_t size = pitch * (end - y);
+    for (int at = y; at < end; at++) {
+      const uint8_t *row = image + size_t(at) * width;
+      filter(row, at ? row - width : zeros.data(), width, rows.data() + pitch * (at - y));
+    }
+    for (size_t at = 0; at < size; at += ADLER_STEP) {
+      const uint32_t step = uint32_t(std::min(size - at, size_t(ADLER_STEP)));
+      uint32_t sum = 0, weighted = 0;
+      for (uint32_t n = 0; n < step; n++) {
+        sum += rows[at + n];
+        weighted += rows[at + n] * (step - n);
+      }
+      high = uint32_t((high + uint64_t(step) * low + weighted) % ADLER);
+      low = (low + sum) % ADLER;
+    }
+    uint32_t counts[SYMBOLS] = {};
+    const size_t num = tokenize(rows.data(), size, tokens.data(), counts);
+    put_block(stream, tokens.data(), num, counts, end == height);
+  }
+  stream.finish();
+  for (int shift : {24, 16, 8, 0}) *stream.out++ = uint8_t((high << 16 | low) >> shift);
+  return stream.out - out;
+}
+
+} // namespace
+
+extern "C" int32_t native_score(const float *score, const uint8_t *mask, int32_t side,
+                                const int32_t *geometry, uint8_t *levels) {
+  return guarded([&] { enlarge(score, mask, side, geometry, levels); });
+}
+
+extern "C" int32_t packed_rows(const uint8_t *image, int32_t height, int32_t width, int32_t block,
+                               uint8_t *out, int64_t *size) {
+  return guarded([&] { *size = pack(image, height, width, block, out); });
+}
