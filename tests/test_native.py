@@ -132,7 +132,11 @@ def test_all_variants_that_this_cpu_runs_agree(monkeypatch):
         found = kernels.SegNetLiteGradients(1)(canvas[None], labels, *weights, decoder, bias)
         of_loss = [part / np.abs(part).max() for part in found]
         mask = kernels.native_mask(scores, fov, geometry, 0.5)
-        return native.library().segnet_lite_lanes(), [scores, resunet, *of_loss, mask]
+        one = np.full(mask.shape, 1, np.uint8)
+        levels = kernels.native_score((canvas[..., 0] / 255).astype(np.float32), one, geometry)
+        png = np.frombuffer(kernels.packed_rows(levels), np.uint8)
+        of_score = [levels.astype(float), png.astype(float)]
+        return native.library().segnet_lite_lanes(), [scores, resunet, *of_loss, *of_score, mask]
 
     def path_of(variant: build.Variant) -> Path:
         kept = (build.library_path(folder, variant) for folder in native._folders())
@@ -313,6 +317,12 @@ def refused() -> dict[str, str]:
         "mask: top": lambda: kernels.native_mask(score, fov, with_bad_box[0], 0.5),
         "mask: width": lambda: kernels.native_mask(score, fov, with_bad_box[1], 0.5),
         "mask: canvas": lambda: kernels.native_mask(score, fov, with_bad_box[2], 0.5),
+        "levels: mask": lambda: kernels.native_score(score, fov[:30, :9], geometry),
+        "levels: score": lambda: kernels.native_score(score[:, :9], fov, geometry),
+        "levels: top": lambda: kernels.native_score(score, fov, with_bad_box[0]),
+        "rows: float64": lambda: kernels.packed_rows(score.astype(float)),
+        "rows: nothing": lambda: kernels.packed_rows(fov[:0]),
+        "rows: channels": lambda: kernels.packed_rows(canvas),
     }
     told = {}
     for name, call in bad.items():
@@ -334,8 +344,9 @@ def test_arrays_that_do_not_fit_are_refused_by_optimised_python_too(flags):
     told, debug = done.stdout.strip().rsplit(" ", 1)
     assert debug == str(not flags)
     found = json.loads(told)
-    assert len(found) == 21
+    assert len(found) == 27
     assert {name for name, error in found.items() if "wanted" not in error} == {
+        "levels: top",
         "mask: top",
         "mask: width",
         "mask: canvas",

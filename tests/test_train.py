@@ -157,12 +157,9 @@ def test_a_loop_that_is_not_there_is_refused(train, capfd):
     assert "--backend native: no " in capfd.readouterr().err
 
 
-def test_bf16_is_refused_where_the_nodes_have_no_such_arithmetic(
-    train, tmp_path, monkeypatch, capfd
-):
+def test_bf16_is_refused_where_the_nodes_have_no_such_arithmetic(train, monkeypatch, capfd):
     """Of a cluster that runs already only its nodes can tell."""
-    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
-    monkeypatch.setattr(bf16, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(bf16, "instruction_sets", lambda: frozenset(["avx2"]))
     output = train("half", "--precision", "bf16", code=2)
     assert "--precision bf16: this CPU has no bf16 arithmetic" in capfd.readouterr().err
     assert not [path for path in output.rglob("*") if path.is_file()]

@@ -21,6 +21,7 @@ from segpipe.kernels.build import VARIANTS, Variant
 
 NO_MEMORY = 1  # of border.h's codes; 0 is done
 CPUINFO = Path("/proc/cpuinfo")
+SETS = (b"flags", b"Features")  # what it calls instruction sets, on x86 and on Arm
 
 U8, I32, I64, F32, F64 = (
     np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
@@ -69,7 +70,7 @@ def library_path() -> Path:
     variants = runnable()
     if not variants:
         least = VARIANTS[-1]
-        lacking = ", ".join(sorted(least.needs - _instruction_sets()))
+        lacking = ", ".join(sorted(least.needs - instruction_sets()))
         raise OSError(f"this CPU lacks {lacking} of {least.name}: its networks run on torch")
     folders = list(_folders())
     for variant in variants:
@@ -86,7 +87,7 @@ def library_path() -> Path:
 
 def runnable() -> list[Variant]:
     """Of VARIANTS those that this CPU runs, the best first."""
-    return [variant for variant in VARIANTS if variant.needs <= _instruction_sets()]
+    return [variant for variant in VARIANTS if variant.needs <= instruction_sets()]
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -141,9 +142,10 @@ def _cpu() -> list[bytes]:
         lines = CPUINFO.read_bytes().split(b"\n\n")[0].splitlines()
     except OSError:
         return [platform.processor().encode()]
-    return [line for line in lines if line.startswith((b"model name", b"flags"))]
+    return [line for line in lines if line.startswith((b"model name", *SETS))]
 
 
-def _instruction_sets() -> frozenset[str]:
-    lines = (line.decode() for line in _cpu() if line.startswith(b"flags"))
+def instruction_sets() -> frozenset[str]:
+    """Of the first core, as Linux names them; empty where it does not tell."""
+    lines = (line.decode() for line in _cpu() if line.startswith(SETS))
     return frozenset(next(lines, "").partition(":")[2].split())

@@ -38,11 +38,11 @@ def packed_rows(image: npt.NDArray[np.uint8]) -> bytes:
     """image [H, W] uint8 -> the zlib stream of a PNG's IDAT: each row by Paeth's filter.
 
     Only runs of a byte are looked for: in a picture that was enlarged there is little else. Raises
-    ValueError for one without pixels.
+    ValueError for another shape or dtype, or no pixel.
     """
+    if image.ndim != 2 or not image.size:
+        raise ValueError(f"image: {image.shape}, wanted rows of pixels")
     height, width = image.shape
-    if not image.size:
-        raise ValueError(f"image {image.shape}: wanted one with pixels")
     out = np.empty(2 * height * (width + 1) + 512 * (height // BLOCK_ROWS + 1) + 64, np.uint8)
     size = np.zeros(1, np.int64)
     native.library().packed_rows(
