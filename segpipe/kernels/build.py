@@ -85,8 +85,8 @@ def compilers() -> Iterator[list[str]]:
         return
     yield from ([name] for name in COMPILERS if shutil.which(name))
     if importlib.util.find_spec("ziglang"):
-        # It links its own C++ runtime: with calls into the libstdc++ of torch an exception, thrown by
-        # one and unwound by the other, ends the process.
+        # It links its own C++ runtime: an exception that one runtime throws and another unwinds,
+        # torch's libstdc++, ends the process.
         yield [sys.executable, "-m", "ziglang", "c++", "-Wl,-Bsymbolic"]
 
 
