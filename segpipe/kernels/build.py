@@ -85,7 +85,9 @@ def compilers() -> Iterator[list[str]]:
         return
     yield from ([name] for name in COMPILERS if shutil.which(name))
     if importlib.util.find_spec("ziglang"):
-        yield [sys.executable, "-m", "ziglang", "c++"]
+        # It links its own C++ runtime: with calls into the libstdc++ of torch, what one throws
+        # and the other unwinds ends the process.
+        yield [sys.executable, "-m", "ziglang", "c++", "-Wl,-Bsymbolic"]
 
 
 def build(folder: Path) -> str:
