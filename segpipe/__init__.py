@@ -58,6 +58,7 @@ In the order in which data flows:
       torch_compat.py    what segpipe uses of torch that is private
       predict.py         canvas -> score: the one path that all share
       engine.py          how a network runs: the quickest way that keeps its masks
+      bf16.py            whether a CPU has such arithmetic
       shipped.py         the verb that lists what the package ships
       weights/           what the package ships
     metrics.py           counts that add -> Dice, MCC, AUC, ...

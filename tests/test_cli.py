@@ -267,7 +267,7 @@ def test_an_unknown_verb_is_told_the_known_ones(refused):
     assert "segment" in line
 
 
-UNITS = "seconds?|milliseconds|hours?|bytes|MB|Gbit|millions|GETs|PUTs|currency"
+UNITS = "seconds?|milliseconds|hours?|bytes|MB|Gbit|px|millions|GETs|PUTs|currency"
 UNITS += "|share|rate|norm|decay|standard deviation"  # without a unit
 
 

@@ -172,7 +172,7 @@ def test_no_trial_is_spent_on_bf16_where_the_cpu_has_none(cache, tmp_path, monke
 
 @pytest.mark.parametrize("verb", ["segment", "train", "evaluate"])
 def test_bf16_is_refused_in_one_line_before_anything_is_written(
-    verb, tmp_path, monkeypatch, capsys
+    verb, tmp_path, monkeypatch, capsys, no_ray
 ):
     fake_cpu(monkeypatch, "avx2")
     source, output = tmp_path / "in", tmp_path / "out"

@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import needs
@@ -368,8 +370,7 @@ def memory_left(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-@NEEDS_LIBRARY
-def test_a_lack_of_memory_is_an_error_of_python_and_the_next_call_works():
+def short_of_memory() -> None:
     """A plane of 1,024 px and 32 channels is 134 MB; matrices of a network 64 wide are 240."""
     state, side = drawn_state(32), 1024
     canvas, fov = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
@@ -392,8 +393,7 @@ def test_a_lack_of_memory_is_an_error_of_python_and_the_next_call_works():
     assert network.value is None
 
 
-@NEEDS_LIBRARY
-def test_a_lack_of_memory_ends_no_training_process():
+def short_of_memory_in_training() -> None:
     encoder = np.zeros((16, 3, 3, 3), np.float32), np.zeros(16, np.float32)
     decoder, bias = np.zeros((3, 16, 3, 3), np.float32), np.zeros(3, np.float32)
     images, labels = np.zeros((1, 2048, 2048, 3), np.uint8), np.zeros((1, 2048, 2048), np.uint8)
@@ -401,6 +401,14 @@ def test_a_lack_of_memory_ends_no_training_process():
     gradients(images[:, :16, :16], labels[:, :16, :16], *encoder, decoder, bias)
     with memory_left(8 << 20), pytest.raises(MemoryError, match="segnet_lite_gradients"):
         gradients(images, labels, *encoder, decoder, bias)
+
+
+@NEEDS_LIBRARY
+@pytest.mark.parametrize("work", [short_of_memory, short_of_memory_in_training])
+def test_a_lack_of_memory_is_an_error_of_python_and_the_next_call_works(work):
+    """In a process of its own, without free memory of other tests and threads that want some."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(work).result()
 
 
 @pytest.mark.nightly
