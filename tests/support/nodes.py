@@ -20,6 +20,8 @@ from urllib.parse import urlencode
 
 from processes import family, free_port, kill_tree, wait_until
 
+from segpipe.kernels import build
+
 BIN = Path(sys.executable).parent
 START_S = 300.0  # a deadline: a node takes five seconds, on a machine that others use as well more
 # The shell stays: as a node's first process it collects those that lose their parents.
@@ -87,7 +89,8 @@ class Machines:
             host = f"{self.gateway.rpartition('.')[0]}.{10 + len(self.nodes)}"
             (own / "hosts").write_text(f"127.0.0.1 localhost\n{host} {name}\n")
             inside = ["nsenter", f"--net=/run/netns/{_network(name, host)}", *SEPARATE]
-            kept = sys.prefix if sys.prefix.startswith("/tmp/") else ""  # else its /tmp hides it
+            places = sys.prefix, str(Path(build.__file__).parent / "lib")
+            kept = " ".join(p for p in places if p.startswith("/tmp/"))  # else its /tmp hides it
             words = [*inside, "sh", "-c", FIRST_PROCESS, str(own), name, kept, *words]
         else:
             words += ["--dashboard-agent-listen-port=0"]
