@@ -158,19 +158,20 @@ def enlarged(canvas: np.ndarray, geometry: list[int]) -> np.ndarray:
     return native
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    scaled=st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)),
-    factor=st.tuples(st.floats(1, 9), st.floats(1, 9)),
-    margins=st.tuples(*[st.integers(0, 5)] * 4),
-    seed=st.integers(0, 99),
-)
-def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(
-    scaled, factor, margins, seed
-):
+@st.composite
+def geometries(draw: st.DrawFn) -> list[int]:
+    """Of a canvas of SIDE px that becomes no smaller."""
+    scaled = draw(st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)))
+    factor = draw(st.tuples(st.floats(1, 9), st.floats(1, 9)))
+    top, left, below, right = draw(st.tuples(*[st.integers(0, 5)] * 4))
     box = [max(1, int(size * by)) for size, by in zip(scaled, factor, strict=True)]
-    top, left, below, right = margins
-    geometry = [box[0] + top + below, box[1] + left + right, top, left, *box, *scaled]
+    return [box[0] + top + below, box[1] + left + right, top, left, *box, *scaled]
+
+
+@settings(deadline=None, max_examples=60)
+@given(geometry=geometries(), seed=st.integers(0, 99))
+def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(geometry, seed):
+    scaled = geometry[-2:]
     rng = np.random.default_rng(seed)
     score = rng.random((SIDE, SIDE), np.float32)
     fov = disc(SIDE, scaled[0] / 2, scaled[1] / 2, max(scaled) * 0.45)
@@ -183,19 +184,9 @@ def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    scaled=st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)),
-    factor=st.tuples(st.floats(1, 9), st.floats(1, 9)),
-    margins=st.tuples(*[st.integers(0, 5)] * 4),
-    seed=st.integers(0, 99),
-)
-def test_native_scores_are_the_levels_of_pillows_bilinear_enlargement(
-    scaled, factor, margins, seed
-):
+@given(geometry=geometries(), seed=st.integers(0, 99))
+def test_native_scores_are_the_levels_of_pillows_bilinear_enlargement(geometry, seed):
     """Pixel by pixel; a score that rounding took out of 0 to 1 counts as one of them."""
-    box = [max(1, int(size * by)) for size, by in zip(scaled, factor, strict=True)]
-    top, left, below, right = margins
-    geometry = [box[0] + top + below, box[1] + left + right, top, left, *box, *scaled]
     rng = np.random.default_rng(seed)
     score = rng.uniform(-0.01, 1.01, (SIDE, SIDE)).astype(np.float32)
     mask = rng.integers(0, 3, geometry[:2], np.uint8)

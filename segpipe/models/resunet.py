@@ -25,7 +25,7 @@ class ResUNet(Network):
     """Channels of each level, half as large as the one before, in widths."""
     SQUARE: ClassVar = 1
     """px: the side of the square of pixels that a cell of the first level stands for."""
-    STRIDE = 16
+    STRIDE = SQUARE * 2 ** (len(LEVELS) - 1)
 
     def __init__(self, width: int = 8, num_classes: int = len(CLASSES)) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class FineUNet(ResUNet):
 
     LEVELS = (1, 2, 4, 4, 4)
     SQUARE = 2
-    STRIDE = 32
+    STRIDE = SQUARE * 2 ** (len(LEVELS) - 1)
 
 
 class Residual(nn.Module):

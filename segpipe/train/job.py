@@ -101,9 +101,8 @@ def job_of(
     training = tuple(labelled.training)
     looks = looks[: len(training)]
     crops = settings.crops
-    if diameter is None:
-        seen = statistics.median(one.diameter for one in looks)
-        diameter = float(crops.diameter or seen)
+    seen = statistics.median(one.diameter for one in looks)
+    diameter = float(diameter or crops.diameter or seen)
     for example, one in zip(training, looks, strict=True):
         smallest = min(scaled_size(one.height, one.width, one.diameter, diameter))
         if crops.crop_sampling == "uniform" and crops.crop_size > smallest:
