@@ -87,6 +87,7 @@ def _verb_first(words: list[str]) -> list[str]:
     at = 0
     while at < len(words):
         name, separator, _ = words[at].partition("=")
+        name = name.replace("_", "-")
         if name not in (DEBUG, *LOG_FLAGS):
             break
         at += 2 if name in LOG_FLAGS and not separator else 1

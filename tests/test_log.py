@@ -118,7 +118,7 @@ def test_lower_levels_are_left_out(play, level, lines):
 
 
 def test_flags_of_every_verb_may_stand_before_it(play, capfd):
-    assert run("--log-level=warning", "--debug", "--log-format", "text", "play") == 0
+    assert run("--log_level=warning", "--debug", "--log-format", "text", "play") == 0
     assert capfd.readouterr().err.splitlines() == LINES[1:]
     assert run("--log-format", "text") == 2  # no verb
     assert "usage: segpipe VERB" in capfd.readouterr().out
