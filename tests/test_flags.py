@@ -30,7 +30,7 @@ CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
 TTA = ["1", "flip", ""]
-SETS = ["", " ", "..", "test/../training", "/", "/test", "test//", "nowhere", "test"]
+SETS = ["", " ", "..", "test/../training", "/", "/test", "test//", "nowhere"]
 READ_BY: dict[str, list[str] | str] = {
     "images": ["images/*.png", "", " "],  # each needs others
     "labels": ["labels/*.png", ""],

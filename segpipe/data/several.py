@@ -25,22 +25,27 @@ def set_names(config: Any) -> tuple[str, ...]:
         return ()
     if not config.sets:
         raise UserError("--sets: no folder named, name one or more below --data")
-    names = sorted((name.removesuffix("/") for name in config.sets), key=lambda name: f"{name}/")
-    for name in names:
-        if not name.strip() or "\0" in name or {"", ".", ".."} & set(name.split("/")):
-            text = name.replace("\0", "\\0") or EMPTY
-            raise UserError(f"--sets {text}: is no folder below --data, name one as DRIVE")
-    given = f"--sets {shlex.join(names)}"
-    for one, other in pairwise(f"{name}/" for name in names):
-        if other.startswith(one):
-            wrong = f"{one[:-1]} is named twice" if one == other else f"{other[:-1]} lies in {one}"
-            raise UserError(f"{given}: {wrong}, name it once")
+    for name in config.sets:
+        if not name.strip() or {"", ".", ".."} & set(name.removesuffix("/").split("/")):
+            raise UserError(f"--sets {name or EMPTY}: is no folder below --data, name one as DRIVE")
+    names = tuple(sorted((name.removesuffix("/") for name in config.sets), key=_as_folder))
+    given = shlex.join(names)
+    for one, other in pairwise(names):
+        if one == other:
+            raise UserError(f"--sets {given}: {one} is named twice, name it once")
+        if other.startswith(_as_folder(one)):
+            raise UserError(f"--sets {given}: {other} lies in {one}, name one of them")
     for name in ("images", "labels", "masks"):
         if getattr(config, name) is not None:
             raise UserError(
-                f"{given}: not with {flag(name)}, which describes one set; leave one of them out"
+                f"--sets {given}: not with {flag(name)}, which describes one set; leave one of "
+                "them out"
             )
-    return tuple(names)
+    return names
+
+
+def _as_folder(name: str) -> str:
+    return f"{name}/"  # so that what lies in a folder comes after it at once
 
 
 def sources(store: Store, names: Iterable[str]) -> list[Store]:
