@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segpipe import kernels
-from segpipe.data.classes import VESSEL
+from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL
+from segpipe.data.soft import LEVELS
 from segpipe.models.network import PRECISIONS, Network, autocast, to_planes
 from segpipe.models.segnet import SegNetLite
 
@@ -24,33 +25,50 @@ class Loss(nn.Module):
     arXiv:1606.04797, but their squares), the mean over the crops.
     """
 
-    def __init__(self, network: Network, precision: str = "fp32", loss: str = "nll") -> None:
-        """`precision` fp32, or bf16 for the network's convolutions; the loss itself is in fp32."""
+    def __init__(
+        self, network: Network, precision: str = "fp32", loss: str = "nll", soft: bool = False
+    ) -> None:
+        """`precision` fp32, or bf16 for the network's convolutions; the loss itself is in fp32.
+
+        `soft` labels are those of data/soft.py.
+        """
         super().__init__()
         assert precision in PRECISIONS
         assert loss in LOSSES
-        self.network, self.precision = network, precision
+        self.network, self.precision, self.soft = network, precision, soft
         self.with_dice = loss == "nll+dice"
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """images [N, H, W, 3] uint8 RGB, labels [N, H, W] uint8, the class of each pixel -> [].
+        """images [N, H, W, 3] uint8 RGB, labels [N, H, W] uint8: classes or soft labels -> [].
 
         Both on the network's device, which is not waited for.
         """
         x = to_planes(images)
         with autocast(x.device, self.precision):
             outputs = self.network.outputs(x)
-        label = labels.long()
-        return torch.stack([self._of_one(o.float(), label) for o in outputs]).sum()
+        truth = probabilities(labels) if self.soft else labels.long()
+        return torch.stack([self._of_one(o.float(), truth) for o in outputs]).sum()
 
-    def _of_one(self, logits: Tensor, label: Tensor) -> Tensor:
-        likelihood = F.cross_entropy(logits, label)
-        return likelihood + dice_loss(logits, label) if self.with_dice else likelihood
+    def _of_one(self, logits: Tensor, truth: Tensor) -> Tensor:
+        likelihood = F.cross_entropy(logits, truth)
+        if not self.with_dice:
+            return likelihood
+        vessel = truth[:, VESSEL] if self.soft else (truth == VESSEL).float()
+        return likelihood + dice_loss(logits, vessel)
 
 
-def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """logits [N, classes, H, W], label [N, H, W] int64 -> []: 1 - soft Dice of the vessels."""
-    prob, vessel = logits.softmax(dim=1)[:, VESSEL], (label == VESSEL).float()
+def probabilities(soft: Tensor) -> Tensor:
+    """Soft labels [N, H, W] uint8, as data/soft.py has them -> [N, classes, H, W] float32."""
+    vessel = (soft.float() - 1) / LEVELS
+    inside = (soft > 0).float()
+    parts = {OUTSIDE: 1 - inside, VESSEL: vessel * inside, BACKGROUND: (1 - vessel) * inside}
+    return torch.stack([parts[index] for index in sorted(parts)], dim=1)
+
+
+def dice_loss(logits: Tensor, vessel: Tensor) -> Tensor:
+    """logits [N, classes, H, W], vessel [N, H, W] float32 from 0 to 1 -> []: 1 - Dice of the
+    vessels, with probabilities in the place of pixels."""
+    prob = logits.softmax(dim=1)[:, VESSEL]
     both, total = (prob * vessel).sum(dim=(1, 2)), (prob + vessel).sum(dim=(1, 2))
     return (1 - (2 * both + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from segpipe.flags import (
     check_choices,
     check_seed,
 )
-from segpipe.models import engine
+from segpipe.models import checkpoint, engine
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS
@@ -94,6 +95,14 @@ class TrainConfig:
     diameter: float | None = None
     """Working diameter in px, to which every field of view is scaled; without, the median of the
     training photographs'."""
+    soft_labels: bool = False
+    """Labels that say what share of each pixel is vessel, where photographs are reduced to the
+    working diameter, in place of one class a pixel."""
+    teachers: tuple[str, ...] | None = None
+    """Checkpoints whose mean score, over mirror images too, is mixed into soft labels: what they
+    know is distilled into this network."""
+    teachers_share: float = 0.5
+    """Part of a label that teachers have, 0 to 1; what was drawn has the rest."""
     loss: str = "nll"
     """nll (negative log-likelihood), or nll+dice (and 1 - soft Dice of the vessels)."""
     lr: float = 1e-3
@@ -188,6 +197,10 @@ class TrainConfig:
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
             raise UserError(f"--patience {self.patience}: needs --validation-images")
+        if self.teachers == ():
+            raise UserError("--teachers: no checkpoint named, name one or more")
+        if not 0 <= self.teachers_share <= 1:
+            raise UserError(f"--teachers-share {self.teachers_share}: must be 0 to 1")
         if self.most_workers > self.batch_size:
             raise UserError(
                 f"--workers {self.workers}: more than the {self.batch_size} crops of a batch, "
@@ -216,6 +229,13 @@ class TrainConfig:
                 return numbers
         raise UserError(f"--workers {self.workers}: wanted N, or MIN:MAX, each 1 or more")
 
+    def teacher_weights(self) -> dict[str, bytes]:
+        """The files of --teachers, by name. Raises UserError for one that is no checkpoint."""
+        found = {name: checkpoint.read(name, "--teachers") for name in self.teachers or ()}
+        for name, data in found.items():
+            checkpoint.load(data, f"--teachers {name}")
+        return found
+
     @property
     def fewest_workers(self) -> int:
         return self._num_workers()[0]
@@ -233,12 +253,17 @@ class TrainConfig:
         colours = Reading.of(self).colours or None
         sets = shlex.join(set_names(self)) or None
         optimizer = part_of(self, OptimizerSettings)
+        taught = [
+            f"{name} {hashlib.sha256(weights).hexdigest()[:16]}"
+            for name, weights in self.teacher_weights().items()
+        ]
+        crops = replace(part_of(self, CropSettings), teachers=", ".join(taught) or None)
         whole_run = optimizer.schedule == "cosine" and optimizer.cycle_epochs is None
         return TrainingSettings(
             DataSettings(data.uri(), self.images, self.labels, self.masks, colours, sets),
             part_of(self, NetworkSettings),
             optimizer,
-            part_of(self, CropSettings),
+            crops,
             part_of(self, SelectionSettings),
             epochs=self.epochs if whole_run else None,  # each step's rate depends on it
         )

@@ -28,8 +28,10 @@ from segpipe.data.canvas import (
 from segpipe.data.datasets import Labelled, load_example
 from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example
+from segpipe.data.soft import soft_label
 from segpipe.storage import Store
 from segpipe.train.settings import CropSettings
+from segpipe.train.teachers import Teachers
 
 CACHE_BYTES = 256 << 20  # decoded images that one cropper keeps
 
@@ -46,6 +48,8 @@ class CropPlan:
     """Working diameter in px."""
     epochs: int
     crops: CropSettings
+    teachers: tuple[bytes, ...] = ()
+    """Checkpoints whose scores are mixed into the labels."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,7 +88,10 @@ class Cropper:
         cv2.setNumThreads(1)  # the cores are the workers'
 
     def __call__(self, batch: Batch) -> Batch:
-        """`step` [n], `rank` [n], all of one rank -> the same and what crop_stream's rows have."""
+        """`step` [n], `rank` [n], all of one rank -> the same and what crop_stream's rows have.
+
+        Labels are classes, or soft ones where the plan's settings say so.
+        """
         steps, (rank, *_) = batch["step"], batch["rank"]
         slots = np.asarray(self.plan.share(int(rank), self.world_size))
         chosen = np.stack([self.plan.crops_of_step(int(step))[slots] for step in steps])
@@ -117,6 +124,7 @@ class ImageCache:
 
     def __init__(self, plan: CropPlan, limit_bytes: int = CACHE_BYTES) -> None:
         self.plan, self.limit_bytes, self.bytes = plan, limit_bytes, 0
+        self.teachers = Teachers(plan.teachers) if plan.teachers else None
         self.held: OrderedDict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = (
             OrderedDict()
         )
@@ -126,15 +134,23 @@ class ImageCache:
         if index in self.held:
             self.held.move_to_end(index)
             return self.held[index]
-        loaded = at_working_scale(
-            load_example(self.plan.store, self.plan.examples[index]), self.plan.diameter
-        )
-        self.held[index] = loaded
+        example = load_example(self.plan.store, self.plan.examples[index])
+        loaded = self.held[index] = self._prepared(example)
         self.bytes += _nbytes(loaded)
         while self.bytes > self.limit_bytes and len(self.held) > 1:
             _, dropped = self.held.popitem(last=False)
             self.bytes -= _nbytes(dropped)
         return loaded
+
+    def _prepared(self, labelled: Labelled) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The whole image and its label, hard or soft, the field at the working diameter."""
+        image, label = at_working_scale(labelled, self.plan.diameter)
+        crops = self.plan.crops
+        if crops.soft:
+            height, width = label.shape
+            taught = self.teachers(labelled, height, width) if self.teachers else None
+            label = soft_label(labelled.label, height, width, taught, crops.teachers_share)
+        return image, label
 
 
 def _nbytes(arrays: tuple[npt.NDArray[Any], ...]) -> int:

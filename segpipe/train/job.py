@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from segpipe.data.layouts import Example, LabelledSet
@@ -82,6 +82,8 @@ class TrainJob:
 
 def native_problem(network: NetworkSettings, crops: CropSettings, device: str) -> str:
     """Why a network's native backend cannot be used on a "cpu" or "cuda" here, or ''."""
+    if crops.soft:
+        return "the native backend has no soft labels"
     shape = network.model, network.width, network.precision, device
     return engine.training_problem(*shape, crops.crop_size, network.loss)
 
@@ -95,9 +97,11 @@ def job_of(
     claim: Claim,
     device: str,
     diameter: float | None = None,
+    teachers: Iterable[bytes] = (),
 ) -> TrainJob:
     """`looks` begin with those of the training photographs, and tell the working diameter of a
-    run without --diameter; a run that resumes has that of its start, `diameter` (px).
+    run without --diameter; a run that resumes has that of its start, `diameter` (px). `teachers`
+    are the checkpoints' bytes.
 
     Raises UserError for crops that are larger than a photograph.
     """
@@ -115,7 +119,7 @@ def job_of(
             )
     examples = training[: len(training) - settings.selection.validation_images]
     return TrainJob(
-        CropPlan(data, examples, diameter, epochs, crops),
+        CropPlan(data, examples, diameter, epochs, crops, tuple(teachers)),
         claim,
         training,
         settings.network,

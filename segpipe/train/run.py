@@ -109,8 +109,9 @@ def train(config: TrainConfig) -> None:
         await_resources(resources, config.fewest_workers, config.resource_wait)
         looks = _survey(config, data, labelled)
         diameter = before.diameter if before else None
-        claim = held.claim()
-        job = job_of(settings, config.epochs, data, labelled, looks, claim, device, diameter)
+        seen = data, labelled, looks, held.claim()
+        taught = config.teacher_weights().values()
+        job = job_of(settings, config.epochs, *seen, device, diameter, taught)
         held.check()
         write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = (before and before.files) or survey.listing(labelled.entries, looks)

@@ -101,8 +101,19 @@ class CropSettings:
     """How crops are changed, a key of AUGMENTATIONS."""
     diameter: float | None = None
     """Working diameter, px; None: the median of the training photographs' fields."""
+    soft_labels: bool = False
+    """Whether labels are the share of each pixel that is vessel."""
+    teachers: str | None = None
+    """The checkpoints that soft labels are mixed with: names and digests; None: there is none."""
+    teachers_share: float = 0.5
+    """What part of a label they have."""
     seed: int = 0
     """Of the crops, and of the network's first weights."""
+
+    @property
+    def soft(self) -> bool:
+        """Whether labels are soft: data/soft.py says what that is."""
+        return self.soft_labels or self.teachers is not None
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Trainer:
         self.loss: nn.Module = (
             NativeLoss(network, place.num_threads)
             if job.native
-            else Loss(network, job.network.precision, job.network.loss)
+            else Loss(network, job.network.precision, job.network.loss, job.plan.crops.soft)
         )
         if self.world_size > 1:
             self.loss = data_parallel(self.loss)
