@@ -5,6 +5,7 @@ Run: pytest tests/test_networks.py
 
 import copy
 import json
+import math
 import resource
 from pathlib import Path
 
@@ -16,14 +17,14 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from segpipe.data.classes import CLASSES, VESSEL
+from segpipe.data.classes import BACKGROUND, CLASSES, OUTSIDE, VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
 from segpipe.models.fused import folded, fused
-from segpipe.models.loss import LOSSES, Loss, dice_loss
+from segpipe.models.loss import LOSSES, Loss, dice_loss, probabilities
 from segpipe.models.network import Network, autocast, to_planes
 from segpipe.models.networks import MODELS, build_model, load_network
 from segpipe.models.resunet import ResUNet
@@ -411,15 +412,39 @@ def test_the_soft_dice_of_certain_classes_is_sklearns_f1():
         for t, f in zip(truth[:2], found[:2], strict=True)
     ]
     wanted = 1 - (sum(scores) + 1) / 3
-    assert dice_loss(certain, truth).item() == pytest.approx(wanted, abs=2e-3)  # one smoothing px
+    assert dice_loss(certain, (truth == VESSEL).float()).item() == pytest.approx(
+        wanted, abs=2e-3
+    )  # one smoothing px
 
 
 def test_with_dice_the_loss_is_the_sum_of_both():
     network = build_model("wnet", classes=3, width=4).eval()
     images, labels = labelled(24, 32)
-    dice = sum(dice_loss(logits, labels.long()) for logits in network.outputs(to_planes(images)))
+    vessels = (labels == VESSEL).float()
+    dice = sum(dice_loss(logits, vessels) for logits in network.outputs(to_planes(images)))
     plain, both = (Loss(network, loss=loss)(images, labels) for loss in LOSSES)
     assert both.item() == pytest.approx((plain + dice).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_soft_labels_that_are_sure_give_the_loss_of_classes(loss):
+    network = build_model("wnet", classes=3, width=4).eval()
+    images, labels = labelled(24, 32)
+    assert set(labels.unique().tolist()) == {OUTSIDE, VESSEL, BACKGROUND}
+    soft = torch.tensor([0, 255, 1], dtype=torch.uint8)[labels.long()]
+    hard = Loss(network, loss=loss)(images, labels)
+    assert Loss(network, loss=loss, soft=True)(images, soft).item() == pytest.approx(hard.item())
+
+
+def test_a_soft_labels_loss_is_least_where_the_network_says_the_same():
+    """Of a pixel at 128 of 255: as much a vessel as background, and its entropy is ln 2."""
+    soft = torch.full((1, 1, 1), 128, dtype=torch.uint8)
+    losses = []
+    for vessel in (0.3, 0.5, 0.7):
+        logits = torch.tensor([1e-30, vessel, 1 - vessel]).log().reshape(1, 3, 1, 1)
+        losses.append(F.cross_entropy(logits, probabilities(soft)).item())
+    assert losses[1] == pytest.approx(math.log(2))
+    assert losses[1] < min(losses[0], losses[2])
 
 
 @pytest.mark.parametrize("name", NAMES)

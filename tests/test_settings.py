@@ -24,6 +24,9 @@ PLAIN = {  # as 0.1.0 wrote it, with one key each for the flags that came later
     "--place": "photograph",
     "--augmentation": "none",
     "--diameter": None,
+    "--soft-labels": False,
+    "--teachers": None,
+    "--teachers-share": 0.5,
     "--loss": "nll",
     "--lr": 0.001,
     "--warmup-steps": 0,
@@ -99,6 +102,7 @@ def test_the_file_of_0_1_0_is_what_these_flags_give(name):
 
 def test_flags_that_0_1_0_did_not_have_are_as_it_was_without():
     newer = ("--images", "--labels", "--masks", "--av-colours", "--sets")
+    newer += ("--soft-labels", "--teachers", "--teachers-share")
     told = {name: value for name, value in PLAIN.items() if name not in newer}
     assert Started.from_json(told) == Started.from_json(PLAIN)
 
@@ -137,8 +141,14 @@ OTHERS = {
     "masks": "c/*",
     "av_colours": "artery=FF0000",
     "sets": ("STARE", "DRIVE"),
+    "soft_labels": True,
+    "teachers": ("resunet", "segnet-lite"),
+    "teachers_share": 0.3,
 }
-TOLD = {"sets": "DRIVE STARE"}  # where that is not the value itself
+TOLD = {
+    "sets": "DRIVE STARE",
+    "teachers": "resunet [0-9a-f]{16}, segnet-lite [0-9a-f]{16}",
+}  # where that is not the value itself
 NAMES = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in MAY_CHANGE]
 
 
