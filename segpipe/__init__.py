@@ -37,6 +37,7 @@ In the order in which data flows:
       classes.py         what each pixel of a label or mask is
       known_sets.py      how each published set names its files
       layouts.py         labelled sets: which files belong together
+      several.py         several labelled sets below one folder, as one
       globs.py           sets whose files the user names
       nnunet.py          what nnU-Net's dataset.json says
       colours.py         what the colours of arteries and veins mean, by set

@@ -30,6 +30,7 @@ CHOICE = ["other", ""]
 SEED = ["-1", "1.5", "9223372036854775808", ""]
 FLIPS = ["2", "0", "-4", "four"]
 TTA = ["1", "flip", ""]
+SETS = ["", " ", "..", "test/../training", "/", "/test", "test//", "nowhere"]
 READ_BY: dict[str, list[str] | str] = {
     "images": ["images/*.png", "", " "],  # each needs others
     "labels": ["labels/*.png", ""],
@@ -37,10 +38,17 @@ READ_BY: dict[str, list[str] | str] = {
     "av_colours": ["artery=red", "rite", "artery=FF0000,vein=FF0000", ""],
 }
 TABLE: dict[str, dict[str, list[str] | str]] = {
-    "check": {"data": [*PLACES, "nowhere"], "output": PLACES, "anonymous": UNSIGNED, **READ_BY},
+    "check": {
+        "data": [*PLACES, "nowhere"],
+        "output": PLACES,
+        "sets": SETS,
+        "anonymous": UNSIGNED,
+        **READ_BY,
+    },
     "train": {
         "data": [*PLACES, "nowhere"],
         "output": PLACES,
+        "sets": SETS,
         "recipe": CHOICE,
         "model": CHOICE,
         "width": COUNT,

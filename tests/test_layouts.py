@@ -1,6 +1,6 @@
 """Labelled sets are recognised by their files' names, and what is missing is told by its name.
 
-Run: SEGPIPE_DATA=folder-that-holds-STARE pytest tests/test_layouts.py
+Run: SEGPIPE_DATA=folder-that-holds-STARE-and-HRF pytest tests/test_layouts.py
 """
 
 import gzip
@@ -18,6 +18,7 @@ from PIL import Image
 
 from segpipe.data import synthetic
 from segpipe.data.datasets import load_example, load_second
+from segpipe.data.globs import Reading
 from segpipe.data.known_sets import LAYOUTS
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.errors import UserError
@@ -139,7 +140,8 @@ SETS: dict[str, list[dict[str, str]]] = {
     ],
 }
 SPLIT = {  # the third photograph is the test
-    *("DRIVE", "plain, splits", "plain, train", "RITE", "FIVES", "nnU-Net", "DRIVE, folders below")
+    *("DRIVE", "plain, splits", "plain, train", "RITE", "FIVES", "nnU-Net", "DRIVE, folders below"),
+    "HRF",
 }
 
 
@@ -244,7 +246,7 @@ def test_a_missing_file_is_named(layout, place, what, tmp_path):
         kept = [files for n, files in enumerate(SETS[layout]) if n != place]
         assert open_labelled(store).training == tuple(map(wanted, kept))
         return
-    if layout in SPLIT and place == 2 and what == "label":  # no label in a test is as published
+    if layout in SPLIT - {"HRF"} and place == 2 and what == "label":  # as some are published
         assert open_labelled(store).test == ()
         return
     with pytest.raises(UserError) as told:
@@ -333,7 +335,8 @@ def test_other_files_beside_a_set_do_not_count(tmp_path, layout, others):
     for name in others:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"x")
-    assert len(open_labelled(open_store(str(root))).training) == 3
+    found = open_labelled(open_store(str(root)))
+    assert len(found.training + found.test) == 3
 
 
 @pytest.mark.parametrize(
@@ -353,8 +356,8 @@ def test_what_is_left_out_is_told(tmp_path, layout, others, told):
         (root / name).write_bytes(b"x")
     found = open_labelled(open_store(str(root)))
     assert len(found.training + found.test) == 3
-    [note] = found.notes
-    assert told in note
+    assert sum(told in note for note in found.notes) == 1
+    assert len(found.notes) == 1 + (layout == "HRF")
 
 
 @pytest.mark.parametrize(
@@ -386,6 +389,76 @@ def test_a_file_beside_the_archive_that_it_was_unpacked_from_is_taken(tmp_path):
     found = open_labelled(open_store(str(root)))
     assert found.training[0].image == "stare-images/im0001.ppm"
     assert found.training[1].image == "stare-images/im0002.ppm.gz"
+
+
+# ---- HRF's split
+
+
+def bobs(kind: str, numbers: range) -> list[str]:
+    """The names of HRF's photographs as bob.ip.binseg lists them for a split."""
+    return [f"{number:02d}_{kind}" for number in numbers]
+
+
+TRAINING = sorted(name for kind in ("dr", "g", "h") for name in bobs(kind, range(1, 6)))
+TEST = sorted(name for kind in ("dr", "g", "h") for name in bobs(kind, range(6, 16)))
+
+
+def write_hrf(root: Path, names: list[str]) -> Path:
+    """Files of HRF's names, which say nothing."""
+    for name in names:
+        extension = "JPG" if name.endswith("_dr") else "jpg"
+        for key in (f"images/{name}.{extension}", f"manual1/{name}.tif", f"mask/{name}_mask.tif"):
+            (root / key).parent.mkdir(parents=True, exist_ok=True)
+            (root / key).write_bytes(b"x")
+    return root
+
+
+def test_hrf_is_split_as_those_who_use_it_split_it(tmp_path):
+    store = open_store(str(write_hrf(tmp_path, TRAINING + TEST)))
+    found = open_labelled(store)
+    assert (found.split, found.numbered, len(TRAINING), len(TEST)) == (True, True, 15, 30)
+    assert [example.name for example in found.training] == TRAINING
+    assert [example.name for example in found.test] == TEST
+    assert found.examples("test") == open_labelled(store, ["test"]).examples("test") == found.test
+    assert open_labelled(store, ["training"]).test == ()
+    before = open_labelled(store, reading=Reading(by_number=False))
+    assert [example.name for example in before.training] == sorted(TRAINING + TEST)
+    assert (before.split, before.numbered, before.test, before.notes) == (False, False, (), ())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        TRAINING,
+        TEST,
+        TEST[:1],
+        ["01_dr", "06_x"],
+        ["01_dr", "06_dr", "16_dr"],
+        ["01_dr", "06_dr", "patient"],
+        ["1_dr", "6_dr"],
+    ],
+)
+def test_what_is_not_split_by_these_numbers_has_no_split(tmp_path, names):
+    found = open_labelled(open_store(str(write_hrf(tmp_path, names))))
+    assert (found.split, found.numbered, found.notes) == (False, False, ())
+    assert {example.name for example in found.training} == set(names)
+    assert found.examples("test") == found.examples("training") == found.training
+
+
+def test_what_is_missing_in_hrfs_other_split_does_not_matter(tmp_path):
+    root = write_hrf(tmp_path, TRAINING + TEST)
+    (root / "mask/06_dr_mask.tif").unlink()
+    store = open_store(str(root))
+    assert len(open_labelled(store, ["training"]).training) == 15
+    with pytest.raises(UserError, match=r"wanted .*/mask/06_dr_mask\.tif$"):
+        open_labelled(store, ["test"])
+
+
+def test_the_real_hrf_has_15_for_training_and_30_for_the_test():
+    found = open_labelled(open_store(str(real_set("HRF"))))
+    assert [example.name for example in found.training] == TRAINING
+    assert [example.name for example in found.test] == TEST
+    assert all((".JPG" in one.image) == ("_dr" in one.name) for one in found.test)
 
 
 # ---- nnU-Net

@@ -42,6 +42,7 @@ PLAIN = {  # as 0.1.0 wrote it, with one key each for the flags that came later
     "--labels": None,
     "--masks": None,
     "--av-colours": None,
+    "--sets": None,
 }
 RESUNET = PLAIN | {
     "--model": "resunet",
@@ -75,6 +76,7 @@ CONFIGS = {
     "resunet": (RESUNET, MORE),
     "lecture, native": (PLAIN | {"--compile": "on"}, {"backend": "native"}),
     "lecture, whole": (PLAIN | {"--place": "whole"}, {"crop_sampling": "whole"}),
+    "lecture, sets": (PLAIN | {"--sets": "'A B' HRF"}, {"sets": ("HRF/", "A B")}),
 }
 MAY_CHANGE = {"output", "recipe", "epochs", "workers", "device", "resource_wait"}
 MAY_CHANGE |= {"anonymous", "accept_labels", "if_locked"}
@@ -96,7 +98,7 @@ def test_the_file_of_0_1_0_is_what_these_flags_give(name):
 
 
 def test_flags_that_0_1_0_did_not_have_are_as_it_was_without():
-    newer = ("--images", "--labels", "--masks", "--av-colours")
+    newer = ("--images", "--labels", "--masks", "--av-colours", "--sets")
     told = {name: value for name, value in PLAIN.items() if name not in newer}
     assert Started.from_json(told) == Started.from_json(PLAIN)
 
@@ -108,6 +110,16 @@ def test_what_was_written_is_read(tmp_path):
     started.write(output)
     assert Started.read(output) == started
     assert json.loads((tmp_path / SETTINGS).read_text()) == RESUNET
+
+
+def test_whether_numbers_split_the_set_is_written_where_they_do(tmp_path):
+    """HRF's, since 0.2.0; files of before, and of all other sets, have no such key."""
+    output, before = open_store(str(tmp_path)), Started.from_json(RESUNET)
+    assert not before.numbered
+    now = dataclasses.replace(before, numbered=True)
+    now.write(output)
+    assert Started.read(output) == now
+    assert json.loads((tmp_path / SETTINGS).read_text()) == RESUNET | {"numbered": True}
 
 
 OTHERS = {
@@ -124,7 +136,9 @@ OTHERS = {
     "labels": "b/*",
     "masks": "c/*",
     "av_colours": "artery=FF0000",
+    "sets": ("STARE", "DRIVE"),
 }
+TOLD = {"sets": "DRIVE STARE"}  # where that is not the value itself
 NAMES = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in MAY_CHANGE]
 
 
@@ -138,7 +152,7 @@ def test_a_flag_that_was_another_is_refused_by_its_name_of_today(name):
     changed = dataclasses.replace(config, **told)
     before = Started.from_json(PLAIN).settings.by_flag()
     flag = f"--{name.replace('_', '-')}"
-    words = rf"{flag} {OTHERS.get(name, other)}|--images a/\*"
+    words = rf"{flag} {TOLD.get(name, other)}|--images a/\*"
     with pytest.raises(UserError, match=words.replace("+", r"\+")):
         refuse_changed("/out", before, changed.settings(open_store(changed.data)).by_flag())
 

@@ -70,6 +70,8 @@ class Reading:
     globs: Globs | None = None
     colours: str = ""
     """What the labels' colours mean, as colours.Scheme.parse takes it; "": as the layout says."""
+    by_number: bool = True
+    """Whether photographs' numbers may tell training and test, as HRF's do since 0.2.0."""
 
     @classmethod
     def of(cls, config: Any) -> Reading:

@@ -39,7 +39,12 @@ class Layout:
     mask: str | None = None
     second: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
-    """{split} of training and of test; none where the set does not say what is for what."""
+    """{split} of training and of test; none where the set's folders do not say what is for what."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """Of a set without such folders: regular expressions of {number} in training and test, by the
+    protocol that its users keep. They hold where each photograph is in one and none is empty."""
+    protocol: str = ""
+    """What those are, in words."""
     number: str = "[^/]+"
     """Regular expression of {number}."""
     photograph: str = "{number}"
@@ -136,6 +141,9 @@ LAYOUTS = (
         "images/{number}.JPG",
         (LabelPlace("manual1/{number}.tif"), LabelPlace("manual_av/{number}.png", "HRF")),
         "mask/{number}_mask.tif",
+        # Orlando et al., IEEE TBME 64 (2017), 16-27, and the default of bob.ip.binseg
+        numbers={"training": "0[1-5]_(dr|g|h)", "test": "(0[6-9]|1[0-5])_(dr|g|h)"},
+        protocol="01 to 05 of dr, g and h are for training, 06 to 15 for the test",
         masked=True,
     ),
     Layout(

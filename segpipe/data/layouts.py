@@ -11,7 +11,7 @@
                mask/im0001_mask.gif where there are masks; photographs without a label are left out
     CHASE_DB1  Image_01L.jpg  Image_01L_1stHO.png  Image_01L_2ndHO.png (second)
     HRF        images/01_dr.JPG  manual1/01_dr.tif, or else manual_av/01_dr.png
-               mask/01_dr_mask.tif
+               mask/01_dr_mask.tif; 01 to 05 are the training split, 06 to 15 the test
     LES-AV     images/27.png  vessel-segmentations/27.png, or else arteries-and-veins/27.png
                masks/27.png where there are masks
     FIVES      train/Original/1_A.png  train/Ground truth/1_A.png, the same below test/
@@ -30,7 +30,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from segpipe.data import nnunet
@@ -89,7 +89,7 @@ class LabelledSet:
     layout: str
     """Its name, of one in LAYOUTS or GLOBS."""
     split: bool
-    """Whether the set itself says what is for training and what for the test."""
+    """Whether it is known what is for training and what for the test."""
     training: tuple[Example, ...]
     """Without splits all examples."""
     test: tuple[Example, ...]
@@ -104,6 +104,8 @@ class LabelledSet:
     """Of every split, also one that was not asked for."""
     notes: tuple[str, ...]
     """What is left out, and what else is worth a line."""
+    numbered: bool = False
+    """Whether the photographs' numbers say so, and not their folders."""
 
     def examples(self, split: str) -> tuple[Example, ...]:
         """What to measure on: the split's examples; without splits all, whichever is asked for.
@@ -151,11 +153,20 @@ def open_labelled(
         nnunet.check_channels(store.uri(), filter(None, map(image_path, keys)))
         if nnunet.DESCRIPTION in others:
             notes += nnunet.notes_of(store)
-    names = layout.splits or {"training": ""}
+    names, numbers = layout.splits, _numbers(layout, keys) if reading.by_number else {}
+    if numbers:
+        notes.append(layout.protocol)
     parts = {
-        split: _Split(store, layout, name, keys, reading.colours) for split, name in names.items()
+        split: _Split(
+            store,
+            replace(layout, number=numbers.get(split, layout.number)),
+            names.get(split, ""),
+            keys,
+            reading.colours,
+        )
+        for split in names or numbers or ["training"]
     }
-    asked = [split for split in parts if split in splits or not layout.splits]
+    asked = [split for split in parts if split in splits or len(parts) == 1]
     examples = {split: parts[split].examples() if split in asked else () for split in parts}
     unlabelled = {split: text for split in asked if (text := parts[split].unlabelled())}
     notes += [text for split in asked if (text := parts[split].left_out())]
@@ -164,7 +175,7 @@ def open_labelled(
     return LabelledSet(
         uri=store.uri(),
         layout=layout.name,
-        split=bool(layout.splits),
+        split=len(parts) > 1,
         training=examples["training"],
         test=examples.get("test", ()),
         entries=entries,
@@ -172,6 +183,7 @@ def open_labelled(
         unlabelled=unlabelled,
         num_labels={split: len(part.labelled) for split, part in parts.items()},
         notes=tuple(notes),
+        numbered=bool(numbers),
     )
 
 
@@ -255,6 +267,18 @@ def _expression(layout: Layout, template: str, split: str) -> re.Pattern[str]:
         shape = shape.replace(part, meaning)
     above = re.escape(folder.replace("{split}", split)) + "/" if folder else ""
     return re.compile(f"{above}((?:.+/)?){shape}")
+
+
+def _numbers(layout: Layout, keys: Iterable[str]) -> Mapping[str, str]:
+    """The layout's numbers, where they split the files of these keys; else none."""
+    places = [
+        _expression(layout, template, "")
+        for template in (layout.image, *(one.template for one in layout.labels))
+    ]
+    paths = [image_path(key) or "" for key in keys]
+    found = {match[2] for path in paths for one in places if (match := one.fullmatch(path))}
+    parts = [{one for one in found if re.fullmatch(n, one)} for n in layout.numbers.values()]
+    return layout.numbers if all(parts) and found == set().union(*parts) else {}
 
 
 # ---- pairs

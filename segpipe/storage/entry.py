@@ -88,6 +88,9 @@ class Store(Source, Protocol):
         Exact on local disks and on stores that honour If-None-Match.
         """
 
+    def below(self, folder: str) -> Store:
+        """What lies in a folder of this store, or below a prefix, as a store."""
+
     def with_patience(self, seconds: float) -> Store:
         """The same store, which gives up after so many seconds without a good answer."""
 

@@ -152,6 +152,9 @@ class LocalStore:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
 
+    def below(self, folder: str) -> LocalStore:
+        return LocalStore(self._path(folder))
+
     def with_patience(self, seconds: float) -> LocalStore:
         return self
 

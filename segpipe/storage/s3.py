@@ -131,6 +131,9 @@ class S3Store:
             self.put(key, data)
         return True
 
+    def below(self, folder: str) -> S3Store:
+        return replace(self, prefix=self._key(folder))
+
     def with_patience(self, seconds: float) -> S3Store:
         return replace(self, patience_s=min(seconds, self.patience_s))
 

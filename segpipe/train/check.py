@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +25,7 @@ from segpipe.data.datasets import Labelled
 from segpipe.data.globs import Reading
 from segpipe.data.known_sets import SPLITS
 from segpipe.data.layouts import Example, open_labelled
+from segpipe.data.several import set_names, sources
 from segpipe.data.survey import Look, Problem
 from segpipe.errors import UserError
 from segpipe.flags import check_anonymous
@@ -45,7 +48,10 @@ class CheckConfig:
     data: str
     """Labelled set: a folder or s3://bucket/prefix in a layout that docs/training-data.md names."""
     output: str | None = None
-    """Folder or s3://bucket/prefix for check.json and contact sheets; without, none are written."""
+    """Folder or s3://bucket/prefix for check.json and contact sheets, with --sets a folder for
+    each; without, none are written."""
+    sets: tuple[str, ...] | None = None
+    """Folders below --data that are a labelled set each, as train takes them."""
     anonymous: bool = False
     """Read --data without S3 credentials: a public bucket."""
     images: str | None = None
@@ -63,6 +69,7 @@ class CheckConfig:
         check_places(self, "data", "output")
         check_anonymous(self.anonymous, "--data", [self.data])
         Reading.of(self)
+        set_names(self)
 
 
 @dataclass(frozen=True)
@@ -89,33 +96,51 @@ def check(config: CheckConfig) -> int:
         with named("--data"):
             store.check_readable()
     check_there(store, "--data")
+    names = set_names(config)
+    stores = sources(store, names)
     if output:
-        refuse_inside(store, output)
-    layout, examples, faults, notes = _opened(store, Reading.of(config))
-    checked, num_sheets = list[Checked](), 0
+        for one in stores:
+            refuse_inside(one, output)
+    with named("--sets") if names else nullcontext():
+        opened = [_opened(one, Reading.of(config)) for one in stores]
     cv2.setNumThreads(1)  # the threads here take the cores
+    wrong = 0
+    for name, one, found in zip(names or [""], stores, opened, strict=True):
+        if name:
+            print(f"{'set':<9} {name}")
+        wrong |= _check_set(one, found, output, name)
+    return wrong
+
+
+def _check_set(store: Store, opened: Opened, output: Store | None, folder: str) -> int:
+    """Print what a set holds, and write it to a folder of the output -> 1 or 0, as of check."""
+    layout, examples, faults, notes = opened
+    checked, num_sheets = list[Checked](), 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(examples), SHEET):
             some = examples[start : start + SHEET]
             page = list(pool.map(partial(_checked, store, with_cell=output is not None), some))
             if output:
                 num_sheets += 1
-                output.put(f"contact-{num_sheets:02d}.png", _sheet(page))
+                sheet = posixpath.join(folder, f"contact-{num_sheets:02d}.png")
+                output.put(sheet, _sheet(page))
             checked += [replace(one, cell=None) for one in page]
             if len(checked) < len(examples):
                 logger.info("check: %d/%d photographs", len(checked), len(examples))
     faults += survey.problem_lines(store.uri, [one.problem for one in checked])
     print("\n".join(_told(layout, checked, faults, notes)))
     if output:
-        output.put("check.json", _json(store, layout, checked, faults))
+        key = posixpath.join(folder, "check.json")
+        output.put(key, _json(store, layout, checked, faults))
         sheets = "contact-01.png" + (", ..." if num_sheets > 1 else "")
-        print(f"check: wrote {output.uri('check.json')} and {sheets}")
+        print(f"check: wrote {output.uri(key)} and {sheets}")
     return 1 if faults else 0
 
 
-def _opened(
-    store: Store, reading: Reading
-) -> tuple[str, list[tuple[str, Example]], list[str], list[str]]:
+Opened = tuple[str, list[tuple[str, Example]], list[str], list[str]]
+
+
+def _opened(store: Store, reading: Reading) -> Opened:
     """-> layout, the examples by split, why a split cannot be used, and what is to be noted.
 
     Raises UserError where the set has no known layout, or no split can be used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import tyro
 
 from segpipe.data.crops import AUGMENTATIONS, SAMPLINGS
 from segpipe.data.globs import Reading
+from segpipe.data.several import set_names
 from segpipe.errors import UserError
 from segpipe.flags import (
     DEVICES,
@@ -63,6 +65,8 @@ class TrainConfig:
     """Labelled set: a folder or s3://bucket/prefix in a layout that docs/training-data.md names."""
     output: str
     """Folder or s3://bucket/prefix for checkpoints, history.csv and the figures."""
+    sets: tuple[str, ...] | None = None
+    """Folders below --data that are a labelled set each, to train on all of them together."""
     recipe: str | None = None
     """Flags by name that were found good together: resunet, or lecture (segnet-lite as in the
     lecture); flags given beside it replace its own. With --model alone there is none: all other
@@ -108,7 +112,8 @@ class TrainConfig:
     cycle_epochs: int | None = None
     """Epochs after which the cosine restarts; the whole run without."""
     validation_images: int = 0
-    """Training images, the last by name, that are held back to choose the best epoch by."""
+    """Training images, the last by name, that are held back to choose the best epoch by; with
+    --sets the last of each set, in proportion."""
     tta: str = "none"
     """Test-time augmentation with which the threshold is chosen, and which segment and evaluate
     use with this checkpoint by default: none, or flip4 (mean over 4 mirror images)."""
@@ -178,6 +183,7 @@ class TrainConfig:
         check_choices(self, CHOICES)
         check_anonymous(self.anonymous, "--data", [self.data])
         Reading.of(self)
+        set_names(self)
         if self.cycle_epochs is not None and self.schedule != "cosine":
             raise UserError(f"--cycle-epochs {self.cycle_epochs}: needs --schedule cosine")
         if self.patience is not None and not self.validation_images:
@@ -225,10 +231,11 @@ class TrainConfig:
     def settings(self, data: Store) -> TrainingSettings:
         """What may not change when the run resumes, in parts."""
         colours = Reading.of(self).colours or None
+        sets = shlex.join(set_names(self)) or None
         optimizer = part_of(self, OptimizerSettings)
         whole_run = optimizer.schedule == "cosine" and optimizer.cycle_epochs is None
         return TrainingSettings(
-            DataSettings(data.uri(), self.images, self.labels, self.masks, colours),
+            DataSettings(data.uri(), self.images, self.labels, self.masks, colours, sets),
             part_of(self, NetworkSettings),
             optimizer,
             part_of(self, CropSettings),

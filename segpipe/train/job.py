@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class TrainJob:
     """Evaluated after every epoch, as the lecture does; empty where the set has none."""
     device: str = "cpu"
     """cpu or cuda"""
+    sets: tuple[str, ...] = ()
+    """Folders of the store that are a labelled set each; empty: it is one itself."""
 
     @property
     def output(self) -> Store:
@@ -120,4 +123,5 @@ def job_of(
         settings.selection,
         tuple(labelled.test),
         device,
+        tuple(shlex.split(settings.data.sets or "")),
     )

@@ -37,15 +37,15 @@ def calibrated(job: TrainJob, network: Network, epoch: int, count: CountScores) 
     if job.held_back:
         network.calibrate(*metrics.fit_calibration(count(network, job.held_back, "none")))
     threshold = metrics.best_threshold(count(network, job.training_split, tta))
+    # the set's name and not its place: a checkpoint travels
+    data = " + ".join(job.sets) or PurePath(plan.store.uri()).name
     num_crops = plan.steps_per_epoch * plan.crops.batch_size
     card = Card(
         model=job.network.model,
         width=job.network.width,
         diameter=plan.diameter,
         threshold=threshold,
-        # the set's name and not its place: a checkpoint travels
-        training_data=f"{PurePath(plan.store.uri()).name}, {len(plan.examples)} images, "
-        f"{epoch} epochs of {num_crops} crops",
+        training_data=f"{data}, {len(plan.examples)} images, {epoch} epochs of {num_crops} crops",
         classes=CLASSES,
         version=__version__,
         flips=num_scores(tta),

@@ -6,6 +6,7 @@ import logging
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -27,7 +28,8 @@ from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import cluster_model_env, on_network_node
 from segpipe.data import survey
 from segpipe.data.globs import Reading
-from segpipe.data.layouts import LabelledSet, open_labelled
+from segpipe.data.layouts import LabelledSet
+from segpipe.data.several import open_sets, set_names, sources
 from segpipe.errors import UserError
 from segpipe.models.bf16 import bf16_problem
 from segpipe.progress import log_settings
@@ -63,10 +65,13 @@ def train(config: TrainConfig) -> None:
     with named("--output"):
         output.check_readable()
     check_there(data, "--data")
-    refuse_inside(data, output)
-    settings = config.settings(data)
-    labelled = open_labelled(data, reading=Reading.of(config))
-    before = _started(data, output, settings, labelled)
+    names, settings = set_names(config), config.settings(data)
+    for source in sources(data, names):
+        refuse_inside(source, output)
+    before = _started(output, settings)
+    by_number = before is None or before.numbered
+    labelled = open_sets(data, names, replace(Reading.of(config), by_number=by_number))
+    _refuse_changes(data, output, before, labelled)
     if before and before.files is None:
         logger.warning(
             "train: %s was started without a list of its set's files, by an older release: changes "
@@ -90,7 +95,8 @@ def train(config: TrainConfig) -> None:
     config.check_against(data, len(labelled.examples("training")))
     with lock.hold(output, config.if_locked) as held, ray_session():
         held.check()
-        before = _started(data, output, settings, labelled)  # another run may have ended since
+        before = _started(output, settings)  # another run may have ended since
+        _refuse_changes(data, output, before, labelled)
         output.sweep()
         device = choose_device(config.device)
         if config.backend == "native" and (
@@ -108,7 +114,7 @@ def train(config: TrainConfig) -> None:
         held.check()
         write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = (before and before.files) or survey.listing(labelled.entries, looks)
-        Started(settings, files, job.plan.diameter).write(output)
+        Started(settings, files, job.plan.diameter, labelled.numbered).write(output)
         _fit(config, job, resources)
         held.check()
         output.delete(UNDER_WAY)
@@ -121,12 +127,10 @@ def _resources(config: TrainConfig, device: str) -> dict[str, float]:
     return {"CPU": cpus} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
-def _started(
-    data: Store, output: Store, settings: TrainingSettings, labelled: LabelledSet
-) -> Started | None:
+def _started(output: Store, settings: TrainingSettings) -> Started | None:
     """What an output was started with; None of a new one.
 
-    Raises UserError where flags or the set's files are others now.
+    Raises UserError where flags are others now.
     """
     before = Started.read(output)
     if before is None:
@@ -138,8 +142,15 @@ def _started(
             "as then, or choose another --output"
         )
     refuse_changed(output.uri(), before.settings.by_flag(), settings.by_flag())
-    if before.files is None:
-        return before
+    return before
+
+
+def _refuse_changes(
+    data: Store, output: Store, before: Started | None, labelled: LabelledSet
+) -> None:
+    """Raise UserError where the set's files are others now."""
+    if before is None or before.files is None:
+        return
     files = [(one.image, one.label, one.mask) for one in labelled.training + labelled.test]
     now = {key: labelled.entries[key] for keys in files for key in keys if key}
     if changed := survey.changes(data, before.files, now):
@@ -147,7 +158,6 @@ def _started(
             f"--data {data.uri()}: the set has changed since {output.uri()} was started "
             f"({changed}), choose another --output"
         )
-    return before
 
 
 def _survey(config: TrainConfig, data: Store, labelled: LabelledSet) -> list[survey.Look]:

@@ -17,6 +17,7 @@ from segpipe.storage.files import write_json
 from segpipe.storage.settings import SETTINGS, read_settings
 
 SET = "set"  # key of the files that a run was started with
+NUMBERED = "numbered"  # key of whether numbers tell the splits, written where they do
 DIAMETER = "diameter"  # key of the working diameter, px: how fields are found may change
 KEYS = {
     "crop_sampling": "--place",
@@ -45,6 +46,8 @@ class DataSettings:
     masks: str | None = None
     av_colours: str | None = None
     """What the labels' colours mean, as colours.Scheme.parse takes it."""
+    sets: str | None = None
+    """Folders below it that hold a set each, as shlex.join has them; None: it is one set."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,13 @@ class Started:
     """What the set's files were, of survey.listing; None: started by a release without it."""
     diameter: float | None = None
     """Working diameter, px; None likewise."""
+    numbered: bool = False
+    """Whether photographs' numbers told training and test; never before 0.2.0."""
 
     def to_json(self) -> dict[str, Any]:
         flat = self.settings.by_name()
         flags = {_key(name): _value(name, value) for name, value in flat.items()}
-        more = {SET: self.files, DIAMETER: self.diameter}
+        more = {SET: self.files, DIAMETER: self.diameter, NUMBERED: self.numbered or None}
         return flags | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
@@ -175,7 +180,8 @@ class Started:
             for name, part in PARTS.items()
         }
         settings = TrainingSettings(**parts, epochs=flags.get("--epochs"))
-        return cls(settings, flags.get(SET), flags.get(DIAMETER))
+        numbered = bool(flags.get(NUMBERED))
+        return cls(settings, flags.get(SET), flags.get(DIAMETER), numbered)
 
     @classmethod
     def read(cls, output: Store) -> Started | None:

@@ -15,7 +15,9 @@ import torch.distributed as dist
 from segpipe import cli
 from segpipe.cluster.nodes import worker_threads
 from segpipe.data import survey
-from segpipe.data.layouts import Example, open_labelled
+from segpipe.data.globs import Reading
+from segpipe.data.layouts import Example
+from segpipe.data.several import open_sets, set_names
 from segpipe.storage import lock, open_store
 from segpipe.train import crop_plan, states
 from segpipe.train.config import TrainConfig
@@ -38,7 +40,8 @@ def train(data: object, output: object, *flags: object, world_size: int = 1) -> 
     """
     words = [str(word) for word in ("--data", data, "--output", output, *flags)]
     config = cli._parse("train", TrainConfig, words)
-    store, labelled = open_store(config.data), open_labelled(open_store(config.data))
+    store = open_store(config.data)
+    labelled = open_sets(store, set_names(config), Reading.of(config))
     looks = [survey.look(store, one)[0] for one in labelled.training + labelled.test]
     with lock.hold(open_store(config.output)) as held, tempfile.TemporaryDirectory() as folder:
         settings = config.settings(store)
