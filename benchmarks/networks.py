@@ -1,12 +1,13 @@
-"""The table of networks: a trained checkpoint measured on DRIVE and STARE, and put beside others.
+"""The table of networks: a trained checkpoint measured on three sets, and put beside others.
 
     python benchmarks/networks.py NAME OUTPUT_OF_TRAIN "COMMAND OF ITS TRAINING"    measures one
-    python benchmarks/networks.py --ship NAME                                       ships it
-    python benchmarks/networks.py                                                   writes the table
+    python benchmarks/networks.py --again NAME                  measures a shipped one once more
+    python benchmarks/networks.py --ship NAME                   ships a measured one's weights
+    python benchmarks/networks.py                               writes the table
 
-Needs DRIVE and STARE below SEGPIPE_DATA. Each network is a folder of results/networks/: what
-`segpipe evaluate` wrote of both sets, the training's history and facts.json. `--ship` puts a
-measured one's weights into the package. Writes results/networks.md.
+Needs DRIVE, STARE and HRF below SEGPIPE_DATA. Each network is a folder of results/networks/: what
+`segpipe evaluate` wrote of each set, the training's history and facts.json. Writes
+results/networks.md; networks of which no weights are at hand keep the sets they were measured on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from segpipe.models.tta import num_scores, tta_of
 
 FOLDER = ROOT / "results" / "networks"
 WEIGHTS = ROOT / "segpipe" / "models" / "weights"
-SETS = {"DRIVE": "DRIVE test", "STARE": "STARE"}
+SETS = {"DRIVE": "DRIVE test", "STARE": "STARE", "HRF": "HRF 06 to 15"}
 TTA = {"none": "", "flip4": "-flips-4"}  # and how the file's name ends
 TERMS = "Apache-2.0, as segpipe. They hold no photograph of a data set."
 
@@ -36,6 +37,21 @@ def add(name: str, trained: Path, command: str) -> None:
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = trained / "model.safetensors"
+    evaluate(name, weights)
+    shutil.copy(trained / "history.csv", folder / "history.csv")
+    minutes = round(minutes_of(history_of(trained)), 1)
+    tell(name, weights, {"command": command, "training_minutes": minutes})
+
+
+def again(name: str) -> None:
+    """Measure a shipped checkpoint once more; how it was trained stays as it was told."""
+    told = json.loads((FOLDER / name / "facts.json").read_text())
+    evaluate(name, WEIGHTS / f"{name}.safetensors")
+    tell(name, WEIGHTS / f"{name}.safetensors", told)
+
+
+def evaluate(name: str, weights: Path) -> None:
+    """On every set, with and without test-time augmentation."""
     for data_set in SETS:
         output = ROOT / "runs" / "networks" / name / data_set
         found = [] if data_set == "DRIVE" else ["--fov", "found"]  # no masks on other cameras
@@ -44,20 +60,21 @@ def add(name: str, trained: Path, command: str) -> None:
             words += ["--output", output / tta, "--tta", tta, "--checkpoint", weights]
             words += ["--backend", "torch", "--precision", "fp32"]  # the same on every machine
             run(words)
-            shutil.copy(output / tta / "metrics.json", folder / f"{data_set}{kept}.json")
-    shutil.copy(trained / "history.csv", folder / "history.csv")
-    minutes = minutes_of(history_of(trained))
+            found_there = output / tta / "metrics.json"
+            shutil.copy(found_there, FOLDER / name / f"{data_set}{kept}.json")
+
+
+def tell(name: str, weights: Path, training: dict[str, Any]) -> None:
+    """Write facts.json: what is known of the training, and this machine's engines."""
     data = weights.read_bytes()
     loaded = checkpoint.load(data, name)
     state = loaded.state.items()
     learned = [array for key, array in state if "running" not in key and "num_batches" not in key]
     trials = engine.find_trials(data, "cpu")
     chosen = engine.select(trials, "auto", "auto")
-    told = {
-        "command": command,
-        "weights": str(weights),
+    told = training | {
+        "weights": str(weights.resolve().relative_to(ROOT)),
         "parameters": sum(array.size for array in learned),
-        "training_minutes": round(minutes, 1),
         "flips": loaded.card.flips,
         "engine": chosen.engine.name,
         "ms_per_canvas": chosen.ms,
@@ -65,7 +82,7 @@ def add(name: str, trained: Path, command: str) -> None:
         "sha256": loaded.sha256,
         "facts": facts(f"python benchmarks/networks.py {name} ...")[:-2],
     }
-    (folder / "facts.json").write_text(json.dumps(told, indent=1) + "\n")
+    (FOLDER / name / "facts.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 def ship(name: str) -> None:
@@ -101,21 +118,27 @@ def table() -> None:
     rows = {name: json.loads((FOLDER / name / "facts.json").read_text()) for name in names}
     lines: list[str] = []
     for data, title in SETS.items():
+        measured = [name for name in names if (FOLDER / name / f"{data}.json").exists()]
         lines += [
-            f"{title}, native size, inside the {'found' if data == 'STARE' else 'given'} field of "
-            "view, pooled; threshold from training photographs:",
+            f"{title}, native size, inside the {'given' if data == 'DRIVE' else 'found'} field of "
+            "view, pooled; threshold from training photographs, and Dice at the one that would be "
+            "best on these:",
             "",
-            "| | parameters | " + " | ".join(FIGURES.values()) + " |",
-            "|---|---|" + "---|" * len(FIGURES),
+            "| | parameters | " + " | ".join(FIGURES.values()) + " | Dice at best |",
+            "|---|---|" + "---|" * (len(FIGURES) + 1),
         ]
-        for name in names:
+        for name in measured:
             usual = tta_of(rows[name]["flips"])
             for tta in sorted(TTA, key=lambda tta: tta != usual):
-                figures = " | ".join(cells(_pooled(name, data, TTA[tta])))
+                pooled = _pooled(name, data, TTA[tta])
+                figures = " | ".join(cells(pooled))
+                best = f"{pooled['best_dice']:.4f}" if "best_dice" in pooled else "–"
                 told = name if tta == usual else f"{name}, `--tta {tta}`"
-                lines.append(f"| {told} | {rows[name]['parameters']:,} | {figures} |")
-        second = json.loads((FOLDER / names[0] / f"{data}.json").read_text())["second_observer"]
-        lines += [f"| second human observer | – | {' | '.join(cells(second))} |", ""]
+                lines.append(f"| {told} | {rows[name]['parameters']:,} | {figures} | {best} |")
+        first = json.loads((FOLDER / measured[0] / f"{data}.json").read_text())
+        if second := first["second_observer"]:
+            lines.append(f"| second human observer | – | {' | '.join(cells(second))} | – |")
+        lines.append("")
     lines += [
         "| | training, minutes | ms a canvas, one core | torch fp32, ms | command |",
         "|---|---|---|---|---|",
@@ -134,6 +157,8 @@ if __name__ == "__main__":
             table()
         case ["--ship", name]:
             ship(name)
+        case ["--again", name]:
+            again(name)
         case [name, trained, command]:
             add(name, Path(trained), command)
         case _:

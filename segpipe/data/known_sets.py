@@ -141,7 +141,7 @@ LAYOUTS = (
         "images/{number}.JPG",
         (LabelPlace("manual1/{number}.tif"), LabelPlace("manual_av/{number}.png", "HRF")),
         "mask/{number}_mask.tif",
-        # Orlando et al., IEEE TBME 64 (2017), 16-27; the default of bob.ip.binseg, and lwnet's
+        # Orlando et al., IEEE TBME 64 (2017), 16-27, and the default of bob.ip.binseg
         numbers={"training": "0[1-5]_(dr|g|h)", "test": "(0[6-9]|1[0-5])_(dr|g|h)"},
         protocol="01 to 05 of dr, g and h are for training, 06 to 15 for the test",
         masked=True,

@@ -12,11 +12,19 @@ constexpr int LANES = 8;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
-inline Floats load(const float *from) {
-  Floats lanes;
+// Of so many floats, which may be fewer.
+template <int COUNT> struct VectorOf {
+  typedef float Type __attribute__((vector_size(4 * COUNT)));
+};
+template <int COUNT> using Vector = typename VectorOf<COUNT>::Type;
+
+template <typename Lanes> inline Lanes load_as(const float *from) {
+  Lanes lanes;
   std::memcpy(&lanes, from, sizeof lanes);
   return lanes;
 }
+
+inline Floats load(const float *from) { return load_as<Floats>(from); }
 
 inline Ints load(const int32_t *from) {
   Ints lanes;

@@ -8,6 +8,7 @@
 #include "lanes.h"
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -16,15 +17,28 @@ constexpr int SUMS = LANES == 16 ? 24 : 12; // that stay in registers
 constexpr int COLOURS = 3;
 constexpr int TILE = 4; // cells, side of what is computed together
 
+// Cells have channels in steps of 8. Those of 8 or 24 are taken 8 at once also where a register has
+// 16: half of it would be zeros.
+constexpr int STEP = 8;
+constexpr int lanes_of(int channels) { return channels % LANES ? STEP : LANES; }
+
+// Calls what takes the number of lanes as a type.
+template <class Body> inline void in_lanes(int lanes, Body body) {
+  if (lanes == LANES)
+    body(std::integral_constant<int, LANES>());
+  else
+    body(std::integral_constant<int, STEP>());
+}
+
 // What is used several times and would else be loaded as often: loads are what a core has fewest of.
-inline Floats in_register(Floats x) {
+template <typename Lanes> inline Lanes in_register(Lanes x) {
 #ifdef __AVX__
   asm("" : "+v"(x));
 #endif
   return x;
 }
 
-inline Floats positive(const Floats &x) { return x > 0.0f ? x : Floats{}; }
+template <typename Lanes> inline Lanes positive(const Lanes &x) { return x > 0.0f ? x : Lanes{}; }
 
 constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
 
@@ -104,7 +118,7 @@ struct Plane {
   Floats64 floats;
 
   void shape(int new_side, int new_channels, int new_kept) {
-    side = new_side, channels = padded(new_channels, LANES), kept = std::min(new_kept, side);
+    side = new_side, channels = padded(new_channels, STEP), kept = std::min(new_kept, side);
     length = size_t(padded(side, TILE) + 2) * channels;
     floats.assign(length * (kept + 1));
   }
@@ -129,15 +143,16 @@ struct Plane {
 // ---- products
 
 // sum += the runs of `depth` floats at `from`, `stride` apart, times weights [depth][VECTORS].
-template <int VECTORS, int CELLS>
-inline void multiply(Floats (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
+template <typename Lanes, int VECTORS, int CELLS>
+inline void multiply(Lanes (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
                      const float *weights) {
+  constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
   for (int k = 0; k < depth; k++) {
     if constexpr (VECTORS <= CELLS) {
-      Floats weight[VECTORS];
+      Lanes weight[VECTORS];
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++)
-        weight[v] = in_register(load(weights + (k * VECTORS + v) * LANES));
+        weight[v] = in_register(load_as<Lanes>(weights + (k * VECTORS + v) * WIDTH));
 #pragma GCC unroll 24
       for (int cell = 0; cell < CELLS; cell++) {
         const float value = from[cell * stride + k];
@@ -145,13 +160,13 @@ inline void multiply(Floats (&sum)[CELLS][VECTORS], const float *from, size_t st
         for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
       }
     } else {
-      Floats value[CELLS];
+      Lanes value[CELLS];
 #pragma GCC unroll 3
       for (int cell = 0; cell < CELLS; cell++)
-        value[cell] = from[cell * stride + k] - Floats{}; // in all lanes
+        value[cell] = from[cell * stride + k] - Lanes{}; // in all lanes
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++) {
-        const Floats weight = in_register(load(weights + (k * VECTORS + v) * LANES));
+        const Lanes weight = in_register(load_as<Lanes>(weights + (k * VECTORS + v) * WIDTH));
 #pragma GCC unroll 3
         for (int cell = 0; cell < CELLS; cell++) sum[cell][v] += weight * value[cell];
       }
@@ -170,19 +185,21 @@ enum Then { KEEP, RECTIFY, ADD };
 // A layer's weights: [group of vectors][row of the kernel][depth][vector], and its biases.
 struct Layer {
   int rows = 0, depth = 0, stride = 0; // depth: floats of a run; stride: from a cell's to the next's
-  int vectors = 0, groups = 0;         // of outputs; vectors of one group
+  int lanes = 0, vectors = 0, groups = 0; // of outputs; vectors of one group
   Floats64 weights, bias;
 
-  // plain [rows][depth][outputs]
+  // plain [rows][depth][outputs], of which there are some steps.
   void pack(const std::vector<double> &plain, const std::vector<double> &plain_bias, int new_rows,
             int new_stride) {
-    const int outputs = int(plain_bias.size()), all = padded(outputs, LANES) / LANES;
+    const int outputs = int(plain_bias.size());
+    lanes = lanes_of(outputs);
+    const int all = outputs / lanes;
     rows = new_rows, stride = new_stride, depth = int(plain.size() / outputs) / rows;
     vectors = in_group(all), groups = all / vectors;
-    bias.assign(size_t(all) * LANES);
+    bias.assign(outputs);
     std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
-    weights.assign(size_t(all) * LANES * rows * depth);
-    const int together = vectors * LANES;
+    weights.assign(size_t(outputs) * rows * depth);
+    const int together = vectors * lanes;
     for (int out = 0; out < outputs; out++)
       for (int k = 0; k < rows * depth; k++)
         weights.data()[(size_t(out / together) * rows * depth + k) * together + out % together] =
@@ -192,40 +209,44 @@ struct Layer {
   // For `count` cells: to += or = the positive part, or the sum as it is.
   __attribute__((noinline)) void run(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
            Then then) const {
-    if (vectors == 4) run_groups<4>(from, count, to, to_stride, then);
-    if (vectors == 3) run_groups<3>(from, count, to, to_stride, then);
-    if (vectors == 2) run_groups<2>(from, count, to, to_stride, then);
-    if (vectors == 1) run_groups<1>(from, count, to, to_stride, then);
+    in_lanes(lanes, [&](auto width) {
+      using Lanes = Vector<width>;
+      if (vectors == 4) run_groups<Lanes, 4>(from, count, to, to_stride, then);
+      if (vectors == 3) run_groups<Lanes, 3>(from, count, to, to_stride, then);
+      if (vectors == 2) run_groups<Lanes, 2>(from, count, to, to_stride, then);
+      if (vectors == 1) run_groups<Lanes, 1>(from, count, to, to_stride, then);
+    });
   }
 
 private:
-  template <int VECTORS>
+  template <typename Lanes, int VECTORS>
   __attribute__((noinline)) void run_groups(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
                   Then then) const {
     constexpr int CELLS = SUMS / VECTORS;
     for (int group = 0; group < groups; group++) {
       int cell = 0;
       for (; cell + CELLS <= count; cell += CELLS)
-        run_cells<VECTORS, CELLS>(from, cell, group, to, to_stride, then);
-      for (; cell < count; cell++) run_cells<VECTORS, 1>(from, cell, group, to, to_stride, then);
+        run_cells<Lanes, VECTORS, CELLS>(from, cell, group, to, to_stride, then);
+      for (; cell < count; cell++) run_cells<Lanes, VECTORS, 1>(from, cell, group, to, to_stride, then);
     }
   }
 
-  template <int VECTORS, int CELLS>
+  template <typename Lanes, int VECTORS, int CELLS>
   void run_cells(const std::array<const float *, 3> &from, int cell, int group, float *to,
                  int to_stride, Then then) const {
-    const int first = group * VECTORS * LANES;
+    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
+    const int first = group * VECTORS * WIDTH;
     const float *of_group = weights.data() + size_t(first) * rows * depth;
-    Floats sum[CELLS][VECTORS];
+    Lanes sum[CELLS][VECTORS];
     for (int c = 0; c < CELLS; c++)
-      for (int v = 0; v < VECTORS; v++) sum[c][v] = load(bias.data() + first + v * LANES);
+      for (int v = 0; v < VECTORS; v++) sum[c][v] = load_as<Lanes>(bias.data() + first + v * WIDTH);
     for (int row = 0; row < rows; row++)
       multiply(sum, from[row] + size_t(cell) * stride, stride, depth,
-               of_group + size_t(row) * depth * VECTORS * LANES);
+               of_group + size_t(row) * depth * VECTORS * WIDTH);
     for (int c = 0; c < CELLS; c++)
       for (int v = 0; v < VECTORS; v++) {
-        float *at = to + size_t(cell + c) * to_stride + first + v * LANES;
-        if (then == ADD) sum[c][v] += load(at);
+        float *at = to + size_t(cell + c) * to_stride + first + v * WIDTH;
+        if (then == ADD) sum[c][v] += load_as<Lanes>(at);
         store(at, then == KEEP ? sum[c][v] : positive(sum[c][v]));
       }
   }
@@ -266,18 +287,18 @@ constexpr double KERNEL[PATCH][3] = {{1.0 / 4, 0, 0},
                                      {1.0 / 24, -1.0 / 12, 1.0 / 6},
                                      {0, 0, 1}};
 
-inline void to_spots(Floats (&x)[PATCH]) {
-  const Floats even = x[4] - x[2] * 4.0f, odd = x[3] - x[1] * 4.0f;
-  const Floats near = x[4] - x[2], far = (x[3] - x[1]) * 2.0f;
+template <typename Lanes> inline void to_spots(Lanes (&x)[PATCH]) {
+  const Lanes even = x[4] - x[2] * 4.0f, odd = x[3] - x[1] * 4.0f;
+  const Lanes near = x[4] - x[2], far = (x[3] - x[1]) * 2.0f;
   x[0] = x[4] - x[2] * 5.0f + x[0] * 4.0f;
   x[5] = x[5] - x[3] * 5.0f + x[1] * 4.0f;
   x[1] = even + odd, x[2] = even - odd;
   x[3] = near + far, x[4] = near - far;
 }
 
-inline void from_spots(const Floats (&x)[PATCH], Floats (&to)[TILE]) {
-  const Floats sum = x[1] + x[2], difference = x[1] - x[2];
-  const Floats far_sum = x[3] + x[4], far_difference = x[3] - x[4];
+template <typename Lanes> inline void from_spots(const Lanes (&x)[PATCH], Lanes (&to)[TILE]) {
+  const Lanes sum = x[1] + x[2], difference = x[1] - x[2];
+  const Lanes far_sum = x[3] + x[4], far_difference = x[3] - x[4];
   to[0] = x[0] + sum + far_sum;
   to[1] = difference + far_difference * 2.0f;
   to[2] = sum + far_sum * 4.0f;
@@ -289,18 +310,19 @@ struct Scratch {
 };
 
 struct Convolution {
-  int depth, vectors, groups; // channels before; vectors of outputs in each group
+  int depth, lanes, vectors, groups; // channels before; vectors of outputs in each group
   Floats64 weights, bias;     // [group][spot][depth][vector]
 
   Convolution(Reader &reader, int before, int after) : depth(before) {
     const std::vector<double> plain = reader.take(size_t(9) * before * after);
     const std::vector<double> plain_bias = reader.take(after);
-    const int all = padded(after, LANES) / LANES;
-    vectors = in_group(all), groups = all / vectors;
-    bias.assign(size_t(all) * LANES);
+    const int outputs = padded(after, STEP);
+    lanes = lanes_of(outputs), vectors = in_group(outputs / lanes);
+    const int together = vectors * lanes;
+    groups = outputs / together;
+    bias.assign(outputs);
     std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
-    weights.assign(size_t(all) * LANES * SPOTS * depth);
-    const int together = vectors * LANES;
+    weights.assign(size_t(outputs) * SPOTS * depth);
     for (int spot = 0; spot < SPOTS; spot++)
       for (int k = 0; k < depth; k++)
         for (int out = 0; out < after; out++) {
@@ -319,25 +341,31 @@ struct Convolution {
     out.clear_outside(tile_row, span);
     for (int first = span.first[tile_row]; first < span.last[tile_row]; first += STRIP) {
       const int count = std::min(STRIP, span.last[tile_row] - first);
-      spread(in, tile_row, first, count, scratch.spots.data());
-      for (int group = 0; group < groups; group++) {
-        mix(scratch.spots.data(), in.channels, count, group, scratch.sums.data());
-        gather(scratch.sums.data(), group, out, tile_row, first, count, then);
-      }
+      in_lanes(lanes_of(in.channels), [&](auto width) {
+        spread<Vector<width>>(in, tile_row, first, count, scratch.spots.data());
+      });
+      in_lanes(lanes, [&](auto width) {
+        for (int group = 0; group < groups; group++) {
+          mix<Vector<width>>(scratch.spots.data(), in.channels, count, group, scratch.sums.data());
+          gather<Vector<width>>(scratch.sums.data(), group, out, tile_row, first, count, then);
+        }
+      });
     }
   }
 
 private:
+  template <typename Lanes>
   void spread(Plane &in, int tile_row, int first, int count, float *spots) const {
+    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
     const int channels = in.channels;
     const float *rows[PATCH];
     for (int i = 0; i < PATCH; i++)
       rows[i] = in.row(tile_row * TILE - 1 + i) + (first * TILE - 1) * channels;
-    Floats half[PATCH][STRIP * TILE + 2], x[PATCH];
-    for (int channel = 0; channel < channels; channel += LANES) {
+    Lanes half[PATCH][STRIP * TILE + 2], x[PATCH];
+    for (int channel = 0; channel < channels; channel += WIDTH) {
       for (int column = 0; column < count * TILE + 2; column++) {
 #pragma GCC unroll 6
-        for (int i = 0; i < PATCH; i++) x[i] = load(rows[i] + column * channels + channel);
+        for (int i = 0; i < PATCH; i++) x[i] = load_as<Lanes>(rows[i] + column * channels + channel);
         to_spots(x);
 #pragma GCC unroll 6
         for (int i = 0; i < PATCH; i++) half[i][column] = x[i];
@@ -355,33 +383,37 @@ private:
     }
   }
 
+  template <typename Lanes>
   void mix(const float *spots, int stride, int count, int group, float *sums) const {
-    if (vectors == 4) mix_in<4>(spots, stride, count, group, sums);
-    if (vectors == 3) mix_in<3>(spots, stride, count, group, sums);
-    if (vectors == 2) mix_in<2>(spots, stride, count, group, sums);
-    if (vectors == 1) mix_in<1>(spots, stride, count, group, sums);
+    if (vectors == 4) mix_in<Lanes, 4>(spots, stride, count, group, sums);
+    if (vectors == 3) mix_in<Lanes, 3>(spots, stride, count, group, sums);
+    if (vectors == 2) mix_in<Lanes, 2>(spots, stride, count, group, sums);
+    if (vectors == 1) mix_in<Lanes, 1>(spots, stride, count, group, sums);
   }
 
-  template <int VECTORS>
+  template <typename Lanes, int VECTORS>
   __attribute__((noinline)) void mix_in(const float *spots, int stride, int count, int group, float *sums) const {
+    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
     constexpr int TILES = SUMS / VECTORS; // divides STRIP: what is too much has room
     for (int spot = 0; spot < SPOTS; spot++) {
       const float *of_spot =
-          weights.data() + (size_t(group) * SPOTS + spot) * depth * VECTORS * LANES;
+          weights.data() + (size_t(group) * SPOTS + spot) * depth * VECTORS * WIDTH;
       for (int tile = 0; tile < count; tile += TILES) {
-        Floats sum[TILES][VECTORS] = {};
+        Lanes sum[TILES][VECTORS] = {};
         multiply(sum, spots + size_t(spot * STRIP + tile) * stride, stride, depth, of_spot);
-        float *to = sums + size_t(spot * STRIP + tile) * VECTORS * LANES;
+        float *to = sums + size_t(spot * STRIP + tile) * VECTORS * WIDTH;
 #pragma GCC unroll 24
         for (int t = 0; t < TILES; t++)
 #pragma GCC unroll 4
-          for (int v = 0; v < VECTORS; v++) store(to + (t * VECTORS + v) * LANES, sum[t][v]);
+          for (int v = 0; v < VECTORS; v++) store(to + (t * VECTORS + v) * WIDTH, sum[t][v]);
       }
     }
   }
 
+  template <typename Lanes>
   __attribute__((noinline)) void gather(const float *sums, int group, Plane &out, int tile_row, int first, int count,
               Then then) const {
+    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
     const int rows = std::min(TILE, out.side - tile_row * TILE);
     const int channels = out.channels, all = vectors;
     float *to[TILE];
@@ -389,14 +421,14 @@ private:
     for (int tile = 0; tile < count; tile++) {
       const int left = (first + tile) * TILE, columns = std::min(TILE, out.side - left);
       for (int v = 0; v < all; v++) {
-        const int channel = (group * all + v) * LANES;
-        const float *from = sums + size_t(tile * all + v) * LANES;
-        const Floats offset = load(bias.data() + channel);
-        Floats half[TILE][PATCH], x[PATCH], y[TILE];
+        const int channel = (group * all + v) * WIDTH;
+        const float *from = sums + size_t(tile * all + v) * WIDTH;
+        const Lanes offset = load_as<Lanes>(bias.data() + channel);
+        Lanes half[TILE][PATCH], x[PATCH], y[TILE];
 #pragma GCC unroll 6
         for (int j = 0; j < PATCH; j++) {
 #pragma GCC unroll 6
-          for (int i = 0; i < PATCH; i++) x[i] = load(from + (i * PATCH + j) * STRIP * all * LANES);
+          for (int i = 0; i < PATCH; i++) x[i] = load_as<Lanes>(from + (i * PATCH + j) * STRIP * all * WIDTH);
           if (j == 1) x[1] += offset; // which all 16 cells hold once
           from_spots(x, y);
 #pragma GCC unroll 4
@@ -408,7 +440,7 @@ private:
 #pragma GCC unroll 4
           for (int j = 0; j < TILE; j++) {
             if (j == columns) break;
-            if (then == ADD) y[j] += load(at + j * channels);
+            if (then == ADD) y[j] += load_as<Lanes>(at + j * channels);
             store(at + j * channels, then == KEEP ? y[j] : positive(y[j]));
           }
         }
@@ -427,7 +459,7 @@ struct Smaller { // 2x2, stride 2
   Layer layer;
 
   Smaller(Reader &reader, int before, int after) {
-    const int cell = padded(before, LANES);
+    const int cell = padded(before, STEP);
     const std::vector<double> plain = reader.take(size_t(4) * before * after);
     layer.pack(filled(plain, 4, before, after, cell, after), reader.take(after), 2, 2 * cell);
   }
@@ -448,14 +480,14 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
   std::vector<Layer> layers; // of the upper and the lower row of each 2x2
 
   Larger(Reader &reader, int before, int after) : layers(2) {
-    const int cell = padded(after, LANES);
+    const int cell = padded(after, STEP);
     const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
     const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell);
     const std::vector<double> bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell);
     const size_t half = all.size() / 2;
     for (int row = 0; row < 2; row++)
       layers[row].pack(std::vector<double>(&all[row * half], &all[row * half] + half), bias, 1,
-                       padded(before, LANES));
+                       padded(before, STEP));
   }
 
   void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
@@ -481,6 +513,7 @@ struct Network {
   std::vector<Larger> larger; // to the first level first
   Plane colours, logits;
   std::vector<Plane> planes, inner; // of each level
+  Floats64 pixel_row;
   Scratch scratch;
 
   Network(int new_block, const std::vector<int> &new_channels, const double *plain)
@@ -493,7 +526,7 @@ struct Network {
     for (int l = 1; l < levels; l++) up.emplace_back(reader, channels[l - 1]);
     last.emplace_back(reader, channels[0], block * block);
     const int most = std::max(*std::max_element(channels.begin(), channels.end()), COLOURS * block * block);
-    scratch.spots.assign(size_t(SPOTS) * STRIP * padded(most, LANES));
+    scratch.spots.assign(size_t(SPOTS) * STRIP * padded(most, STEP));
     scratch.sums.assign(SPOTS * STRIP * 4 * LANES);
   }
 
@@ -503,6 +536,7 @@ struct Network {
     constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
     colours.shape(side, COLOURS * block * block, RING);
     logits.shape(side, block * block, RING);
+    pixel_row.assign(size_t(side) * COLOURS * block + STEP);
     for (int l = 0; l < levels; l++) {
       planes[l].shape(side >> l, channels[l], side);
       inner[l].shape(side >> l, channels[l], RING);
@@ -564,16 +598,33 @@ struct Network {
   }
 
   void run_first(const uint8_t *canvas, int side, int tile_row, const Spans &span) {
-    const int from = tile_row ? (tile_row + 1) * TILE : 0, run = COLOURS * block;
+    const int from = tile_row ? (tile_row + 1) * TILE : 0;
     for (int y = from; y < std::min((tile_row + 2) * TILE, side / block); y++) {
-      float *to = colours.row(y);
-      for (int dy = 0; dy < block; dy++, to += run) {
-        const uint8_t *pixels = canvas + size_t(y * block + dy) * side * COLOURS;
-        for (int x = 0; x < side / block; x++)
-          for (int k = 0; k < run; k++) to[x * colours.channels + k] = pixels[x * run + k];
+      int begin = side / block, end = 0; // of what the tiles around see
+      for (int near = std::max(y / TILE - 1, 0); near < std::min(y / TILE + 2, span.side()); near++) {
+        if (!span.any(near)) continue;
+        begin = std::min(begin, std::max(span.first[near] * TILE - 1, 0));
+        end = std::max(end, std::min(span.last[near] * TILE + 1, side / block));
       }
+      if (begin < end) to_cells(canvas, side, y, begin, end);
     }
     first[0].run(colours, planes[0], tile_row, span, RECTIFY, scratch);
+  }
+
+  // The colours of a row of cells, as many floats at once as hold those of one row of a cell.
+  void to_cells(const uint8_t *canvas, int side, int y, int begin, int end) {
+    const int run = COLOURS * block, count = (end - begin) * run;
+    for (int dy = 0; dy < block; dy++) {
+      const uint8_t *pixels = canvas + (size_t(y * block + dy) * side * COLOURS + begin * run);
+      float *line = pixel_row.data(), *to = colours.row(y) + begin * colours.channels + dy * run;
+      for (int i = 0; i < count; i++) line[i] = pixels[i];
+      if (run <= STEP && dy * run + STEP <= colours.channels) // the rest is padding, or comes next
+        for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
+          store(to, load_as<Vector<STEP>>(line));
+      else
+        for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
+          std::copy(line, line + run, to);
+    }
   }
 
   void run_last(int tile_row, const Spans &span, int side, float *scores) {
