@@ -44,6 +44,7 @@ In the order in which data flows:
       drawings.py        a label's file -> its vessels, and whether its photograph's contrast agrees
       datasets.py        a labelled photograph's files -> image, label, field of view
       survey.py          what a look at a label tells: its vessels, and whether it can be right
+      soft.py            labels that say how sure a vessel is
       crops.py           random crops and augmentation, a pure function of (seed, epoch, image, k)
       synthetic.py       drawn photographs with exact labels
       synthetic_sets.py  the same as files: a labelled set, an archive
@@ -89,6 +90,7 @@ In the order in which data flows:
       run.py             the verb: what is checked, started, resumed
       job.py             what each rank needs to know
       crop_plan.py       what a training's crops are, and who cuts them
+      teachers.py        networks whose scores are mixed into the labels
       stream.py          the crop stream, cut by a pool of croppers
       trainer.py         one rank, in plain torch
       worker.py          a trainer as a worker of Ray Train
