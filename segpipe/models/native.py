@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segpipe import kernels
-from segpipe.kernels.convolution import CHANNEL_STEP, Layers, Moments, Then, join
+from segpipe.kernels.layers import CHANNEL_STEP, Layers, Moments, Then, join
 from segpipe.kernels.segnet_lite import Plane, Sums
 from segpipe.models import norm
 from segpipe.models.resunet import Residual, ResUNet
@@ -49,8 +48,10 @@ class NativeResUNetLoss(nn.Module):
             skips.append(x)
             x = self._residual(self._smaller(x, smaller), block)
         for larger, block in zip(network.larger, network.up, strict=True):
-            up = _rows(F.conv_transpose2d(_planes(x), larger.weight, larger.bias, stride=2))
-            x = self._residual(F.relu(up.add_(skips.pop()), inplace=True), block)
+            doubled = _Larger.apply(  # type: ignore[no-untyped-call]
+                layers, x, larger.weight, larger.bias, skips.pop()
+            )
+            x = self._residual(doubled, block)
         last = network.last
         loss: Tensor = _Last.apply(  # type: ignore[no-untyped-call]
             layers, network.SQUARE, truth, labels.numel(), x, last.weight, last.bias
@@ -66,9 +67,8 @@ class NativeResUNetLoss(nn.Module):
 
     def _smaller(self, x: Tensor, layer: nn.Sequential) -> Tensor:
         convolution, norm, _ = layer
-        z = _rows(F.conv2d(_planes(x), convolution.weight, stride=2))
-        y: Tensor = _NormRelu.apply(  # type: ignore[no-untyped-call]
-            self.layers, norm, z, norm.weight, norm.bias
+        y: Tensor = _Smaller.apply(  # type: ignore[no-untyped-call]
+            self.layers, norm, x, convolution.weight, norm.weight, norm.bias
         )
         return y
 
@@ -82,16 +82,6 @@ class NativeResUNetLoss(nn.Module):
             *(second.weight, outer.weight, outer.bias),
         )
         return y
-
-
-def _planes(x: Tensor) -> Tensor:
-    """[N, H, W, C] -> [N, C, H, W], channels last in memory."""
-    return x.permute(0, 3, 1, 2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, H, W, C], contiguous."""
-    return x.permute(0, 2, 3, 1).contiguous()
 
 
 # ---- batch norm
@@ -143,13 +133,6 @@ class Statistics(NamedTuple):
         return np.stack(parts).astype(np.float32), *gradients
 
 
-def _moments(z: Plane) -> Moments:
-    flat = z.reshape(-1, z.shape[-1])
-    mean = flat.mean(axis=0, dtype=np.float64)
-    off = flat - mean.astype(np.float32)
-    return Moments(len(flat), mean, np.einsum("nc,nc->c", off, off, dtype=np.float64))
-
-
 # ---- layers
 
 
@@ -179,26 +162,52 @@ class _First(torch.autograd.Function):
         return None, None, None, _as(weight, of_weight), of_scale, of_shift
 
 
-class _NormRelu(torch.autograd.Function):
-    """Batch norm and ReLU."""
+class _Smaller(torch.autograd.Function):
+    """A 2x2 convolution of stride 2, batch norm and ReLU."""
 
     @staticmethod
-    def forward(ctx: Any, layers: Layers, layer: nn.BatchNorm2d, z: Tensor, *_: Tensor) -> Tensor:
-        ctx.layers, ctx.statistics = layers, Statistics.of(layer, _moments(z.numpy()))
-        y = torch.from_numpy(layers.normalise(z.numpy(), ctx.statistics.table))
-        ctx.save_for_backward(z, y)
+    def forward(
+        ctx: Any, layers: Layers, layer: nn.BatchNorm2d, x: Tensor, weight: Tensor, *_: Tensor
+    ) -> Tensor:
+        z, moments = layers.halve(x.numpy(), weight.detach().numpy())
+        ctx.statistics = Statistics.of(layer, moments)
+        y = torch.from_numpy(layers.normalise(z, ctx.statistics.table))
+        ctx.layers, ctx.z = layers, z
+        ctx.save_for_backward(x, weight, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        z, y = ctx.saved_tensors
+        x, weight, y = ctx.saved_tensors
+        layers, statistics, z = ctx.layers, ctx.statistics, ctx.z
         of_y = gradients[0].contiguous().numpy()
-        g, moved = ctx.layers.normalise_backward(
-            of_y, y.numpy(), z.numpy(), ctx.statistics.table[0]
+        g, moved = layers.normalise_backward(of_y, y.numpy(), z, statistics.table[0])
+        table, of_scale, of_shift = statistics.backward(moved)
+        of_x, of_weight = layers.halve_backward(g, z, table, x.numpy(), weight.detach().numpy())
+        return None, None, torch.from_numpy(of_x), _as(weight, of_weight), of_scale, of_shift
+
+
+class _Larger(torch.autograd.Function):
+    """A transposed 2x2 convolution of stride 2, and ReLU of the sum with another plane."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, layers: Layers, x: Tensor, weight: Tensor, bias: Tensor, other: Tensor
+    ) -> Tensor:
+        arrays = (part.detach().numpy() for part in (x, weight, bias, other))
+        y = torch.from_numpy(layers.double(*arrays))
+        ctx.layers = layers
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, weight, y = ctx.saved_tensors
+        of_x, of_weight, of_bias, of_other = ctx.layers.double_backward(
+            gradients[0].contiguous().numpy(), y.numpy(), x.numpy(), weight.detach().numpy()
         )
-        table, of_scale, of_shift = ctx.statistics.backward(moved)
-        of_z = g * table[0] + ((z.numpy() - table[1]) * table[2] + table[3])
-        return None, None, torch.from_numpy(of_z), of_scale, of_shift
+        of_bias, of_other = torch.from_numpy(of_bias), torch.from_numpy(of_other)
+        return None, torch.from_numpy(of_x), _as(weight, of_weight), of_bias, of_other
 
 
 class _Residual(torch.autograd.Function):

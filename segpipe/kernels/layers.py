@@ -1,4 +1,4 @@
-"""A training step's layers on a CPU: 3x3 convolutions, batch norm and ReLU, and their gradients.
+"""A training step's layers on a CPU: convolutions, batch norm, ReLU and loss, and their gradients.
 
 Planes are float32 [N, H, W, C] in this order of memory, C a multiple of 4. Batch norm comes in two
 parts, for its statistics may be those of more rows than these: a convolution tells the moments of
@@ -122,6 +122,77 @@ class Layers:
         bias = None if of_bias is None else of_bias.sum(axis=0).astype(np.float32)
         return found, bias, None if moved is None else moved.sum(axis=0)
 
+    def halve(self, x: Plane, weight: Plane) -> tuple[Plane, Moments]:
+        """x [N, 2 H, 2 W, C], weight [K, C, 2, 2] of a convolution of stride 2 -> [N, H, W, K]."""
+        small, large = _check_weight(weight, 2)
+        shape = _halved("x", x, large)
+        z, moments = np.empty((*shape, small), np.float32), np.zeros((shape.bands, 2, small))
+        run = native.library().halve_forward
+        words = (
+            *(shaped("x", x, x.shape, np.float32), _in_order(weight)),
+            *(*shape.rows, large, small),
+        )
+        self._share(shape, lambda a, b: run(*words, a, b, z, moments))
+        return z, shape.joined(moments)
+
+    def halve_backward(
+        self, gradient: Plane, z: Plane, of_gradient: Plane, x: Plane, weight: Plane
+    ) -> tuple[Plane, Plane]:
+        """The gradients of `halve`'s x and weight; of its result as for `convolve_backward`."""
+        small, large = _check_weight(weight, 2)
+        shape = _halved("x", x, large)
+        of_x, of_weights = np.empty(x.shape, np.float32), np.zeros((shape.bands, 2, 2, large, small))
+        run = native.library().halve_backward
+        words = (
+            shaped("gradient", gradient, (*shape, small), np.float32),
+            shaped("z", z, (*shape, small), np.float32),
+            _norm("of_gradient", of_gradient, 4, small),
+            shaped("x", x, x.shape, np.float32),
+            np.ascontiguousarray(weight.transpose(2, 0, 3, 1)),
+            *(*shape.rows, large, small),
+        )
+        self._share(shape, lambda a, b: run(*words, a, b, of_weights, of_x))
+        return of_x, of_weights.sum(axis=0).transpose(3, 2, 0, 1).astype(np.float32)
+
+    def double(self, x: Plane, weight: Plane, bias: Plane, other: Plane) -> Plane:
+        """The positive part of a transposed convolution's result and of its sum with another.
+
+        x [N, H, W, C], weight [C, K, 2, 2] of stride 2, bias [K], other [N, 2 H, 2 W, K].
+        """
+        small, large = _check_weight(weight, 2)
+        shape, y = _Shape.of("x", x, small), np.empty_like(other)
+        run = native.library().double_forward
+        words = (
+            shaped("x", x, x.shape, np.float32),
+            np.ascontiguousarray(weight.transpose(2, 0, 3, 1)),
+            _norm("bias", bias, 1, large),
+            shaped("other", other, shape.doubled(large), np.float32),
+            *(*shape.rows, large, small),
+        )
+        self._share(shape, lambda a, b: run(*words, a, b, y))
+        return y
+
+    def double_backward(
+        self, gradient: Plane, y: Plane, x: Plane, weight: Plane
+    ) -> tuple[Plane, Plane, Plane, Plane]:
+        """The gradients of `double`'s x, weight, bias and other, from that of its result y."""
+        small, large = _check_weight(weight, 2)
+        shape = _Shape.of("x", x, small)
+        of_x, of_other = np.empty(x.shape, np.float32), np.empty(shape.doubled(large), np.float32)
+        of_weights = np.zeros((shape.bands, 2, small, 2, large))
+        of_bias = np.zeros((shape.bands, large))
+        run = native.library().double_backward
+        words = (
+            shaped("gradient", gradient, of_other.shape, np.float32),
+            shaped("y", y, of_other.shape, np.float32),
+            shaped("x", x, x.shape, np.float32),
+            _in_order(weight),
+            *(*shape.rows, large, small),
+        )
+        self._share(shape, lambda a, b: run(*words, a, b, of_other, of_x, of_weights, of_bias))
+        of_weight = of_weights.sum(axis=0).transpose(1, 3, 0, 2).astype(np.float32)
+        return of_x, of_weight, of_bias.sum(axis=0).astype(np.float32), of_other
+
     def normalise(self, z: Plane, norm: Norm, other: Plane | None = None) -> Plane:
         """The positive part of norm(z), and of its sum with another plane."""
         channels = z.shape[-1]
@@ -217,6 +288,9 @@ class _Shape(NamedTuple):
         """Height and width of a plane, height of a band."""
         return self.height, self.width, max(1, BAND_CELLS // self.width)
 
+    def doubled(self, channels: int) -> tuple[int, int, int, int]:
+        return self.images, 2 * self.height, 2 * self.width, channels
+
     @property
     def bands(self) -> int:
         return self.images * -(-self.height // self.rows[2])
@@ -236,17 +310,25 @@ def join(counts: Sums, moments: Sums) -> Moments:
     return Moments(int(count), mean, squares.sum(axis=0) + counts @ (means - mean) ** 2)
 
 
-def _check_weight(weight: Plane) -> tuple[int, int]:
-    """[K, C, 3, 3] float32 -> K and C, multiples of 4. Raises ValueError for others."""
+def _halved(name: str, plane: Plane, channels: int) -> _Shape:
+    """The shape of half its height and width. Raises ValueError where that is none."""
+    num, height, width = _Shape.of(name, plane, channels)
+    if height % 2 or width % 2:
+        raise ValueError(f"{name}: {height} x {width} cells, wanted even numbers")
+    return _Shape(num, height // 2, width // 2)
+
+
+def _check_weight(weight: Plane, side: int = 3) -> tuple[int, int]:
+    """[K, C, side, side] float32 -> K and C, multiples of 4. Raises ValueError for others."""
     outputs, inputs = weight.shape[:2] if weight.ndim == 4 else (0, 0)
     if outputs % CHANNEL_STEP or inputs % CHANNEL_STEP or not outputs or not inputs:
         raise ValueError(f"weight: {weight.shape}, wanted channels in multiples of {CHANNEL_STEP}")
-    shaped("weight", weight, (outputs, inputs, 3, 3), np.float32)
+    shaped("weight", weight, (outputs, inputs, side, side), np.float32)
     return outputs, inputs
 
 
 def _in_order(weight: Plane) -> Plane:
-    """[K, C, 3, 3] -> [3, 3, C, K]"""
+    """[K, C, H, W] -> [H, W, C, K]"""
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
 
 
