@@ -37,9 +37,10 @@ class Then(IntEnum):
 
 
 class Moments(NamedTuple):
-    """Of each channel over some cells."""
+    """Of each channel."""
 
-    count: int
+    cells: int
+    """Over how many."""
     mean: Sums
     squares: Sums
     """Sums of the squares around the mean."""
@@ -60,9 +61,10 @@ class Layers:
         bias: Plane | None = None,
         with_moments: bool = False,
     ) -> tuple[Plane, Moments | None]:
-        """x [N, H, W, C], of `norm` its positive part; weight [K, C, 3, 3], bias [K] -> [N, H, W, K].
+        """x [N, H, W, C], weight [K, C, 3, 3], bias [K] -> [N, H, W, K].
 
-        Raises ValueError for other shapes or dtypes, MemoryError.
+        With a norm the convolution sees the positive part of norm(x). Raises ValueError for other
+        shapes or dtypes, MemoryError.
         """
         outputs, inputs = _check_weight(weight)
         shape = _Shape.of("x", x, inputs)
@@ -141,7 +143,8 @@ class Layers:
         """The gradients of `halve`'s x and weight; of its result as for `convolve_backward`."""
         small, large = _check_weight(weight, 2)
         shape = _halved("x", x, large)
-        of_x, of_weights = np.empty(x.shape, np.float32), np.zeros((shape.bands, 2, 2, large, small))
+        of_x = np.empty(x.shape, np.float32)
+        of_weights = np.zeros((shape.bands, 2, 2, large, small))
         run = native.library().halve_backward
         words = (
             shaped("gradient", gradient, (*shape, small), np.float32),
@@ -278,7 +281,8 @@ class _Shape(NamedTuple):
     @classmethod
     def of(cls, name: str, plane: Plane, channels: int) -> _Shape:
         """Raises ValueError for what is no plane of so many channels, or has no cell."""
-        if plane.ndim != 4 or plane.shape[3] != channels or not plane.size or channels % CHANNEL_STEP:
+        fits = plane.ndim == 4 and plane.shape[3] == channels and channels % CHANNEL_STEP == 0
+        if not fits or not plane.size:
             wanted = f"[N, H, W, {channels}], channels a multiple of {CHANNEL_STEP}"
             raise ValueError(f"{name}: {plane.shape}, wanted {wanted}")
         return cls(*plane.shape[:3])

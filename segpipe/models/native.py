@@ -18,17 +18,23 @@ from segpipe import kernels
 from segpipe.kernels.layers import CHANNEL_STEP, Layers, Moments, Then, join
 from segpipe.kernels.segnet_lite import Plane, Sums
 from segpipe.models import norm
-from segpipe.models.resunet import Residual, ResUNet
+from segpipe.models.loss import NativeLoss
+from segpipe.models.network import Network
+from segpipe.models.resunet import ResUNet
 
 NOT_COUNTED = 255  # a label
 
-Context = torch.autograd.function.FunctionCtx
+
+def native_loss(network: Network, num_threads: int) -> nn.Module:
+    """A network's loss by its native form, which engine.training_problem has nothing against."""
+    of_network = NativeResUNetLoss if isinstance(network, ResUNet) else NativeLoss
+    return of_network(network, num_threads)
 
 
 class NativeResUNetLoss(nn.Module):
     """The loss of a ResUNet, as `Loss` in fp32 finds it."""
 
-    def __init__(self, network: nn.Module, num_threads: int) -> None:
+    def __init__(self, network: Network, num_threads: int) -> None:
         super().__init__()
         assert isinstance(network, ResUNet)
         self.network = network
@@ -58,15 +64,15 @@ class NativeResUNetLoss(nn.Module):
         )
         return loss
 
-    def _first(self, x: Tensor, layer: nn.Sequential) -> Tensor:
-        convolution, norm, _ = layer
+    def _first(self, x: Tensor, layer: nn.Module) -> Tensor:
+        convolution, norm, _ = layer.children()
         y: Tensor = _First.apply(  # type: ignore[no-untyped-call]
             self.layers, norm, x, convolution.weight, norm.weight, norm.bias
         )
         return y
 
-    def _smaller(self, x: Tensor, layer: nn.Sequential) -> Tensor:
-        convolution, norm, _ = layer
+    def _smaller(self, x: Tensor, layer: nn.Module) -> Tensor:
+        convolution, norm, _ = layer.children()
         y: Tensor = _Smaller.apply(  # type: ignore[no-untyped-call]
             self.layers, norm, x, convolution.weight, norm.weight, norm.bias
         )
@@ -90,7 +96,7 @@ class NativeResUNetLoss(nn.Module):
 class Statistics(NamedTuple):
     """A batch norm's, of all ranks' rows."""
 
-    count: int
+    cells: int
     mean: Sums
     rstd: Sums
     weight: Sums
@@ -103,18 +109,19 @@ class Statistics(NamedTuple):
         """Updates the layer's running statistics. Raises ValueError for a single value."""
         synchronised = norm.is_synchronised(layer)
         if synchronised:
-            own = np.stack([np.full_like(moments.mean, moments.count), moments.mean, moments.squares])
-            of_ranks = norm.of_all_ranks(torch.from_numpy(own)).numpy()
+            counts = np.full_like(moments.mean, moments.cells)
+            own = torch.from_numpy(np.stack([counts, moments.mean, moments.squares]))
+            of_ranks = norm.of_all_ranks(own).numpy()
             moments = join(of_ranks[:, 0, 0], of_ranks[:, 1:])
-        count, mean, squares = moments
-        if count <= 1:
-            raise ValueError(f"batch norm of {count} values of a channel, wanted 2 or more")
-        variance = squares / count
-        norm.remember(layer, torch.from_numpy(mean), torch.from_numpy(squares / (count - 1)))
+        cells, mean, squares = moments
+        if cells <= 1:
+            raise ValueError(f"batch norm of {cells} values of a channel, wanted 2 or more")
+        variance = squares / cells
+        norm.remember(layer, torch.from_numpy(mean), torch.from_numpy(squares / (cells - 1)))
         weight, bias = (part.detach().double().numpy() for part in (layer.weight, layer.bias))
         rstd = 1 / np.sqrt(variance + layer.eps)
         table = np.stack([mean, weight * rstd, bias]).astype(np.float32)
-        return cls(count, mean, rstd, weight, table, synchronised)
+        return cls(cells, mean, rstd, weight, table, synchronised)
 
     def backward(self, moved: Sums) -> tuple[Plane, Tensor, Tensor]:
         """moved [2, C]: the sums of this rank's gradients, and of them times (z - mean).
@@ -126,11 +133,10 @@ class Statistics(NamedTuple):
         if self.synchronised:
             total = norm.of_all_ranks(torch.from_numpy(moved)).sum(dim=0).numpy()
         scale = self.weight * self.rstd
-        together, along = total / self.count
+        together, along = total / self.cells
         parts = [scale, self.mean, -scale * self.rstd**2 * along, -scale * together]
-        of_weight, of_bias = moved[1] * self.rstd, moved[0]
-        gradients = (torch.from_numpy(part.astype(np.float32)) for part in (of_weight, of_bias))
-        return np.stack(parts).astype(np.float32), *gradients
+        of_weight, of_bias = torch.from_numpy(moved[1] * self.rstd), torch.from_numpy(moved[0])
+        return np.stack(parts).astype(np.float32), of_weight.float(), of_bias.float()
 
 
 # ---- layers
@@ -301,6 +307,6 @@ def _wide(weight: Tensor) -> Plane:
 
 
 def _as(weight: Tensor, gradient: Plane) -> Tensor:
-    """The weight's part of a gradient, laid out as the weight: the fused step takes it as it lies."""
+    """A weight's gradient, laid out as the weight: the fused step takes memory as it lies."""
     outputs, inputs = weight.shape[:2]
     return torch.empty_like(weight).copy_(torch.from_numpy(gradient[:outputs, :inputs].copy()))
