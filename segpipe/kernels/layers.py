@@ -20,6 +20,7 @@ from segpipe.kernels.native import shaped
 from segpipe.kernels.segnet_lite import CLASSES, Image8, Plane, Sums
 
 CHANNEL_STEP = 4  # channels
+SQUARES = (1, 2)  # px, sides of what a cell holds
 BAND_CELLS = 8192  # about so many are a band's, which one thread works on
 
 Norm = Plane
@@ -237,7 +238,8 @@ class Layers:
         channels = logits.shape[-1]
         shape = _Shape.of("logits", logits, channels)
         pixels = (shape.images, shape.height * square, shape.width * square)
-        if square < 1 or CLASSES * square**2 > channels:
+        _check_square(square)
+        if CLASSES * square**2 > channels:
             raise ValueError(f"logits: {channels} channels, wanted {CLASSES * square**2} or more")
         gradient, loss = np.empty_like(logits), np.zeros(shape.bands)
         run = native.library().likelihood
@@ -253,6 +255,7 @@ class Layers:
         pixels of a square, row by row; C is the next multiple of 4, what is too much is 0."""
         num, height, width = images.shape[:3] if images.ndim == 4 else (0, 0, 0)
         shaped("images", images, (num, height, width, 3), np.uint8)
+        _check_square(square)
         if not images.size or height % square or width % square:
             raise ValueError(f"images: {height} x {width} px, wanted multiples of {square}")
         channels = -(-3 * square**2 // CHANNEL_STEP) * CHANNEL_STEP
@@ -329,6 +332,12 @@ def _check_weight(weight: Plane, side: int = 3) -> tuple[int, int]:
         raise ValueError(f"weight: {weight.shape}, wanted channels in multiples of {CHANNEL_STEP}")
     shaped("weight", weight, (outputs, inputs, side, side), np.float32)
     return outputs, inputs
+
+
+def _check_square(square: int) -> None:
+    """Raise ValueError for a square of pixels that there is no loop for."""
+    if square not in SQUARES:
+        raise ValueError(f"squares of {square} px, wanted one of {SQUARES}")
 
 
 def _in_order(weight: Plane) -> Plane:

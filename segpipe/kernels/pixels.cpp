@@ -10,27 +10,27 @@ constexpr int CLASSES = 3;
 
 // The pixels of a row of cells, square by square: a class's logits after the other's, and their
 // truth; what is not counted has none.
-struct Pixels {
-  int square, width, stride, count; // stride: floats of a cell
+template <int SQUARE> struct Pixels {
+  static constexpr int EACH = SQUARE * SQUARE; // of a cell
+  int width, stride, count; // stride: floats of a cell
   Floats64 logits[CLASSES];
   std::vector<int32_t> truth;
 
-  Pixels(int new_square, int new_width, int new_stride)
-      : square(new_square), width(new_width), stride(new_stride), count(width * square * square),
-        truth(padded(count, LANES), -1) {
+  Pixels(int new_width, int new_stride)
+      : width(new_width), stride(new_stride), count(width * EACH), truth(padded(count, LANES), -1) {
     for (auto &plane : logits) plane.assign(padded(count, LANES));
   }
 
   void read(const float *row, const uint8_t *labels) {
-    const int each = square * square;
     for (int k = 0; k < CLASSES; k++)
       for (int x = 0; x < width; x++)
-        std::memcpy(logits[k].data() + x * each, row + x * stride + k * each, sizeof(float) * each);
-    for (int dy = 0; dy < square; dy++, labels += width * square)
-      for (int x = 0; x < width; x++)
-        for (int dx = 0; dx < square; dx++) {
-          const int label = labels[x * square + dx];
-          truth[x * each + dy * square + dx] = label < CLASSES ? label : -1;
+        std::memcpy(logits[k].data() + x * EACH, row + x * stride + k * EACH, sizeof(float) * EACH);
+    int32_t *to = truth.data();
+    for (int x = 0; x < width; x++)
+      for (int dy = 0; dy < SQUARE; dy++)
+        for (int dx = 0; dx < SQUARE; dx++, to++) {
+          const int label = labels[(dy * width + x) * SQUARE + dx];
+          *to = label < CLASSES ? label : -1;
         }
   }
 
@@ -65,56 +65,69 @@ struct Pixels {
   }
 
   void write(float *row) const {
-    const int each = square * square;
     for (int k = 0; k < CLASSES; k++)
       for (int x = 0; x < width; x++)
-        std::memcpy(row + x * stride + k * each, logits[k].data() + x * each, sizeof(float) * each);
-    for (int k = CLASSES * each; k < stride; k++)
+        std::memcpy(row + x * stride + k * EACH, logits[k].data() + x * EACH, sizeof(float) * EACH);
+    for (int k = CLASSES * EACH; k < stride; k++)
       for (int x = 0; x < width; x++) row[x * stride + k] = 0;
   }
 };
 
+template <int SQUARE>
+void differentiate(const Planes &planes, int from, int to, const float *logits, const uint8_t *labels,
+                   int channels, float *gradient, double *loss) {
+  Pixels<SQUARE> pixels(planes.width, channels);
+  for (int number = from; number < to; number++) {
+    const Band rows(planes, number);
+    for (int y = rows.from; y < rows.to; y++) {
+      const size_t cell = rows.cell(y);
+      pixels.read(logits + cell * channels, labels + cell * SQUARE * SQUARE);
+      loss[number] += pixels.differentiate();
+      pixels.write(gradient + cell * channels);
+    }
+  }
+}
+
+template <int SQUARE>
+void make_cells(const Planes &planes, int from, int to, const uint8_t *image, int channels, float *cells) {
+  constexpr int EACH = SQUARE * SQUARE, COLOURS = 3;
+  const size_t length = size_t(planes.width) * SQUARE * COLOURS; // of a row of pixels
+  for (int number = from; number < to; number++) {
+    const Band rows(planes, number);
+    for (int y = rows.from; y < rows.to; y++) {
+      const uint8_t *pixels = image + rows.cell(y) * EACH * COLOURS;
+      float *at = cells + rows.cell(y) * channels;
+      for (int x = 0; x < planes.width; x++, pixels += SQUARE * COLOURS, at += channels) {
+        for (int colour = 0; colour < COLOURS; colour++)
+          for (int dy = 0; dy < SQUARE; dy++)
+            for (int dx = 0; dx < SQUARE; dx++)
+              at[colour * EACH + dy * SQUARE + dx] =
+                  float(pixels[dy * length + dx * COLOURS + colour]) / 255.0f;
+        for (int k = COLOURS * EACH; k < channels; k++) at[k] = 0;
+      }
+    }
+  }
+}
+
 } // namespace
 
-// The gradient of -log p(true class), summed over all pixels, and that sum, of each band.
+// The gradient of -log p(true class), summed over all pixels, and that sum, of each band; square is 1
+// or 2.
 extern "C" int32_t likelihood(const float *logits, const uint8_t *labels, int32_t square,
                               int32_t height, int32_t width, int32_t band, int32_t channels,
                               int32_t from, int32_t to, float *gradient, double *loss) {
   return guarded([&] {
-    const Planes planes{height, width, band};
-    Pixels pixels(square, width, channels);
-    for (int number = from; number < to; number++) {
-      const Band rows(planes, number);
-      for (int y = rows.from; y < rows.to; y++) {
-        const size_t cell = rows.cell(y);
-        pixels.read(logits + cell * channels, labels + cell * square * square);
-        loss[number] += pixels.differentiate();
-        pixels.write(gradient + cell * channels);
-      }
-    }
+    const auto run = square == 1 ? differentiate<1> : differentiate<2>;
+    run({height, width, band}, from, to, logits, labels, channels, gradient, loss);
   });
 }
 
-// Squares of pixels as cells, a colour's pixels after the other's, and zeros.
+// Squares of pixels as cells, a colour's pixels after the other's, and zeros; square is 1 or 2.
 extern "C" int32_t square_cells(const uint8_t *image, int32_t square, int32_t height, int32_t width,
                                 int32_t band, int32_t channels, int32_t from, int32_t to,
                                 float *cells) {
   return guarded([&] {
-    const Planes planes{height, width, band};
-    const int each = square * square;
-    for (int number = from; number < to; number++) {
-      const Band rows(planes, number);
-      for (int y = rows.from; y < rows.to; y++) {
-        const size_t cell = rows.cell(y);
-        const uint8_t *pixel = image + cell * each * 3;
-        float *at = cells + cell * channels;
-        std::memset(at, 0, sizeof(float) * width * channels);
-        for (int dy = 0; dy < square; dy++)
-          for (int x = 0; x < width; x++)
-            for (int dx = 0; dx < square; dx++, pixel += 3)
-              for (int colour = 0; colour < 3; colour++)
-                at[x * channels + colour * each + dy * square + dx] = float(pixel[colour]) / 255.0f;
-      }
-    }
+    const auto run = square == 1 ? make_cells<1> : make_cells<2>;
+    run({height, width, band}, from, to, image, channels, cells);
   });
 }

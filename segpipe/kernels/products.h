@@ -71,10 +71,29 @@ constexpr int in_group(int vectors) {
   return vectors % 3 == 0 ? 3 : vectors % 4 == 0 ? 4 : vectors % 2 == 0 ? 2 : 1;
 }
 
+// Of three vectors those from FIRST to before LAST, which alone have weights other than 0 here.
+template <int FIRST, int LAST, int CELLS, int STRIDE>
+inline void multiply_some(Floats (&sum)[CELLS][3], const float *from, size_t stride, int depth,
+                          const float *weights) {
+  if constexpr (STRIDE > 0) stride = STRIDE;
+  for (int k = 0; k < depth; k++) {
+    Floats weight[3];
+#pragma GCC unroll 3
+    for (int v = FIRST; v < LAST; v++) weight[v] = in_register(load(weights + (k * 3 + v) * LANES));
+#pragma GCC unroll 24
+    for (int cell = 0; cell < CELLS; cell++) {
+      const Floats value = in_register(from[cell * stride + k] - Floats{}); // in all lanes
+#pragma GCC unroll 3
+      for (int v = FIRST; v < LAST; v++) sum[cell][v] += weight[v] * value;
+    }
+  }
+}
+
 // Sums of products of runs of floats with weights: [group][row][depth][vector].
 struct Product {
   int rows, depth, stride, outputs; // of runs; floats of a run, from a unit's to the next's
   int vectors, groups;              // of a unit's outputs
+  int edge = 0; // of so many floats at a run's ends, the last or the first of 3 vectors has no weights
   Floats64 weights, bias;
 
   Product(int new_rows, int new_depth, int new_stride, int new_outputs)
@@ -99,7 +118,8 @@ struct Product {
   // Rows of runs -> `units` times the outputs; what lies behind these in `to` is lost.
   void run(const float *const *from, int units, float *to) const {
     if (vectors == 4) run_vectors<4, 0>(from, units, to);
-    if (vectors == 3) run_strides<3>(from, units, to);
+    if (vectors == 3 && edge) run_vectors<3, 48, true>(from, units, to);
+    if (vectors == 3 && !edge) run_strides<3>(from, units, to);
     if (vectors == 2) run_strides<2>(from, units, to);
     if (vectors == 1) run_vectors<1, 0>(from, units, to);
   }
@@ -113,17 +133,17 @@ private:
   }
 
   // The last group first: it may touch the beginning of the next cell, which is then written anew.
-  template <int VECTORS, int STRIDE>
+  template <int VECTORS, int STRIDE, bool EDGES = false>
   __attribute__((noinline)) void run_vectors(const float *const *from, int units, float *to) const {
     constexpr int MANY = SUMS / VECTORS, FEW = MANY / 3;
     for (int group = groups; group-- > 0;) {
       int unit = 0;
-      for (; unit + MANY <= units; unit += MANY) run_units<VECTORS, MANY, STRIDE>(from, unit, group, to);
-      for (; unit < units; unit += FEW) run_units<VECTORS, FEW, STRIDE>(from, unit, group, to);
+      for (; unit + MANY <= units; unit += MANY) run_units<VECTORS, MANY, STRIDE, EDGES>(from, unit, group, to);
+      for (; unit < units; unit += FEW) run_units<VECTORS, FEW, STRIDE, EDGES>(from, unit, group, to);
     }
   }
 
-  template <int VECTORS, int UNITS, int STRIDE>
+  template <int VECTORS, int UNITS, int STRIDE, bool EDGES>
   inline void run_units(const float *const *from, int unit, int group, float *to) const {
     const int first = group * VECTORS * LANES;
     const float *of_group = weights.data() + size_t(first) * rows * depth;
@@ -132,9 +152,18 @@ private:
     for (int u = 0; u < UNITS; u++)
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++) sum[u][v] = load(bias.data() + first + v * LANES);
-    for (int row = 0; row < rows; row++)
-      multiply<VECTORS, UNITS, STRIDE>(sum, from[row] + size_t(unit) * stride, stride, depth,
-                                       of_group + size_t(row) * depth * VECTORS * LANES);
+    for (int row = 0; row < rows; row++) {
+      const float *run = from[row] + size_t(unit) * stride;
+      const float *of_row = of_group + size_t(row) * depth * VECTORS * LANES;
+      if constexpr (EDGES) {
+        const int end = depth - edge;
+        multiply_some<0, 2, UNITS, STRIDE>(sum, run, stride, edge, of_row);
+        multiply_some<0, 3, UNITS, STRIDE>(sum, run + edge, stride, end - edge, of_row + 3 * edge * LANES);
+        multiply_some<1, 3, UNITS, STRIDE>(sum, run + end, stride, edge, of_row + 3 * end * LANES);
+      } else {
+        multiply<VECTORS, UNITS, STRIDE>(sum, run, stride, depth, of_row);
+      }
+    }
 #pragma GCC unroll 24
     for (int u = 0; u < UNITS; u++)
 #pragma GCC unroll 4
