@@ -21,6 +21,7 @@ from pathlib import Path
 import needs
 import numpy as np
 import pytest
+import test_layers
 import torch
 from needs import why_skip
 
@@ -327,7 +328,7 @@ def refused() -> dict[str, str]:
         "rows: channels": lambda: kernels.packed_rows(canvas),
     }
     told = {}
-    for name, call in bad.items():
+    for name, call in (bad | test_layers.refused()).items():
         try:
             call()
             told[name] = "nothing"
@@ -346,7 +347,7 @@ def test_arrays_that_do_not_fit_are_refused_by_optimised_python_too(flags):
     told, debug = done.stdout.strip().rsplit(" ", 1)
     assert debug == str(not flags)
     found = json.loads(told)
-    assert len(found) == 27
+    assert len(found) == 53
     assert {name for name, error in found.items() if "wanted" not in error} == {
         "levels: top",
         "mask: top",
@@ -436,7 +437,8 @@ def test_the_kernels_tests_pass_with_address_and_undefined_behaviour_sanitizers(
         "PYTHONMALLOC": "malloc",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
     }
-    tests = [ROOT / "tests" / name for name in ("test_kernels.py", "test_resunet_kernel.py")]
+    names = ("test_kernels.py", "test_resunet_kernel.py", "test_layers.py")
+    tests = [ROOT / "tests" / name for name in names]
     words = [sys.executable, "-m", "pytest", "-q", "-p", "sanitized", "--timeout=1800", *tests]
     done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]

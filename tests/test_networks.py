@@ -431,14 +431,14 @@ def test_soft_labels_that_are_sure_give_the_loss_of_classes(loss):
     network = build_model("wnet", classes=3, width=4).eval()
     images, labels = labelled(24, 32)
     assert set(labels.unique().tolist()) == {OUTSIDE, VESSEL, BACKGROUND}
-    soft = torch.tensor([0, 255, 1], dtype=torch.uint8)[labels.long()]
+    soft = torch.tensor([0, 254, 1], dtype=torch.uint8)[labels.long()]
     hard = Loss(network, loss=loss)(images, labels)
     assert Loss(network, loss=loss, soft=True)(images, soft).item() == pytest.approx(hard.item())
 
 
 def test_a_soft_labels_loss_is_least_where_the_network_says_the_same():
-    """Of a pixel at 128 of 255: as much a vessel as background, and its entropy is ln 2."""
-    soft = torch.full((1, 1, 1), 128, dtype=torch.uint8)
+    """Of a pixel midway: as much a vessel as background, and its entropy is ln 2."""
+    soft = torch.full((1, 1, 1), 127.5)
     losses = []
     for vessel in (0.3, 0.5, 0.7):
         logits = torch.tensor([1e-30, vessel, 1 - vessel]).log().reshape(1, 3, 1, 1)

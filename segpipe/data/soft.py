@@ -1,6 +1,6 @@
 """Soft labels: how sure each pixel is to be a vessel, in place of its class.
 
-They are uint8: 0 outside the field of view, 1 to 255 inside it for a vessel with probability 0 to
+They are uint8: 0 outside the field of view, 1 to 254 inside it for a vessel with probability 0 to
 1. Where a photograph is reduced to the working diameter, that is the share of a pixel that the
 drawn vessels cover.
 """
@@ -14,7 +14,7 @@ from segpipe.data.arrays import Image8, Plane
 from segpipe.data.canvas import resize_classes
 from segpipe.data.classes import OUTSIDE, VESSEL
 
-LEVELS = 254  # steps from surely background to surely vessel
+LEVELS = 253  # steps from surely background to surely vessel
 
 
 def soft_label(

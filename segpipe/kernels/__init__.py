@@ -3,6 +3,7 @@
     build.py       *.cpp -> lib/, a library for each variant of CPU; when the package is built
     native.py      the best of these that this CPU runs, and why there is none
     segnet_lite.py the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
+    layers.py      a training step's layers and their gradients, quicker
     resunet.py     the scores of models.resunet, quicker
     masks.py       canvas.native_mask, quicker
     scores.py      canvas.native_score and codecs.encode_grey, quicker
@@ -11,6 +12,7 @@ Where there is none `missing` says so, and those who call take the plain path. N
 knows torch: a process that segments with these starts in half a second.
 """
 
+from segpipe.kernels.layers import Layers
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.resunet import ResUNetScores
@@ -19,6 +21,7 @@ from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLit
 
 __all__ = [
     "REACH_PX",
+    "Layers",
     "ResUNetScores",
     "SegNetLiteGradients",
     "SegNetLiteScores",

@@ -27,6 +27,15 @@ U8, I32, I64, F32, F64 = (
     np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
     for dtype in (np.uint8, np.int32, np.int64, np.float32, np.float64)
 )
+
+
+def _optional(kind: Any) -> Any:
+    """The same for ctypes, where None is passed as a null pointer."""
+    found = classmethod(lambda _, array: None if array is None else kind.from_param(array))
+    return type(f"optional_{kind.__name__}", (kind,), {"from_param": found})
+
+
+F32_OR_NONE, F64_OR_NONE = _optional(F32), _optional(F64)
 INT, FLOAT, NETWORK = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
@@ -34,6 +43,19 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "packed_rows": (U8, INT, INT, INT, U8, I64),
     "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),
     "segnet_lite_gradients": (U8, U8, INT, INT, INT, F32, F32, F32, F32, F64, F64, F64, F64),
+    "convolution_forward": (F32, F32_OR_NONE, F32, F32_OR_NONE, *[INT] * 7, F32, F64_OR_NONE),
+    "convolution_backward": (
+        *(F32, F32_OR_NONE, F32, F32, F32_OR_NONE, F32_OR_NONE, *[INT] * 8),
+        *(F64, F64_OR_NONE, F32_OR_NONE, F64_OR_NONE),
+    ),
+    "normalise": (F32, F32, F32_OR_NONE, *[INT] * 6, F32),
+    "normalise_backward": (F32, F32, F32, F32, *[INT] * 6, F32, F64),
+    "halve_forward": (F32, F32, *[INT] * 7, F32, F64),
+    "halve_backward": (F32, F32, F32, F32, F32, *[INT] * 7, F64, F32),
+    "double_forward": (F32, F32, F32, F32, *[INT] * 7, F32),
+    "double_backward": (F32, F32, F32, F32, *[INT] * 7, F32, F32, F64, F64),
+    "likelihood": (F32, U8, F32, *[INT] * 7, F32, F64),
+    "square_cells": (U8, *[INT] * 7, F32),
     "resunet_open": (INT, INT, I32, F64, ctypes.POINTER(NETWORK)),
     "resunet_scores": (NETWORK, U8, U8, INT, INT, F32),
 }

@@ -5,7 +5,7 @@
 // convolution sees in one row are one run of numbers, and every layer is a product of such runs with
 // weights. Only the tiles of 4x4 cells are computed that the field of view's scores depend on.
 #include "border.h"
-#include "lanes.h"
+#include "products.h"
 #include <algorithm>
 #include <array>
 #include <type_traits>
@@ -13,7 +13,6 @@
 
 namespace {
 
-constexpr int SUMS = LANES == 16 ? 24 : 12; // that stay in registers
 constexpr int COLOURS = 3;
 constexpr int TILE = 4; // cells, side of what is computed together
 
@@ -29,30 +28,6 @@ template <class Body> inline void in_lanes(int lanes, Body body) {
   else
     body(std::integral_constant<int, STEP>());
 }
-
-// What is used several times and would else be loaded as often: loads are what a core has fewest of.
-template <typename Lanes> inline Lanes in_register(Lanes x) {
-#ifdef __AVX__
-  asm("" : "+v"(x));
-#endif
-  return x;
-}
-
-template <typename Lanes> inline Lanes positive(const Lanes &x) { return x > 0.0f ? x : Lanes{}; }
-
-constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
-
-struct alignas(64) Line {
-  float values[16];
-};
-
-// Floats at addresses that vectors like.
-struct Floats64 {
-  std::vector<Line> lines;
-  void assign(size_t count) { lines.assign((count + 15) / 16, Line{}); }
-  float *data() { return lines.data()->values; }
-  const float *data() const { return lines.data()->values; }
-};
 
 // ---- which cells are needed
 
@@ -142,43 +117,6 @@ struct Plane {
 
 // ---- products
 
-// sum += the runs of `depth` floats at `from`, `stride` apart, times weights [depth][VECTORS].
-template <typename Lanes, int VECTORS, int CELLS>
-inline void multiply(Lanes (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
-                     const float *weights) {
-  constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
-  for (int k = 0; k < depth; k++) {
-    if constexpr (VECTORS <= CELLS) {
-      Lanes weight[VECTORS];
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; v++)
-        weight[v] = in_register(load_as<Lanes>(weights + (k * VECTORS + v) * WIDTH));
-#pragma GCC unroll 24
-      for (int cell = 0; cell < CELLS; cell++) {
-        const float value = from[cell * stride + k];
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
-      }
-    } else {
-      Lanes value[CELLS];
-#pragma GCC unroll 3
-      for (int cell = 0; cell < CELLS; cell++)
-        value[cell] = from[cell * stride + k] - Lanes{}; // in all lanes
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; v++) {
-        const Lanes weight = in_register(load_as<Lanes>(weights + (k * VECTORS + v) * WIDTH));
-#pragma GCC unroll 3
-        for (int cell = 0; cell < CELLS; cell++) sum[cell][v] += weight * value[cell];
-      }
-    }
-  }
-}
-
-// Vectors of outputs whose sums are found together, of so many.
-constexpr int in_group(int vectors) {
-  return vectors % 3 == 0 ? 3 : vectors % 4 == 0 ? 4 : vectors % 2 == 0 ? 2 : 1;
-}
-
 // What becomes of a sum: it is kept, or its positive part is, or what is there is added before.
 enum Then { KEEP, RECTIFY, ADD };
 
@@ -241,7 +179,7 @@ private:
     for (int c = 0; c < CELLS; c++)
       for (int v = 0; v < VECTORS; v++) sum[c][v] = load_as<Lanes>(bias.data() + first + v * WIDTH);
     for (int row = 0; row < rows; row++)
-      multiply(sum, from[row] + size_t(cell) * stride, stride, depth,
+      multiply<Lanes, VECTORS, CELLS>(sum, from[row] + size_t(cell) * stride, stride, depth,
                of_group + size_t(row) * depth * VECTORS * WIDTH);
     for (int c = 0; c < CELLS; c++)
       for (int v = 0; v < VECTORS; v++) {

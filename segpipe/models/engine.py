@@ -63,7 +63,6 @@ class Engine:
         return f"{self.backend} {self.precision}"
 
 
-TRAINED_NATIVE = "segnet-lite"  # whose native loop finds gradients
 REFERENCE = Engine("torch", "fp32")
 ENGINES = (REFERENCE, Engine("torch", "bf16"), Engine("native", "fp32"), Engine("native", "bf16"))
 BACKENDS = ("auto", "native", "torch")
@@ -223,6 +222,10 @@ class NativeForm(NamedTuple):
     """Whether it knows a network of this width."""
     open: Callable[[State], Score]
     """From the network's state dict. Raises KeyError, ValueError ... for another network's."""
+    crops_even: bool = False
+    """Whether it trains on crops of an even side alone."""
+    soft_labels: bool = True
+    """Whether it trains on soft labels."""
 
 
 def _segnet_lite(state: State) -> Score:
@@ -239,7 +242,7 @@ def _resunet(state: State) -> Score:
 
 
 NATIVE_FORMS = {
-    "segnet-lite": NativeForm(segnet_lite.fits, _segnet_lite),
+    "segnet-lite": NativeForm(segnet_lite.fits, _segnet_lite, crops_even=True, soft_labels=False),
     "resunet": NativeForm(resunet.fits, _resunet),
     "fineunet": NativeForm(resunet.fits, _resunet),
 }
@@ -264,17 +267,24 @@ def native_problem(model: str, width: int | None, precision: str, device: str) -
 
 
 def training_problem(
-    model: str, width: int | None, precision: str, device: str, crop_size: int, loss: str
+    model: str,
+    width: int | None,
+    precision: str,
+    device: str,
+    crop_size: int,
+    loss: str,
+    soft: bool = False,
 ) -> str:
     """Why a training cannot use the native backend here, or ''."""
-    if crop_size % 2:
-        return "the native backend wants crops of an even side"
+    if problem := native_problem(model, width, precision, device):
+        return problem
     if loss != "nll":
         return "the native backend has no other loss than nll"
-    problem = native_problem(model, width, precision, device)
-    if not problem and model != TRAINED_NATIVE:
-        return f"the native form of {model} does not train"
-    return problem
+    if soft and not NATIVE_FORMS[model].soft_labels:
+        return f"the native backend of {model} has no soft labels"
+    if NATIVE_FORMS[model].crops_even and crop_size % 2:
+        return f"the native backend of {model} wants crops of an even side"
+    return ""
 
 
 def _problem(loaded: Checkpoint, engine: Engine, device: str) -> str:

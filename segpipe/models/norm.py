@@ -46,25 +46,34 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
         Raises ValueError in training where all ranks together hold one value of a channel.
         """
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+        if not self.training or not is_synchronised(self):
             return super().forward(x)
         mean, variance, count = _statistics(x)
         if count <= 1:
             raise ValueError(f"batch norm of {count:.0f} values of a channel, wanted 2 or more")
-        self._remember(mean, variance * (count / (count - 1)))
+        remember(self, mean, variance * (count / (count - 1)))
         normalised: Tensor = Normalise.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.bias, mean, variance, count, self.eps
         )
         return normalised
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+def is_synchronised(layer: nn.BatchNorm2d) -> bool:
+    """Whether its statistics are those of several ranks."""
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    return isinstance(layer, GlobalBatchNorm2d) and several
+
+
+@torch.no_grad()
+def remember(layer: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """One batch more in the running statistics: mean [C] and unbiased variance [C]."""
+    assert layer.momentum is not None
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked += 1
+    layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), layer.momentum)
+    layer.running_var.lerp_(variance.to(layer.running_var.dtype), layer.momentum)
 
 
 @torch.no_grad()
@@ -80,7 +89,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     mean = rows.sum(dim=0, dtype=precise).view(-1, channels).sum(dim=0) / num
     squares = (rows - mean.repeat(x.shape[3])).square_().sum(dim=0).view(-1, channels).sum(dim=0)
     own = torch.cat([mean.double(), squares.double(), mean.new_tensor([num], dtype=torch.double)])
-    table = _of_all_ranks(own)  # [ranks, 2 C + 1]
+    table = of_all_ranks(own)  # [ranks, 2 C + 1]
     means, all_squares, nums = table[:, :channels], table[:, channels:-1], table[:, -1:]
     count = nums.sum()
     joint = (nums * means).sum(dim=0) / count
@@ -88,7 +97,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     return joint.to(precise), variance.to(precise), float(count)
 
 
-def _of_all_ranks(own: Tensor) -> Tensor:
+def of_all_ranks(own: Tensor) -> Tensor:
     """A tensor of each rank's, stacked; by gloo in a third of a small all_reduce's time."""
     of_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(of_ranks, own)
@@ -135,7 +144,7 @@ class Normalise(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradients[0], x, weight, mean, variance, None, None, False, eps, [True, True, True]
         )
-        along, together = _of_all_ranks(torch.stack([of_weight, of_bias])).sum(dim=0) / count
+        along, together = of_all_ranks(torch.stack([of_weight, of_bias])).sum(dim=0) / count
         scale = (variance + eps).rsqrt()
         slope = weight * scale.square() * along
         rows, width = _rows(of_x), x.shape[3]

@@ -82,10 +82,8 @@ class TrainJob:
 
 def native_problem(network: NetworkSettings, crops: CropSettings, device: str) -> str:
     """Why a network's native backend cannot be used on a "cpu" or "cuda" here, or ''."""
-    if crops.soft:
-        return "the native backend has no soft labels"
     shape = network.model, network.width, network.precision, device
-    return engine.training_problem(*shape, crops.crop_size, network.loss)
+    return engine.training_problem(*shape, crops.crop_size, network.loss, crops.soft)
 
 
 def job_of(

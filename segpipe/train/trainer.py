@@ -24,7 +24,8 @@ from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
 from segpipe.models import networks, norm
-from segpipe.models.loss import Loss, NativeLoss
+from segpipe.models.loss import Loss
+from segpipe.models.native import native_loss
 from segpipe.models.network import Network
 from segpipe.models.predict import Predictor, channels_last, to_input
 from segpipe.models.torch_compat import data_parallel
@@ -88,7 +89,7 @@ class Trainer:
             norm.synchronise(network, self.device)
         self.network = network = channels_last(network.to(self.device))
         self.loss: nn.Module = (
-            NativeLoss(network, place.num_threads)
+            native_loss(network, place.num_threads, job.plan.crops.soft)
             if job.native
             else Loss(network, job.network.precision, job.network.loss, job.plan.crops.soft)
         )
