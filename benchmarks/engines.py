@@ -10,9 +10,9 @@ of one drawn canvas, scaled to the checkpoint's working diameter: from floats th
 order that suits them, segpipe's engines from the photograph's bytes. Before it is timed each score
 has to agree with that of eager torch to TOLERANCE, wherever the engine gives one.
 
-One process on one core, one thread, glibc's allocator with huge pages that are kept. In a round each
-engine has its turn, every round from another one on: a canvas that is not counted, and one that is,
-in CPU time. Three minutes a checkpoint, most of it torch's compiler, which needs a C++ compiler.
+One process on one core, one thread, glibc's allocator with huge pages that are kept. In a round
+each engine has its turn, every round from another one on: a canvas that is not counted, then one in
+CPU time. Three minutes a checkpoint, most of it torch's compiler, which needs one for C++.
 Writes results/engines.md.
 """
 
