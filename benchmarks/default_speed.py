@@ -153,8 +153,9 @@ def main() -> None:
                 f"{count} of {kind.name} ({source}, {len(found)} of them repeated), "
                 f"{flags.rounds} runs of each build by turns:",
                 "",
-                "| build | default network, working diameter, `--tta` | engine | images/s, steady | whole process, s "
-                "| its steady rate is | its whole process is as short |",
+                "| build | default network, working diameter, `--tta` | engine "
+                "| images/s, steady | whole process, s | its steady rate is "
+                "| its whole process is as short |",
                 "|---|---|---|---|---|---|---|",
                 *compared(images, builds, flags.rounds, work / "output"),
                 "",
