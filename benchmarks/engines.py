@@ -258,8 +258,8 @@ def table(name: str, rounds: int, folder: Path) -> list[str]:
     side, share = len(canvas.fov), (canvas.fov > 0).mean()
     lines = [
         f"{card.model} (`{Path(name).name}`, sha256 {loaded.sha256[:12]}): a canvas of {side} px, "
-        f"{share:.0%} of it field; the checkpoint's own {card.tta} takes {num_scores(card.tta)} "
-        "such scores a photograph.",
+        f"{share:.0%} of it field. A photograph takes {num_scores(card.tta)} of these times (the "
+        f"checkpoint's `--tta {card.tta}`).",
         "",
         "| engine | ms a canvas, min | median | times native's min | most off eager torch "
         "| ready after, s |",
