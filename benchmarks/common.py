@@ -18,6 +18,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def data_folder() -> Path:
+    """Where the real sets are, if they are."""
+    return _folder("SEGPIPE_DATA", "../shared/data")
+
+
 def drive() -> Path:
     """The real DRIVE. Raises SystemExit where it is not."""
     return _needed("SEGPIPE_DATA", "../shared/data") / "DRIVE"
@@ -29,20 +34,36 @@ def loops() -> Path:
 
 
 def _needed(variable: str, default: str) -> Path:
-    folder = Path(os.environ.get(variable) or ROOT / default).resolve()
+    folder = _folder(variable, default)
     if not folder.is_dir():
         raise SystemExit(f"{folder} is missing, set {variable}")
     return folder
 
 
-def run(words: list[object], env: dict[str, str] | None = None) -> tuple[float, str]:
+def _folder(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or ROOT / default).resolve()
+
+
+def tree_at(commit: str, folder: Path, *paths: str) -> Path:
+    """The folder with the repository, or these paths of it, as it was at a commit."""
+    archive = subprocess.run(
+        ["git", "archive", commit, *paths], capture_output=True, cwd=ROOT, check=True
+    ).stdout
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    return folder
+
+
+def run(
+    words: list[object], env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> tuple[float, str]:
     """`python WORDS` -> its wall seconds and what it printed. Raises SystemExit where it fails."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | (env or {}),
     )
     if done.returncode:
@@ -64,6 +85,15 @@ def many_images(folder: Path, count: int) -> Path:
     for number in range(count):
         original = originals[number % len(originals)]
         shutil.copy(original, folder / f"{number:05d}_{original.name}")
+    return folder
+
+
+def repeated(folder: Path, count: int, originals: list[Path]) -> Path:
+    """`count` links to these files, each under several names, in one flat folder."""
+    folder.mkdir()
+    for number in range(count):
+        original = originals[number % len(originals)]
+        (folder / f"{number:05d}_{original.name}").symlink_to(original)
     return folder
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from types import ModuleType
 
 import cv2
 import numpy as np
-from common import ROOT, drive, facts, write
+from common import ROOT, drive, facts, tree_at, write
 from PIL import Image
 
 from segpipe.data import fov
@@ -48,11 +47,9 @@ RULE = "|---|---|---|---|---|"
 
 def fov_at(commit: str, folder: Path) -> ModuleType:
     """The module that finds the field of view as it was, from the package as it was."""
-    archive = subprocess.run(
-        ["git", "archive", commit, "segpipe"], capture_output=True, cwd=ROOT, check=True
-    ).stdout
-    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
-    package = (folder / "segpipe").rename(folder / "before")  # beside the one as it is
+    package = (tree_at(commit, folder, "segpipe") / "segpipe").rename(
+        folder / "before"
+    )  # beside the one as it is
     for file in package.rglob("*.py"):
         file.write_text(re.sub(r"\b(from|import) segpipe\b", r"\1 before", file.read_text()))
     (package / "__init__.py").write_text("")

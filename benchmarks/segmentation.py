@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import drive, facts, last_json, loops, many_images, run, write
+from common import ROOT, drive, facts, last_json, loops, many_images, run, write
 
 from segpipe import metrics
 from segpipe.cluster.workers import model_env
@@ -45,9 +45,15 @@ class Speed(NamedTuple):
     process_s: float
 
 
-def by_segpipe(images: Path, output: Path) -> tuple[Speed, dict[str, Any]]:
-    words = ["-m", "jobs.segment", "--input", images, "--output", output, "--checkpoint", MODEL]
-    seconds, _ = run(words)
+def by_segpipe(
+    images: Path,
+    output: Path,
+    flags: tuple[object, ...] = ("--checkpoint", MODEL),
+    env: dict[str, str] | None = None,
+    tree: Path = ROOT,
+) -> tuple[Speed, dict[str, Any]]:
+    words = ["-m", "jobs.segment", "--input", images, "--output", output, *flags]
+    seconds, _ = run(words, env, tree)
     summary = json.loads((output / "summary.json").read_text())
     assert summary["ok"] == len(list(images.iterdir())), summary
     return Speed(summary["images_per_second"], seconds), summary

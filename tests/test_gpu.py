@@ -14,7 +14,7 @@ from verbs import run
 
 from segpipe.models import networks
 from segpipe.models.loss import Loss
-from segpipe.models.predict import Predictor, channels_last
+from segpipe.models.predict import GPU_BATCH, Predictor, channels_last
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +22,9 @@ pytestmark = [
 ]
 SMALL = ["--recipe", "lecture", "--epochs", 2]
 SMALL += ["--crops-per-image", 20, "--crop-size", 64, "--batch-size", 10]
-MODELS = {"segnet-lite": 64, "segnet": 8, "unet": 8, "wnet": 8}
+MODELS = {name: 64 if name == "segnet-lite" else 8 for name in networks.MODELS}
+"""Widths of all networks."""
+CROP, CANVAS = 64, 96  # px, multiples of every network's stride
 
 
 def losses(device: str, model: str, precision: str, steps: int = 10) -> list[float]:
@@ -33,7 +35,9 @@ def losses(device: str, model: str, precision: str, steps: int = 10) -> list[flo
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     rng, found = np.random.default_rng(0), []
     for _ in range(steps):
-        images = torch.from_numpy(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)).to(device)
+        images = torch.from_numpy(rng.integers(0, 256, (4, CROP, CROP, 3), dtype=np.uint8)).to(
+            device
+        )
         labels = (images[..., 1] // 86).to(torch.uint8)
         value = loss(images, labels)
         optimizer.zero_grad()
@@ -57,9 +61,20 @@ def test_bf16_loses_nearly_alike(model):
 def test_the_scores_are_the_cpus(model):
     torch.manual_seed(0)
     network = networks.build_model(model, 3, MODELS[model])
-    canvases = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), dtype=np.uint8)
+    canvases = np.random.default_rng(0).integers(0, 256, (5, CANVAS, CANVAS, 3), dtype=np.uint8)
     wanted = Predictor(network, "cpu").scores(canvases)
     np.testing.assert_allclose(Predictor(network, "cuda").scores(canvases), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_batch_that_a_card_takes_fits_and_changes_no_score(model):
+    torch.manual_seed(0)
+    network = networks.build_model(model, 3, MODELS[model])
+    canvases = np.random.default_rng(0).integers(0, 256, (GPU_BATCH + 1, CANVAS, CANVAS, 3))
+    one, many = Predictor(network, "cuda", batch_size=1), Predictor(network, "cuda")
+    wanted, found = (each.scores(canvases.astype(np.uint8)) for each in (one, many))
+    assert 1 <= many.batch_size <= GPU_BATCH
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
 def test_training_and_segmenting_on_a_card_do_what_they_do_on_the_cpu(

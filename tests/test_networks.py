@@ -27,6 +27,7 @@ from segpipe.models.fused import folded, fused
 from segpipe.models.loss import LOSSES, Loss, dice_loss, probabilities
 from segpipe.models.network import Network, autocast, to_planes
 from segpipe.models.networks import MODELS, build_model, load_network
+from segpipe.models.predict import Predictor, gpu_batch
 from segpipe.models.resunet import ResUNet
 from segpipe.models.segnet import SegNet
 from segpipe.models.unet import UNet
@@ -350,6 +351,54 @@ def test_strides_are_those_of_the_poolings():
         "resunet": 16,
         "fineunet": 32,
     }
+
+
+GIB, MIB = 2**30, 2**20
+
+
+@pytest.mark.parametrize(
+    ("free", "canvas", "wanted"),
+    [
+        (80 * GIB, 100 * MIB, 16),
+        (2 * 16 * 100 * MIB, 100 * MIB, 16),
+        (2 * 16 * 100 * MIB - 1, 100 * MIB, 15),
+        (GIB, 100 * MIB, 5),
+        (150 * MIB, 100 * MIB, 1),  # tried, as nothing smaller can be
+        (0, 100 * MIB, 1),
+        (GIB, 0, 16),
+    ],
+)
+def test_a_gpu_takes_sixteen_canvases_at_once_or_what_half_of_its_free_memory_holds(
+    free, canvas, wanted
+):
+    assert gpu_batch(free, canvas) == wanted
+
+
+def test_a_card_is_asked_for_its_memory_once_and_only_where_no_batch_size_is_given():
+    class Card(Predictor):
+        """A CPU that measures what a card holds."""
+
+        def __init__(self, batch_size: int | None) -> None:
+            super().__init__(Echo())
+            self.batch_size, self.asked, self.sizes = batch_size, 0, []
+
+        def _batch_of(self, canvas):
+            self.asked += 1
+            assert canvas.shape == (1, 8, 8, 3)
+            return 3
+
+        def _scores(self, batch):
+            self.sizes.append(len(batch))
+            return super()._scores(batch)
+
+    canvases = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    own, named, wanted = Card(None), Card(5), Predictor(Echo()).scores(canvases)
+    for card, sizes in ((own, [3, 3, 1]), (named, [5, 2])):
+        np.testing.assert_array_equal(card.scores(canvases), wanted)
+        assert card.sizes == sizes
+    own.scores(canvases[:0])
+    own.scores(canvases[:2])
+    assert (own.asked, named.asked) == (1, 0)
 
 
 class Echo(Network):

@@ -20,7 +20,8 @@ from segpipe.models.network import autocast, to_planes
 from segpipe.models.networks import load_network
 from segpipe.models.tta import averaged
 
-GPU_BATCH = 16  # canvases at once, where nothing else is said
+GPU_BATCH = 16  # canvases at once where nothing else is said, fewer where they would not fit
+GPU_SHARE = 0.5  # of a GPU's free memory; the rest is for cuDNN's workspaces, and for others
 
 
 class Predictor:
@@ -35,24 +36,47 @@ class Predictor:
     ) -> None:
         """`precision` fp32, or bf16 for convolutions and products whose sums stay in fp32.
 
-        `batch_size`: canvases that a GPU takes at once.
+        `batch_size`: canvases that a GPU takes at once; without, as many as `gpu_batch` allows.
         """
         self.device = torch.device(device)
         self.network = channels_last(network.eval().to(self.device))
         self.precision = precision
         # One canvas at a time keeps activations in a CPU's cache; a GPU wants them together.
-        self.batch_size = 1 if self.device.type == "cpu" else batch_size or GPU_BATCH
+        self.batch_size = 1 if self.device.type == "cpu" else batch_size
 
     @torch.inference_mode()
     def scores(self, canvases: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """canvases [N, S, S, 3] uint8 RGB -> scores [N, S, S] float32 in [0, 1]."""
         out = np.empty(canvases.shape[:3], np.float32)
-        for start in range(0, len(canvases), self.batch_size):
-            batch = canvases[start : start + self.batch_size]
-            with autocast(self.device, self.precision):
-                logits = self.network(to_input(batch, self.device))
-            out[start : start + len(batch)] = vessel_score(logits.float()).cpu().numpy()
+        if self.batch_size is None and len(canvases):
+            self.batch_size = self._batch_of(canvases[:1])
+        size = self.batch_size or 1
+        for start in range(0, len(canvases), size):
+            batch = canvases[start : start + size]
+            out[start : start + len(batch)] = self._scores(batch)
         return out
+
+    def _scores(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        with autocast(self.device, self.precision):
+            logits = self.network(to_input(batch, self.device))
+        scores: npt.NDArray[np.float32] = vessel_score(logits.float()).cpu().numpy()
+        return scores
+
+    def _batch_of(self, canvas: npt.NDArray[np.uint8]) -> int:
+        """How many like this one, [1, S, S, 3], the GPU takes at once, by what one takes."""
+        self._scores(canvas)  # what libraries allocate once
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._scores(canvas)
+        taken = torch.cuda.max_memory_allocated(self.device) - before
+        torch.cuda.empty_cache()  # else what torch keeps for itself does not count as free
+        return gpu_batch(torch.cuda.mem_get_info(self.device)[0], taken)
+
+
+def gpu_batch(free_bytes: int, canvas_bytes: int) -> int:
+    """Canvases at once for a GPU with so much free memory, of which each takes so much."""
+    fitting = int(GPU_SHARE * free_bytes) // max(1, canvas_bytes)
+    return min(max(1, fitting), GPU_BATCH)
 
 
 Module = TypeVar("Module", bound=nn.Module)

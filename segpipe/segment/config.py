@@ -42,8 +42,8 @@ class SegmentConfig:
     group_size: int = 64
     """Photographs that are read, segmented and committed together. May change when resumed."""
     batch_size: int | None = None
-    """Photographs that the network takes at once on a GPU, 16 without; on CPUs it takes one.
-    May change when resumed."""
+    """Photographs that the network takes at once on a GPU; without, up to 16, as its memory allows.
+    On CPUs it takes one. May change when resumed."""
     format: str = "png"
     """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
     measure: str = "none"
