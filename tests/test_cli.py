@@ -118,7 +118,7 @@ def test_a_crop_larger_than_the_image_is_refused(refused, labelled, output, ray_
         (["--patience", "2"], "needs --validation-images"),
         (["--validation-images", "4"], "4 training images, at least one must be left"),
         (["--precision", "fp16"], "choose from fp32, bf16"),
-        (["--recipe", "resnet"], "--recipe resnet: choose from lecture, resunet"),
+        (["--recipe", "resnet"], "--recipe resnet: choose from lecture, fineunet, resunet"),
         (["--recipe"], "--recipe"),
         (["--augmentation", "more"], "choose from none, wnet, wide, wider"),
         (["--crop-sampling", "here"], "choose from uniform, fov, whole"),
@@ -143,11 +143,11 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     )
 
 
-def test_without_model_and_recipe_resunet_is_trained_by_its_recipe():
+def test_without_model_and_recipe_fineunet_is_trained_by_its_recipe():
     words = ["--data", "d", "--output", "o"]
-    by_name = cli._parse("train", TrainConfig, [*words, "--recipe", "resunet"])
+    by_name = cli._parse("train", TrainConfig, [*words, "--recipe", "fineunet"])
     assert cli._parse("train", TrainConfig, words) == by_name
-    assert (by_name.model, by_name.lr, by_name.tta) == ("resunet", 3e-3, "flip4")
+    assert (by_name.model, by_name.lr, by_name.diameter) == ("fineunet", 3e-3, 1024)
 
 
 @pytest.mark.parametrize("model", ["--model {}", "--model={}"])

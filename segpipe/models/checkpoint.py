@@ -27,7 +27,7 @@ from segpipe.models.tta import tta_of
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
-DEFAULT = "resunet"  # the shipped checkpoint that is used where none is named
+DEFAULT = "fineunet"  # the shipped checkpoint that is used where none is named
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ CHOICES: dict[str, Iterable[object]] = {
 class TrainConfig:
     """Train a network on a labelled set and write a checkpoint.
 
-    Without --model and --recipe, resunet is trained by the recipe resunet. Run it again with the
+    Without --model and --recipe, fineunet is trained by the recipe fineunet. Run it again with the
     same --output to resume.
     """
 
@@ -69,10 +69,10 @@ class TrainConfig:
     sets: tuple[str, ...] | None = None
     """Folders below --data that are a labelled set each, to train on all of them together."""
     recipe: str | None = None
-    """Flags by name that were found good together: resunet, or lecture (segnet-lite as in the
-    lecture); flags given beside it replace its own. With --model alone there is none: all other
+    """Flags by name that were found good together: fineunet, resunet, or lecture (segnet-lite as in
+    the lecture); flags given beside it replace its own. With --model alone there is none: all other
     flags have plain defaults, those of the lecture."""
-    model: str = "resunet"
+    model: str = "fineunet"
     """Network to train: segnet-lite, segnet, unet, wnet, resunet or fineunet."""
     width: int | None = None
     """Channels of the network's first layer; by default 64, of wnet, resunet and fineunet 8."""
