@@ -53,12 +53,14 @@ In the order in which data flows:
       segnet.py  unet.py  wnet.py  resunet.py    the networks
       networks.py        their names, and a checkpoint -> its network
       loss.py            network and loss as the one module that is trained
+      native.py          network and loss by native layers, on CPUs
       norm.py            batch norm over the rows of all ranks
       checkpoint.py      the one checkpoint format
       fused.py           what follows a convolution is done with it
       tta.py             test-time augmentation: the mean over mirror images
       torch_compat.py    what segpipe uses of torch that is private
       predict.py         canvas -> score: the one path that all share
+      forms.py           native forms of networks, and what each can do
       engine.py          how a network runs: the quickest way that keeps its masks
       bf16.py            whether a CPU has such arithmetic
       shipped.py         the verb that lists what the package ships

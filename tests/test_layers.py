@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segpipe.kernels import Layers, build, native
 from segpipe.kernels.layers import Then
-from segpipe.models import engine
+from segpipe.models import forms
 from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.native import NOT_COUNTED, NativeResUNetLoss, native_loss, targets_of
 from segpipe.models.network import Network
@@ -380,14 +380,14 @@ def test_each_network_with_a_native_form_has_its_loss(kind, wanted):
 def test_what_a_native_training_is_refused_for(changed, problem):
     asked = {"model": "fineunet", "width": None, "precision": "fp32", "device": "cpu"}
     asked |= {"crop_size": 32, "loss": "nll"} | changed
-    found = engine.training_problem(**asked)
+    found = forms.training_problem(**asked)
     assert problem in found
     assert bool(problem) == bool(found)
 
 
 def test_without_a_library_a_training_is_torchs(monkeypatch):
-    monkeypatch.setattr(engine.kernels, "missing", lambda: "this CPU lacks avx2")
-    found = engine.training_problem("fineunet", None, "fp32", "cpu", 32, "nll")
+    monkeypatch.setattr(forms.kernels, "missing", lambda: "this CPU lacks avx2")
+    found = forms.training_problem("fineunet", None, "fp32", "cpu", 32, "nll")
     assert found == "this CPU lacks avx2"
 
 
@@ -426,9 +426,7 @@ def refused() -> dict[str, Callable[[], object]]:
         "normalise: other": lambda: layers.normalise(x, norm, x[:, :3]),
         "normalise: y": lambda: layers.normalise_backward(x, x[:, :3], x, norm[0]),
         "likelihood: labels": lambda: layers.likelihood(x, labels, targets, 2),
-        "likelihood: channels": lambda: layers.likelihood(
-            x, np.zeros((1, 8, 8), np.uint8), targets, 2
-        ),
+        "likelihood: channels": lambda: layers.likelihood(x, fine, targets, 2),
         "likelihood: targets": lambda: layers.likelihood(z, labels, targets[:3], 1),
         "likelihood: square": lambda: layers.likelihood(z, labels, targets, 3),
         "cells: odd": lambda: layers.cells(images[:, :3], 2),

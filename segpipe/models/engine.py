@@ -22,20 +22,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segpipe import kernels
 from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit
-from segpipe.data.classes import BACKGROUND, VESSEL
 from segpipe.errors import UserError
-from segpipe.kernels import resunet, segnet_lite
-from segpipe.kernels.resunet import State
 from segpipe.models import checkpoint
 from segpipe.models.bf16 import bf16_problem
 from segpipe.models.checkpoint import Checkpoint
+from segpipe.models.forms import Score, native_problem, open_native
 from segpipe.models.tta import averaged
 from segpipe.storage import folders
 
@@ -44,9 +42,6 @@ PROBE_PX = 96  # side of an empty canvas that tells whether an engine runs; all 
 # Runs of an engine in a trial, the quickest counts; seconds after which there are no more of them;
 # and times as long as the best that its first may take, while caches are cold, to have others
 RUNS, RUNS_S, HOPELESS = 3, 0.3, 2.0
-
-Score = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-"""canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> score [S, S] float32, right where fov is not 0"""
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +173,7 @@ def open_score(
     if problem := _problem(loaded, engine, device):
         raise OSError(f"{engine.name}: {problem}")
     if engine.backend == "native":
-        return averaged(_native(loaded), tta)
+        return averaged(open_native(loaded), tta)
     return averaged(_torch(loaded, engine.precision, device, num_threads), tta)
 
 
@@ -213,78 +208,6 @@ def _torch(
         network if plain else fused(network, device, precision), device, precision
     )
     return lambda canvas, fov: predictor.scores(canvas[None])[0]
-
-
-class NativeForm(NamedTuple):
-    """A network's own loop in C++."""
-
-    fits: Callable[[int], bool]
-    """Whether it knows a network of this width."""
-    open: Callable[[State], Score]
-    """From the network's state dict. Raises KeyError, ValueError ... for another network's."""
-    crops_even: bool = False
-    """Whether it trains on crops of an even side alone."""
-    soft_labels: bool = True
-    """Whether it trains on soft labels."""
-
-
-def _segnet_lite(state: State) -> Score:
-    return kernels.SegNetLiteScores(
-        state["encoder.weight"],
-        state["encoder.bias"],
-        state["decoder.weight"][VESSEL] - state["decoder.weight"][BACKGROUND],
-        float(state["decoder.bias"][VESSEL] - state["decoder.bias"][BACKGROUND]),
-    )
-
-
-def _resunet(state: State) -> Score:
-    return kernels.ResUNetScores(state, VESSEL, BACKGROUND)
-
-
-NATIVE_FORMS = {
-    "segnet-lite": NativeForm(segnet_lite.fits, _segnet_lite, crops_even=True, soft_labels=False),
-    "resunet": NativeForm(resunet.fits, _resunet),
-    "fineunet": NativeForm(resunet.fits, _resunet),
-}
-
-
-def _native(loaded: Checkpoint) -> Score:
-    try:
-        return NATIVE_FORMS[loaded.card.model].open(loaded.state)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise loaded.misfit() from error
-
-
-def native_problem(model: str, width: int | None, precision: str, device: str) -> str:
-    """Why there is no native form of this network here, or ''."""
-    if device != "cpu":
-        return "the native backend is for CPUs"
-    if model not in NATIVE_FORMS or precision != "fp32":
-        return f"no native form of {model} in {precision}"
-    if width is not None and not NATIVE_FORMS[model].fits(width):
-        return f"no native form of {model} with {width} channels"
-    return kernels.missing()
-
-
-def training_problem(
-    model: str,
-    width: int | None,
-    precision: str,
-    device: str,
-    crop_size: int,
-    loss: str,
-    soft: bool = False,
-) -> str:
-    """Why a training cannot use the native backend here, or ''."""
-    if problem := native_problem(model, width, precision, device):
-        return problem
-    if loss != "nll":
-        return "the native backend has no other loss than nll"
-    if soft and not NATIVE_FORMS[model].soft_labels:
-        return f"the native backend of {model} has no soft labels"
-    if NATIVE_FORMS[model].crops_even and crop_size % 2:
-        return f"the native backend of {model} wants crops of an even side"
-    return ""
 
 
 def _problem(loaded: Checkpoint, engine: Engine, device: str) -> str:
@@ -356,7 +279,7 @@ def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
             trials[engine] = Trial(*words, None, None, problem)
             continue
         try:
-            score = _native(loaded) if native else _torch(loaded, engine.precision, device, 1)
+            score = open_native(loaded) if native else _torch(loaded, engine.precision, device, 1)
             seconds, found = _run(partial(score, canvas, fov), best_s, device)
         except RuntimeError as error:  # torch's, for what it cannot do on this CPU
             if engine == REFERENCE:

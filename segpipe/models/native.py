@@ -28,7 +28,7 @@ NOT_COUNTED = 255  # a label
 
 
 def native_loss(network: Network, num_threads: int, soft: bool = False) -> nn.Module:
-    """A network's loss by its native form, which engine.training_problem has nothing against.
+    """A network's loss by its native form, which forms.training_problem has nothing against.
 
     `soft` labels are those of data/soft.py.
     """

@@ -30,7 +30,7 @@ import numpy as np
 from segpipe.cluster.workers import model_env
 from segpipe.errors import Unfinished, UserError
 from segpipe.flags import flag
-from segpipe.models import checkpoint, engine
+from segpipe.models import checkpoint, forms
 from segpipe.models.tta import tta_of
 from segpipe.scaling import findings, pinned
 from segpipe.scaling.findings import JOB, Row
@@ -262,7 +262,7 @@ def _train(experiment: Experiment, key: Key) -> tuple[Ended, Row]:
     first_wait, first_work, first_ended = steps[0]
     precision = settings["--precision"]
     kind = flags["model"], settings["--width"], precision, experiment.device
-    problem = engine.training_problem(*kind, flags["crop_size"], settings["--loss"])
+    problem = forms.training_problem(*kind, flags["crop_size"], settings["--loss"])
     return ended, {
         "items": items,
         "rate": items / (wait + work),

@@ -25,7 +25,7 @@ from segpipe.measurement.quality import Quality, assess_quality
 from segpipe.measurement.vessels import Measurements
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
-from segpipe.models.engine import Score
+from segpipe.models.forms import Score
 from segpipe.segment.fetch import LARGEST_FILE_BYTES
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from segpipe.data.layouts import Example, LabelledSet
 from segpipe.data.survey import Look
 from segpipe.errors import UserError
-from segpipe.models import engine
+from segpipe.models import forms
 from segpipe.storage import Store
 from segpipe.storage.lock import Claim
 from segpipe.train.crop_plan import CropPlan, scaled_size
@@ -83,7 +83,7 @@ class TrainJob:
 def native_problem(network: NetworkSettings, crops: CropSettings, device: str) -> str:
     """Why a network's native backend cannot be used on a "cpu" or "cuda" here, or ''."""
     shape = network.model, network.width, network.precision, device
-    return engine.training_problem(*shape, crops.crop_size, network.loss, crops.soft)
+    return forms.training_problem(*shape, crops.crop_size, network.loss, crops.soft)
 
 
 def job_of(
