@@ -27,7 +27,8 @@ from segpipe.errors import (
 )
 from segpipe.measurement import agreement
 from segpipe.metrics import Confusion
-from segpipe.models.engine import Engine, Score, open_or_reference, open_score
+from segpipe.models.engine import Engine, open_or_reference, open_score
+from segpipe.models.forms import Score
 from segpipe.storage import Store
 
 

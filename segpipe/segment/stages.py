@@ -20,7 +20,8 @@ import numpy.typing as npt
 from segpipe.data.canvas import canvas_side
 from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
-from segpipe.models.engine import Engine, Score, open_or_reference, open_score
+from segpipe.models.engine import Engine, open_or_reference, open_score
+from segpipe.models.forms import Score
 from segpipe.segment.fetch import Fetched, OpenInput, fetched, transfers
 from segpipe.segment.group import Group
 from segpipe.segment.job import SegmentJob
