@@ -57,6 +57,7 @@ In the order in which data flows:
       tta.py             test-time augmentation: the mean over mirror images
       torch_compat.py    what segpipe uses of torch that is private
       predict.py         canvas -> score: the one path that all share
+      native.py          resunet's loss in training, by native layers on CPUs
       engine.py          how a network runs: the quickest way that keeps its masks
       bf16.py            whether a CPU has such arithmetic
       shipped.py         the verb that lists what the package ships
