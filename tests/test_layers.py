@@ -299,18 +299,18 @@ def test_a_hundred_losses_are_torchs():
     network = network_of(FineUNet)
     networks = network, copy.deepcopy(network), copy.deepcopy(network).double()
     losses = native_loss(networks[0], 1), Loss(networks[1]), Exact(networks[2])
-    optimizers = [torch.optim.SGD(one.parameters(), lr=0.02) for one in networks]
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.002) for one in networks]
     for step in range(100):
         values = []
         for loss, optimizer in zip(losses, optimizers, strict=True):
             optimizer.zero_grad()
-            value = loss(*crops_of(step, 2, 32))
+            value = loss(*crops_of(step, 2, 48))
             value.backward()
             optimizer.step()
             values.append(value.item())
-        assert values[0] == pytest.approx(values[1], rel=1e-4)
-        assert values[0] == pytest.approx(values[2], rel=1e-4)
-    assert values[0] < 1.2
+        assert values[0] == pytest.approx(values[1], rel=1e-5)
+        assert values[0] == pytest.approx(values[2], rel=1e-5)
+    assert values[0] < 1.3  # it was 1.92
 
 
 def trained(rank: int, num: int) -> dict[str, Tensor]:
@@ -345,7 +345,7 @@ def test_a_weight_that_is_no_number_gives_no_number():
     network = network_of(FineUNet)
     with torch.no_grad():
         network.down[1].layers[0].weight[0, 0, 0, 0] = torch.nan
-    assert not torch.isfinite(native_loss(network, 1)(*crops_of(0, 1, 32)))
+    assert not torch.isfinite(native_loss(network, 1)(*crops_of(0, 1, 64)))
 
 
 def test_one_value_a_channel_is_refused():

@@ -54,6 +54,7 @@ def train(labelled: Path, tmp_path: Path):
         pytest.param([*UNET, "--augmentation", "wnet"], (1, 2, 3, 4), id="unet"),
         pytest.param(["--model", "segnet-lite"], (1, 4), id="segnet-lite"),
         pytest.param(["--model", "wnet", "--width", 2], (2, 3), id="wnet"),
+        pytest.param(["--model", "fineunet"], (1, 3), id="fineunet"),
     ],
 )
 def test_any_number_of_ranks_has_the_same_losses(train, flags, numbers):
