@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from segpipe.models import checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 LECTURE = RESULTS / "lecture"
@@ -89,22 +91,25 @@ def how_good() -> str:
     """The default beside the W-Net and the second observer: accuracy, and speed in one run."""
     speed = (RESULTS / "default-model.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in speed.splitlines() if line.startswith("| ")]
-    (ours,) = [row for row in rows if row[0].startswith("**segpipe, resunet")]
+    (ours,) = [row for row in rows if row[0].startswith(f"**segpipe, {checkpoint.DEFAULT},")]
     wnet = [row for row in rows if row[0].startswith("plain W-Net")][-1]  # the last one is flip4
     told = dict(line[2:].split(": ", 1) for line in speed.splitlines() if line.startswith("- "))
-    folder = RESULTS / "networks" / "resunet"
+    folder = RESULTS / "networks" / checkpoint.DEFAULT
     facts = json.loads((folder / "facts.json").read_text())
+    flips = "" if facts["flips"] == 1 else f"-flips-{facts['flips']}"
     sets = [
-        json.loads((folder / f"{name}-flips-4.json").read_text()) for name in ("DRIVE", "STARE")
+        json.loads((folder / f"{name}{flips}.json").read_text())
+        for name in ("DRIVE", "STARE", "HRF")
     ]
     authors = json.loads((RESULTS / "wnet-authors.json").read_text())
     lines = [
-        "| | parameters | DRIVE test: AUC | Dice | STARE: AUC | Dice | images/s |",
-        "|---|---|---|---|---|---|---|",
+        "| | parameters | DRIVE test: AUC | Dice | STARE: AUC | Dice | HRF 06 to 15: AUC | Dice | "
+        "images/s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for title, parameters, results, rate in (
         (
-            "**segpipe's default**, `resunet`",
+            f"**segpipe's default**, `{checkpoint.DEFAULT}`",
             f"{facts['parameters']:,}",
             [one["pooled"] for one in sets],
             f"**{ours[1]}**",
@@ -112,10 +117,10 @@ def how_good() -> str:
         (
             f"[W-Net]({authors['source']}), its authors' weights; plain loop",
             f"{authors['parameters']:,}",
-            [authors["DRIVE"], authors["STARE"]],
+            [authors["DRIVE"], authors["STARE"], authors["HRF"]],
             wnet[1],
         ),
-        ("second human observer", "–", [one["second_observer"] for one in sets], "–"),
+        ("second human observer", "–", [one["second_observer"] or {} for one in sets], "–"),
     ):
         figures = [cell for one in results for cell in cells(one, ("auc", "dice"))]
         lines.append(f"| {title} | {parameters} | {' | '.join(figures)} | {rate} |")
