@@ -1,8 +1,8 @@
 #!/bin/bash
 # Train on the GPUs of two nodes of a Slurm cluster.
 #
-# Run:    sbatch cluster/slurm-train.sh /shared/DRIVE /shared/runs/resunet
-#         sbatch --nodes=4 cluster/slurm-train.sh s3://B/DRIVE s3://B/runs/resunet
+# Run:    sbatch cluster/slurm-train.sh /shared/DRIVE /shared/runs/fineunet
+#         sbatch --nodes=4 cluster/slurm-train.sh s3://B/DRIVE s3://B/runs/fineunet
 # Watch:  squeue --me; tail -f segpipe-train-JOB.out
 # Delete: scancel JOB
 #
@@ -26,5 +26,5 @@ set -euo pipefail
 data=$1 output=$2
 shift 2
 exec cluster/slurm-ray.sh python -m jobs.train --data "$data" --output "$output" \
-    --recipe resunet --device gpu --resource-wait 300 \
+    --recipe fineunet --device gpu --resource-wait 300 \
     --workers "$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))" "$@"

@@ -20,6 +20,7 @@ import segpipe
 from segpipe import cli
 from segpipe.data import layouts
 from segpipe.data.codecs import decode_image
+from segpipe.models import checkpoint
 from segpipe.flags import flag
 from segpipe.storage import open_store
 
