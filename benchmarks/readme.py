@@ -97,10 +97,8 @@ def how_good() -> str:
     folder = RESULTS / "networks" / checkpoint.DEFAULT
     facts = json.loads((folder / "facts.json").read_text())
     flips = "" if facts["flips"] == 1 else f"-flips-{facts['flips']}"
-    sets = [
-        json.loads((folder / f"{name}{flips}.json").read_text())
-        for name in ("DRIVE", "STARE", "HRF")
-    ]
+    files = [folder / f"{name}{flips}.json" for name in ("DRIVE", "STARE", "HRF")]
+    sets = [json.loads(path.read_text()) for path in files]
     authors = json.loads((RESULTS / "wnet-authors.json").read_text())
     lines = [
         "| | parameters | DRIVE test: AUC | Dice | STARE: AUC | Dice | HRF 06 to 15: AUC | Dice | "

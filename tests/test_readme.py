@@ -20,8 +20,8 @@ import segpipe
 from segpipe import cli
 from segpipe.data import layouts
 from segpipe.data.codecs import decode_image
-from segpipe.models import checkpoint
 from segpipe.flags import flag
+from segpipe.models import checkpoint
 from segpipe.storage import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
