@@ -73,7 +73,7 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(kind):
 def test_the_shipped_checkpoint_is_the_default():
     assert checkpoint.read(None) == checkpoint.read(checkpoint.DEFAULT)
     card = checkpoint.load(checkpoint.read(None), "default").card
-    assert card.training_data.startswith("DRIVE and HRF, 35 images")
+    assert card.training_data.startswith("DRIVE + HRF, 35 images")
 
 
 def test_an_unknown_network_is_told_the_known_ones():

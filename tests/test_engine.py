@@ -242,7 +242,7 @@ def test_a_trial_runs_what_is_quick_thrice_and_what_is_slow_once(
     canvas = np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 255, np.uint8)
     monkeypatch.setattr(engine, "time", SimpleNamespace(thread_time=lambda: now[0]))
     monkeypatch.setattr(engine, "_drawn_canvas", lambda *_: canvas)
-    monkeypatch.setattr(engine, "_native", lambda *_: running(0))
+    monkeypatch.setattr(engine, "open_native", lambda *_: running(0))
     monkeypatch.setattr(engine, "_torch", by_torch)
     monkeypatch.setattr(kernels, "missing", lambda: "")
     trials = engine._try_all(checkpoint.load(WEIGHTS, "x"), "cpu")

@@ -13,6 +13,7 @@ import pytest
 from verbs import run
 
 from segpipe.errors import UserError
+from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
 from segpipe.planning import costs
 from segpipe.planning.costs import Costs, Measured
@@ -357,7 +358,8 @@ def test_without_measurements_the_package_has_its_own(capsys):
 
 
 def test_every_cost_of_the_reference_has_a_source():
-    for name in ("resunet", "segnet-lite"):
+    assert costs.reference() == costs.reference(checkpoint.DEFAULT)
+    for name in checkpoint.shipped():
         known = costs.reference(name)
         assert known.sources.keys() == asdict(known.costs).keys()
         assert all(value > 0 for value in asdict(known.costs).values())
@@ -374,7 +376,7 @@ def test_every_cost_of_the_reference_has_a_source():
         (["--images", "5", "--measured", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--images", "5", "--output", "/nowhere/plan.json"], "--output /nowhere/plan.json: No"),
         (["--images", "5", "--node-hours", "0"], "--node-hours 0.0: must be above 0"),
-        (["--images", "5", "--checkpoint", "other"], "choose from resunet, segnet-lite"),
+        (["--images", "5", "--checkpoint", "other"], "choose from fineunet, resunet, segnet-lite"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(words, told, capsys):

@@ -104,25 +104,24 @@ def about(name: str) -> dict[str, Any]:
     return values
 
 
-def read(name_or_uri: str | None, flag: str = "--checkpoint") -> bytes:
+def read(name_or_uri: str | None) -> bytes:
     """The bytes of a shipped checkpoint (by name; the default without one) or of the file there.
 
-    `flag` gave it. Raises UserError where there is none, or where a shipped one is not what was
-    shipped.
+    Raises UserError where there is none, or where a shipped one is not what was shipped.
     """
     name = name_or_uri or DEFAULT
     if name in shipped():
         data = (resources.files(weights) / f"{name}{SUFFIX}").read_bytes()
         if hashlib.sha256(data).hexdigest() != about(name)["sha256"]:
-            raise UserError(f"{flag} {name}: its weights are damaged, install segpipe again")
+            raise UserError(f"--checkpoint {name}: its weights are damaged, install segpipe again")
         return data
     try:
         return read_uri(name)
     except UserError as error:
         if isinstance(error.__cause__, IsADirectoryError):
-            raise UserError(f"{flag} {error}") from error
+            raise UserError(f"--checkpoint {error}") from error
         raise UserError(
-            f"{flag} {name}: neither a file nor a shipped checkpoint, check the path or "
+            f"--checkpoint {name}: neither a file nor a shipped checkpoint, check the path or "
             f"choose from {', '.join(shipped())}"
         ) from error
 

@@ -231,9 +231,14 @@ class TrainConfig:
 
     def teacher_weights(self) -> dict[str, bytes]:
         """The files of --teachers, by name. Raises UserError for one that is no checkpoint."""
-        found = {name: checkpoint.read(name, "--teachers") for name in self.teachers or ()}
-        for name, data in found.items():
-            checkpoint.load(data, f"--teachers {name}")
+        found = {}
+        for name in self.teachers or ():
+            try:
+                found[name] = checkpoint.read(name)
+                checkpoint.load(found[name], f"--teachers {name}")
+            except UserError as error:
+                told = str(error).removeprefix("--checkpoint ").removeprefix("--teachers ")
+                raise UserError(f"--teachers {told}") from error
         return found
 
     @property
