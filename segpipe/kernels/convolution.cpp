@@ -92,10 +92,10 @@ private:
     const size_t stride = product.stride, first = unit * stride;
     const int depth = product.depth;
     const float *of_row = both.data();
-    multiply<Floats, 1, UNITS, STRIDE>(above, from[0] + first, stride, depth, of_row);
+    multiply<1, UNITS, STRIDE>(above, from[0] + first, stride, depth, of_row);
     multiply_both<UNITS, STRIDE>(above, below, from[1] + first, stride, depth, of_row + depth * LANES);
     multiply_both<UNITS, STRIDE>(above, below, from[2] + first, stride, depth, of_row + 3 * depth * LANES);
-    multiply<Floats, 1, UNITS, STRIDE>(below, from[3] + first, stride, depth, of_row + 5 * depth * LANES);
+    multiply<1, UNITS, STRIDE>(below, from[3] + first, stride, depth, of_row + 5 * depth * LANES);
 #pragma GCC unroll 12
     for (int u = 0; u < UNITS; u++) {
       const size_t at = size_t(unit + u) * cells * outputs;

@@ -1,9 +1,12 @@
-// As many floats at once as a register has: GCC's and Clang's vector types become whatever it is.
+// As many floats at once as a register has: GCC's and Clang's vector types become whatever it is. A
+// source that defines EIGHT_LANES has 8 at most, so nothing here is shared between sources.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512F__
+namespace {
+
+#if defined(__AVX512F__) && !defined(EIGHT_LANES)
 constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
@@ -12,19 +15,11 @@ constexpr int LANES = 8;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
-// Of so many floats, which may be fewer.
-template <int COUNT> struct VectorOf {
-  typedef float Type __attribute__((vector_size(4 * COUNT)));
-};
-template <int COUNT> using Vector = typename VectorOf<COUNT>::Type;
-
-template <typename Lanes> inline Lanes load_as(const float *from) {
-  Lanes lanes;
+inline Floats load(const float *from) {
+  Floats lanes;
   std::memcpy(&lanes, from, sizeof lanes);
   return lanes;
 }
-
-inline Floats load(const float *from) { return load_as<Floats>(from); }
 
 inline Ints load(const int32_t *from) {
   Ints lanes;
@@ -70,3 +65,5 @@ inline void sigmoid(float *values, int count) {
     std::memcpy(values + at, lanes, sizeof(float) * some);
   }
 }
+
+} // namespace

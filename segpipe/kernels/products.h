@@ -10,14 +10,14 @@ namespace {
 constexpr int SUMS = LANES == 16 ? 24 : 12; // that stay in registers
 
 // What is used several times and would else be loaded as often: loads are what a core has fewest of.
-template <typename Lanes> inline Lanes in_register(Lanes x) {
+inline Floats in_register(Floats x) {
 #ifdef __AVX__
   asm("" : "+v"(x));
 #endif
   return x;
 }
 
-template <typename Lanes> inline Lanes positive(const Lanes &x) { return x > 0.0f ? x : Lanes{}; }
+inline Floats positive(const Floats &x) { return x > 0.0f ? x : Floats{}; }
 
 constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
 
@@ -35,17 +35,16 @@ struct Floats64 {
 
 // sum += the runs of `depth` floats at `from`, `stride` apart, times weights [depth][VECTORS]. With a
 // STRIDE, which `stride` then is, no register holds where a run begins.
-template <typename Lanes, int VECTORS, int CELLS, int STRIDE = 0>
-inline void multiply(Lanes (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
+template <int VECTORS, int CELLS, int STRIDE = 0>
+inline void multiply(Floats (&sum)[CELLS][VECTORS], const float *from, size_t stride, int depth,
                      const float *weights) {
-  constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
   if constexpr (STRIDE > 0) stride = STRIDE;
   for (int k = 0; k < depth; k++) {
     if constexpr (VECTORS <= CELLS) {
-      Lanes weight[VECTORS];
+      Floats weight[VECTORS];
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++)
-        weight[v] = in_register(load_as<Lanes>(weights + (k * VECTORS + v) * WIDTH));
+        weight[v] = in_register(load(weights + (k * VECTORS + v) * LANES));
 #pragma GCC unroll 24
       for (int cell = 0; cell < CELLS; cell++) {
         const float value = from[cell * stride + k];
@@ -53,13 +52,13 @@ inline void multiply(Lanes (&sum)[CELLS][VECTORS], const float *from, size_t str
         for (int v = 0; v < VECTORS; v++) sum[cell][v] += weight[v] * value;
       }
     } else {
-      Lanes value[CELLS];
+      Floats value[CELLS];
 #pragma GCC unroll 3
       for (int cell = 0; cell < CELLS; cell++)
-        value[cell] = from[cell * stride + k] - Lanes{}; // in all lanes
+        value[cell] = from[cell * stride + k] - Floats{}; // in all lanes
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; v++) {
-        const Lanes weight = in_register(load_as<Lanes>(weights + (k * VECTORS + v) * WIDTH));
+        const Floats weight = in_register(load(weights + (k * VECTORS + v) * LANES));
 #pragma GCC unroll 3
         for (int cell = 0; cell < CELLS; cell++) sum[cell][v] += weight * value[cell];
       }
@@ -162,7 +161,7 @@ private:
         multiply_some<0, 3, UNITS, STRIDE>(sum, run + edge, stride, end - edge, of_row + 3 * edge * LANES);
         multiply_some<1, 3, UNITS, STRIDE>(sum, run + end, stride, edge, of_row + 3 * end * LANES);
       } else {
-        multiply<Floats, VECTORS, UNITS, STRIDE>(sum, run, stride, depth, of_row);
+        multiply<VECTORS, UNITS, STRIDE>(sum, run, stride, depth, of_row);
       }
     }
 #pragma GCC unroll 24

@@ -4,30 +4,17 @@
 // Activations lie as rows of cells, a cell's channels side by side, so that the cells which a
 // convolution sees in one row are one run of numbers, and every layer is a product of such runs with
 // weights. Only the tiles of 4x4 cells are computed that the field of view's scores depend on.
+#define EIGHT_LANES // cells of 8 channels half-fill wider ones, and those of 16 gain nothing
 #include "border.h"
 #include "products.h"
 #include <algorithm>
 #include <array>
-#include <type_traits>
 #include <vector>
 
 namespace {
 
 constexpr int COLOURS = 3;
 constexpr int TILE = 4; // cells, side of what is computed together
-
-// Cells have channels in steps of 8. Those of 8 or 24 are taken 8 at once also where a register has
-// 16: half of it would be zeros.
-constexpr int STEP = 8;
-constexpr int lanes_of(int channels) { return channels % LANES ? STEP : LANES; }
-
-// Calls what takes the number of lanes as a type.
-template <class Body> inline void in_lanes(int lanes, Body body) {
-  if (lanes == LANES)
-    body(std::integral_constant<int, LANES>());
-  else
-    body(std::integral_constant<int, STEP>());
-}
 
 // ---- which cells are needed
 
@@ -93,7 +80,7 @@ struct Plane {
   Floats64 floats;
 
   void shape(int new_side, int new_channels, int new_kept) {
-    side = new_side, channels = padded(new_channels, STEP), kept = std::min(new_kept, side);
+    side = new_side, channels = padded(new_channels, LANES), kept = std::min(new_kept, side);
     length = size_t(padded(side, TILE) + 2) * channels;
     floats.assign(length * (kept + 1));
   }
@@ -123,21 +110,19 @@ enum Then { KEEP, RECTIFY, ADD };
 // A layer's weights: [group of vectors][row of the kernel][depth][vector], and its biases.
 struct Layer {
   int rows = 0, depth = 0, stride = 0; // depth: floats of a run; stride: from a cell's to the next's
-  int lanes = 0, vectors = 0, groups = 0; // of outputs; vectors of one group
+  int vectors = 0, groups = 0;         // of outputs; vectors of one group
   Floats64 weights, bias;
 
-  // plain [rows][depth][outputs], of which there are some steps.
+  // plain [rows][depth][outputs]
   void pack(const std::vector<double> &plain, const std::vector<double> &plain_bias, int new_rows,
             int new_stride) {
-    const int outputs = int(plain_bias.size());
-    lanes = lanes_of(outputs);
-    const int all = outputs / lanes;
+    const int outputs = int(plain_bias.size()), all = padded(outputs, LANES) / LANES;
     rows = new_rows, stride = new_stride, depth = int(plain.size() / outputs) / rows;
     vectors = in_group(all), groups = all / vectors;
-    bias.assign(outputs);
+    bias.assign(size_t(all) * LANES);
     std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
-    weights.assign(size_t(outputs) * rows * depth);
-    const int together = vectors * lanes;
+    weights.assign(size_t(all) * LANES * rows * depth);
+    const int together = vectors * LANES;
     for (int out = 0; out < outputs; out++)
       for (int k = 0; k < rows * depth; k++)
         weights.data()[(size_t(out / together) * rows * depth + k) * together + out % together] =
@@ -147,44 +132,40 @@ struct Layer {
   // For `count` cells: to += or = the positive part, or the sum as it is.
   __attribute__((noinline)) void run(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
            Then then) const {
-    in_lanes(lanes, [&](auto width) {
-      using Lanes = Vector<width>;
-      if (vectors == 4) run_groups<Lanes, 4>(from, count, to, to_stride, then);
-      if (vectors == 3) run_groups<Lanes, 3>(from, count, to, to_stride, then);
-      if (vectors == 2) run_groups<Lanes, 2>(from, count, to, to_stride, then);
-      if (vectors == 1) run_groups<Lanes, 1>(from, count, to, to_stride, then);
-    });
+    if (vectors == 4) run_groups<4>(from, count, to, to_stride, then);
+    if (vectors == 3) run_groups<3>(from, count, to, to_stride, then);
+    if (vectors == 2) run_groups<2>(from, count, to, to_stride, then);
+    if (vectors == 1) run_groups<1>(from, count, to, to_stride, then);
   }
 
 private:
-  template <typename Lanes, int VECTORS>
+  template <int VECTORS>
   __attribute__((noinline)) void run_groups(const std::array<const float *, 3> &from, int count, float *to, int to_stride,
                   Then then) const {
     constexpr int CELLS = SUMS / VECTORS;
     for (int group = 0; group < groups; group++) {
       int cell = 0;
       for (; cell + CELLS <= count; cell += CELLS)
-        run_cells<Lanes, VECTORS, CELLS>(from, cell, group, to, to_stride, then);
-      for (; cell < count; cell++) run_cells<Lanes, VECTORS, 1>(from, cell, group, to, to_stride, then);
+        run_cells<VECTORS, CELLS>(from, cell, group, to, to_stride, then);
+      for (; cell < count; cell++) run_cells<VECTORS, 1>(from, cell, group, to, to_stride, then);
     }
   }
 
-  template <typename Lanes, int VECTORS, int CELLS>
+  template <int VECTORS, int CELLS>
   void run_cells(const std::array<const float *, 3> &from, int cell, int group, float *to,
                  int to_stride, Then then) const {
-    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
-    const int first = group * VECTORS * WIDTH;
+    const int first = group * VECTORS * LANES;
     const float *of_group = weights.data() + size_t(first) * rows * depth;
-    Lanes sum[CELLS][VECTORS];
+    Floats sum[CELLS][VECTORS];
     for (int c = 0; c < CELLS; c++)
-      for (int v = 0; v < VECTORS; v++) sum[c][v] = load_as<Lanes>(bias.data() + first + v * WIDTH);
+      for (int v = 0; v < VECTORS; v++) sum[c][v] = load(bias.data() + first + v * LANES);
     for (int row = 0; row < rows; row++)
-      multiply<Lanes, VECTORS, CELLS>(sum, from[row] + size_t(cell) * stride, stride, depth,
-               of_group + size_t(row) * depth * VECTORS * WIDTH);
+      multiply(sum, from[row] + size_t(cell) * stride, stride, depth,
+               of_group + size_t(row) * depth * VECTORS * LANES);
     for (int c = 0; c < CELLS; c++)
       for (int v = 0; v < VECTORS; v++) {
-        float *at = to + size_t(cell + c) * to_stride + first + v * WIDTH;
-        if (then == ADD) sum[c][v] += load_as<Lanes>(at);
+        float *at = to + size_t(cell + c) * to_stride + first + v * LANES;
+        if (then == ADD) sum[c][v] += load(at);
         store(at, then == KEEP ? sum[c][v] : positive(sum[c][v]));
       }
   }
@@ -225,18 +206,18 @@ constexpr double KERNEL[PATCH][3] = {{1.0 / 4, 0, 0},
                                      {1.0 / 24, -1.0 / 12, 1.0 / 6},
                                      {0, 0, 1}};
 
-template <typename Lanes> inline void to_spots(Lanes (&x)[PATCH]) {
-  const Lanes even = x[4] - x[2] * 4.0f, odd = x[3] - x[1] * 4.0f;
-  const Lanes near = x[4] - x[2], far = (x[3] - x[1]) * 2.0f;
+inline void to_spots(Floats (&x)[PATCH]) {
+  const Floats even = x[4] - x[2] * 4.0f, odd = x[3] - x[1] * 4.0f;
+  const Floats near = x[4] - x[2], far = (x[3] - x[1]) * 2.0f;
   x[0] = x[4] - x[2] * 5.0f + x[0] * 4.0f;
   x[5] = x[5] - x[3] * 5.0f + x[1] * 4.0f;
   x[1] = even + odd, x[2] = even - odd;
   x[3] = near + far, x[4] = near - far;
 }
 
-template <typename Lanes> inline void from_spots(const Lanes (&x)[PATCH], Lanes (&to)[TILE]) {
-  const Lanes sum = x[1] + x[2], difference = x[1] - x[2];
-  const Lanes far_sum = x[3] + x[4], far_difference = x[3] - x[4];
+inline void from_spots(const Floats (&x)[PATCH], Floats (&to)[TILE]) {
+  const Floats sum = x[1] + x[2], difference = x[1] - x[2];
+  const Floats far_sum = x[3] + x[4], far_difference = x[3] - x[4];
   to[0] = x[0] + sum + far_sum;
   to[1] = difference + far_difference * 2.0f;
   to[2] = sum + far_sum * 4.0f;
@@ -248,19 +229,18 @@ struct Scratch {
 };
 
 struct Convolution {
-  int depth, lanes, vectors, groups; // channels before; vectors of outputs in each group
+  int depth, vectors, groups; // channels before; vectors of outputs in each group
   Floats64 weights, bias;     // [group][spot][depth][vector]
 
   Convolution(Reader &reader, int before, int after) : depth(before) {
     const std::vector<double> plain = reader.take(size_t(9) * before * after);
     const std::vector<double> plain_bias = reader.take(after);
-    const int outputs = padded(after, STEP);
-    lanes = lanes_of(outputs), vectors = in_group(outputs / lanes);
-    const int together = vectors * lanes;
-    groups = outputs / together;
-    bias.assign(outputs);
+    const int all = padded(after, LANES) / LANES;
+    vectors = in_group(all), groups = all / vectors;
+    bias.assign(size_t(all) * LANES);
     std::copy(plain_bias.begin(), plain_bias.end(), bias.data());
-    weights.assign(size_t(outputs) * SPOTS * depth);
+    weights.assign(size_t(all) * LANES * SPOTS * depth);
+    const int together = vectors * LANES;
     for (int spot = 0; spot < SPOTS; spot++)
       for (int k = 0; k < depth; k++)
         for (int out = 0; out < after; out++) {
@@ -279,31 +259,25 @@ struct Convolution {
     out.clear_outside(tile_row, span);
     for (int first = span.first[tile_row]; first < span.last[tile_row]; first += STRIP) {
       const int count = std::min(STRIP, span.last[tile_row] - first);
-      in_lanes(lanes_of(in.channels), [&](auto width) {
-        spread<Vector<width>>(in, tile_row, first, count, scratch.spots.data());
-      });
-      in_lanes(lanes, [&](auto width) {
-        for (int group = 0; group < groups; group++) {
-          mix<Vector<width>>(scratch.spots.data(), in.channels, count, group, scratch.sums.data());
-          gather<Vector<width>>(scratch.sums.data(), group, out, tile_row, first, count, then);
-        }
-      });
+      spread(in, tile_row, first, count, scratch.spots.data());
+      for (int group = 0; group < groups; group++) {
+        mix(scratch.spots.data(), in.channels, count, group, scratch.sums.data());
+        gather(scratch.sums.data(), group, out, tile_row, first, count, then);
+      }
     }
   }
 
 private:
-  template <typename Lanes>
   void spread(Plane &in, int tile_row, int first, int count, float *spots) const {
-    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
     const int channels = in.channels;
     const float *rows[PATCH];
     for (int i = 0; i < PATCH; i++)
       rows[i] = in.row(tile_row * TILE - 1 + i) + (first * TILE - 1) * channels;
-    Lanes half[PATCH][STRIP * TILE + 2], x[PATCH];
-    for (int channel = 0; channel < channels; channel += WIDTH) {
+    Floats half[PATCH][STRIP * TILE + 2], x[PATCH];
+    for (int channel = 0; channel < channels; channel += LANES) {
       for (int column = 0; column < count * TILE + 2; column++) {
 #pragma GCC unroll 6
-        for (int i = 0; i < PATCH; i++) x[i] = load_as<Lanes>(rows[i] + column * channels + channel);
+        for (int i = 0; i < PATCH; i++) x[i] = load(rows[i] + column * channels + channel);
         to_spots(x);
 #pragma GCC unroll 6
         for (int i = 0; i < PATCH; i++) half[i][column] = x[i];
@@ -321,37 +295,33 @@ private:
     }
   }
 
-  template <typename Lanes>
   void mix(const float *spots, int stride, int count, int group, float *sums) const {
-    if (vectors == 4) mix_in<Lanes, 4>(spots, stride, count, group, sums);
-    if (vectors == 3) mix_in<Lanes, 3>(spots, stride, count, group, sums);
-    if (vectors == 2) mix_in<Lanes, 2>(spots, stride, count, group, sums);
-    if (vectors == 1) mix_in<Lanes, 1>(spots, stride, count, group, sums);
+    if (vectors == 4) mix_in<4>(spots, stride, count, group, sums);
+    if (vectors == 3) mix_in<3>(spots, stride, count, group, sums);
+    if (vectors == 2) mix_in<2>(spots, stride, count, group, sums);
+    if (vectors == 1) mix_in<1>(spots, stride, count, group, sums);
   }
 
-  template <typename Lanes, int VECTORS>
+  template <int VECTORS>
   __attribute__((noinline)) void mix_in(const float *spots, int stride, int count, int group, float *sums) const {
-    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
     constexpr int TILES = SUMS / VECTORS; // divides STRIP: what is too much has room
     for (int spot = 0; spot < SPOTS; spot++) {
       const float *of_spot =
-          weights.data() + (size_t(group) * SPOTS + spot) * depth * VECTORS * WIDTH;
+          weights.data() + (size_t(group) * SPOTS + spot) * depth * VECTORS * LANES;
       for (int tile = 0; tile < count; tile += TILES) {
-        Lanes sum[TILES][VECTORS] = {};
+        Floats sum[TILES][VECTORS] = {};
         multiply(sum, spots + size_t(spot * STRIP + tile) * stride, stride, depth, of_spot);
-        float *to = sums + size_t(spot * STRIP + tile) * VECTORS * WIDTH;
+        float *to = sums + size_t(spot * STRIP + tile) * VECTORS * LANES;
 #pragma GCC unroll 24
         for (int t = 0; t < TILES; t++)
 #pragma GCC unroll 4
-          for (int v = 0; v < VECTORS; v++) store(to + (t * VECTORS + v) * WIDTH, sum[t][v]);
+          for (int v = 0; v < VECTORS; v++) store(to + (t * VECTORS + v) * LANES, sum[t][v]);
       }
     }
   }
 
-  template <typename Lanes>
   __attribute__((noinline)) void gather(const float *sums, int group, Plane &out, int tile_row, int first, int count,
               Then then) const {
-    constexpr int WIDTH = sizeof(Lanes) / sizeof(float);
     const int rows = std::min(TILE, out.side - tile_row * TILE);
     const int channels = out.channels, all = vectors;
     float *to[TILE];
@@ -359,14 +329,14 @@ private:
     for (int tile = 0; tile < count; tile++) {
       const int left = (first + tile) * TILE, columns = std::min(TILE, out.side - left);
       for (int v = 0; v < all; v++) {
-        const int channel = (group * all + v) * WIDTH;
-        const float *from = sums + size_t(tile * all + v) * WIDTH;
-        const Lanes offset = load_as<Lanes>(bias.data() + channel);
-        Lanes half[TILE][PATCH], x[PATCH], y[TILE];
+        const int channel = (group * all + v) * LANES;
+        const float *from = sums + size_t(tile * all + v) * LANES;
+        const Floats offset = load(bias.data() + channel);
+        Floats half[TILE][PATCH], x[PATCH], y[TILE];
 #pragma GCC unroll 6
         for (int j = 0; j < PATCH; j++) {
 #pragma GCC unroll 6
-          for (int i = 0; i < PATCH; i++) x[i] = load_as<Lanes>(from + (i * PATCH + j) * STRIP * all * WIDTH);
+          for (int i = 0; i < PATCH; i++) x[i] = load(from + (i * PATCH + j) * STRIP * all * LANES);
           if (j == 1) x[1] += offset; // which all 16 cells hold once
           from_spots(x, y);
 #pragma GCC unroll 4
@@ -378,7 +348,7 @@ private:
 #pragma GCC unroll 4
           for (int j = 0; j < TILE; j++) {
             if (j == columns) break;
-            if (then == ADD) y[j] += load_as<Lanes>(at + j * channels);
+            if (then == ADD) y[j] += load(at + j * channels);
             store(at + j * channels, then == KEEP ? y[j] : positive(y[j]));
           }
         }
@@ -397,7 +367,7 @@ struct Smaller { // 2x2, stride 2
   Layer layer;
 
   Smaller(Reader &reader, int before, int after) {
-    const int cell = padded(before, STEP);
+    const int cell = padded(before, LANES);
     const std::vector<double> plain = reader.take(size_t(4) * before * after);
     layer.pack(filled(plain, 4, before, after, cell, after), reader.take(after), 2, 2 * cell);
   }
@@ -418,14 +388,14 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
   std::vector<Layer> layers; // of the upper and the lower row of each 2x2
 
   Larger(Reader &reader, int before, int after) : layers(2) {
-    const int cell = padded(after, STEP);
+    const int cell = padded(after, LANES);
     const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
     const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell);
     const std::vector<double> bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell);
     const size_t half = all.size() / 2;
     for (int row = 0; row < 2; row++)
       layers[row].pack(std::vector<double>(&all[row * half], &all[row * half] + half), bias, 1,
-                       padded(before, STEP));
+                       padded(before, LANES));
   }
 
   void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
@@ -464,7 +434,7 @@ struct Network {
     for (int l = 1; l < levels; l++) up.emplace_back(reader, channels[l - 1]);
     last.emplace_back(reader, channels[0], block * block);
     const int most = std::max(*std::max_element(channels.begin(), channels.end()), COLOURS * block * block);
-    scratch.spots.assign(size_t(SPOTS) * STRIP * padded(most, STEP));
+    scratch.spots.assign(size_t(SPOTS) * STRIP * padded(most, LANES));
     scratch.sums.assign(SPOTS * STRIP * 4 * LANES);
   }
 
@@ -474,7 +444,7 @@ struct Network {
     constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
     colours.shape(side, COLOURS * block * block, RING);
     logits.shape(side, block * block, RING);
-    pixel_row.assign(size_t(side) * COLOURS * block + STEP);
+    pixel_row.assign(size_t(side) * COLOURS * block + LANES);
     for (int l = 0; l < levels; l++) {
       planes[l].shape(side >> l, channels[l], side);
       inner[l].shape(side >> l, channels[l], RING);
@@ -556,9 +526,9 @@ struct Network {
       const uint8_t *pixels = canvas + (size_t(y * block + dy) * side * COLOURS + begin * run);
       float *line = pixel_row.data(), *to = colours.row(y) + begin * colours.channels + dy * run;
       for (int i = 0; i < count; i++) line[i] = pixels[i];
-      if (run <= STEP && dy * run + STEP <= colours.channels) // the rest is padding, or comes next
+      if (run <= LANES && dy * run + LANES <= colours.channels) // the rest is padding, or comes next
         for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
-          store(to, load_as<Vector<STEP>>(line));
+          store(to, load(line));
       else
         for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
           std::copy(line, line + run, to);
