@@ -136,7 +136,7 @@ def table() -> None:
                 told = name if tta == usual else f"{name}, `--tta {tta}`"
                 lines.append(f"| {told} | {rows[name]['parameters']:,} | {figures} | {best} |")
         first = json.loads((FOLDER / measured[0] / f"{data}.json").read_text())
-        if second := first["second_observer"]:
+        if second := first.get("second_observer"):
             lines.append(f"| second human observer | – | {' | '.join(cells(second))} | – |")
         lines.append("")
     lines += [

@@ -63,8 +63,9 @@ def renamed(text: str) -> str:
 
 
 def cells(result: dict[str, Any], names: Iterable[str] = FIGURES) -> list[str]:
-    """These figures of a result, as a table shows them."""
-    return [f"{result[name]:.4f}" if name in result else "–" for name in names]
+    """These figures of a result, as a table shows them; text as it is."""
+    found = [result.get(name, "–") for name in names]
+    return [one if isinstance(one, str) else f"{one:.4f}" for one in found]
 
 
 def lecture_summary() -> str:
@@ -118,7 +119,7 @@ def how_good() -> str:
             [authors["DRIVE"], authors["STARE"], authors["HRF"]],
             wnet[1],
         ),
-        ("second human observer", "–", [one["second_observer"] or {} for one in sets], "–"),
+        ("second human observer", "–", [one.get("second_observer", {}) for one in sets], "–"),
     ):
         figures = [cell for one in results for cell in cells(one, ("auc", "dice"))]
         lines.append(f"| {title} | {parameters} | {' | '.join(figures)} | {rate} |")
