@@ -54,7 +54,10 @@ def train(labelled: Path, tmp_path: Path):
         pytest.param([*UNET, "--augmentation", "wnet"], (1, 2, 3, 4), id="unet"),
         pytest.param(["--model", "segnet-lite"], (1, 4), id="segnet-lite"),
         pytest.param(["--model", "wnet", "--width", 2], (2, 3), id="wnet"),
-        pytest.param(["--model", "fineunet"], (1, 3), id="fineunet"),
+        # At higher rates Adam makes as much of a small gradient's rounding as of a large gradient.
+        pytest.param(
+            ["--model", "fineunet", "--crop-size", 64, "--lr", "1e-4"], (1, 3), id="fineunet"
+        ),
     ],
 )
 def test_any_number_of_ranks_has_the_same_losses(train, flags, numbers):
@@ -132,10 +135,12 @@ def test_more_epochs_resume_where_the_run_stopped(train):
     assert [row["epoch"] for row in history(twice)] == ["1", "2", "3"]
 
 
-def test_a_recipe_resumes_where_it_stopped(train):
+@pytest.mark.parametrize(
+    "recipe", [["resunet", "--width", 4], ["fineunet", "--diameter", 100]], ids=["torch", "native"]
+)
+def test_a_recipe_resumes_where_it_stopped(train, recipe):
     """Moving average, warm-up, crops beyond the frame, held-back calibration and all."""
-    recipe = ["--recipe", "resunet", "--width", 4, "--crop-size", 48, "--validation-images", 1]
-    recipe += ["--cycle-epochs", 3]
+    recipe = ["--recipe", *recipe, "--crop-size", 48, "--validation-images", 1, "--cycle-epochs", 3]
     whole = train("whole", *recipe, "--epochs", 2)
     train("resumed", *recipe, "--epochs", 1)
     resumed = train("resumed", *recipe, "--epochs", 2)
