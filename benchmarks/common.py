@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -80,12 +79,7 @@ def last_json(text: str) -> dict[str, Any]:
 
 def many_images(folder: Path, count: int) -> Path:
     """`count` DRIVE photographs, each under several names, in one flat folder."""
-    folder.mkdir()
-    originals = sorted(drive().glob("*/images/*.tif"))
-    for number in range(count):
-        original = originals[number % len(originals)]
-        shutil.copy(original, folder / f"{number:05d}_{original.name}")
-    return folder
+    return repeated(folder, count, sorted(drive().glob("*/images/*.tif")))
 
 
 def repeated(folder: Path, count: int, originals: list[Path]) -> Path:

@@ -10,6 +10,7 @@ measured as the masks are. Two minutes of a core a checkpoint. Writes results/de
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +26,13 @@ FIRST_OF_TEST = "06"
 COLUMNS = ("calibre_mean", "length_density", "vessel_density")
 
 
-def photographs(count: int) -> list[tuple[Image8, npt.NDArray[np.bool_]]]:
+def photographs(count: int) -> Iterator[tuple[Image8, npt.NDArray[np.bool_]]]:
     """(image [H, W, 3] uint8, vessels of its label [H, W] bool) of the test's first ones."""
     folder = drive().parent / "HRF"
     names = sorted(path for path in (folder / "images").iterdir() if path.name >= FIRST_OF_TEST)
-    return [
-        (
-            np.asarray(Image.open(path).convert("RGB")),
-            np.asarray(Image.open(folder / "manual1" / f"{path.stem}.tif").convert("L")) > 127,
-        )
-        for path in names[:count]
-    ]
+    for path in names[:count]:
+        label = np.asarray(Image.open(folder / "manual1" / f"{path.stem}.tif").convert("L"))
+        yield np.asarray(Image.open(path).convert("RGB")), label > 127
 
 
 def reduced(image: Image8, by: int) -> Image8:
@@ -54,19 +51,17 @@ def main() -> None:
     parser.add_argument("--checkpoints", nargs="+", default=["resunet", "fineunet"])
     parser.add_argument("--photographs", type=int, default=30)
     given = parser.parse_args()
-    found: dict[str, dict[int, list[Measurements]]] = {}
+    models = {name: segpipe.load_model(name) for name in given.checkpoints}
+    found: dict[str, dict[int, list[Measurements]]] = {
+        name: {size: [] for size in SIZES} for name in models
+    }
     labels: list[Measurements] = []
     for image, vessels in photographs(given.photographs):
         labels.append(segpipe.measure(vessels, segpipe.find_fov(image)))
-    for name in given.checkpoints:
-        model = segpipe.load_model(name)
-        found[name] = {
-            size: [
-                model.segment(reduced(image, size)).measurements
-                for image, _ in photographs(given.photographs)
-            ]
-            for size in SIZES
-        }
+        for size in SIZES:
+            picture = reduced(image, size)
+            for name, model in models.items():
+                found[name][size].append(model.segment(picture).measurements)
     lines = [
         "| median over photographs | calibre, 1/1,000 field diameters | vessel length a diameter | "
         "vessel density |",

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch._inductor import config
 
 from segpipe.data import synthetic
-from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit
+from segpipe.data.canvas import fit_field
 from segpipe.kernels import native
 from segpipe.kernels.build import COMPILERS
 from segpipe.models import checkpoint, engine
@@ -200,11 +200,8 @@ def makers(
 def drawn(diameter: float) -> Canvas:
     side = round(diameter / synthetic.FIELD_SHARE)
     image, _, fov = synthetic.draw_fundus(0, side, side)
-    geometry, side = plan_fit(fov, diameter), canvas_side(diameter)
-    fitted = fit_image(image, geometry, side)
-    return Canvas(
-        fitted, fit_fov(fov, geometry, side), to_planes(torch.from_numpy(fitted.copy())[None])
-    )
+    fitted, fov_canvas, _ = fit_field(image, fov, diameter)
+    return Canvas(fitted, fov_canvas, to_planes(torch.from_numpy(fitted.copy())[None]))
 
 
 def made(

@@ -24,7 +24,7 @@ from common import ROOT, drive, facts, last_json, loops, many_images, run, write
 
 from segpipe import metrics
 from segpipe.cluster.workers import model_env
-from segpipe.data.canvas import canvas_side, fit_fov, fit_image, native_mask, plan_fit
+from segpipe.data.canvas import fit_field, native_mask
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
@@ -91,10 +91,7 @@ def truth(model: str, native: engine.Engine) -> tuple[float, list[float]]:
     drawn, store = [], open_store(str(drive()))
     for example in open_labelled(store).test:
         labelled = load_example(store, example)
-        geometry = plan_fit(labelled.fov, card.diameter)
-        side = canvas_side(card.diameter)
-        canvas = fit_image(labelled.image, geometry, side)
-        fov = fit_fov(labelled.fov, geometry, side)
+        canvas, fov, geometry = fit_field(labelled.image, labelled.fov, card.diameter)
         drawn.append((labelled.label == VESSEL)[labelled.fov])
         for found, score in zip(masks, scores, strict=True):
             mask = native_mask(score(canvas, fov), fov, geometry, card.threshold)

@@ -110,6 +110,13 @@ def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
     return _fit(classes, geometry, side, Image.Resampling.NEAREST)
 
 
+def fit_field(image: Image8, fov: Mask, working_diameter: float) -> tuple[Image8, Image8, Geometry]:
+    """image [H, W, 3] uint8 and its field [H, W] bool -> both on the canvas of this working
+    diameter (px), as fit_image and fit_fov have them, and how they came there."""
+    geometry, side = plan_fit(fov, working_diameter), canvas_side(working_diameter)
+    return fit_image(image, geometry, side), fit_fov(fov, geometry, side), geometry
+
+
 def _fit(
     pixels: Image8 | Image.Image,
     geometry: Geometry,

@@ -14,8 +14,7 @@ from segpipe import metrics
 from segpipe.data import codecs
 from segpipe.data.canvas import (
     canvas_side,
-    fit_fov,
-    fit_image,
+    fit_field,
     plan_fit,
     restore,
 )
@@ -52,15 +51,14 @@ class EvaluateJob:
 def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     """An example's keys and `set` -> the same, its canvas [S, S, 3] and fov [S, S], both uint8, and
     an error or ''."""
-    side = canvas_side(job.diameter)
     try:
         labelled = job.load(row)
     except UserError as error:
+        side = canvas_side(job.diameter)
         nothing = np.zeros((side, side, 3), np.uint8)
         return row | {"canvas": nothing, "fov": nothing[..., 0], "error": str(error)}
-    geometry = plan_fit(labelled.fov, job.diameter)
-    canvas = fit_image(labelled.image, geometry, side)
-    return row | {"canvas": canvas, "fov": fit_fov(labelled.fov, geometry, side), "error": ""}
+    canvas, fov, _ = fit_field(labelled.image, labelled.fov, job.diameter)
+    return row | {"canvas": canvas, "fov": fov, "error": ""}
 
 
 class Scoring:

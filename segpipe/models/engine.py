@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe import kernels
-from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit
+from segpipe.data.canvas import fit_field
 from segpipe.errors import UserError
 from segpipe.models import checkpoint
 from segpipe.models.bf16 import bf16_problem
@@ -297,9 +297,7 @@ def _drawn_canvas(diameter: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
 
     side = round(diameter / synthetic.FIELD_SHARE)
     image, _, fov = synthetic.draw_fundus(0, side, side)
-    geometry, side = plan_fit(fov, diameter), canvas_side(diameter)
-    canvas = fit_image(image, geometry, side)
-    return canvas, fit_fov(fov, geometry, side)
+    return fit_field(image, fov, diameter)[:2]
 
 
 def _run(

@@ -159,6 +159,32 @@ class Statistics(NamedTuple):
 # ---- layers
 
 
+def _normalised(
+    ctx: Any,
+    layers: Layers,
+    layer: nn.BatchNorm2d,
+    z: Plane,
+    moments: Moments,
+    x: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """Batch norm and ReLU of z, which `weight` made of x; `ctx` keeps what the way back needs."""
+    ctx.statistics = Statistics.of(layer, moments)
+    y = torch.from_numpy(layers.normalise(z, ctx.statistics.table))
+    ctx.layers, ctx.z = layers, z
+    ctx.save_for_backward(x, weight, y)
+    return y
+
+
+def _before_norm(ctx: Any, of_y: Tensor) -> tuple[tuple[Plane, Plane, Plane], Tensor, Tensor]:
+    """The gradient of _normalised's y -> what that of z is made of, those of scale and shift."""
+    layers, statistics, z = ctx.layers, ctx.statistics, ctx.z
+    y = ctx.saved_tensors[2].numpy()
+    g, moved = layers.normalise_backward(of_y.contiguous().numpy(), y, z, statistics.table[0])
+    table, of_scale, of_shift = statistics.backward(moved)
+    return (g, z, table), of_scale, of_shift
+
+
 class _First(torch.autograd.Function):
     """Convolution, batch norm and ReLU of pixels, which have no gradient."""
 
@@ -168,20 +194,13 @@ class _First(torch.autograd.Function):
     ) -> Tensor:
         z, moments = layers.convolve(x.numpy(), _wide(weight), with_moments=True)
         assert moments
-        ctx.statistics = Statistics.of(layer, moments)
-        y = torch.from_numpy(layers.normalise(z, ctx.statistics.table))
-        ctx.layers, ctx.z = layers, z
-        ctx.save_for_backward(x, weight, y)
-        return y
+        return _normalised(ctx, layers, layer, z, moments, x, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, weight, y = ctx.saved_tensors
-        layers, statistics, z = ctx.layers, ctx.statistics, ctx.z
-        of_y = gradients[0].contiguous().numpy()
-        g, moved = layers.normalise_backward(of_y, y.numpy(), z, statistics.table[0])
-        table, of_scale, of_shift = statistics.backward(moved)
-        of_weight, _, _ = layers.convolve_backward(g, z, table, x.numpy(), _wide(weight))
+        x, weight, _ = ctx.saved_tensors
+        made, of_scale, of_shift = _before_norm(ctx, gradients[0])
+        of_weight, _, _ = ctx.layers.convolve_backward(*made, x.numpy(), _wide(weight))
         return None, None, None, _as(weight, of_weight), of_scale, of_shift
 
 
@@ -193,20 +212,13 @@ class _Smaller(torch.autograd.Function):
         ctx: Any, layers: Layers, layer: nn.BatchNorm2d, x: Tensor, weight: Tensor, *_: Tensor
     ) -> Tensor:
         z, moments = layers.halve(x.numpy(), weight.detach().numpy())
-        ctx.statistics = Statistics.of(layer, moments)
-        y = torch.from_numpy(layers.normalise(z, ctx.statistics.table))
-        ctx.layers, ctx.z = layers, z
-        ctx.save_for_backward(x, weight, y)
-        return y
+        return _normalised(ctx, layers, layer, z, moments, x, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, weight, y = ctx.saved_tensors
-        layers, statistics, z = ctx.layers, ctx.statistics, ctx.z
-        of_y = gradients[0].contiguous().numpy()
-        g, moved = layers.normalise_backward(of_y, y.numpy(), z, statistics.table[0])
-        table, of_scale, of_shift = statistics.backward(moved)
-        of_x, of_weight = layers.halve_backward(g, z, table, x.numpy(), weight.detach().numpy())
+        x, weight, _ = ctx.saved_tensors
+        made, of_scale, of_shift = _before_norm(ctx, gradients[0])
+        of_x, of_weight = ctx.layers.halve_backward(*made, x.numpy(), weight.detach().numpy())
         return None, None, torch.from_numpy(of_x), _as(weight, of_weight), of_scale, of_shift
 
 

@@ -7,6 +7,7 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import tyro
@@ -229,6 +230,7 @@ class TrainConfig:
                 return numbers
         raise UserError(f"--workers {self.workers}: wanted N, or MIN:MAX, each 1 or more")
 
+    @cached_property
     def teacher_weights(self) -> dict[str, bytes]:
         """The files of --teachers, by name. Raises UserError for one that is no checkpoint."""
         found = {}
@@ -260,7 +262,7 @@ class TrainConfig:
         optimizer = part_of(self, OptimizerSettings)
         taught = [
             f"{name} {hashlib.sha256(weights).hexdigest()[:16]}"
-            for name, weights in self.teacher_weights().items()
+            for name, weights in self.teacher_weights.items()
         ]
         crops = replace(part_of(self, CropSettings), teachers=", ".join(taught) or None)
         whole_run = optimizer.schedule == "cosine" and optimizer.cycle_epochs is None

@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> None:
         looks = _survey(config, data, labelled)
         diameter = before.diameter if before else None
         seen = data, labelled, looks, held.claim()
-        taught = config.teacher_weights().values()
+        taught = config.teacher_weights.values()
         job = job_of(settings, config.epochs, *seen, device, diameter, taught)
         held.check()
         write_json(output, UNDER_WAY, {"--epochs": config.epochs})

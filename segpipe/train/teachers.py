@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from segpipe.data.arrays import Plane
-from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
+from segpipe.data.canvas import Geometry, fit_field
 from segpipe.data.datasets import Labelled
 from segpipe.models import checkpoint, engine
 
@@ -33,11 +33,8 @@ class Teachers:
         """-> [height, width] float32: their mean score, 0 beyond the field, at this size."""
         mean = np.zeros((height, width), np.float32)
         for score, diameter in self.all:
-            geometry = plan_fit(labelled.fov, diameter)
-            side = canvas_side(diameter)
-            image = fit_image(labelled.image, geometry, side)
-            fov = fit_fov(labelled.fov, geometry, side)
-            mean += resized(score(image, fov), geometry, height, width)
+            canvas, fov, geometry = fit_field(labelled.image, labelled.fov, diameter)
+            mean += resized(score(canvas, fov), geometry, height, width)
         return mean / np.float32(len(self.all))
 
 

@@ -45,7 +45,7 @@ def train(data: object, output: object, *flags: object, world_size: int = 1) -> 
     looks = [survey.look(store, one)[0] for one in labelled.training + labelled.test]
     with lock.hold(open_store(config.output)) as held, tempfile.TemporaryDirectory() as folder:
         settings = config.settings(store)
-        taught = config.teacher_weights().values()
+        taught = config.teacher_weights.values()
         set_and_claim = store, labelled, looks, held.claim()
         job = job_of(settings, config.epochs, *set_and_claim, "cpu", teachers=taught)
         Started(settings, survey.listing(labelled.entries, looks)).write(job.output)
