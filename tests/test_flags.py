@@ -52,6 +52,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "recipe": CHOICE,
         "model": CHOICE,
         "width": COUNT,
+        "initial_weights": ["nowhere.safetensors", "unheard-of", "resunet", ""],
         "epochs": COUNT,
         "workers": ["0", "-1", "2:1", "0:1", "1:2:3", "1:", "1.5", "abc", "11", ""],
         "crops_per_image": COUNT,

@@ -18,6 +18,7 @@ PLAIN = {  # as 0.1.0 wrote it, with one key each for the flags that came later
     "--data": "/sets/DRIVE",
     "--model": "segnet-lite",
     "--width": None,
+    "--initial-weights": None,
     "--crops-per-image": 30,
     "--crop-size": 224,
     "--batch-size": 10,
@@ -102,7 +103,7 @@ def test_the_file_of_0_1_0_is_what_these_flags_give(name):
 
 def test_flags_that_0_1_0_did_not_have_are_as_it_was_without():
     newer = ("--images", "--labels", "--masks", "--av-colours", "--sets")
-    newer += ("--soft-labels", "--teachers", "--teachers-share")
+    newer += ("--soft-labels", "--teachers", "--teachers-share", "--initial-weights")
     told = {name: value for name, value in PLAIN.items() if name not in newer}
     assert Started.from_json(told) == Started.from_json(PLAIN)
 
@@ -143,11 +144,13 @@ OTHERS = {
     "sets": ("STARE", "DRIVE"),
     "soft_labels": True,
     "teachers": ("resunet", "segnet-lite"),
+    "initial_weights": "segnet-lite",
     "teachers_share": 0.3,
 }
 TOLD = {
     "sets": "DRIVE STARE",
     "teachers": "resunet [0-9a-f]{16}, segnet-lite [0-9a-f]{16}",
+    "initial_weights": "segnet-lite [0-9a-f]{16}",
 }  # where that is not the value itself
 NAMES = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in MAY_CHANGE]
 

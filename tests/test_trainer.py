@@ -147,6 +147,37 @@ def test_a_recipe_resumes_where_it_stopped(train, recipe):
     assert_equal_weights(resumed / "model.safetensors", whole / "model.safetensors")
 
 
+def test_a_training_starts_from_the_weights_it_is_given(train, labelled):
+    """Its first loss is theirs, on any number of ranks, and it resumes as any other."""
+    flags = ["--model", "unet", "--width", 4, "--seed", 3]
+    first = train("first", *flags, "--epochs", 2) / "model.safetensors"
+    flags += ["--initial-weights", first, "--lr", "1e-4"]
+    whole = train("whole", *flags, "--epochs", 2)
+    parted = train("parted", *flags, "--epochs", 1, world_size=2)
+    train("parted", *flags, "--epochs", 2)
+    assert steps(parted) == pytest.approx(steps(whole), rel=2e-5)
+
+    loaded = checkpoint.load(first.read_bytes(), "")
+    store = open_store(str(labelled))
+    examples = tuple(open_labelled(store).training)
+    crops = CropSettings(10, 32, 10, seed=3)
+    batch = Cropper(CropPlan(store, examples, loaded.card.diameter, 1, crops), 1).share(0, 0)
+    network = networks.load_network(loaded).train()
+    x = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2) / 255
+    loss = F.cross_entropy(network(x), torch.from_numpy(batch["label"]).long())
+    assert steps(whole)[0] == pytest.approx(loss.item(), rel=1e-5)
+
+    card = checkpoint.load((whole / "model.safetensors").read_bytes(), "").card
+    assert card.training_data.endswith(f"from {loaded.sha256[:16]}")
+
+
+@pytest.mark.parametrize("flags", [["--width", 2], ["--model", "wnet", "--width", 4]])
+def test_weights_of_another_network_are_refused(train, flags):
+    first = train("first", *UNET, "--epochs", 1) / "model.safetensors"
+    with pytest.raises(UserError, match=r"is unet of width 4, not .*give --model and --width"):
+        train("other", *UNET, *flags, "--initial-weights", first)
+
+
 def test_a_damaged_state_costs_an_epoch(train):
     whole = train("whole", "--epochs", 3)
     output = train("damaged", "--epochs", 2)

@@ -27,7 +27,7 @@ from segpipe.flags import (
 from segpipe.models import checkpoint, engine
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
-from segpipe.models.networks import MODELS
+from segpipe.models.networks import MODELS, load_network
 from segpipe.models.tta import TTA
 from segpipe.storage import Store, check_places, lock
 from segpipe.train.recipes import DEFAULT, RECIPES
@@ -77,6 +77,9 @@ class TrainConfig:
     """Network to train: segnet-lite, segnet, unet, wnet, resunet or fineunet."""
     width: int | None = None
     """Channels of the network's first layer; by default 64, of wnet, resunet and fineunet 8."""
+    initial_weights: str | None = None
+    """Checkpoint that training starts from, by a shipped one's name or its place, to fine-tune it:
+    of the network and width that are trained. Without, first weights are random."""
     epochs: int = 100
     """Passes over the crops. A finished run resumes when this is raised."""
     workers: str = "1"
@@ -233,15 +236,26 @@ class TrainConfig:
     @cached_property
     def teacher_weights(self) -> dict[str, bytes]:
         """The files of --teachers, by name. Raises UserError for one that is no checkpoint."""
-        found = {}
-        for name in self.teachers or ():
-            try:
-                found[name] = checkpoint.read(name)
-                checkpoint.load(found[name], f"--teachers {name}")
-            except UserError as error:
-                told = str(error).removeprefix("--checkpoint ").removeprefix("--teachers ")
-                raise UserError(f"--teachers {told}") from error
-        return found
+        return {name: _weights("--teachers", name) for name in self.teachers or ()}
+
+    @cached_property
+    def first_weights(self) -> bytes | None:
+        """The file of --initial-weights, if any.
+
+        Raises UserError for one that is no checkpoint, or another network's.
+        """
+        if self.initial_weights is None:
+            return None
+        data = _weights("--initial-weights", self.initial_weights)
+        loaded = checkpoint.load(data, f"--initial-weights {self.initial_weights}")
+        load_network(loaded)  # raises where weights do not fit together
+        card = loaded.card
+        if (card.model, card.width) != (self.model, self.width):
+            raise UserError(
+                f"--initial-weights {self.initial_weights}: is {_shape(card.model, card.width)}, "
+                f"not {_shape(self.model, self.width)}; give --model and --width as it has them"
+            )
+        return data
 
     @property
     def fewest_workers(self) -> int:
@@ -260,17 +274,36 @@ class TrainConfig:
         colours = Reading.of(self).colours or None
         sets = shlex.join(set_names(self)) or None
         optimizer = part_of(self, OptimizerSettings)
-        taught = [
-            f"{name} {hashlib.sha256(weights).hexdigest()[:16]}"
-            for name, weights in self.teacher_weights.items()
-        ]
+        taught = [_digested(*one) for one in self.teacher_weights.items()]
+        network = part_of(self, NetworkSettings)
+        if self.initial_weights is not None and self.first_weights is not None:
+            first = _digested(self.initial_weights, self.first_weights)
+            network = replace(network, initial_weights=first)
         crops = replace(part_of(self, CropSettings), teachers=", ".join(taught) or None)
         whole_run = optimizer.schedule == "cosine" and optimizer.cycle_epochs is None
         return TrainingSettings(
             DataSettings(data.uri(), self.images, self.labels, self.masks, colours, sets),
-            part_of(self, NetworkSettings),
+            network,
             optimizer,
             crops,
             part_of(self, SelectionSettings),
             epochs=self.epochs if whole_run else None,  # each step's rate depends on it
         )
+
+
+def _weights(flag: str, name: str) -> bytes:
+    """The file of a checkpoint. Raises UserError, which names the flag, for one that is none."""
+    try:
+        data = checkpoint.read(name)
+        checkpoint.load(data, name)
+    except UserError as error:
+        raise UserError(f"{flag} {str(error).removeprefix('--checkpoint ')}") from error
+    return data
+
+
+def _digested(name: str, weights: bytes) -> str:
+    return f"{name} {hashlib.sha256(weights).hexdigest()[:16]}"
+
+
+def _shape(model: str, width: int | None) -> str:
+    return model if width is None else f"{model} of width {width}"

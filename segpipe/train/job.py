@@ -44,6 +44,8 @@ class TrainJob:
     """cpu or cuda"""
     sets: tuple[str, ...] = ()
     """Folders of the store that are a labelled set each; empty: it is one itself."""
+    first_weights: bytes | None = None
+    """The checkpoint that the first epoch starts from; None: random weights."""
 
     @property
     def output(self) -> Store:
@@ -96,10 +98,11 @@ def job_of(
     device: str,
     diameter: float | None = None,
     teachers: Iterable[bytes] = (),
+    first_weights: bytes | None = None,
 ) -> TrainJob:
     """`looks` begin with those of the training photographs, and tell the working diameter of a
     run without --diameter; a run that resumes has that of its start, `diameter` (px). `teachers`
-    are the checkpoints' bytes.
+    are the checkpoints' bytes, and `first_weights` those of the one to start from.
 
     Raises UserError for crops that are larger than a photograph.
     """
@@ -126,4 +129,5 @@ def job_of(
         tuple(labelled.test),
         device,
         tuple(shlex.split(settings.data.sets or "")),
+        first_weights,
     )

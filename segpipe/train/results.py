@@ -39,13 +39,16 @@ def calibrated(job: TrainJob, network: Network, epoch: int, count: CountScores) 
     threshold = metrics.best_threshold(count(network, job.training_split, tta))
     # the set's name and not its place: a checkpoint travels
     data = " + ".join(job.sets) or PurePath(plan.store.uri()).name
+    first = job.network.initial_weights
+    begun = f", from {first.rpartition(' ')[2]}" if first else ""  # the digest: a name is a place
     num_crops = plan.steps_per_epoch * plan.crops.batch_size
     card = Card(
         model=job.network.model,
         width=job.network.width,
         diameter=plan.diameter,
         threshold=threshold,
-        training_data=f"{data}, {len(plan.examples)} images, {epoch} epochs of {num_crops} crops",
+        training_data=f"{data}, {len(plan.examples)} images, {epoch} epochs of {num_crops} crops"
+        + begun,
         classes=CLASSES,
         version=__version__,
         flips=num_scores(tta),

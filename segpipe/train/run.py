@@ -111,7 +111,8 @@ def train(config: TrainConfig) -> None:
         diameter = before.diameter if before else None
         seen = data, labelled, looks, held.claim()
         taught = config.teacher_weights.values()
-        job = job_of(settings, config.epochs, *seen, device, diameter, taught)
+        first = config.first_weights
+        job = job_of(settings, config.epochs, *seen, device, diameter, taught, first)
         held.check()
         write_json(output, UNDER_WAY, {"--epochs": config.epochs})
         files = (before and before.files) or survey.listing(labelled.entries, looks)

@@ -58,6 +58,8 @@ class NetworkSettings:
     """A key of MODELS."""
     width: int | None = None
     """Channels of the first layer; None: as the model has them."""
+    initial_weights: str | None = None
+    """The checkpoint it starts from: its name and digest; None: from random weights."""
     loss: str = "nll"
     """One of LOSSES."""
     precision: str = "fp32"

@@ -23,7 +23,7 @@ from segpipe import metrics
 from segpipe.data.classes import CLASSES, OUTSIDE, VESSEL
 from segpipe.data.layouts import Example
 from segpipe.errors import UserError
-from segpipe.models import networks, norm
+from segpipe.models import checkpoint, networks, norm
 from segpipe.models.loss import Loss
 from segpipe.models.native import native_loss
 from segpipe.models.network import Network
@@ -85,6 +85,8 @@ class Trainer:
             torch.cuda.set_device(self.device)
         torch.manual_seed(job.plan.crops.seed)
         network = networks.build_model(job.network.model, len(CLASSES), job.network.width)
+        if job.first_weights is not None:
+            network = networks.load_network(checkpoint.load(job.first_weights, "--initial-weights"))
         if self.world_size > 1:
             norm.synchronise(network, self.device)
         self.network = network = channels_last(network.to(self.device))

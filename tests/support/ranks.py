@@ -47,7 +47,8 @@ def train(data: object, output: object, *flags: object, world_size: int = 1) -> 
         settings = config.settings(store)
         taught = config.teacher_weights.values()
         set_and_claim = store, labelled, looks, held.claim()
-        job = job_of(settings, config.epochs, *set_and_claim, "cpu", teachers=taught)
+        checkpoints = {"teachers": taught, "first_weights": config.first_weights}
+        job = job_of(settings, config.epochs, *set_and_claim, "cpu", **checkpoints)
         Started(settings, survey.listing(labelled.entries, looks)).write(job.output)
         run = partial(_run, job, f"file://{folder}/meet", world_size)
         with ProcessPoolExecutor(world_size, CONTEXT) as pool:
