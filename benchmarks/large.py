@@ -68,7 +68,7 @@ def main() -> None:
     lines = [
         *facts(f"python benchmarks/large.py --images {count}"),
         f"{count} photographs each. Stages: ms on the clock of a worker per photograph. JPEGs are "
-        "decoded at a part of their size where the field keeps twice the working diameter, 540 px. "
+        "decoded at a part of their size where the field keeps 1.1 times the working diameter. "
         "The rate of a run this short has its start in it: see segmentation.md for a long one.",
         "",
         f"| | images/s | {' | '.join(STAGES)} | KB a mask |",

@@ -20,7 +20,7 @@ from segpipe.planning.costs import Costs, Measured
 from segpipe.planning.forecast import REPLACE_S, Setting, forecast, index_s, list_s, with_deaths
 from segpipe.planning.run import PlanConfig, setting_of
 
-DIAMETER_PX = 540.0
+DIAMETER_PX = 1000.0
 ROUND = Costs(  # round numbers, for hands
     photograph_s=0.010,
     megabyte_s=0.010,
@@ -127,7 +127,7 @@ def test_gpus_take_the_network_off_the_cores():
 
 
 def test_large_jpegs_are_decoded_at_a_part_of_their_size():
-    # 4:3: 4 megapixels have a shorter side of 1,732 px, 12 of 3,000: half of it keeps 2 x 540
+    # 4:3: 4 megapixels have a shorter side of 1,732 px, 12 of 3,000: half of it keeps 1.1 x 1,000
     assert costs.decoded_megapixels(4.0, DIAMETER_PX) == 4.0
     assert costs.decoded_megapixels(12.0, DIAMETER_PX) == 3.0
 

@@ -16,7 +16,7 @@ from segpipe.data.fov import Field, find_field, fov_diameter
 from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph, check_size
 from segpipe.errors import RejectedImage
 
-SHARP = 2.0  # times the working diameter: what a field has at least in a JPEG that comes reduced
+SHARP = 1.1  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
 PIXELS = 2  # it changes with what a photograph's bytes become: its field, its picture
 
