@@ -392,6 +392,33 @@ def test_results_that_were_deleted_are_made_again_by_the_same_command(tmp_path, 
     assert run("status", "--output", tmp_path / "out", "--verify") == 0
 
 
+def test_rows_are_written_as_the_flag_says_and_anew_where_it_changes(tmp_path, capfd):
+    words, output = write_done(str(tmp_path), "ab"), tmp_path / "out"
+
+    def files(folder: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (output / folder).glob("*")}
+
+    assert run(*words) == 0
+    parquet = files("results")
+    assert (len(parquet), files("tables")) == (1, {})
+    assert run(*words, "--table", "both") == 0
+    assert files("results") == parquet
+    [table] = files("tables").values()
+    assert len(table.splitlines()) == 3
+    assert run(*words, "--table", "csv") == 0
+    assert (files("results"), list(files("tables").values())) == ({}, [table])
+    assert "2 masks, 0 rejected" in (output / "report.html").read_text()
+    capfd.readouterr()
+    assert run(*words, "--table", "csv") == 0
+    assert "is up to date" in capfd.readouterr().out
+    next((output / "tables").iterdir()).unlink()
+    assert run("status", "--output", output, "--verify") == 1
+    assert run(*words, "--table", "csv") == 0
+    assert list(files("tables").values()) == [table]
+    assert run(*words) == 0
+    assert (files("results"), files("tables")) == (parquet, {})
+
+
 def missing_in(output: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, int]]:
     """Exit code and count of `segpipe status --verify`."""
     capfd.readouterr()

@@ -93,6 +93,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "group_size": COUNT,
         "batch_size": COUNT,
         "format": CHOICE,
+        "table": CHOICE,
         "measure": CHOICE,
         "probabilities": SWITCH,
         "tta": TTA,

@@ -4,6 +4,7 @@ The readers' lines are those of docs/results.md, run as they stand there. Two re
 extra `tables`, which `make test-nightly` installs. Run: pytest tests/test_rows.py
 """
 
+import csv
 import io
 import json
 import re
@@ -91,6 +92,44 @@ def test_the_page_shows_each_column_with_its_type_and_meaning():
     assert table == [f"| `{one.name}` | {one.type} | {one.meaning} |" for one in COLUMNS]
     assert f"Schema version {rows.SCHEMA_VERSION}," in PAGE
     assert ROW.metadata == {b"segpipe_schema": rows.SCHEMA_VERSION.encode()}
+
+
+def test_the_rows_are_in_csv_as_other_readers_take_it(output):
+    odd = 'a "b", c;\té\nd'
+    rows = [row("a", note=odd, tortuosity=float("nan"), calibre_mean=0.1), rejected("=b")]
+    commit_part(output, [one | {"mask_png": b"\x00"} for one in rows])
+    inputs = list_inputs(Entry(name, 1, "1") for name in ("a", "=b"))
+    summary = compact(output, inputs, "both")
+    [key] = summary["tables"]
+    found = list(csv.DictReader(io.StringIO(output.get(key).decode(), newline="")))
+    names = [one.name for one in COLUMNS if one.name not in ("mask_png", "probability_png")]
+    assert list(found[0]) == names
+    [whole] = summary["results"]
+    for said, held in zip(found, read_parquet(output, whole).to_pylist(), strict=True):
+        for name in names:
+            assert said[name] == as_text(held[name])
+    assert [one["note"] for one in found if one["path"] == "a"] == [odd]
+
+
+def as_text(value: object) -> str:
+    if isinstance(value, float):  # of 32 bits, by the fewest digits that tell it from others
+        return str(np.float32(value))
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S.%fZ")
+    return "" if value is None else str(value)
+
+
+def test_what_columns_hold_is_written_beside_them(output):
+    commit_part(output, [row("a")])
+    finish(output, "a")
+    told = json.loads(output.get("columns.json"))["columns"]
+    assert [one["name"] for one in told] == ROW.names
+    [calibre] = [one for one in told if one["name"] == "calibre_mean_px"]
+    assert (calibre["unit"], calibre["type"]) == ("px", "float")
+    for one in told:  # whoever reads it has nothing else at hand
+        assert one["definition"]
+        assert "the same" not in one["definition"]
+        assert one["name"].endswith("_px") <= one["unit"].endswith("px")
 
 
 def test_delta_and_iceberg_know_every_type():

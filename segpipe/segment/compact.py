@@ -8,38 +8,40 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from segpipe.progress import Progress, time_left
 from segpipe.segment.manifest import PAGE_ROWS, Manifest, page_ids
-from segpipe.segment.output import (
-    RESULTS,
-    fetch_ahead,
-    list_own,
-)
+from segpipe.segment.output import COLUMNS, RESULTS, TABLES, fetch_ahead, list_own
 from segpipe.segment.parts import Numbers, Parts, path_hashes, read_parts, read_rows
-from segpipe.segment.rows import ROW, conform, schema_of
+from segpipe.segment.rows import ROW, TEXT_ROW, conform, described, schema_of
 from segpipe.storage import Store
+from segpipe.storage.files import write_json
 
 RESULT_BYTES = 128 << 20  # of a file of results, where the archive allows: 64 to 256 MiB is usual
 ROW_GROUP_BYTES = 16 << 20  # of results that a reader holds at once
+NAMED = {"results": RESULTS, "tables": TABLES}  # what the summary lists of them
 UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
 
 
-def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
+def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[str, Any]:
     """Parts -> results/ in order of the manifest, one row an input -> what the rows add up to.
 
-    `results` are the keys of the files that count; older ones stay until `delete_old_results`.
+    `results` are the keys of the files that count, and `tables` those of the same rows as CSV,
+    where `table` is csv or both; older ones stay until `delete_old_results`.
     Inputs that no part holds are counted as `open`. Rows of vanished or changed inputs stay behind
     in their parts. The same parts give the same bytes.
     """
     parts = read_parts(output)
-    totals, results = Totals(), Results(output)
+    totals, files = Totals(), [Rows(output, PARQUET)]
+    if table != "parquet":
+        files.append(Rows(output, CSV))
     progress, start, num_done = Progress("segment"), time.monotonic(), 0
     current, num_open = [np.zeros(0, np.uint64)], 0
     for number in range(len(manifest.pages)):
@@ -48,20 +50,27 @@ def compact(output: Store, manifest: Manifest) -> dict[str, Any]:
         num_open += int((place < 0).sum())
         current.append(path_hashes(page["path"].to_pylist()))
         list_ids = page["list_id"].filter(pa.array(place >= 0))
-        for table in _rows_at(output, parts, place[place >= 0]):
-            own, list_ids = list_ids.slice(0, len(table)), list_ids.slice(len(table))
-            table = table.set_column(table.schema.get_field_index("id"), ROW.field("id"), own)
-            totals.add(table)
-            results.add(table)
+        for rows in _rows_at(output, parts, place[place >= 0]):
+            own, list_ids = list_ids.slice(0, len(rows)), list_ids.slice(len(rows))
+            rows = rows.set_column(rows.schema.get_field_index("id"), ROW.field("id"), own)
+            totals.add(rows)
+            for one in files:
+                one.add(rows)
         num_done += len(page)
         if len(manifest.pages) > 1:  # else it takes a second
             rate = num_done / max(time.monotonic() - start, 1e-3)
             left = time_left(num_done, manifest.num_inputs, rate)
             text = f"{num_done} of {manifest.num_inputs} rows, {rate:.0f}/s, {left}"
             progress.show(f"compacting, {text}")
-    keys = results.close()
+    results, tables = [one.close() for one in files] + [[]] * (2 - len(files))
+    write_json(output, COLUMNS, described())
     gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
-    return totals.summary() | {"open": num_open, "gone": len(gone), "results": keys}
+    return totals.summary() | {
+        "open": num_open,
+        "gone": len(gone),
+        "results": results,
+        "tables": tables,
+    }
 
 
 def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
@@ -77,22 +86,38 @@ def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
         yield pa.concat_tables(tables).take(pa.array(rows))
 
 
-class Results:
+class Form(NamedTuple):
+    """A kind of file that rows are written into."""
+
+    folder: str
+    suffix: str
+    schema: pa.Schema
+    writer: Callable[[io.BytesIO], Any]
+
+
+PARQUET = Form(RESULTS, ".parquet", ROW, lambda b: pq.ParquetWriter(b, ROW, compression="zstd"))
+CSV = Form(TABLES, ".csv", TEXT_ROW, lambda buffer: csv.CSVWriter(buffer, TEXT_ROW))
+
+
+class Rows:
     """Files of rows, closed when they are large enough, in row groups that a reader can hold."""
 
-    def __init__(self, output: Store) -> None:
-        self.output = output
+    def __init__(self, output: Store, form: Form) -> None:
+        self.output, self.form = output, form
         self.keys: list[str] = []
-        self.before = {entry.key: entry.bytes for entry in list_own(output, RESULTS)}
+        self.before = {entry.key: entry.bytes for entry in list_own(output, form.folder)}
         self.held: list[pa.Table] = []
         self._begin()
 
     def _begin(self) -> None:
-        self.buffer = io.BytesIO()
-        self.writer = pq.ParquetWriter(self.buffer, ROW, compression="zstd")
+        self.buffer, self.num_rows = io.BytesIO(), 0
+        self.writer = self.form.writer(self.buffer)
 
     def add(self, table: pa.Table) -> None:
-        self.held.append(conform(table))
+        schema = self.form.schema
+        some = [name for name in schema.names if name in table.column_names]
+        self.held.append(conform(table.select(some), schema))
+        self.num_rows += len(table)
         if sum(one.nbytes for one in self.held) >= ROW_GROUP_BYTES:
             self._flush()
             if self.buffer.tell() >= RESULT_BYTES:
@@ -108,7 +133,7 @@ class Results:
         self.writer.close()
         data = self.buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest()[:16]
-        key = f"{RESULTS}part-{len(self.keys):05d}-{digest}.parquet"
+        key = f"{self.form.folder}part-{len(self.keys):05d}-{digest}{self.form.suffix}"
         if self.before.get(key) != len(data):
             self.output.put(key, data)
         self.keys.append(key)
@@ -116,23 +141,33 @@ class Results:
     def close(self) -> list[str]:
         """Write the last file -> the keys of all."""
         self._flush()
-        if self.buffer.tell() > len(b"PAR1") or not self.keys:
+        if self.num_rows or not self.keys:
             self._finish()
         return self.keys
 
 
 def delete_old_results(output: Store, keys: Sequence[str]) -> None:
-    """Delete the files of results that are not among these."""
-    for entry in list(list_own(output, RESULTS)):
-        if entry.key not in keys:
-            output.delete(entry.key)
+    """Delete the files of rows that are not among these."""
+    for folder in (RESULTS, TABLES):
+        for entry in list(list_own(output, folder)):
+            if entry.key not in keys:
+                output.delete(entry.key)
 
 
 def count_missing_results(output: Store, summary: dict[str, Any]) -> int:
-    """How many files of results the summary names and the output lacks, or has empty."""
-    there = {entry.key for entry in list_own(output, RESULTS) if entry.bytes}
-    named = summary.get("results", [])
-    return sum(key not in there for key in named) if isinstance(named, list) else 1
+    """How many files of rows the summary names and the output lacks, or has empty."""
+    missing = 0
+    for name, folder in NAMED.items():
+        if (named := summary.get(name, [])) != []:
+            there = {entry.key for entry in list_own(output, folder) if entry.bytes}
+            missing += sum(k not in there for k in named) if isinstance(named, list) else 1
+    return missing
+
+
+def has_rows(summary: dict[str, Any], table: str) -> bool:
+    """Whether a run that ended left those files of rows that --table asks for, and no others."""
+    there = {name for name in NAMED if summary.get(name, name == "results")}  # 0.1.0 named none
+    return there == {"parquet": {"results"}, "csv": {"tables"}, "both": set(NAMED)}[table]
 
 
 class Totals:

@@ -20,6 +20,7 @@ from segpipe.segment.lists import COLUMN, LISTS, split_column
 from segpipe.storage import PATIENCE_S, check_places, lock
 
 FORMATS = ("png", "parquet", "both")
+TABLES = ("parquet", "csv", "both")
 MEASURES = ("none", "full")
 
 
@@ -46,6 +47,9 @@ class SegmentConfig:
     On CPUs it takes one. May change when resumed."""
     format: str = "png"
     """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
+    table: str = "parquet"
+    """Where rows go: parquet files in results/, csv files in tables/, or both. Masks and scores are
+    in Parquet alone. May change when resumed."""
     measure: str = "none"
     """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
     probabilities: bool = False
@@ -96,6 +100,7 @@ class SegmentConfig:
         check_above_0(self, "max_megapixels")
         choices = {
             "format": FORMATS,
+            "table": TABLES,
             "measure": MEASURES,
             "report_images": ("on", "off"),
             "if_locked": lock.IF_LOCKED,
@@ -105,6 +110,11 @@ class SegmentConfig:
             "device": DEVICES,
         }
         check_choices(self, choices)
+        if self.table == "csv" and self.format != "png":
+            raise UserError(
+                f"--table csv: has no room for masks, which --format {self.format} puts into rows; "
+                "use --table both"
+            )
         check_anonymous(self.anonymous, "--input", [self.input], LISTS)
         split_column(self.column)
         if self.column != COLUMN and not self.input.lower().endswith(LISTS):

@@ -7,9 +7,11 @@
     _segpipe/parts/<hash>.parquet       one finished group of rows; a part is its own commit record
     masks/<key>.png                     in place before the part that names them
     results/part-NNNNN-<hash>.parquet   one row for each input, made from the parts
-    summary.json                        written last; `results` lists the files that count
+    tables/part-NNNNN-<hash>.csv        the same without pictures, with --table csv or both
+    columns.json                        what each column of them holds
+    summary.json                        written last; `results` and `tables` list what counts
 
-A file of results is named by its content: one that changes gets another name, one that does not is
+A file of rows is named by its content: one that changes gets another name, one that does not is
 left as it is. summary.json goes first, then new files come beside the old ones, then the old ones
 go, and summary.json comes last. So at any moment all old or all new files are there, where
 summary.json lies there are no others, and a run that was killed in between is not finished: the
@@ -46,10 +48,13 @@ PAGES = "_segpipe/manifest/"
 MANIFEST_REMEDY = "run the same `segpipe segment` again, which writes it anew"
 PARTS = "_segpipe/parts/"
 RESULTS = "results/"
+TABLES = "tables/"
+COLUMNS = "columns.json"
 OWN = {  # what segpipe writes into a folder
     PAGES: re.compile(PAGES + r"[0-9a-f]{16}-[0-9]{6,}\.parquet"),
     PARTS: re.compile(PARTS + r"[0-9a-f]{32}\.parquet"),
     RESULTS: re.compile(RESULTS + r"part-[0-9]{5,}(-[0-9a-f]{16})?\.parquet"),
+    TABLES: re.compile(TABLES + r"part-[0-9]{5,}-[0-9a-f]{16}\.csv"),
 }
 FETCHES = 16  # parts that are read at once
 Fetched = TypeVar("Fetched")
@@ -59,7 +64,7 @@ def list_own(output: Store, folder: str) -> Iterator[Entry]:
     """Files of one of these folders that segpipe wrote, known by their names, in order of them,
     whatever that of the listing. All are listed when this returns.
     """
-    prefix = f"{folder}part-" if folder == RESULTS else folder  # spares folders of others
+    prefix = f"{folder}part-" if folder in (RESULTS, TABLES) else folder  # not others' folders
     own = [entry for entry in output.list(prefix) if OWN[folder].fullmatch(entry.key)]
     return iter(sorted(own, key=lambda entry: entry.key))
 

@@ -9,7 +9,7 @@ microseconds alone, and would read columns by the numbers (field ids) that a fil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ class Column(NamedTuple):
     type: pa.DataType
     meaning: str
     """With its unit; px are those of the input. As docs/results.md has it."""
+    unit: str = ""
+    """'' of what is counted, a share or no number; `diameters` are those of the field."""
+    source: str = ""
+    """Of the definition, where it was published."""
 
 
 COLUMNS = (
@@ -40,7 +44,7 @@ COLUMNS = (
         "else null",
     ),
     Column("mask_path", TEXT, "key of the mask relative to `--output`; null without a file"),
-    Column("bytes", pa.int64(), "size of the input"),
+    Column("bytes", pa.int64(), "size of the input", "bytes"),
     Column(
         "version",
         TEXT,
@@ -55,8 +59,8 @@ COLUMNS = (
         "what to know about the input, such as `first of 3 pages`, several joined by `; `, else "
         "null",
     ),
-    Column("height", pa.int32(), "px, of input and mask"),
-    Column("width", pa.int32(), "px"),
+    Column("height", pa.int32(), "px, of input and mask", "px"),
+    Column("width", pa.int32(), "px, of input and mask", "px"),
     Column(
         "laterality",
         TEXT,
@@ -66,6 +70,7 @@ COLUMNS = (
         "pixel_spacing_mm",
         REAL,
         "of a DICOM file, see [DICOM](formats.md#dicom); null where it does not say",
+        "mm",
     ),
     Column("device", TEXT, "of a DICOM file: manufacturer and model"),
     Column(
@@ -75,7 +80,7 @@ COLUMNS = (
     ),
     Column("mask_png", BYTES, "the mask as a PNG file, with `--format parquet` or `both`"),
     Column("probability_path", TEXT, "key of the score's PNG; null without `--probabilities`"),
-    Column("probability_png", BYTES, "the score as a PNG file, as `mask_png`"),
+    Column("probability_png", BYTES, "the score as a PNG file, with `--format parquet` or `both`"),
     Column("fov_fraction", REAL, "field of view / image"),
     Column(
         "fov_uncertain_fraction",
@@ -86,23 +91,68 @@ COLUMNS = (
     Column(
         "second_fov_fraction",
         REAL,
-        "other fields of view, which are left out / image; null as before",
+        "other fields of view, which are left out / image; null without a mask, and in rows of "
+        "releases before 0.2",
     ),
     Column("vessel_density", REAL, "vessel / field of view"),
     # from here to readable_fraction null without --measure full; see segpipe.measurement
     Column("measure_note", TEXT, "why something is NaN, such as `no vessel`, else null"),
-    Column("field_diameter_px", REAL, "larger extent of the field of view, px of the photograph"),
-    Column("length_density_per_px", REAL, "length of vessels' centre lines / field's area, 1/px"),
-    Column("length_density", REAL, "the same per field diameter"),
-    Column("calibre_mean_px", REAL, "mean width of the vessels along their centre lines, px"),
-    Column("calibre_mean", REAL, "the same in field diameters"),
-    Column("calibre_std_px", REAL, "standard deviation of that width, px"),
-    Column("calibre_std", REAL, "the same in field diameters"),
-    Column("fractal_dimension", REAL, "by box counting, 0 to 2"),
-    Column("tortuosity", REAL, "length of vessels' segments / distance of their ends, from 1"),
+    Column(
+        "field_diameter_px", REAL, "larger extent of the field of view, px of the photograph", "px"
+    ),
+    Column(
+        "length_density_per_px",
+        REAL,
+        "length of vessels' centre lines / field's area, 1/px",
+        "1/px",
+        "thinning: Guo and Hall 1989, Communications of the ACM 32, algorithm A1",
+    ),
+    Column(
+        "length_density",
+        REAL,
+        "length of vessels' centre lines / field's area, per field diameter",
+        "1/diameter",
+        "thinning: Guo and Hall 1989, Communications of the ACM 32, algorithm A1",
+    ),
+    Column("calibre_mean_px", REAL, "mean width of the vessels along their centre lines, px", "px"),
+    Column(
+        "calibre_mean",
+        REAL,
+        "mean width of the vessels along their centre lines, in field diameters",
+        "diameters",
+    ),
+    Column(
+        "calibre_std_px", REAL, "standard deviation of the vessels' width along the lines, px", "px"
+    ),
+    Column(
+        "calibre_std",
+        REAL,
+        "standard deviation of the vessels' width along the lines, in field diameters",
+        "diameters",
+    ),
+    Column(
+        "fractal_dimension",
+        REAL,
+        "by box counting, 0 to 2",
+        "",
+        "box counting, with a correction for ends that docs/results.md describes",
+    ),
+    Column(
+        "tortuosity",
+        REAL,
+        "length of vessels' segments / distance of their ends, from 1",
+        "",
+        "arc over chord: Hart et al. 1999, International Journal of Medical Informatics 53",
+    ),
     Column("num_branch_points", pa.int32(), "places where three or more vessels meet"),
     Column("num_components", pa.int32(), "vessels that are not joined"),
-    Column("focus", REAL, "fine / coarser structure in green, 0 and more"),
+    Column(
+        "focus",
+        REAL,
+        "fine / coarser structure in green, 0 and more",
+        "",
+        "differences of Gaussians: Burt and Adelson 1983, IEEE Transactions on Communications 31",
+    ),
     Column("exposure", REAL, "mean of green in the field, 0 to 1"),
     Column("underexposed_fraction", REAL, "share of the field with green below 16 of 255"),
     Column("overexposed_fraction", REAL, "share of the field with green from 250 of 255"),
@@ -127,6 +177,18 @@ COLUMNS = (
 ROW = pa.schema(
     [(column.name, column.type) for column in COLUMNS], metadata={"segpipe_schema": SCHEMA_VERSION}
 )
+
+TEXT_ROW = pa.schema([field for field in ROW if field.type != BYTES])
+"""What a table without pictures holds."""
+
+
+def described() -> dict[str, Any]:
+    """What columns.json says of the columns."""
+    columns = [
+        {"name": name, "type": str(kind), "unit": unit, "definition": meaning, "source": source}
+        for name, kind, meaning, unit, source in COLUMNS
+    ]
+    return {"schema_version": SCHEMA_VERSION, "columns": columns}
 
 
 def schema_of(names: Sequence[str]) -> pa.Schema:

@@ -27,7 +27,12 @@ from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.tta import num_scores
 from segpipe.progress import Progress, SteadyRate, process_seconds, time_left
 from segpipe.segment import report
-from segpipe.segment.compact import compact, count_missing_results, delete_old_results
+from segpipe.segment.compact import (
+    compact,
+    count_missing_results,
+    delete_old_results,
+    has_rows,
+)
 from segpipe.segment.config import SegmentConfig
 from segpipe.segment.gauges import Gauges
 from segpipe.segment.groups import Groups
@@ -102,7 +107,9 @@ def segment(config: SegmentConfig) -> int:
             held.check()
             run.output.put(REPORT, page)
             held.check()
-            delete_old_results(run.output, summary["results"])
+            if config.table == "csv":  # the report was the last to read them
+                summary["results"] = []
+            delete_old_results(run.output, summary["results"] + summary["tables"])
             write_json(run.output, SUMMARY, summary)
     print(_closing_line(summary, run.output))
     return _exit_code(config, summary)
@@ -167,7 +174,7 @@ def _complete(
         manifest.write(output)
     held.check()
     output.delete(SUMMARY)  # its results are about to change
-    return compact(output, manifest) | {
+    return compact(output, manifest, run.config.table) | {
         "done_before": todo.num_done,
         **trace,
         "model": asdict(run.checkpoint.card)
@@ -184,6 +191,7 @@ def _finished(run: Run, manifest: Manifest, summary: dict[str, Any]) -> bool:
     return (
         done
         and is_written(run.output, manifest, pages=run.config.repair)
+        and has_rows(summary, run.config.table)
         and not count_missing_results(run.output, summary)
     )
 
