@@ -32,7 +32,7 @@ from segpipe.train import crop_plan, states
 from segpipe.train.crop_plan import Batch, Cropper, CropPlan
 
 CROPS = "crops"  # the stream's name among a training's data sets
-BLOCK_BYTES = 16 << 20  # crops of a block: more spread Ray's cost of a task, fewer wait for it
+BLOCK_BYTES = 32 << 20  # crops of a block: more spread Ray's cost of a task, fewer wait for it
 MOST_BLOCK_STEPS = 64
 MOST_BLOCKS = 10_000  # what the scheduler holds at once without slowing down
 AHEAD = 8  # blocks on their way to each worker; with 4 one cropper rests two thirds of the time
