@@ -61,7 +61,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "crop_sampling": CHOICE,
         "augmentation": CHOICE,
         "soft_labels": SWITCH,
-        "teachers": ["nowhere.safetensors", "unheard-of"],
+        "teachers": ["nowhere.safetensors", "unheard-of", ""],
         "teachers_share": ["-0.1", "1.1", "nan", "abc", ""],
         "loss": CHOICE,
         "lr": SIZE,

@@ -381,6 +381,15 @@ def test_darkness_changes_exposure_and_what_is_readable_but_not_focus(photograph
     assert found[3].readable_fraction < 0.5 < found[0].readable_fraction
 
 
+@pytest.mark.parametrize("times", [1.9, 3])
+def test_quality_is_that_of_a_usual_field_whatever_the_working_diameter(photograph, times):
+    large = [cv2.resize(one, None, fx=times, fy=times) for one in photograph]
+    found, plain = assess_quality(*large), assess_quality(*photograph)
+    assert found.focus == pytest.approx(plain.focus, rel=0.25)  # enlarging costs some of it
+    assert found.exposure == pytest.approx(plain.exposure, abs=0.002)
+    assert found.readable_fraction == pytest.approx(plain.readable_fraction, abs=0.02)
+
+
 def test_exposure_is_counted_in_green_inside_the_field():
     image, fov = np.zeros((200, 200, 3), np.uint8), np.zeros((200, 200), np.uint8)
     fov[20:180, 20:180] = 255

@@ -174,7 +174,7 @@ def test_a_training_starts_from_the_weights_it_is_given(train, labelled):
 @pytest.mark.parametrize("flags", [["--width", 2], ["--model", "wnet", "--width", 4]])
 def test_weights_of_another_network_are_refused(train, flags):
     first = train("first", *UNET, "--epochs", 1) / "model.safetensors"
-    with pytest.raises(UserError, match=r"is unet of width 4, not .*give --model and --width"):
+    with pytest.raises(UserError, match=r"is unet of width 4, not .*give --model and --width, or"):
         train("other", *UNET, *flags, "--initial-weights", first)
 
 

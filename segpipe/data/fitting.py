@@ -18,7 +18,7 @@ from segpipe.errors import RejectedImage
 
 SHARP = 1.1  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
-PIXELS = 2  # it changes with what a photograph's bytes become: its field, its picture
+PIXELS = 3  # it changes with what a photograph's bytes become: its field, its picture
 
 
 @dataclass(frozen=True)

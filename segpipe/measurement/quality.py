@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 
 from segpipe.data.arrays import Image8, Mask, Plane
+from segpipe.data.fov import fov_box
 
+DIAMETER = 540.0  # px of the field where photographs and vessels are measured: DRIVE's
+LARGE = 1.1  # diameters from which a field is reduced to that
 HALF = 127  # of 255: a soft field's edge
 FLAT = 0.004  # local contrast: the flattest hundredth of DRIVE's training photographs has as much
 DARK, BRIGHT = 16, 250  # grey levels of green beyond which vessels drown in noise or saturation
@@ -34,8 +37,8 @@ class Quality:
 
 
 def assess_quality(canvas: Image8, fov: Image8) -> Quality:
-    """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 (255 inside), the field about 540 px wide
-    (`vessels.DIAMETER`) -> its Quality; `readable_fraction` and `focus` depend on that scale.
+    """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 (255 inside) -> its Quality where the field is
+    540 px wide (DIAMETER): a larger one is reduced, a smaller one stays as it is.
 
     Vessels are darkest in green. Both energies are of differences of Gaussians (Burt and Adelson
     1983), whose ratio neither exposure nor contrast changes; blur takes the finer one first.
@@ -43,7 +46,12 @@ def assess_quality(canvas: Image8, fov: Image8) -> Quality:
     inside = fov > HALF
     if not inside.any():
         return Quality(*[math.nan] * 5)
-    green = canvas[..., 1]
+    green = np.ascontiguousarray(canvas[..., 1])
+    top, left, bottom, right = fov_box(inside)
+    if (extent := max(bottom - top, right - left)) >= LARGE * DIAMETER:
+        size = (round(len(fov) * DIAMETER / extent),) * 2
+        green = np.asarray(cv2.resize(green, size, interpolation=cv2.INTER_AREA), np.uint8)
+        inside = np.asarray(cv2.resize(fov, size, interpolation=cv2.INTER_AREA)) > HALF
     levels = cv2.calcHist([green], [0], inside.view(np.uint8), [256], [0, 256]).ravel()
     shares = levels.astype(np.float64) / levels.sum()
     fine = cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)

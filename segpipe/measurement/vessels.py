@@ -19,7 +19,7 @@ from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.data.fov import fov_box
 from segpipe.measurement.calibre import mean_and_std, measure_calibres
 from segpipe.measurement.fractal import fractal_dimension
-from segpipe.measurement.quality import HALF
+from segpipe.measurement.quality import DIAMETER, HALF
 from segpipe.measurement.skeleton import (
     arc_lengths,
     chord_lengths,
@@ -30,7 +30,6 @@ from segpipe.measurement.skeleton import (
     without_spurs,
 )
 
-DIAMETER = 540.0  # px of the field where vessels are measured: DRIVE's, at which they are drawn
 COVERED = 85  # of 255: a third. At a half, lines a pixel wide break where they lie between pixels
 LEAST_LENGTH = 0.02  # diameters from end to end of a segment whose tortuosity is told: 11 px
 SPECK = 5e-5  # squared diameters: what is less than LEAST_LENGTH of the thinnest vessel (0.0025)

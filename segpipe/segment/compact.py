@@ -1,4 +1,6 @@
-"""The end of a run: parts -> results/, in order of the manifest, and what their rows add up to."""
+"""The end of a run: parts -> results/ and tables/, in order of the manifest, and what their rows
+add up to.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,9 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
     in their parts. The same parts give the same bytes.
     """
     parts = read_parts(output)
-    totals, files = Totals(), [Rows(output, PARQUET)]
+    totals, files = Totals(), {"results": Rows(output, PARQUET)}
     if table != "parquet":
-        files.append(Rows(output, CSV))
+        files["tables"] = Rows(output, CSV)
     progress, start, num_done = Progress("segment"), time.monotonic(), 0
     current, num_open = [np.zeros(0, np.uint64)], 0
     for number in range(len(manifest.pages)):
@@ -54,7 +56,7 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
             own, list_ids = list_ids.slice(0, len(rows)), list_ids.slice(len(rows))
             rows = rows.set_column(rows.schema.get_field_index("id"), ROW.field("id"), own)
             totals.add(rows)
-            for one in files:
+            for one in files.values():
                 one.add(rows)
         num_done += len(page)
         if len(manifest.pages) > 1:  # else it takes a second
@@ -62,15 +64,10 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
             left = time_left(num_done, manifest.num_inputs, rate)
             text = f"{num_done} of {manifest.num_inputs} rows, {rate:.0f}/s, {left}"
             progress.show(f"compacting, {text}")
-    results, tables = [one.close() for one in files] + [[]] * (2 - len(files))
+    keys = {name: files[name].close() if name in files else [] for name in NAMED}
     write_json(output, COLUMNS, described())
     gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
-    return totals.summary() | {
-        "open": num_open,
-        "gone": len(gone),
-        "results": results,
-        "tables": tables,
-    }
+    return totals.summary() | {"open": num_open, "gone": len(gone)} | keys
 
 
 def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
@@ -100,7 +97,7 @@ CSV = Form(TABLES, ".csv", TEXT_ROW, lambda buffer: csv.CSVWriter(buffer, TEXT_R
 
 
 class Rows:
-    """Files of rows, closed when they are large enough, in row groups that a reader can hold."""
+    """Files of rows, closed when they are large enough, in parts that a reader can hold."""
 
     def __init__(self, output: Store, form: Form) -> None:
         self.output, self.form = output, form
@@ -114,9 +111,7 @@ class Rows:
         self.writer = self.form.writer(self.buffer)
 
     def add(self, table: pa.Table) -> None:
-        schema = self.form.schema
-        some = [name for name in schema.names if name in table.column_names]
-        self.held.append(conform(table.select(some), schema))
+        self.held.append(conform(table).select(self.form.schema.names))
         self.num_rows += len(table)
         if sum(one.nbytes for one in self.held) >= ROW_GROUP_BYTES:
             self._flush()
@@ -148,7 +143,7 @@ class Rows:
 
 def delete_old_results(output: Store, keys: Sequence[str]) -> None:
     """Delete the files of rows that are not among these."""
-    for folder in (RESULTS, TABLES):
+    for folder in NAMED.values():
         for entry in list(list_own(output, folder)):
             if entry.key not in keys:
                 output.delete(entry.key)

@@ -35,7 +35,7 @@ class SegmentConfig:
     """Folder, s3://bucket/prefix, a single photograph, or a .csv or .parquet list of files in its
     column `path`."""
     output: str
-    """Folder or s3://bucket/prefix for masks/, results/, summary.json and report.html."""
+    """Folder or s3://bucket/prefix for masks/, results/ or tables/, summary.json, report.html."""
     checkpoint: str | None = None
     """Checkpoint file, or the name of a shipped one; the shipped default without."""
     workers: int | None = None
@@ -48,8 +48,8 @@ class SegmentConfig:
     format: str = "png"
     """Where masks go: png files, parquet (the mask_png column of the rows), or both."""
     table: str = "parquet"
-    """Where rows go: parquet files in results/, csv files in tables/, or both. Masks and scores are
-    in Parquet alone. May change when resumed."""
+    """What rows are written as: parquet in results/, csv in tables/, or both. Masks and scores are
+    in Parquet alone. May change when resumed: files of the other kind are then deleted."""
     measure: str = "none"
     """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
     probabilities: bool = False

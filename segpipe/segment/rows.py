@@ -1,4 +1,4 @@
-"""What a row of `results/` holds: its columns, with type and meaning, and how older rows are read.
+"""What a row holds: its columns, with type and meaning, and how older rows are read.
 
 COLUMNS is the one list of them; docs/results.md shows it, which tests/test_rows.py checks. A column
 is added by a line here and a value of its name in the rows that stages make; rows written before it
@@ -8,6 +8,7 @@ microseconds alone, and would read columns by the numbers (field ids) that a fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ SCHEMA_VERSION = "2"  # it changes when a column changes its meaning or type, or
 TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
 TIME = pa.timestamp("us", tz="UTC")
 MICROSECONDS = 1_000_000  # in a second
+LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")  # of Markdown
 
 
 class Column(NamedTuple):
@@ -135,7 +137,7 @@ COLUMNS = (
         REAL,
         "by box counting, 0 to 2",
         "",
-        "box counting, with a correction for ends that docs/results.md describes",
+        "box counting; the correction for ends is segpipe's",
     ),
     Column(
         "tortuosity",
@@ -185,7 +187,13 @@ TEXT_ROW = pa.schema([field for field in ROW if field.type != BYTES])
 def described() -> dict[str, Any]:
     """What columns.json says of the columns."""
     columns = [
-        {"name": name, "type": str(kind), "unit": unit, "definition": meaning, "source": source}
+        {
+            "name": name,
+            "type": str(kind),
+            "unit": unit,
+            "definition": LINK.sub(r"\1", meaning),
+            "source": source,
+        }
         for name, kind, meaning, unit, source in COLUMNS
     ]
     return {"schema_version": SCHEMA_VERSION, "columns": columns}

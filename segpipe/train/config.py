@@ -25,6 +25,7 @@ from segpipe.flags import (
     check_seed,
 )
 from segpipe.models import checkpoint, engine
+from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.loss import LOSSES
 from segpipe.models.network import PRECISIONS
 from segpipe.models.networks import MODELS, load_network
@@ -79,7 +80,8 @@ class TrainConfig:
     """Channels of the network's first layer; by default 64, of wnet, resunet and fineunet 8."""
     initial_weights: str | None = None
     """Checkpoint that training starts from, by a shipped one's name or its place, to fine-tune it:
-    of the network and width that are trained. Without, first weights are random."""
+    of the network and width that are trained. Without --diameter, theirs is the working diameter.
+    Without initial weights, the first ones are random."""
     epochs: int = 100
     """Passes over the crops. A finished run resumes when this is raised."""
     workers: str = "1"
@@ -184,7 +186,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for a flag that cannot be meant."""
-        check_places(self, "data", "output")
+        check_places(self, "data", "output", "initial_weights", "teachers")
         check_seed(self)
         counts = ("width", "epochs", "crops_per_image", "crop_size", "batch_size")
         check_at_least(self, 1, *counts, "cycle_epochs", "patience")
@@ -236,7 +238,7 @@ class TrainConfig:
     @cached_property
     def teacher_weights(self) -> dict[str, bytes]:
         """The files of --teachers, by name. Raises UserError for one that is no checkpoint."""
-        return {name: _weights("--teachers", name) for name in self.teachers or ()}
+        return {name: _weights("--teachers", name)[0] for name in self.teachers or ()}
 
     @cached_property
     def first_weights(self) -> bytes | None:
@@ -246,14 +248,14 @@ class TrainConfig:
         """
         if self.initial_weights is None:
             return None
-        data = _weights("--initial-weights", self.initial_weights)
-        loaded = checkpoint.load(data, f"--initial-weights {self.initial_weights}")
+        data, loaded = _weights("--initial-weights", self.initial_weights)
         load_network(loaded)  # raises where weights do not fit together
         card = loaded.card
         if (card.model, card.width) != (self.model, self.width):
             raise UserError(
                 f"--initial-weights {self.initial_weights}: is {_shape(card.model, card.width)}, "
-                f"not {_shape(self.model, self.width)}; give --model and --width as it has them"
+                f"not {_shape(self.model, self.width)}; give --model and --width, or --recipe, as "
+                "it has them"
             )
         return data
 
@@ -276,8 +278,8 @@ class TrainConfig:
         optimizer = part_of(self, OptimizerSettings)
         taught = [_digested(*one) for one in self.teacher_weights.items()]
         network = part_of(self, NetworkSettings)
-        if self.initial_weights is not None and self.first_weights is not None:
-            first = _digested(self.initial_weights, self.first_weights)
+        if self.first_weights is not None:
+            first = _digested(str(self.initial_weights), self.first_weights)
             network = replace(network, initial_weights=first)
         crops = replace(part_of(self, CropSettings), teachers=", ".join(taught) or None)
         whole_run = optimizer.schedule == "cosine" and optimizer.cycle_epochs is None
@@ -291,14 +293,14 @@ class TrainConfig:
         )
 
 
-def _weights(flag: str, name: str) -> bytes:
+def _weights(flag: str, name: str) -> tuple[bytes, Checkpoint]:
     """The file of a checkpoint. Raises UserError, which names the flag, for one that is none."""
     try:
         data = checkpoint.read(name)
-        checkpoint.load(data, name)
+        return data, checkpoint.load(data, f"{flag} {name}")
     except UserError as error:
-        raise UserError(f"{flag} {str(error).removeprefix('--checkpoint ')}") from error
-    return data
+        told = str(error).removeprefix("--checkpoint ").removeprefix(f"{flag} ")
+        raise UserError(f"{flag} {told}") from error
 
 
 def _digested(name: str, weights: bytes) -> str:
@@ -306,4 +308,4 @@ def _digested(name: str, weights: bytes) -> str:
 
 
 def _shape(model: str, width: int | None) -> str:
-    return model if width is None else f"{model} of width {width}"
+    return f"{model} of {'its own width' if width is None else f'width {width}'}"

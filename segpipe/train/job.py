@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from segpipe.data.layouts import Example, LabelledSet
 from segpipe.data.survey import Look
 from segpipe.errors import UserError
-from segpipe.models import forms
+from segpipe.models import checkpoint, forms
 from segpipe.storage import Store
 from segpipe.storage.lock import Claim
 from segpipe.train.crop_plan import CropPlan, scaled_size
@@ -110,6 +110,8 @@ def job_of(
     looks = looks[: len(training)]
     crops = settings.crops
     seen = statistics.median(one.diameter for one in looks)
+    if first_weights is not None:
+        seen = checkpoint.load(first_weights, "--initial-weights").card.diameter
     diameter = float(diameter or crops.diameter or seen)
     for example, one in zip(training, looks, strict=True):
         smallest = min(scaled_size(one.height, one.width, one.diameter, diameter))

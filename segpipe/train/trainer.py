@@ -84,9 +84,11 @@ class Trainer:
         else:
             torch.cuda.set_device(self.device)
         torch.manual_seed(job.plan.crops.seed)
-        network = networks.build_model(job.network.model, len(CLASSES), job.network.width)
-        if job.first_weights is not None:
-            network = networks.load_network(checkpoint.load(job.first_weights, "--initial-weights"))
+        network = (
+            networks.build_model(job.network.model, len(CLASSES), job.network.width)
+            if job.first_weights is None
+            else networks.load_network(checkpoint.load(job.first_weights, "--initial-weights"))
+        )
         if self.world_size > 1:
             norm.synchronise(network, self.device)
         self.network = network = channels_last(network.to(self.device))
