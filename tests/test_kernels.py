@@ -148,7 +148,7 @@ def test_a_width_that_the_loop_does_not_know_is_refused(width):
 
 
 def enlarged(canvas: np.ndarray, geometry: list[int]) -> np.ndarray:
-    """A canvas's box at native size, by Pillow."""
+    """A canvas's box at native size, larger or smaller, by Pillow."""
     height, width, top, left, box_height, box_width, scaled_height, scaled_width = geometry
     box = Image.fromarray(canvas[:scaled_height, :scaled_width].astype(np.float32))
     native = np.zeros((height, width), np.float32)
@@ -159,18 +159,21 @@ def enlarged(canvas: np.ndarray, geometry: list[int]) -> np.ndarray:
 
 
 @st.composite
-def geometries(draw: st.DrawFn) -> list[int]:
-    """Of a canvas of SIDE px that becomes no smaller."""
+def geometries(draw: st.DrawFn, least: float = 1) -> list[int]:
+    """Of a canvas of SIDE px that becomes `least` times as large, or more."""
     scaled = draw(st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)))
-    factor = draw(st.tuples(st.floats(1, 9), st.floats(1, 9)))
+    factor = draw(st.tuples(st.floats(least, 9), st.floats(least, 9)))
     top, left, below, right = draw(st.tuples(*[st.integers(0, 5)] * 4))
     box = [max(1, int(size * by)) for size, by in zip(scaled, factor, strict=True)]
     return [box[0] + top + below, box[1] + left + right, top, left, *box, *scaled]
 
 
 @settings(deadline=None, max_examples=60)
-@given(geometry=geometries(), seed=st.integers(0, 99))
-def test_native_masks_are_pillows_bilinear_enlargement_at_the_threshold(geometry, seed):
+@given(
+    geometry=geometries() | geometries(0.1),
+    seed=st.integers(0, 99),
+)
+def test_native_masks_are_pillows_bilinear_scores_at_the_threshold(geometry, seed):
     scaled = geometry[-2:]
     rng = np.random.default_rng(seed)
     score = rng.random((SIDE, SIDE), np.float32)
@@ -193,6 +196,25 @@ def test_native_scores_are_the_levels_of_pillows_bilinear_enlargement(geometry, 
     levels = np.rint(np.clip(enlarged(score, geometry), 0, 1) * np.float32(255))
     found = kernels.native_score(score, mask, np.asarray(geometry, np.int32))
     np.testing.assert_array_equal(found, np.where(mask == 0, 0, levels))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    factor=st.tuples(st.floats(1, 4), st.floats(1, 4)),
+    channels=st.sampled_from([(), (1,), (3,), (4,)]),
+    seed=st.integers(0, 99),
+)
+def test_enlarged_pictures_have_the_levels_of_pillows(shape, factor, channels, seed):
+    picture = np.random.default_rng(seed).integers(0, 256, (*shape, *channels), np.uint8)
+    height, width = (int(side * by) for side, by in zip(shape, factor, strict=True))
+    planes = picture.reshape(*shape, -1)
+    wanted = [
+        Image.fromarray(planes[..., c]).resize((width, height), Image.Resampling.BILINEAR)
+        for c in range(planes.shape[-1])
+    ]
+    found = kernels.enlarged(picture, height, width)
+    np.testing.assert_array_equal(found.reshape(height, width, -1), np.stack(wanted, axis=-1))
 
 
 def test_a_mask_of_another_size_is_refused():

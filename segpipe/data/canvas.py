@@ -131,12 +131,16 @@ def _fit(
         picture = pixels.crop((left, top, right, bottom))
     else:
         picture = Image.fromarray(pixels[top:bottom, left:right])
-    if g.resampled:
+    enlarges = g.scaled_height >= g.box_height and g.scaled_width >= g.box_width
+    if r == 1 and enlarges and resampling == Image.Resampling.BILINEAR and not kernels.missing():
+        fitted = kernels.enlarged(np.asarray(picture), g.scaled_height, g.scaled_width)
+    elif g.resampled:
         inset = g.left / r - left, g.top / r - top
         box = (*inset, inset[0] + g.box_width / r, inset[1] + g.box_height / r)
         size = g.scaled_width, g.scaled_height
-        picture = picture.resize(size, resampling, box, REDUCING_GAP)
-    fitted = np.asarray(picture)
+        fitted = np.asarray(picture.resize(size, resampling, box, REDUCING_GAP))
+    else:
+        fitted = np.asarray(picture)
     canvas = np.zeros((side, side, *fitted.shape[2:]), np.uint8)
     canvas[: g.scaled_height, : g.scaled_width] = fitted
     return canvas
@@ -165,13 +169,13 @@ def native_mask(score: Plane, fov: Image8, geometry: Geometry, threshold: float)
     The one rule: outside the field of view 0, inside it vessel where the score at native size
     reaches the threshold, background elsewhere. 12 megapixels take 3 ms compiled, else 100 ms.
     """
-    if geometry.enlarges and not kernels.missing():
+    if not kernels.missing():
         return kernels.native_mask(score, fov, np.asarray(geometry.to_list(), np.int32), threshold)
     return plain_native_mask(score, fov, geometry, threshold)
 
 
 def plain_native_mask(score: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Image8:
-    """native_mask by Pillow, also where a small photograph was enlarged for the network."""
+    """native_mask by Pillow."""
     g = geometry
     inside = _restore_box(fov.astype(np.float32), g) > 127
     vessel = _restore_box(score, g) >= np.float32(threshold)

@@ -15,7 +15,7 @@ def native_mask(
     geometry: npt.NDArray[np.int32],
     threshold: float,
 ) -> npt.NDArray[np.uint8]:
-    """As canvas.native_mask, for a geometry [8] that nowhere shrinks the canvas.
+    """As canvas.native_mask, for a geometry [8].
 
     Raises ValueError for arrays of another shape or dtype, or a box that does not lie in both.
     """
