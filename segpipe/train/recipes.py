@@ -22,7 +22,7 @@ COMMON = {  # what both networks were found to want
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "lecture": {"model": "segnet-lite"},  # all else are the plain defaults
-    # 9,432 steps on DRIVE and HRF together: it made the shipped default
+    # 9,432 steps on DRIVE and HRF together: what the shipped default was fine-tuned from
     "fineunet": COMMON | {"model": "fineunet", "diameter": 1024.0, "epochs": 36, "crop_size": 512},
     # 9,600 steps on DRIVE, an hour of one core: it made the shipped resunet
     "resunet": COMMON | {"model": "resunet", "epochs": 64, "crop_size": 256, "tta": "flip4"},
