@@ -182,6 +182,7 @@ def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
         "open": 1,
         "gone": 1,
         "results": [f"results/{file.name}" for file in (tmp_path / "out/results").iterdir()],
+        "tables": [],
     }
     assert [(r["path"], r["version"]) for r in results(tmp_path / "out")] == [
         ("a", "1"),

@@ -36,7 +36,7 @@ EXCEPTIONS = {  # a part of the text: why it may lack a name or what to do
     "--measured {error}": "a UserError, with the flag before it",
     "{flag(name)} {error}": "a UserError, with the flag before it",
     "{name} {error}": "a UserError, with the flag before it",
-    "--teachers {told}": "a UserError, with the flag before it",
+    "{flag} {told}": "a UserError, with the flag before it",
     "--checkpoint {error}": "a UserError, with the flag before it",
     "{line} (segpipe {verb} --help tells more)": "what the parser says names the flag",
     "{unknown} (segpipe {verb} --help tells all)": "names the flag, and the nearest one",

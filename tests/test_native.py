@@ -350,7 +350,7 @@ def test_arrays_that_do_not_fit_are_refused_by_optimised_python_too(flags):
     told, debug = done.stdout.strip().rsplit(" ", 1)
     assert debug == str(not flags)
     found = json.loads(told)
-    assert len(found) == 54
+    assert len(found) == 57
     assert {name for name, error in found.items() if "wanted" not in error} == {
         "levels: top",
         "mask: top",
