@@ -132,15 +132,16 @@ def _fit(
     else:
         picture = Image.fromarray(pixels[top:bottom, left:right])
     enlarges = g.scaled_height >= g.box_height and g.scaled_width >= g.box_width
-    if r == 1 and enlarges and resampling == Image.Resampling.BILINEAR and not kernels.missing():
+    bilinear = resampling == Image.Resampling.BILINEAR
+    if not g.resampled:
+        fitted = np.asarray(picture)
+    elif r == 1 and enlarges and bilinear and not kernels.missing():
         fitted = kernels.enlarged(np.asarray(picture), g.scaled_height, g.scaled_width)
-    elif g.resampled:
+    else:
         inset = g.left / r - left, g.top / r - top
         box = (*inset, inset[0] + g.box_width / r, inset[1] + g.box_height / r)
         size = g.scaled_width, g.scaled_height
         fitted = np.asarray(picture.resize(size, resampling, box, REDUCING_GAP))
-    else:
-        fitted = np.asarray(picture)
     canvas = np.zeros((side, side, *fitted.shape[2:]), np.uint8)
     canvas[: g.scaled_height, : g.scaled_width] = fitted
     return canvas
