@@ -91,13 +91,14 @@ def calls(compiler: Path) -> list[str]:
     ("flags", "variant"),
     [
         (LEVEL_4, "x86-64-v4"),
-        (f"{LEVEL_4} amx_tile amx_int8 amx_bf16", "x86-64-v4"),
+        (f"{LEVEL_4} avx512_bf16 amx_tile amx_bf16", "x86-64-v4-amx"),
+        (f"{LEVEL_4} avx512_bf16", "x86-64-v4"),
         (LEVEL_4.replace("avx512vl", ""), "x86-64-v3"),
         (LEVEL_3, "x86-64-v3"),
     ],
 )
 def test_a_cpu_takes_the_best_variant_that_it_runs(cpu, folder, flags, variant):
-    for name in ("x86-64-v3", "x86-64-v4"):
+    for name in ("x86-64-v3", "x86-64-v4", "x86-64-v4-amx"):
         (folder / f"{build.digest()}-{name}.so").write_bytes(b"")
     cpu(flags)
     assert native.library_path().name == f"{build.digest()}-{variant}.so"
@@ -127,7 +128,7 @@ def test_all_variants_that_this_cpu_runs_agree(monkeypatch):
     decoder = rng.normal(0, 0.1, (3, 64, 3, 3)).astype(np.float32)
     state = drawn_state(24)
 
-    def everything(variant: build.Variant) -> tuple[int, list[np.ndarray]]:
+    def everything(variant: build.Variant) -> tuple[tuple[int, int], list[np.ndarray]]:
         monkeypatch.setattr(native, "library", lambda: native.load(path_of(variant)))
         scores = kernels.SegNetLiteScores(*weights, decoder[1] - decoder[2], 0.1)(canvas, fov)
         resunet = kernels.ResUNetScores(state, VESSEL, BACKGROUND)(canvas, fov)
@@ -139,14 +140,16 @@ def test_all_variants_that_this_cpu_runs_agree(monkeypatch):
         levels = kernels.native_score((canvas[..., 0] / 255).astype(np.float32), one, geometry)
         png = np.frombuffer(kernels.packed_rows(levels), np.uint8)
         of_score = [levels.astype(float), png.astype(float)]
-        return native.library().segnet_lite_lanes(), [scores, resunet, *of_loss, *of_score, mask]
+        library = native.library()
+        kind = library.segnet_lite_lanes(), library.has_tiles()
+        return kind, [scores, resunet, *of_loss, *of_score, mask]
 
     def path_of(variant: build.Variant) -> Path:
         kept = (build.library_path(folder, variant) for folder in native._folders())
         return next(path for path in kept if path.exists())
 
     found = [everything(variant) for variant in native.runnable()]
-    assert len({lanes for lanes, _ in found}) == len(found)  # they are not the same library
+    assert len({kind for kind, _ in found}) == len(found)  # they are not the same library
     for _, others in found[1:]:
         *numbers, mask = others
         for number, wanted in zip(numbers, found[0][1], strict=False):
@@ -177,7 +180,7 @@ def test_why_the_package_has_none_is_told(folder, monkeypatch, tmp_path):
     assert build.build(folder)
     told = native.missing()
     assert told.startswith("no native library was built with the package: ")
-    assert told.endswith("cc does not build x86-64-v4: no such thing")
+    assert told.endswith("cc does not build x86-64-v4-amx: no such thing")
 
 
 def test_without_a_compiler_the_reason_names_what_would_do(folder, monkeypatch):
@@ -196,7 +199,7 @@ def test_a_compiler_that_fails_leaves_it_to_the_next(folder, monkeypatch, tmp_pa
     first = stub(tmp_path / "c++", "exit 1")
     second = stub(tmp_path / "g++", 'echo made > "$last"')
     assert build.build(folder) == ""
-    assert [len(calls(compiler)) for compiler in (first, second)] == [2, 2]
+    assert [len(calls(compiler)) for compiler in (first, second)] == [3, 3]
     assert {path.read_text() for path in folder.iterdir()} == {"made\n"}
 
 
@@ -204,14 +207,15 @@ def test_what_is_there_is_not_compiled_again_and_what_was_changed_is(folder, mon
     compiler = stub(tmp_path / "cc", 'echo made > "$last"')
     monkeypatch.setenv("CXX", str(compiler))
     assert build.build(folder) == build.build(folder) == ""
-    assert sorted(call.count("-march=x86-64-v4") for call in calls(compiler)) == [0, 1]
+    found = [(call.count("-march=x86-64-v4"), call.count("-mamx-bf16")) for call in calls(compiler)]
+    assert sorted(found) == [(0, 0), (1, 0), (1, 1)]
     before = set(folder.iterdir())
     (tmp_path / "changed.h").write_text("// another header")
     monkeypatch.setattr(build, "HEADERS", [tmp_path / "changed.h"])
     assert native.missing().startswith(f"{folder}: no native library of these sources")
     assert build.build(folder) == ""
     after = set(folder.iterdir())
-    assert len(after) == 2
+    assert len(after) == 3
     assert not before & after
 
 
@@ -222,7 +226,7 @@ def test_a_library_that_failed_once_is_built_when_the_compiler_is_mended(
     assert build.build(folder).endswith("exit code 1")
     stub(tmp_path / "cc", 'echo made > "$last"')
     assert build.build(folder) == ""
-    assert [path.suffix for path in folder.iterdir()] == [".so", ".so"]
+    assert [path.suffix for path in folder.iterdir()] == [".so"] * 3
 
 
 def test_the_fingerprint_follows_the_library_and_the_cpu(folder, cpu):
@@ -236,7 +240,7 @@ def test_the_fingerprint_follows_the_library_and_the_cpu(folder, cpu):
     ):
         cpu(flags, model)
         if content:
-            build.library_path(folder, build.VARIANTS[0]).write_bytes(content)
+            build.library_path(folder, build.VARIANTS[1]).write_bytes(content)
         native.fingerprint.cache_clear()
         found.add(native.fingerprint())
     assert len(found) == 5
@@ -393,7 +397,7 @@ def short_of_memory() -> None:
     numbers = np.concatenate([array.ravel() for array in parts])
     network = ctypes.c_void_p()
     with memory_left(8 << 20), pytest.raises(MemoryError, match="resunet_open"):
-        native.library().resunet_open(1, 5, levels, numbers, ctypes.byref(network))
+        native.library().resunet_open(1, 5, levels, numbers, 0, ctypes.byref(network))
     assert network.value is None
 
 

@@ -44,19 +44,24 @@ class Variant(NamedTuple):
     """A kind of CPU that a library is made for."""
 
     name: str
-    """Of the psABI's levels (x86-64 psABI, section 3.1.1), and what -march calls it."""
+    level: str
+    """Of the psABI (x86-64 psABI, section 3.1.1), and what -march calls it."""
     needs: frozenset[str]
     """What /proc/cpuinfo calls its instruction sets."""
+    flags: tuple[str, ...] = ()
+    """Of the compiler, for what is beyond the level."""
 
 
 V3 = frozenset(
     ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "popcnt", "sse4_2", "ssse3")
 )
 V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-# The best first. No source has AMX code, so AMX has no library of its own yet; one with it goes
-# first here: V4, amx_tile, amx_int8 and amx_bf16, and its process asks Linux for the tiles' state
-# (arch_prctl(2), ARCH_REQ_XCOMP_PERM).
-VARIANTS = (Variant("x86-64-v4", V4), Variant("x86-64-v3", V3))
+TILES = V4 | {"amx_tile", "amx_bf16", "avx512_bf16"}
+VARIANTS = (  # the best first
+    Variant("x86-64-v4-amx", "x86-64-v4", TILES, ("-mamx-tile", "-mamx-bf16", "-mavx512bf16")),
+    Variant("x86-64-v4", "x86-64-v4", V4),
+    Variant("x86-64-v3", "x86-64-v3", V3),
+)
 
 
 class BuildError(OSError):
@@ -66,7 +71,7 @@ class BuildError(OSError):
 def digest() -> str:
     """Of sources, flags and variants: what a library is made from."""
     texts = [path.read_bytes() for path in (*SOURCES, *HEADERS)]
-    flags = " ".join((*FLAGS, *(variant.name for variant in VARIANTS)))
+    flags = " ".join((*FLAGS, *(word for one in VARIANTS for word in (one.level, *one.flags))))
     return hashlib.sha256(b"\0".join([*texts, flags.encode()])).hexdigest()[:16]
 
 
@@ -124,10 +129,11 @@ def compile_one(
 ) -> None:
     """Raises BuildError."""
     name = " ".join(compiler)
-    march = variant.name.replace("-", "_") if "ziglang" in compiler else variant.name
+    march = variant.level.replace("-", "_") if "ziglang" in compiler else variant.level
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         built = Path(scratch) / library.name
-        words = [*compiler, *flags, f"-march={march}", *map(str, SOURCES), "-o", str(built)]
+        words = [*compiler, *flags, f"-march={march}", *variant.flags]
+        words += [*map(str, SOURCES), "-o", str(built)]
         env = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch} | os.environ
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=BUILD_S, env=env)

@@ -15,6 +15,8 @@ constexpr int LANES = 8;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
+constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
+
 inline Floats load(const float *from) {
   Floats lanes;
   std::memcpy(&lanes, from, sizeof lanes);
@@ -54,16 +56,20 @@ inline Floats exponential(const Floats &x) {
   return p * scale;
 }
 
+inline Floats sigmoid(const Floats &values) {
+  const Floats x = smaller(larger(-values, all(-87.0f)), all(87.0f));
+  return 1.0f / (1.0f + exponential(x));
+}
+
 // In place: 1 / (1 + exp(-x)).
 inline void sigmoid(float *values, int count) {
-  for (int at = 0; at < count; at += LANES) {
-    float lanes[LANES] = {};
-    const int some = count - at < LANES ? count - at : LANES;
-    std::memcpy(lanes, values + at, sizeof(float) * some);
-    const Floats x = smaller(larger(-load(lanes), all(-87.0f)), all(87.0f));
-    store(lanes, 1.0f / (1.0f + exponential(x)));
-    std::memcpy(values + at, lanes, sizeof(float) * some);
-  }
+  int at = 0;
+  for (; at + LANES <= count; at += LANES) store(values + at, sigmoid(load(values + at)));
+  if (at == count) return;
+  float lanes[LANES] = {};
+  std::memcpy(lanes, values + at, sizeof(float) * (count - at));
+  store(lanes, sigmoid(load(lanes)));
+  std::memcpy(values + at, lanes, sizeof(float) * (count - at));
 }
 
 } // namespace

@@ -57,7 +57,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "double_backward": (F32, F32, F32, F32, *[INT] * 7, F32, F32, F64, F64),
     "likelihood": (F32, U8, F32, *[INT] * 7, F32, F64),
     "square_cells": (U8, *[INT] * 7, F32),
-    "resunet_open": (INT, INT, I32, F64, ctypes.POINTER(NETWORK)),
+    "resunet_open": (INT, INT, I32, F64, INT, ctypes.POINTER(NETWORK)),
     "resunet_scores": (NETWORK, U8, U8, INT, INT, F32),
 }
 
@@ -119,7 +119,8 @@ def load(path: Path) -> ctypes.CDLL:
     for name, arguments in SIGNATURES.items():
         function = getattr(loaded, name)  # loaded[name] would be another
         function.argtypes, function.restype, function.errcheck = arguments, INT, _check
-    loaded.segnet_lite_lanes.argtypes, loaded.segnet_lite_lanes.restype = (), INT
+    for answer in (loaded.segnet_lite_lanes, loaded.has_tiles):
+        answer.argtypes, answer.restype = (), INT
     loaded.resunet_close.argtypes, loaded.resunet_close.restype = (NETWORK,), None
     return loaded
 

@@ -19,19 +19,20 @@ inline Floats in_register(Floats x) {
 
 inline Floats positive(const Floats &x) { return x > 0.0f ? x : Floats{}; }
 
-constexpr int padded(int count, int step) { return (count + step - 1) / step * step; }
-
 struct alignas(64) Line {
   float values[16];
 };
 
-// Floats at addresses that vectors like.
-struct Floats64 {
+// Numbers at addresses that vectors like.
+template <class Number> struct Aligned {
   std::vector<Line> lines;
-  void assign(size_t count) { lines.assign((count + 15) / 16, Line{}); }
-  float *data() { return reinterpret_cast<float *>(lines.data()); }
-  const float *data() const { return reinterpret_cast<const float *>(lines.data()); }
+  void assign(size_t count) {
+    lines.assign((count * sizeof(Number) + sizeof(Line) - 1) / sizeof(Line), Line{});
+  }
+  Number *data() { return reinterpret_cast<Number *>(lines.data()); }
+  const Number *data() const { return reinterpret_cast<const Number *>(lines.data()); }
 };
+using Floats64 = Aligned<float>;
 
 // sum += the runs of `depth` floats at `from`, `stride` apart, times weights [depth][VECTORS]. With a
 // STRIDE, which `stride` then is, no register holds where a run begins.

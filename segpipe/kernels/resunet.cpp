@@ -1,111 +1,13 @@
-// resunet: its score of a canvas. Called through ctypes by resunet.py, which says what each argument
-// is.
-//
-// Activations lie as rows of cells, a cell's channels side by side, so that the cells which a
-// convolution sees in one row are one run of numbers, and every layer is a product of such runs with
-// weights. Only the tiles of 4x4 cells are computed that the field of view's scores depend on.
+// resunet: its score of a canvas, in single precision. Called through ctypes by resunet.py, which says
+// what each argument is.
 #define EIGHT_LANES // cells of 8 channels half-fill wider ones, and those of 16 gain nothing
+#include "resunet.h"
 #include "border.h"
-#include "products.h"
-#include <algorithm>
 #include <array>
-#include <vector>
 
 namespace {
 
-constexpr int COLOURS = 3;
-constexpr int TILE = 4; // cells, side of what is computed together
-
-// ---- which cells are needed
-
-// In each row the first and behind the last; (side, 0) in a row without any.
-struct Spans {
-  std::vector<int> first, last;
-  explicit Spans(int side) : first(side, side), last(side, 0) {}
-  int side() const { return int(first.size()); }
-  bool any(int row) const { return first[row] < last[row]; }
-  void add(int row, int from, int to) {
-    first[row] = std::min(first[row], std::max(from, 0));
-    last[row] = std::max(last[row], std::min(to, side()));
-  }
-};
-
-Spans of_field(const uint8_t *fov, int side) {
-  Spans spans(side);
-  for (int y = 0; y < side; y++) {
-    const uint8_t *row = fov + size_t(y) * side;
-    const auto lit = [](uint8_t value) { return value != 0; };
-    const int from = int(std::find_if(row, row + side, lit) - row);
-    if (from == side) continue;
-    int to = side;
-    while (!row[to - 1]) to--;
-    spans.add(y, from, to);
-  }
-  return spans;
-}
-
-// With all that is at most `by` rows and columns away.
-Spans grown(const Spans &spans, int by) {
-  const int side = spans.side();
-  Spans wider(side);
-  for (int y = 0; y < side; y++)
-    for (int near = std::max(y - by, 0); spans.any(y) && near < std::min(y + by + 1, side); near++)
-      wider.add(near, spans.first[y] - by, spans.last[y] + by);
-  return wider;
-}
-
-// The blocks of 2x2 (or step x step) that hold them.
-Spans shrunk(const Spans &spans, int step) {
-  Spans smaller(padded(spans.side(), step) / step);
-  for (int y = 0; y < spans.side(); y++)
-    if (spans.any(y)) smaller.add(y / step, spans.first[y] / step, (spans.last[y] - 1) / step + 1);
-  return smaller;
-}
-
-// What blocks of 2x2 hold, and the others.
-Spans enlarged_with(const Spans &blocks, Spans spans) {
-  for (int y = 0; y < spans.side(); y++)
-    if (blocks.any(y / 2)) spans.add(y, 2 * blocks.first[y / 2], 2 * blocks.last[y / 2]);
-  return spans;
-}
-
-Spans tiles(const Spans &spans) { return shrunk(spans, TILE); }
-
-// ---- activations
-
-// Rows of cells with zeros around, of which the newest `kept` are there.
-struct Plane {
-  int side = 0, channels = 0, kept = 0;
-  size_t length = 0; // floats of a row
-  Floats64 floats;
-
-  void shape(int new_side, int new_channels, int new_kept) {
-    side = new_side, channels = padded(new_channels, LANES), kept = std::min(new_kept, side);
-    length = size_t(padded(side, TILE) + 2) * channels;
-    floats.assign(length * (kept + 1));
-  }
-  // Cell 0 of row y, which may also be one of zeros beyond the canvas; cells -1 and side are zeros.
-  float *row(int y) {
-    const int place = y < 0 || y >= side ? kept : y % kept;
-    return floats.data() + place * length + channels;
-  }
-  // Zeros in a row of tiles outside of those `span` names.
-  void clear_outside(int tile_row, const Spans &span) {
-    const int end = std::min((tile_row + 1) * TILE, side);
-    for (int y = tile_row * TILE; y < end; y++) {
-      float *cells = row(y);
-      const int last = std::min(span.last[tile_row] * TILE, side);
-      const int first = std::min(span.first[tile_row] * TILE, side);
-      std::fill(cells, cells + size_t(first) * channels, 0.0f);
-      std::fill(cells + size_t(std::max(first, last)) * channels, cells + size_t(side) * channels, 0.0f);
-    }
-  }
-};
-
 // ---- products
-
-// What becomes of a sum: it is kept, or its positive part is, or what is there is added before.
-enum Then { KEEP, RECTIFY, ADD };
 
 // A layer's weights: [group of vectors][row of the kernel][depth][vector], and its biases.
 struct Layer {
@@ -171,27 +73,6 @@ private:
   }
 };
 
-// Numbers in the order of resunet.py, one layer after the other.
-struct Reader {
-  const double *at;
-  std::vector<double> take(size_t count) {
-    at += count;
-    return std::vector<double>(at - count, at);
-  }
-};
-
-// [taps][before][after] -> the same with zeros for the channels that only fill a cell up.
-std::vector<double> filled(const std::vector<double> &plain, int taps, int before, int after,
-                           int wide_before, int wide_after) {
-  std::vector<double> all(size_t(taps) * wide_before * wide_after);
-  for (int tap = 0; tap < taps; tap++)
-    for (int k = 0; k < before; k++)
-      for (int out = 0; out < after; out++)
-        all[(size_t(tap) * wide_before + k) * wide_after + out] =
-            plain[(size_t(tap) * before + k) * after + out];
-  return all;
-}
-
 // ---- layers
 
 // A 3x3 convolution, by Winograd's minimal filtering F(4x4, 3x3): 36 products for 16 cells instead
@@ -226,6 +107,10 @@ inline void from_spots(const Floats (&x)[PATCH], Floats (&to)[TILE]) {
 
 struct Scratch {
   Floats64 spots, sums; // [SPOTS][STRIP][channels], of the input and of a group of outputs
+  void shape(int most_channels) {
+    spots.assign(size_t(SPOTS) * STRIP * padded(most_channels, LANES));
+    sums.assign(SPOTS * STRIP * 4 * LANES);
+  }
 };
 
 struct Convolution {
@@ -254,7 +139,7 @@ struct Convolution {
   }
 
   // A row of tiles.
-  __attribute__((noinline)) void run(Plane &in, Plane &out, int tile_row, const Spans &span, Then then,
+  __attribute__((noinline)) void run(Plane<float> &in, Plane<float> &out, int tile_row, const Spans &span, Then then,
            Scratch &scratch) const {
     out.clear_outside(tile_row, span);
     for (int first = span.first[tile_row]; first < span.last[tile_row]; first += STRIP) {
@@ -268,7 +153,7 @@ struct Convolution {
   }
 
 private:
-  void spread(Plane &in, int tile_row, int first, int count, float *spots) const {
+  void spread(Plane<float> &in, int tile_row, int first, int count, float *spots) const {
     const int channels = in.channels;
     const float *rows[PATCH];
     for (int i = 0; i < PATCH; i++)
@@ -320,7 +205,7 @@ private:
     }
   }
 
-  __attribute__((noinline)) void gather(const float *sums, int group, Plane &out, int tile_row, int first, int count,
+  __attribute__((noinline)) void gather(const float *sums, int group, Plane<float> &out, int tile_row, int first, int count,
               Then then) const {
     const int rows = std::min(TILE, out.side - tile_row * TILE);
     const int channels = out.channels, all = vectors;
@@ -357,12 +242,6 @@ private:
   }
 };
 
-struct Residual {
-  Convolution inner, outer;
-  Residual(Reader &reader, int channels)
-      : inner(reader, channels, channels), outer(reader, channels, channels) {}
-};
-
 struct Smaller { // 2x2, stride 2
   Layer layer;
 
@@ -372,7 +251,7 @@ struct Smaller { // 2x2, stride 2
     layer.pack(filled(plain, 4, before, after, cell, after), reader.take(after), 2, 2 * cell);
   }
 
-  void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
+  void run(Plane<float> &in, Plane<float> &out, int tile_row, const Spans &span, Scratch &) const {
     out.clear_outside(tile_row, span);
     const int first = span.first[tile_row] * TILE;
     const int count = std::min(span.last[tile_row] * TILE, out.side) - first;
@@ -398,7 +277,7 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
                        padded(before, LANES));
   }
 
-  void run(Plane &in, Plane &out, int tile_row, const Spans &span) const {
+  void run(Plane<float> &in, Plane<float> &out, int tile_row, const Spans &span, Scratch &) const {
     const int first = span.first[tile_row] * TILE;
     const int count = std::min(span.last[tile_row] * TILE, out.side) - first;
     for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, out.side); y++) {
@@ -408,160 +287,33 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
   }
 };
 
-// ---- the network
-
-struct Network {
-  int block;                 // px: each cell of the first level is a square of them
-  std::vector<int> channels; // of each level, half as large as the one before
-  int levels;
-  int shaped = 0;            // cells of the side that planes have room for
-  std::vector<Convolution> first, last; // one of each
-  std::vector<Residual> down, up;       // of the first level first
-  std::vector<Smaller> smaller;
-  std::vector<Larger> larger; // to the first level first
-  Plane colours, logits;
-  std::vector<Plane> planes, inner; // of each level
-  Floats64 pixel_row;
-  Scratch scratch;
-
-  Network(int new_block, const std::vector<int> &new_channels, const double *plain)
-      : block(new_block), channels(new_channels), levels(int(channels.size())), planes(levels), inner(levels) {
-    Reader reader{plain};
-    first.emplace_back(reader, COLOURS * block * block, channels[0]);
-    for (int count : channels) down.emplace_back(reader, count);
-    for (int l = 1; l < levels; l++) smaller.emplace_back(reader, channels[l - 1], channels[l]);
-    for (int l = 1; l < levels; l++) larger.emplace_back(reader, channels[l], channels[l - 1]);
-    for (int l = 1; l < levels; l++) up.emplace_back(reader, channels[l - 1]);
-    last.emplace_back(reader, channels[0], block * block);
-    const int most = std::max(*std::max_element(channels.begin(), channels.end()), COLOURS * block * block);
-    scratch.spots.assign(size_t(SPOTS) * STRIP * padded(most, LANES));
-    scratch.sums.assign(SPOTS * STRIP * 4 * LANES);
-  }
-
-  void shape(int side) { // cells of the first level
-    if (shaped == side) return;
-    shaped = 0; // until all are: memory may not suffice for one of them
-    constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
-    colours.shape(side, COLOURS * block * block, RING);
-    logits.shape(side, block * block, RING);
-    pixel_row.assign(size_t(side) * COLOURS * block + LANES);
-    for (int l = 0; l < levels; l++) {
-      planes[l].shape(side >> l, channels[l], side);
-      inner[l].shape(side >> l, channels[l], RING);
-    }
-    shaped = side;
-  }
-
-  // Both convolutions in place, row by row of tiles, from the moment that `before` made its input.
-  template <class Before, class After>
-  void run(const Residual &block, int level, const Spans &needed, Before before, After after) {
-    Plane &plane = planes[level], &between = inner[level];
-    const Spans outer_span = tiles(needed), inner_span = tiles(grown(needed, 1));
-    const int rows = outer_span.side();
-    for (int r = 0; r < rows + 2; r++) {
-      if (r < rows) before(r);
-      if (r >= 1 && r <= rows) block.inner.run(plane, between, r - 1, inner_span, RECTIFY, scratch);
-      if (r < 2) continue;
-      block.outer.run(between, plane, r - 2, outer_span, ADD, scratch); // the rows around have read it
-      after(r - 2);
-    }
-  }
-
-  void run(const uint8_t *canvas, const uint8_t *fov, int side, int reach, float *scores) {
-    shape(side / block);
-    std::memset(scores, 0, sizeof(float) * side * side);
-    // What is needed, from the scores backwards.
-    const Spans scored = shrunk(grown(of_field(fov, side), reach), block);
-    std::vector<Spans> wanted_up, wanted_down; // the blocks' results
-    Spans wanted = grown(scored, 1);
-    for (int l = 0; l < levels - 1; l++) {
-      wanted_up.push_back(wanted);
-      wanted = shrunk(grown(wanted, 2), 2);
-    }
-    wanted_down.push_back(wanted);
-    for (int l = levels - 2; l >= 0; l--)
-      wanted_down.insert(wanted_down.begin(),
-                         enlarged_with(grown(wanted_down[0], 2), grown(wanted_up[l], 2)));
-
-    const auto nothing = [](int) {};
-    for (int l = 0; l < levels; l++) {
-      const Spans span = tiles(grown(wanted_down[l], 2));
-      run(down[l], l, wanted_down[l], [&](int r) {
-        if (l)
-          smaller[l - 1].run(planes[l - 1], planes[l], r, span);
-        else
-          run_first(canvas, side, r, span);
-      }, nothing);
-    }
-    const Spans score_span = tiles(scored);
-    const int last_row = score_span.side() - 1;
-    for (int l = levels - 2; l >= 0; l--) {
-      const Spans span = tiles(grown(wanted_up[l], 2));
-      run(up[l], l, wanted_up[l], [&](int r) { larger[l].run(planes[l + 1], planes[l], r, span); },
-          [&](int r) {
-            if (l == 0 && r > 0) run_last(r - 1, score_span, side, scores);
-            if (l == 0 && r == last_row) run_last(r, score_span, side, scores);
-          });
-    }
-  }
-
-  void run_first(const uint8_t *canvas, int side, int tile_row, const Spans &span) {
-    const int from = tile_row ? (tile_row + 1) * TILE : 0;
-    for (int y = from; y < std::min((tile_row + 2) * TILE, side / block); y++) {
-      int begin = side / block, end = 0; // of what the tiles around see
-      for (int near = std::max(y / TILE - 1, 0); near < std::min(y / TILE + 2, span.side()); near++) {
-        if (!span.any(near)) continue;
-        begin = std::min(begin, std::max(span.first[near] * TILE - 1, 0));
-        end = std::max(end, std::min(span.last[near] * TILE + 1, side / block));
-      }
-      if (begin < end) to_cells(canvas, side, y, begin, end);
-    }
-    first[0].run(colours, planes[0], tile_row, span, RECTIFY, scratch);
-  }
-
-  // The colours of a row of cells, as many floats at once as hold those of one row of a cell.
-  void to_cells(const uint8_t *canvas, int side, int y, int begin, int end) {
-    const int run = COLOURS * block, count = (end - begin) * run;
-    for (int dy = 0; dy < block; dy++) {
-      const uint8_t *pixels = canvas + (size_t(y * block + dy) * side * COLOURS + begin * run);
-      float *line = pixel_row.data(), *to = colours.row(y) + begin * colours.channels + dy * run;
-      for (int i = 0; i < count; i++) line[i] = pixels[i];
-      if (run <= LANES && dy * run + LANES <= colours.channels) // the rest is padding, or comes next
-        for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
-          store(to, load(line));
-      else
-        for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
-          std::copy(line, line + run, to);
-    }
-  }
-
-  void run_last(int tile_row, const Spans &span, int side, float *scores) {
-    last[0].run(planes[0], logits, tile_row, span, KEEP, scratch);
-    const int cells = side / block, first = span.first[tile_row] * TILE;
-    const int count = std::min(span.last[tile_row] * TILE, cells) - first;
-    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, cells); y++)
-      for (int dy = 0; dy < block; dy++) {
-        const float *from = logits.row(y) + size_t(first) * logits.channels + dy * block;
-        float *to = scores + size_t(y * block + dy) * side + first * block;
-        for (int x = 0; x < count; x++)
-          for (int dx = 0; dx < block; dx++) to[x * block + dx] = from[x * logits.channels + dx];
-        sigmoid(to, count * block);
-      }
-  }
+struct Fp32 {
+  using Number = float;
+  using Convolution = ::Convolution;
+  using Smaller = ::Smaller;
+  using Larger = ::Larger;
+  using Scratch = ::Scratch;
+  struct Session {};
+  static constexpr int SPARE = 0, WIDENED = LANES;
+  static constexpr int cell(int channels) { return padded(channels, LANES); }
+  static void widen(const uint8_t *pixels, int count, float *to) { std::copy(pixels, pixels + count, to); }
 };
 
 } // namespace
 
 extern "C" int32_t resunet_open(int32_t block, int32_t levels, const int32_t *channels,
-                                const double *weights, void **network) {
+                                const double *weights, int32_t bf16, void **network) {
   return guarded([&] {
-    *network = new Network(block, std::vector<int>(channels, channels + levels), weights);
+    const std::vector<int> all(channels, channels + levels);
+    std::unique_ptr<Scorer> opened =
+        bf16 ? open_bf16(block, all, weights) : std::make_unique<Network<Fp32>>(block, all, weights);
+    *network = opened.release();
   });
 }
 
-extern "C" void resunet_close(void *network) { delete static_cast<Network *>(network); }
+extern "C" void resunet_close(void *network) { delete static_cast<Scorer *>(network); }
 
 extern "C" int32_t resunet_scores(void *network, const uint8_t *canvas, const uint8_t *fov,
                                   int32_t side, int32_t reach, float *scores) {
-  return guarded([&] { static_cast<Network *>(network)->run(canvas, fov, side, reach, scores); });
+  return guarded([&] { static_cast<Scorer *>(network)->run(canvas, fov, side, reach, scores); });
 }

@@ -28,18 +28,28 @@ def fits(width: int) -> bool:
     return width % WIDTH_STEP == 0 and 0 < width <= MOST_WIDTH
 
 
+def bf16_problem() -> str:
+    """Why there are no products in bf16 here, or ''."""
+    if problem := native.missing():
+        return problem
+    has_tiles = native.library().has_tiles()
+    return "" if has_tiles else "the native backend wants AMX for bf16, and this CPU has none"
+
+
 class ResUNetScores:
     """resunet's score p(vessel) / (p(vessel) + p(background)) of a canvas, in float32.
 
+    With precision "bf16" weights, and activations between layers, are rounded to bfloat16; sums are
+    in float32. bf16_problem says where that is not possible.
     Only the difference of the two retinal logits is computed, and only where the field of view is.
     It keeps its activations from one canvas to the next, so it belongs to one thread.
     """
 
-    def __init__(self, state: State, vessel: int, background: int) -> None:
+    def __init__(self, state: State, vessel: int, background: int, precision: str = "fp32") -> None:
         """The network's state dict, and the indices of the two classes.
 
         Raises KeyError or ValueError for a state that is not a resunet's, or a width that does not
-        fit.
+        fit, RuntimeError where there are no products in bf16.
         """
         width, planes = state["first.0.weight"].shape[:2]
         if not fits(width):
@@ -54,7 +64,9 @@ class ResUNetScores:
         self.library, self.network = native.library(), ctypes.c_void_p()
         levels = np.asarray(channels, np.int32)
         self.stride = block << (len(channels) - 1)
-        self.library.resunet_open(block, len(levels), levels, numbers, ctypes.byref(self.network))
+        self.library.resunet_open(
+            block, len(levels), levels, numbers, precision == "bf16", ctypes.byref(self.network)
+        )
         weakref.finalize(self, self.library.resunet_close, self.network)
 
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:

@@ -4,6 +4,7 @@
                    everywhere
     torch bf16     the same with convolutions in bfloat16, where the CPU has such arithmetic
     native fp32    the network's own loop in C++ (segpipe.kernels), where there is one
+    native bf16    the same with products in bfloat16, for some networks, where the CPU has AMX
 
 An engine is never the default unless its vessel Dice against the plain network in fp32, nothing
 folded, is LEAST_DICE or more for the checkpoint at hand: rounding that leaves 99.7 % of the pixels
@@ -173,7 +174,7 @@ def open_score(
     if problem := _problem(loaded, engine, device):
         raise OSError(f"{engine.name}: {problem}")
     if engine.backend == "native":
-        return averaged(open_native(loaded), tta)
+        return averaged(open_native(loaded, engine.precision), tta)
     return averaged(_torch(loaded, engine.precision, device, num_threads), tta)
 
 
@@ -279,7 +280,11 @@ def _try_all(loaded: Checkpoint, device: str) -> list[Trial]:
             trials[engine] = Trial(*words, None, None, problem)
             continue
         try:
-            score = open_native(loaded) if native else _torch(loaded, engine.precision, device, 1)
+            score = (
+                open_native(loaded, engine.precision)
+                if native
+                else _torch(loaded, engine.precision, device, 1)
+            )
             seconds, found = _run(partial(score, canvas, fov), best_s, device)
         except RuntimeError as error:  # torch's, for what it cannot do on this CPU
             if engine == REFERENCE:

@@ -23,15 +23,18 @@ class NativeForm(NamedTuple):
 
     fits: Callable[[int], bool]
     """Whether it knows a network of this width."""
-    open: Callable[[State], Score]
-    """From the network's state dict. Raises KeyError, ValueError ... for another network's."""
+    open: Callable[[State, str], Score]
+    """From the network's state dict, in fp32 or bf16. Raises KeyError, ValueError ... for another
+    network's."""
+    bf16_problem: Callable[[], str] | None = None
+    """Why there is none in bf16 here, or ''; None: nowhere."""
     crops_even: bool = False
     """Whether it trains on crops of an even side alone."""
     soft_labels: bool = True
     """Whether it trains on soft labels."""
 
 
-def _segnet_lite(state: State) -> Score:
+def _segnet_lite(state: State, _: str) -> Score:
     return kernels.SegNetLiteScores(
         state["encoder.weight"],
         state["encoder.bias"],
@@ -40,21 +43,21 @@ def _segnet_lite(state: State) -> Score:
     )
 
 
-def _resunet(state: State) -> Score:
-    return kernels.ResUNetScores(state, VESSEL, BACKGROUND)
+def _resunet(state: State, precision: str) -> Score:
+    return kernels.ResUNetScores(state, VESSEL, BACKGROUND, precision)
 
 
 NATIVE_FORMS = {
     "segnet-lite": NativeForm(segnet_lite.fits, _segnet_lite, crops_even=True, soft_labels=False),
-    "resunet": NativeForm(resunet.fits, _resunet),
-    "fineunet": NativeForm(resunet.fits, _resunet),
+    "resunet": NativeForm(resunet.fits, _resunet, resunet.bf16_problem),
+    "fineunet": NativeForm(resunet.fits, _resunet, resunet.bf16_problem),
 }
 
 
-def open_native(loaded: Checkpoint) -> Score:
+def open_native(loaded: Checkpoint, precision: str) -> Score:
     """A checkpoint's native form. Raises UserError for weights that are not its network's."""
     try:
-        return NATIVE_FORMS[loaded.card.model].open(loaded.state)
+        return NATIVE_FORMS[loaded.card.model].open(loaded.state, precision)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise loaded.misfit() from error
 
@@ -63,10 +66,13 @@ def native_problem(model: str, width: int | None, precision: str, device: str) -
     """Why there is no native form of this network here, or ''."""
     if device != "cpu":
         return "the native backend is for CPUs"
-    if model not in NATIVE_FORMS or precision != "fp32":
+    form = NATIVE_FORMS.get(model)
+    if form is None or (precision == "bf16" and form.bf16_problem is None):
         return f"no native form of {model} in {precision}"
-    if width is not None and not NATIVE_FORMS[model].fits(width):
+    if width is not None and not form.fits(width):
         return f"no native form of {model} with {width} channels"
+    if precision == "bf16" and form.bf16_problem is not None:
+        return form.bf16_problem()
     return kernels.missing()
 
 
@@ -80,6 +86,8 @@ def training_problem(
     soft: bool = False,
 ) -> str:
     """Why a training cannot use the native backend here, or ''."""
+    if precision != "fp32":
+        return f"the native backend trains in fp32, not in {precision}"
     if problem := native_problem(model, width, precision, device):
         return problem
     if loss != "nll":
