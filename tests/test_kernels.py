@@ -4,13 +4,14 @@ Run: pytest tests/test_kernels.py
 """
 
 import copy
+import math
 import zlib
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from needs import why_skip
 from PIL import Image
@@ -201,20 +202,35 @@ def test_native_scores_are_the_levels_of_pillows_bilinear_enlargement(geometry, 
 @settings(deadline=None, max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 50), st.integers(1, 50)),
-    factor=st.tuples(st.floats(1, 4), st.floats(1, 4)),
+    factor=st.tuples(st.floats(0.5, 4), st.floats(0.5, 4)),
+    part=st.one_of(st.none(), st.tuples(*[st.floats(0, 0.4)] * 4)),
     channels=st.sampled_from([(), (1,), (3,), (4,)]),
     seed=st.integers(0, 99),
 )
-def test_enlarged_pictures_have_the_levels_of_pillows(shape, factor, channels, seed):
+def test_pictures_of_another_size_have_the_levels_of_pillows(shape, factor, part, channels, seed):
     picture = np.random.default_rng(seed).integers(0, 256, (*shape, *channels), np.uint8)
-    height, width = (int(side * by) for side, by in zip(shape, factor, strict=True))
+    height, width = (math.ceil(side * by) for side, by in zip(shape, factor, strict=True))
+    box = None
+    if part is not None:
+        left, top, right, bottom = part
+        box = (left * shape[1], top * shape[0], (1 - right) * shape[1], (1 - bottom) * shape[0])
+    assume(kernels.resizes(shape, height, width, box))
     planes = picture.reshape(*shape, -1)
     wanted = [
-        Image.fromarray(planes[..., c]).resize((width, height), Image.Resampling.BILINEAR)
+        Image.fromarray(planes[..., c]).resize((width, height), Image.Resampling.BILINEAR, box)
         for c in range(planes.shape[-1])
     ]
-    found = kernels.enlarged(picture, height, width)
+    found = kernels.resized(picture, height, width, box)
     np.testing.assert_array_equal(found.reshape(height, width, -1), np.stack(wanted, axis=-1))
+
+
+def test_what_pillow_works_down_the_columns_of_first_is_left_to_it():
+    assert kernels.resizes((584, 565), 1028, 1035)
+    assert kernels.resizes((1168, 1651), 733, 1036)
+    assert not kernels.resizes((1168, 1651), 583, 1036)  # less than half
+    assert not kernels.resizes((900, 300), 600, 200)
+    with pytest.raises(ValueError, match="wanted less of a change"):
+        kernels.resized(np.zeros((900, 300), np.uint8), 600, 200)
 
 
 def test_a_mask_of_another_size_is_refused():

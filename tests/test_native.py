@@ -327,9 +327,10 @@ def refused() -> dict[str, str]:
         "levels: mask": lambda: kernels.native_score(score, fov[:30, :9], geometry),
         "levels: score": lambda: kernels.native_score(score[:, :9], fov, geometry),
         "levels: top": lambda: kernels.native_score(score, fov, with_bad_box[0]),
-        "enlarged: float64": lambda: kernels.enlarged(score.astype(float), 99, 99),
-        "enlarged: channels": lambda: kernels.enlarged(np.zeros((2, 2, 5), np.uint8), 9, 9),
-        "enlarged: smaller": lambda: kernels.enlarged(canvas, 99, 3),
+        "resized: float64": lambda: kernels.resized(score.astype(float), 99, 99),
+        "resized: channels": lambda: kernels.resized(np.zeros((2, 2, 5), np.uint8), 9, 9),
+        "resized: box": lambda: kernels.resized(canvas, 9, 9, (0, 0, 33, 9)),
+        "resized: smaller": lambda: kernels.resized(canvas, 99, 1),
         "rows: float64": lambda: kernels.packed_rows(score.astype(float)),
         "rows: nothing": lambda: kernels.packed_rows(fov[:0]),
         "rows: channels": lambda: kernels.packed_rows(canvas),
@@ -354,7 +355,7 @@ def test_arrays_that_do_not_fit_are_refused_by_optimised_python_too(flags):
     told, debug = done.stdout.strip().rsplit(" ", 1)
     assert debug == str(not flags)
     found = json.loads(told)
-    assert len(found) == 57
+    assert len(found) == 58
     assert {name for name, error in found.items() if "wanted" not in error} == {
         "levels: top",
         "mask: top",

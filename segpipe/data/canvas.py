@@ -131,17 +131,17 @@ def _fit(
         picture = pixels.crop((left, top, right, bottom))
     else:
         picture = Image.fromarray(pixels[top:bottom, left:right])
-    enlarges = g.scaled_height >= g.box_height and g.scaled_width >= g.box_width
-    bilinear = resampling == Image.Resampling.BILINEAR
     if not g.resampled:
         fitted = np.asarray(picture)
-    elif r == 1 and enlarges and bilinear and not kernels.missing():
-        fitted = kernels.enlarged(np.asarray(picture), g.scaled_height, g.scaled_width)
     else:
         inset = g.left / r - left, g.top / r - top
         box = (*inset, inset[0] + g.box_width / r, inset[1] + g.box_height / r)
-        size = g.scaled_width, g.scaled_height
-        fitted = np.asarray(picture.resize(size, resampling, box, REDUCING_GAP))
+        size, bilinear = (g.scaled_height, g.scaled_width), resampling == Image.Resampling.BILINEAR
+        cut = picture.height, picture.width
+        if bilinear and kernels.resizes(cut, *size, box) and not kernels.missing():
+            fitted = kernels.resized(np.asarray(picture), *size, box)
+        else:
+            fitted = np.asarray(picture.resize(size[::-1], resampling, box, REDUCING_GAP))
     canvas = np.zeros((side, side, *fitted.shape[2:]), np.uint8)
     canvas[: g.scaled_height, : g.scaled_width] = fitted
     return canvas

@@ -6,7 +6,7 @@
     layers.py      a training step's layers and their gradients, quicker
     resunet.py     the scores of models.resunet, quicker
     masks.py       canvas.native_mask, quicker
-    pictures.py    Pillow's bilinear enlargement, quicker
+    pictures.py    Pillow's bilinear `resize`, quicker
     scores.py      canvas.native_score and codecs.encode_grey, quicker
 
 Where there is none `missing` says so, and those who call take the plain path. Nothing here
@@ -16,7 +16,7 @@ knows torch: a process that segments with these starts in half a second.
 from segpipe.kernels.layers import Layers
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
-from segpipe.kernels.pictures import enlarged
+from segpipe.kernels.pictures import resized, resizes
 from segpipe.kernels.resunet import ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
@@ -27,10 +27,11 @@ __all__ = [
     "ResUNetScores",
     "SegNetLiteGradients",
     "SegNetLiteScores",
-    "enlarged",
     "fingerprint",
     "missing",
     "native_mask",
     "native_score",
     "packed_rows",
+    "resized",
+    "resizes",
 ]

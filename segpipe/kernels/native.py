@@ -40,7 +40,7 @@ INT, FLOAT, NETWORK = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
     "native_score": (F32, U8, INT, I32, U8),
-    "enlarge_levels": (U8, *[INT] * 5, U8),
+    "resized_levels": (U8, *[INT] * 3, F32, *[INT] * 2, U8),
     "packed_rows": (U8, INT, INT, INT, U8, I64),
     "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),
     "segnet_lite_gradients": (U8, U8, INT, INT, INT, F32, F32, F32, F32, F64, F64, F64, F64),

@@ -1,4 +1,4 @@
-"""A picture enlarged as Pillow enlarges it."""
+"""A picture in another size, as Pillow makes it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,42 @@ from segpipe.kernels import native
 from segpipe.kernels.native import shaped
 
 CHANNELS = 4  # most that a picture may have
+MOST_SCALE = 2.0  # px of a picture for one of the result: beyond it Pillow is as quick
+
+Box = tuple[float, float, float, float]
 
 
-def enlarged(picture: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+def resizes(shape: tuple[int, ...], height: int, width: int, box: Box | None = None) -> bool:
+    """Whether `resized` makes a part of a picture of this shape so large, as Pillow does.
+
+    Where a height shrinks by more than twice what the width does, Pillow 13 works down the columns
+    first.
+    """
+    left, top, right, bottom = box or (0.0, 0.0, float(shape[1]), float(shape[0]))
+    near = right - left <= MOST_SCALE * width and bottom - top <= MOST_SCALE * height
+    return near and shape[0] - height <= max(0, 2 * (shape[1] - width))
+
+
+def resized(
+    picture: npt.NDArray[np.uint8], height: int, width: int, box: Box | None = None
+) -> npt.NDArray[np.uint8]:
     """picture [h, w] or [h, w, C] uint8 -> [height, width] or [height, width, C], bilinear.
 
-    Each level is that of Pillow's `resize`. Raises ValueError for another shape or dtype, or where
-    a side becomes smaller.
+    `box` (left, top, right, bottom, px) is what becomes the result; without it all. Each level is
+    that of Pillow's `resize`. Raises ValueError for another shape or dtype, a box that is not in
+    the picture, or where `resizes` says no.
     """
     shape = picture.shape
     channels = shape[2] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or not (0 < channels <= CHANNELS and min(shape) > 0):
         raise ValueError(f"picture: {shape}, wanted [h, w] or [h, w, 1 to {CHANNELS}]")
-    if height < shape[0] or width < shape[1]:
-        raise ValueError(f"picture: {shape}, wanted at most [{height}, {width}]")
-    large = np.empty((height, width, *shape[2:]), np.uint8)
+    left, top, right, bottom = box = box or (0.0, 0.0, float(shape[1]), float(shape[0]))
+    if not (0 <= left < right <= shape[1] and 0 <= top < bottom <= shape[0]):
+        raise ValueError(f"box {box}: wanted one in a picture of {shape}")
+    if not resizes(shape, height, width, box):
+        raise ValueError(f"[{height}, {width}] of box {box} in {shape}: wanted less of a change")
+    other = np.empty((height, width, *shape[2:]), np.uint8)
     given = shaped("picture", picture, shape, np.uint8)
-    native.library().enlarge_levels(given, *shape[:2], channels, height, width, large)
-    return large
+    edges = np.array(box, np.float32)  # as Pillow has them
+    native.library().resized_levels(given, *shape[:2], channels, edges, height, width, other)
+    return other
