@@ -1,4 +1,4 @@
-"""A checkpoint in segpipe's engines and in other people's, fp32, on one core in one run.
+"""A checkpoint in segpipe's engines and in other people's on one core in one run.
 
     python benchmarks/engines.py [--checkpoint NAME_OR_FILE ...] [--rounds 20] [--venv FOLDER]
 
@@ -8,7 +8,8 @@ OpenVINO and ONNX Runtime take what torch.onnx.export makes of the eager network
 network itself, as it comes and with the weights frozen (TORCHINDUCTOR_FREEZING). All give the score
 of one drawn canvas, scaled to the checkpoint's working diameter: from floats that lie ready in the
 order that suits them, segpipe's engines from the photograph's bytes. Before it is timed each score
-has to agree with that of eager torch to TOLERANCE, wherever the engine gives one.
+in fp32 has to agree with that of eager torch to TOLERANCE, wherever the engine gives one, and the
+vessels of each in bf16, where the CPU has its arithmetic, to a Dice of LEAST_DICE.
 
 One process on one core, one thread, glibc's allocator with huge pages that are kept. In a round
 each engine has its turn, every round from another one on: a canvas that is not counted, then one in
@@ -47,6 +48,7 @@ from segpipe.data.canvas import fit_field
 from segpipe.kernels import native
 from segpipe.kernels.build import COMPILERS
 from segpipe.models import checkpoint, engine
+from segpipe.models.bf16 import bf16_problem
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import Engine
 from segpipe.models.network import to_planes
@@ -62,7 +64,6 @@ TOLERANCE = 1e-4
 TUNABLES = ("hugetlb=1", f"mmap_threshold={32 << 20}", f"trim_threshold={128 << 20}")
 ALLOCATOR = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{one}" for one in TUNABLES)}
 SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
-OWN = "segpipe, native fp32"  # with which the others are compared
 
 Planes = npt.NDArray[np.float32]  # [1, 3, S, S] in [0, 1]
 Score = Callable[[], npt.NDArray[np.float32]]  # -> [S, S]
@@ -76,6 +77,8 @@ class Row(NamedTuple):
     """Of the clock, until its first score is there."""
     off: float
     """The most that its score is off eager torch's."""
+    dice: float = 1.0
+    """Of its vessels with eager torch's."""
     problem: str = ""
 
 
@@ -127,7 +130,8 @@ def of_compiler(loaded: Checkpoint, planes: Tensor, freezing: bool) -> Score:
     return score
 
 
-def of_openvino(model: Path, planes: Planes) -> Score:
+def of_openvino(model: Path, planes: Planes, precision: str) -> Score:
+    """`precision` f32 or bf16."""
     import openvino
 
     compiled = openvino.Core().compile_model(
@@ -135,7 +139,7 @@ def of_openvino(model: Path, planes: Planes) -> Score:
         "CPU",
         {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else bf16 where the CPU has it
+            "INFERENCE_PRECISION_HINT": precision,  # else bf16 where the CPU has it
             "INFERENCE_NUM_THREADS": 1,
             "NUM_STREAMS": 1,
         },
@@ -179,15 +183,23 @@ def makers(
     weights: bytes, loaded: Checkpoint, canvas: Canvas, model: Path
 ) -> Iterator[tuple[str, Callable[[], Score]]]:
     image, fov, planes = canvas
-    of_native = partial(of_segpipe, weights, Engine("native", "fp32"), image)
-    yield OWN, partial(of_native, fov)
-    yield f"{OWN}, a field that fills the canvas", partial(of_native, np.full_like(fov, 255))
-    yield (
-        "segpipe, torch fp32 (ReLU and sums in the convolutions)",
-        partial(of_segpipe, weights, engine.REFERENCE, image, fov),
-    )
     numbers = np.ascontiguousarray(planes.numpy())
-    yield f"OpenVINO {version('openvino')}", partial(of_openvino, model, numbers)
+    openvino = f"OpenVINO {version('openvino')}"
+    everywhere = np.full_like(fov, 255)
+    for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
+        if bf16_problem(precision, "cpu"):
+            continue
+        of_native = partial(of_segpipe, weights, Engine("native", precision), image)
+        yield f"segpipe, native {precision}", partial(of_native, fov)
+        yield (
+            f"segpipe, native {precision}, a field that fills the canvas",
+            partial(of_native, everywhere),
+        )
+        yield (
+            f"segpipe, torch {precision} (ReLU and sums in the convolutions)",
+            partial(of_segpipe, weights, Engine("torch", precision), image, fov),
+        )
+        yield f"{openvino}, {precision}", partial(of_openvino, model, numbers, hint)
     yield f"ONNX Runtime {version('onnxruntime')}", partial(of_onnxruntime, model, numbers)
     for name, freezing in (("freezing", True), ("as it comes", False)):
         yield f"torch.compile, {name}", partial(of_compiler, loaded, planes, freezing)
@@ -209,22 +221,25 @@ def made(
     make: Callable[[], Score],
     wanted: npt.NDArray[np.float32],
     fov: npt.NDArray[np.uint8],
+    threshold: float,
 ) -> Row:
     """The engine, ready. Raises SystemExit where its score is another."""
     if "torch.compile" in name and not any(map(shutil.which, COMPILERS)):
-        return Row(name, None, 0, 0, "no C++ compiler here")
+        return Row(name, None, 0, 0, problem="no C++ compiler here")
     start = time.perf_counter()
     try:
         score = make()
         found = score()
     except OSError as error:  # this CPU, or this network, has no native form
-        return Row(name, None, 0, 0, str(error))
+        return Row(name, None, 0, 0, problem=str(error))
     seconds = time.perf_counter() - start
-    off = np.abs(found - wanted)
-    most = float(off[fov > 0].max() if name == OWN else off.max())
-    if most > TOLERANCE:
-        raise SystemExit(f"{name}: its score is {most:.2g} off eager torch's")
-    return Row(name, score, seconds, most)
+    off, inside = np.abs(found - wanted), fov > 0
+    most = float(off[inside].max() if name.startswith("segpipe, native") else off.max())
+    vessels = [[(score >= np.float32(threshold)) & inside] for score in (found, wanted)]
+    dice = engine.vessel_dice(*vessels) or 0.0
+    if most > TOLERANCE if "bf16" not in name else dice < engine.LEAST_DICE:
+        raise SystemExit(f"{name}: {most:.2g} off eager torch's score, vessel Dice {dice:.4f}")
+    return Row(name, score, seconds, most, dice)
 
 
 def timed(scores: list[Score], rounds: int) -> list[list[float]]:
@@ -250,7 +265,7 @@ def table(name: str, rounds: int, folder: Path) -> list[str]:
     rows = []
     for one, make in makers(weights, loaded, canvas, model):
         print(f"{card.model}: {one}", file=sys.stderr, flush=True)
-        rows.append(made(one, make, wanted, canvas.fov))
+        rows.append(made(one, make, wanted, canvas.fov, card.threshold))
     spent = iter(timed([row.score for row in rows if row.score], rounds))
     side, share = len(canvas.fov), (canvas.fov > 0).mean()
     lines = [
@@ -258,20 +273,20 @@ def table(name: str, rounds: int, folder: Path) -> list[str]:
         f"{share:.0%} of it field. A photograph takes {num_scores(card.tta)} of these times (the "
         f"checkpoint's `--tta {card.tta}`).",
         "",
-        "| engine | ms a canvas, min | median | times native's min | most off eager torch "
-        "| ready after, s |",
-        "|---|---|---|---|---|---|",
+        "| engine | ms a canvas, min | median | times native fp32's min | most off eager torch "
+        "| vessel Dice | ready after, s |",
+        "|---|---|---|---|---|---|---|",
     ]
     own = 0.0
     for row in rows:
         if row.score is None:
-            lines.append(f"| {row.name} | – | – | – | – | {row.problem} |")
+            lines.append(f"| {row.name} | – | – | – | – | – | {row.problem} |")
             continue
         ms = next(spent)
         own = own or min(ms)
         lines.append(
             f"| {row.name} | {min(ms):.1f} | {statistics.median(ms):.1f} | {min(ms) / own:.2f} | "
-            f"{row.off:.0e} | {row.ready_s:.1f} |"
+            f"{row.off:.0e} | {row.dice:.5f} | {row.ready_s:.1f} |"
         )
     return [*lines, ""]
 
@@ -293,7 +308,7 @@ def inside(names: list[str], rounds: int) -> None:
             lines += table(name, rounds, Path(folder))
     lines += [
         f"CPU time of the process, {rounds} interleaved rounds; load of the machine at the end "
-        f"{os.getloadavg()[0]:.1f}. Native fp32 scores the field alone, the others all of a canvas."
+        f"{os.getloadavg()[0]:.1f}. Native engines score the field, the others all of a canvas."
     ]
     write("engines.md", lines)
 

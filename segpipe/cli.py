@@ -169,12 +169,12 @@ def _check_platform() -> None:
 
 
 def _call(verb: str, module: Any, config_name: str, flags: list[str]) -> int:
-    config = _parse(verb, getattr(module, config_name), flags)
+    config = parse(verb, getattr(module, config_name), flags)
     code = getattr(module, verb)(config)
     return OK if code is None else int(code)
 
 
-def _parse(verb: str, config: type, flags: list[str]) -> Any:
+def parse(verb: str, config: type, flags: list[str]) -> Any:
     """The config that the flags give; UserError with tyro's box of a complaint as one line."""
     complaint = io.StringIO()
     preset = config.preset(flags) if hasattr(config, "preset") else None

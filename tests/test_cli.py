@@ -136,7 +136,7 @@ def test_flags_that_cannot_be_meant_are_refused(refused, labelled, output, flags
 @pytest.mark.parametrize("flag", ["--recipe {}", "--recipe={}"])
 def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
     words = ["--data", "d", "--output", "o", *flag.format(name).split(), "--epochs", "7"]
-    found = cli._parse("train", TrainConfig, words)
+    found = cli.parse("train", TrainConfig, words)
     found.check()
     assert found == TrainConfig(
         **{"data": "d", "output": "o"} | RECIPES[name] | {"recipe": name, "epochs": 7}
@@ -145,8 +145,8 @@ def test_flags_beside_a_recipe_replace_its_own_and_leave_the_others(name, flag):
 
 def test_without_model_and_recipe_fineunet_is_trained_by_its_recipe():
     words = ["--data", "d", "--output", "o"]
-    by_name = cli._parse("train", TrainConfig, [*words, "--recipe", "fineunet"])
-    assert cli._parse("train", TrainConfig, words) == by_name
+    by_name = cli.parse("train", TrainConfig, [*words, "--recipe", "fineunet"])
+    assert cli.parse("train", TrainConfig, words) == by_name
     assert (by_name.model, by_name.lr, by_name.diameter) == ("fineunet", 3e-3, 1024)
 
 
@@ -154,13 +154,13 @@ def test_without_model_and_recipe_fineunet_is_trained_by_its_recipe():
 @pytest.mark.parametrize("name", ["unet", "resunet"])
 def test_a_model_alone_is_trained_with_plain_defaults(model, name):
     words = ["--data", "d", "--output", "o", *model.format(name).split()]
-    assert cli._parse("train", TrainConfig, words) == TrainConfig("d", "o", model=name)
+    assert cli.parse("train", TrainConfig, words) == TrainConfig("d", "o", model=name)
 
 
 def test_the_lecture_is_segnet_lite_with_plain_defaults():
     words = ["--data", "d", "--output", "o", "--recipe", "lecture"]
-    lecture = cli._parse("train", TrainConfig, words)
-    assert lecture == cli._parse("train", TrainConfig, [*words, "--model", "segnet-lite"])
+    lecture = cli.parse("train", TrainConfig, words)
+    assert lecture == cli.parse("train", TrainConfig, [*words, "--model", "segnet-lite"])
     assert lecture == TrainConfig("d", "o", recipe="lecture", model="segnet-lite")
 
 

@@ -265,7 +265,7 @@ PLACES_OF = {"data", "input", "output", "checkpoint", "measured"}
 def test_a_path_with_a_zero_byte_is_refused(labelled, photographs, tmp_path, verb, field):
     """No shell can pass one; a program that calls segpipe can."""
     flags = needed(verb, labelled, photographs, tmp_path / "output") | {field: "a\0b"}
-    config = cli._parse(verb, config_of(verb), [f"{name_of(n)}={v}" for n, v in flags.items()])
+    config = cli.parse(verb, config_of(verb), [f"{name_of(n)}={v}" for n, v in flags.items()])
     with pytest.raises(UserError, match=re.escape(f'{name_of(field)} "a\\0b"')):
         config.check()
 
@@ -343,7 +343,7 @@ def test_words_before_any_flag_and_flags_that_are_missing_are_told(refused):
 def test_a_tilde_that_no_shell_expanded_is_the_home(monkeypatch, tmp_path, flag):
     monkeypatch.setenv("HOME", str(tmp_path))
     name, value = flag.removeprefix("--").split("=")
-    config = cli._parse("train", TrainConfig, ["--data=d", "--output=o", flag])
+    config = cli.parse("train", TrainConfig, ["--data=d", "--output=o", flag])
     assert open_store(getattr(config, name)).uri() == str(tmp_path / value.removeprefix("~/"))
 
 
