@@ -21,10 +21,10 @@ extern "C" int32_t has_tiles() { return 0; }
 
 namespace {
 
-constexpr int LINE = 16;           // sums of a tile's row
-constexpr int DEPTH = 32;          // products of a sum, in one step
-constexpr int ROWS = 16;          // of a tile
-constexpr int SUM_TILES = 4;       // that are found together
+constexpr int LINE = 16;     // sums of a tile's row
+constexpr int DEPTH = 32;    // products of a sum, in one step
+constexpr int ROWS = 16;     // of a tile
+constexpr int SUM_TILES = 4; // that are found together
 
 struct Bf16 {
   uint16_t bits;
@@ -63,7 +63,7 @@ using Rows = std::array<const Bf16 *, 3>; // where runs begin, in each row of a 
 struct Layer {
   int rows, together;       // of a kernel; cells whose sums are of one run
   int stride, steps, lines; // numbers from a run to the next; DEPTHs of a run; LINEs of its sums
-  Aligned<Bf16> weights;          // [group of two lines][row][step][line][DEPTH / 2][LINE][2]
+  Aligned<Bf16> weights;    // [group of two lines][row][step][line][DEPTH / 2][LINE][2]
   Floats64 bias;
 
   // plain [rows][columns][before][after]. `apart`: cells from what one cell sees to what the next does;
@@ -222,7 +222,7 @@ template <class Number> std::pair<int, int> cells_of(const Plane<Number> &out, i
 struct Convolution { // 3x3
   Layer layer;
 
-  Convolution(Reader &reader, int before, int after)
+  Convolution(Reader &reader, int before, int after) // within braces the weights are read first
       : layer{reader.take(size_t(9) * before * after), reader.take(after), 3, 3, 1, 0, cell_of(after) < 32 ? 2 : 1} {}
 
   template <class Number>
