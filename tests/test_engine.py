@@ -26,7 +26,7 @@ from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.errors import UserError
 from segpipe.kernels import native
-from segpipe.models import bf16, checkpoint, engine, networks
+from segpipe.models import bf16, checkpoint, engine, forms, networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.tta import averaged
@@ -73,7 +73,7 @@ def test_what_does_not_run_here_is_refused_in_one_line():
         engine.select([EAGER, HALF, NO_LIBRARY], "native", "auto")
 
 
-BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("torch", "bf16")
+BEGUN_EAGER, BEGUN_HALF, BEGUN_TILES = REFERENCE, Engine("torch", "bf16"), Engine("native", "bf16")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,9 @@ BEGUN_EAGER, BEGUN_HALF = REFERENCE, Engine("torch", "bf16")
         ([EAGER, HALF, NO_LIBRARY], FAST, True, ("torch", "bf16"), "torch bf16"),
         ([EAGER, untrue(HALF)], FAST, True, ("auto", "auto"), "torch fp32"),  # not even tried here
         ([EAGER, untrue(HALF), COMPILED], BEGUN_HALF, False, ("auto", "auto"), "torch bf16"),
+        ([EAGER, HALF, COMPILED], BEGUN_TILES, True, ("auto", "auto"), "native fp32"),
+        ([EAGER, HALF, untrue(COMPILED)], BEGUN_TILES, True, ("auto", "auto"), "torch fp32"),
+        ([EAGER, HALF, NO_LIBRARY], BEGUN_TILES, True, ("auto", "auto"), "torch fp32"),
     ],
 )
 def test_an_output_resumes_with_its_engine_or_one_that_matches(
@@ -166,8 +169,17 @@ def test_no_trial_is_spent_on_bf16_where_the_cpu_has_none(cache, tmp_path, monke
     assert engine.select(trials, "auto", "auto").engine.precision == "fp32"
     with pytest.raises(UserError, match=f"--precision bf16: {NO_BF16}; use auto"):
         engine.select(trials, "auto", "bf16")
-    _, taken = engine.open_or_reference(WEIGHTS, Engine("torch", "bf16"), 1, "none")
+    _, taken = engine.open_or_stand_in(WEIGHTS, Engine("torch", "bf16"), 1, "none")
     assert taken == REFERENCE  # of a worker whose CPU is not the driver's
+
+
+@pytest.mark.skipif(bool(why_skip()), reason=why_skip())
+def test_a_worker_without_amx_takes_the_native_backend_in_fp32(cache, monkeypatch):
+    form = forms.NATIVE_FORMS["resunet"]
+    without = form._replace(bf16_problem=lambda: "this CPU has no AMX")
+    monkeypatch.setitem(forms.NATIVE_FORMS, "resunet", without)
+    _, taken = engine.open_or_stand_in(drawn_weights("resunet", 8), BEGUN_TILES, 1, "none")
+    assert taken == FAST
 
 
 @pytest.mark.parametrize("verb", ["segment", "train", "evaluate"])
@@ -464,7 +476,7 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
 def test_an_engine_that_does_not_match_has_no_substitute(photograph, tmp_path, monkeypatch):
     photograph.save(tmp_path / "a.png")
     monkeypatch.setattr(kernels, "missing", lambda: "no native library")
-    job, _ = one_photograph(tmp_path, reference_allowed=False)
+    job, _ = one_photograph(tmp_path, stand_in_allowed=False)
     with pytest.raises(UserError, match=r"--backend native --precision fp32.*no native library"):
         stages.Segmenter(job, WEIGHTS, FAST, "cpu", 1)
 

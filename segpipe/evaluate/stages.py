@@ -26,7 +26,7 @@ from segpipe.errors import (
 )
 from segpipe.measurement import agreement
 from segpipe.metrics import Confusion
-from segpipe.models.engine import Engine, open_or_reference, open_score
+from segpipe.models.engine import Engine, open_or_stand_in, open_score
 from segpipe.models.forms import Score
 from segpipe.storage import Store
 
@@ -69,14 +69,14 @@ class Scoring:
         weights: bytes,
         tta: str,
         engine: Engine,
-        reference_allowed: bool,
+        stand_in_allowed: bool,
         device: str,
         num_threads: int,
     ) -> None:
-        """`reference_allowed`: it takes the place of an engine that does not run here."""
+        """`stand_in_allowed`: for an engine that does not run here."""
         self.score: Score
-        if reference_allowed:
-            opened = open_or_reference(weights, engine, num_threads, tta, device)
+        if stand_in_allowed:
+            opened = open_or_stand_in(weights, engine, num_threads, tta, device)
             self.score, self.engine = opened
             return
         try:

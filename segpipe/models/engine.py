@@ -129,12 +129,17 @@ def trial_of(trials: list[Trial], engine: Engine) -> Trial:
     return Trial(engine.backend, engine.precision, None, None, f"{engine.name} is unknown here")
 
 
+def stand_ins(missing: Engine) -> tuple[Engine, ...]:
+    """What may take an engine's place, the first that runs: its backend in fp32, the reference."""
+    return Engine(missing.backend, "fp32"), REFERENCE
+
+
 def resume(
     trials: list[Trial], started: Engine, matched: bool, backend: str, precision: str
 ) -> Trial:
     """The engine for an output that was started with another, or the same one.
 
-    The same where the flags allow and it runs here, else the reference, or what the flags name.
+    The same where the flags allow and it runs here, else its stand-in, or what the flags name.
     `matched`: whether the engine that it was started with matches the reference; only such a one is
     replaced, and only by its like. Raises UserError for all else.
     """
@@ -149,7 +154,9 @@ def resume(
             started.precision if precision == "auto" else precision,
         )
     else:
-        found = trial_of(trials, REFERENCE)
+        known = [trial_of(trials, engine) for engine in stand_ins(started)]
+        running = (trial for trial in known if trial.matches and not trial.problem)
+        found = next(running, known[-1])
     if matched and (same.matches or same.problem) and found.matches:
         return found
     why = f"{same.problem}, and " if same.problem else ""
@@ -178,19 +185,22 @@ def open_score(
     return averaged(_torch(loaded, engine.precision, device, num_threads), tta)
 
 
-def open_or_reference(
+def open_or_stand_in(
     weights: bytes, engine: Engine, num_threads: int, tta: str, device: str = "cpu"
 ) -> tuple[Score, Engine]:
-    """As open_score, with the reference where that engine does not run here -> and which it is."""
-    try:
-        score = open_score(weights, engine, num_threads, tta, device)
-        if engine.backend == "torch" and engine != REFERENCE:  # torch refuses when it is run
-            score(np.zeros((PROBE_PX, PROBE_PX, 3), np.uint8), np.zeros((PROBE_PX,) * 2, np.uint8))
-    except (OSError, RuntimeError):
-        if engine == REFERENCE:
-            raise
-        return open_score(weights, REFERENCE, num_threads, tta, device), REFERENCE
-    return score, engine
+    """As open_score, with a stand-in where that engine does not run here -> and which it is."""
+    for one in (engine, *stand_ins(engine)):
+        try:
+            score = open_score(weights, one, num_threads, tta, device)
+            if one.backend == "torch" and one != REFERENCE:  # torch refuses when it is run
+                empty = np.zeros((PROBE_PX, PROBE_PX), np.uint8)
+                score(np.dstack([empty] * 3), empty)
+        except (OSError, RuntimeError):
+            if one == REFERENCE:
+                raise
+        else:
+            return score, one
+    raise AssertionError("the reference runs, or raises")
 
 
 def _torch(

@@ -18,8 +18,8 @@ class SegmentJob:
     card: Card
     """Of the checkpoint."""
     started: Started
-    reference_allowed: bool = True
-    """Whether a worker that cannot run the engine uses the reference."""
+    stand_in_allowed: bool = True
+    """Whether a worker that cannot run the engine uses a stand-in."""
 
     log: LogSettings | None = field(default_factory=log_settings)
     """How the tasks of this run log: as the driver does."""

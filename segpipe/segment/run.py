@@ -213,6 +213,8 @@ def _closing_line(summary: dict[str, Any], output: Store) -> str:
     wanted = (summary["engine"] or {}).get("name", reference)  # of this run, if it did anything
     if made[reference] and {wanted, *made} != {reference}:
         text += f", {made[reference]} masks by the reference engine ({reference})"
+    for name in sorted(set(made) - {wanted, reference}):
+        text += f", {made[name]} masks by {name}"
     return (
         f"segment: {summary['ok']} masks, {summary['rejected']} rejected, {left}{text}; "
         f"see {output.uri(REPORT)}"

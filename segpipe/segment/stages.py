@@ -20,7 +20,7 @@ import numpy.typing as npt
 from segpipe.data.canvas import canvas_side
 from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
-from segpipe.models.engine import Engine, open_or_reference, open_score
+from segpipe.models.engine import Engine, open_or_stand_in, open_score
 from segpipe.models.forms import Score
 from segpipe.segment.fetch import Fetched, OpenInput, fetched, transfers
 from segpipe.segment.group import Group
@@ -67,8 +67,8 @@ def _open_engine(
     job: SegmentJob, weights: bytes, engine: Engine, num_threads: int
 ) -> tuple[Score, Engine]:
     tta = job.started.tta
-    if job.reference_allowed:
-        return open_or_reference(weights, engine, num_threads, tta)
+    if job.stand_in_allowed:
+        return open_or_stand_in(weights, engine, num_threads, tta)
     try:
         return open_score(weights, engine, num_threads, tta), engine
     except OSError as error:

@@ -26,7 +26,7 @@ class Teachers:
         self.all = []
         for one in weights:
             chosen = engine.select(engine.find_trials(one, "cpu"), "auto", "fp32").engine
-            score, _ = engine.open_or_reference(one, chosen, 1, TTA)
+            score, _ = engine.open_or_stand_in(one, chosen, 1, TTA)
             self.all.append((score, checkpoint.load(one, "--teachers").card.diameter))
 
     def __call__(self, labelled: Labelled, height: int, width: int) -> Plane:

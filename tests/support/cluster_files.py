@@ -53,7 +53,7 @@ def groups() -> list[tuple[str, dict]]:
 def parsed(verb: str, flags: list[str]):
     """The checked config. Raises UserError for a flag that is unknown or cannot be meant."""
     module, name, _ = cli.VERBS[verb]
-    config = cli._parse(verb, getattr(import_module(module), name), flags)
+    config = cli.parse(verb, getattr(import_module(module), name), flags)
     if hasattr(config, "check"):
         config.check()
     return config

@@ -39,7 +39,7 @@ def train(data: object, output: object, *flags: object, world_size: int = 1) -> 
     Raises what a rank raised.
     """
     words = [str(word) for word in ("--data", data, "--output", output, *flags)]
-    config = cli._parse("train", TrainConfig, words)
+    config = cli.parse("train", TrainConfig, words)
     store = open_store(config.data)
     labelled = open_sets(store, set_names(config), Reading.of(config))
     looks = [survey.look(store, one)[0] for one in labelled.training + labelled.test]

@@ -13,11 +13,11 @@ def job_of(
     output: Store,
     diameter: float = 540.0,
     threshold: float = 0.24,
-    reference_allowed: bool = True,
+    stand_in_allowed: bool = True,
     **flags: object,
 ) -> SegmentJob:
     """`flags` are fields of SegmentConfig."""
     card = Card("segnet-lite", diameter, threshold, "drawn", CLASSES, "0")
     config = SegmentConfig(source.uri(), output.uri(), **flags)
     started = Started.of(config, source.uri(), "sha", card.tta)
-    return SegmentJob(source, output, card, started, reference_allowed)
+    return SegmentJob(source, output, card, started, stand_in_allowed)
