@@ -1,9 +1,10 @@
 """What a row holds: its columns, with type and meaning, and how older rows are read.
 
-COLUMNS is the one list of them; docs/results.md shows it, which tests/test_rows.py checks. A column
+COLUMNS is the one list of them; docs/columns.md shows it, which tests/test_rows.py checks. A column
 is added by a line here and a value of its name in the rows that stages make; rows written before it
-have null. Delta and Iceberg take the files as they are: they know no unsigned integers, times in
-microseconds alone, and would read columns by the numbers (field ids) that a file gives them.
+have null. Those of a list come behind `id`, when parts become results. Delta and Iceberg take the
+files as they are: they know no unsigned integers, times in microseconds alone, and would read
+columns by the numbers (field ids) that a file gives them.
 """
 
 from __future__ import annotations
@@ -30,21 +31,23 @@ class Column(NamedTuple):
     name: str
     type: pa.DataType
     meaning: str
-    """With its unit; px are those of the input. As docs/results.md has it."""
+    """With its unit; px are those of the input. As docs/columns.md has it."""
     unit: str = ""
     """'' of what is counted, a share or no number; `diameters` are those of the field."""
     source: str = ""
     """Of the definition, where it was published."""
+    peers: str = ""
+    """What AutoMorph and VascX call it, and what differs there; '' where they have none."""
 
 
 COLUMNS = (
-    Column("path", TEXT, "key relative to `--input`; for lists `bucket/key` or the absolute path"),
     Column(
         "id",
         TEXT,
         "of a list with a column `id`: its value there, of the first row that names the file; "
         "else null",
     ),
+    Column("path", TEXT, "key relative to `--input`; for lists `bucket/key` or the absolute path"),
     Column("mask_path", TEXT, "key of the mask relative to `--output`; null without a file"),
     Column("bytes", pa.int64(), "size of the input", "bytes"),
     Column(
@@ -180,21 +183,32 @@ ROW = pa.schema(
     [(column.name, column.type) for column in COLUMNS], metadata={"segpipe_schema": SCHEMA_VERSION}
 )
 
-TEXT_ROW = pa.schema([field for field in ROW if field.type != BYTES])
-"""What a table without pictures holds."""
+
+def with_columns(listed: pa.Schema) -> pa.Schema:
+    """The schema of results that have these columns of a list too, behind `id`."""
+    first, *others = ROW
+    return pa.schema([first, *listed, *others], metadata=ROW.metadata)
 
 
-def described() -> dict[str, Any]:
-    """What columns.json says of the columns."""
+def without_pictures(schema: pa.Schema) -> pa.Schema:
+    """What of these columns a table has room for."""
+    return pa.schema([field for field in schema if field.type != BYTES])
+
+
+def described(listed: pa.Schema) -> dict[str, Any]:
+    """What columns.json says of the columns, and of these of a list."""
+    first, *others = COLUMNS
+    of_list = [Column(field.name, field.type, "of the list") for field in listed]
     columns = [
         {
-            "name": name,
-            "type": str(kind),
-            "unit": unit,
-            "definition": LINK.sub(r"\1", meaning),
-            "source": source,
+            "name": column.name,
+            "type": str(column.type),
+            "unit": column.unit,
+            "definition": LINK.sub(r"\1", column.meaning),
+            "source": column.source,
+            "peers": column.peers,
         }
-        for name, kind, meaning, unit, source in COLUMNS
+        for column in (first, *of_list, *others)
     ]
     return {"schema_version": SCHEMA_VERSION, "columns": columns}
 
