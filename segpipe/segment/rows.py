@@ -46,8 +46,14 @@ COLUMNS = (
         TEXT,
         "of a list with a column `id`: its value there, of the first row that names the file; "
         "else null",
+        peers="VascX `id`: of its list too, which has `id` and `path`",
     ),
-    Column("path", TEXT, "key relative to `--input`; for lists `bucket/key` or the absolute path"),
+    Column(
+        "path",
+        TEXT,
+        "key relative to `--input`; for lists `bucket/key` or the absolute path",
+        peers="AutoMorph `Name`: the file's name without its folder",
+    ),
     Column("mask_path", TEXT, "key of the mask relative to `--output`; null without a file"),
     Column("bytes", pa.int64(), "size of the input", "bytes"),
     Column(
@@ -57,7 +63,11 @@ COLUMNS = (
     ),
     Column("status", TEXT, "`ok` or `rejected`"),
     Column("error", TEXT, "why it was rejected, else null"),
-    Column("error_code", TEXT, "a code for that reason, see [Rejections](#rejections), else null"),
+    Column(
+        "error_code",
+        TEXT,
+        "a code for that reason, see [Rejections](results.md#rejections), else null",
+    ),
     Column(
         "note",
         TEXT,
@@ -99,7 +109,14 @@ COLUMNS = (
         "other fields of view, which are left out / image; null without a mask, and in rows of "
         "releases before 0.2",
     ),
-    Column("vessel_density", REAL, "vessel / field of view"),
+    Column(
+        "vessel_density",
+        REAL,
+        "vessel / field of view",
+        peers="AutoMorph `Vessel_density`: vessel / the whole square picture. VascX `vd_*`: vessel "
+        "/ a region that disc and fovea set, within the field of view; none where less than half "
+        "of it is in frame",
+    ),
     # from here to readable_fraction null without --measure full; see segpipe.measurement
     Column("measure_note", TEXT, "why something is NaN, such as `no vessel`, else null"),
     Column(
@@ -119,7 +136,15 @@ COLUMNS = (
         "1/diameter",
         "thinning: Guo and Hall 1989, Communications of the ACM 32, algorithm A1",
     ),
-    Column("calibre_mean_px", REAL, "mean width of the vessels along their centre lines, px", "px"),
+    Column(
+        "calibre_mean_px",
+        REAL,
+        "mean width of the vessels along their centre lines, px",
+        "px",
+        peers="AutoMorph `Average_width`: pixels of vessel / pixels of skeleton, times a "
+        "resolution that is given. VascX `*diam_*`: each segment's median width, of which the "
+        "median or the mean by length is taken; px of its own square crop, or mm",
+    ),
     Column(
         "calibre_mean",
         REAL,
@@ -141,6 +166,8 @@ COLUMNS = (
         "by box counting, 0 to 2",
         "",
         "box counting; the correction for ends is segpipe's",
+        "AutoMorph `Fractal_dimension`: plain slope over sides of 4, 8, 16, ... px, boxes that are "
+        "full not counted",
     ),
     Column(
         "tortuosity",
@@ -148,6 +175,10 @@ COLUMNS = (
         "length of vessels' segments / distance of their ends, from 1",
         "",
         "arc over chord: Hart et al. 1999, International Journal of Medical Informatics 53",
+        "AutoMorph `Distance_tortuosity`: mean of arc / chord, short vessels counting as much as "
+        "long ones, along pixels in flood-fill order (its issue 19), so that it changes as the "
+        "picture turns. VascX `*tort_dist_*`: arc of a spline / chord of each segment, of which "
+        "the median or the mean by length is taken",
     ),
     Column("num_branch_points", pa.int32(), "places where three or more vessels meet"),
     Column("num_components", pa.int32(), "vessels that are not joined"),
