@@ -147,8 +147,8 @@ def test_the_column_that_names_the_files_comes_back_unless_path_says_it(listed, 
 @pytest.mark.parametrize(
     ("header", "told"),
     [
-        ("path,laterality,age", "has columns named as segpipe's own: laterality; rename them"),
-        ("path,ID,Status", "has columns named as segpipe's own: ID, Status; rename them"),
+        ("path,laterality,age", "has columns named as segpipe's own: laterality; rename or delete"),
+        ("path,ID,Status", "has columns named as segpipe's own: ID, Status; rename or delete"),
         ("path,age,Age", "has columns of one name: age, Age; rename or delete all but one"),
         ("path,path", "has columns of one name: path, path; rename or delete all but one"),
     ],

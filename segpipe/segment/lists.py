@@ -239,7 +239,7 @@ def _check_names(uri: str, names: list[str], name: str) -> None:
         raise _no_column(uri, name, names)
     if own := [one for one in names if one.lower() in OWN and one not in (name, ID)]:
         raise UserError(
-            f"{uri}: has columns named as segpipe's own: {some_of(own)}; rename them in the list"
+            f"{uri}: has columns named as segpipe's own: {some_of(own)}; rename or delete them"
         )
     counts = Counter(one.lower() for one in names if one)
     if twice := [one for one in names if counts[one.lower()] > 1]:
