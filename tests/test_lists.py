@@ -57,7 +57,7 @@ def test_other_columns_are_neither_guessed_at_nor_converted(write, monkeypatch):
 def test_a_note_may_have_lines_wherever_a_block_ends(write):
     note = "first line\nsecond line\n" * 8
     rows = "".join(f'{"ab"[n % 2]}.jpg,"{note}"\n' for n in range(8_000))
-    assert [key for key, *_ in write(f"path,note\n{rows}")] == ["a.jpg", "b.jpg"]
+    assert [key for key, *_ in write(f"path,remark\n{rows}")] == ["a.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -74,8 +74,11 @@ def test_text_in_anything_else_is_refused_in_a_line_that_names_the_list(write, t
     assert "save it anew as CSV in UTF-8" in str(told.value)
 
 
-def test_another_column_in_another_encoding_does_not_matter(write):
-    assert write("path,größe\na.jpg,größer\n", "latin-1") == [("a.jpg", None, 5)]
+def test_another_column_in_another_encoding_is_refused_too(write):
+    """It goes into the rows. Far behind the first block, before a file is looked for."""
+    rows = "a.jpg,tall\n" * 200_000
+    with pytest.raises(UserError, match="is neither UTF-8 nor UTF-16"):
+        write(f"path,height of patient\n{rows}a.jpg,größer\n", "latin-1")
 
 
 def test_columns_may_be_parted_by_semicolons_and_tabs(write):

@@ -30,7 +30,8 @@ from segpipe.segment.rows import COLUMNS, ROW
 from segpipe.storage import Entry, Store, open_store
 from segpipe.storage.files import read_parquet, write_json, write_parquet
 
-PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "results.md").read_text()
 UNTIL_V2 = [  # as 0.1.0 wrote them, with those columns that these tests look at
     ("path", pa.string()),
     ("mask_path", pa.string()),
@@ -87,11 +88,30 @@ def output(tmp_path: Path) -> Store:
 
 
 def test_the_page_shows_each_column_with_its_type_and_meaning():
-    _, _, behind = PAGE.partition("| column | type | |\n|---|---|---|\n")
+    _, _, behind = (DOCS / "columns.md").read_text().partition("|---|---|---|---|---|---|\n")
     table = behind.partition("\n\n")[0].splitlines()
-    assert table == [f"| `{one.name}` | {one.type} | {one.meaning} |" for one in COLUMNS]
+    assert table == [f"| `{one.name}` | {' | '.join(map(str, order(one)))} |" for one in COLUMNS]
     assert f"Schema version {rows.SCHEMA_VERSION}," in PAGE
     assert ROW.metadata == {b"segpipe_schema": rows.SCHEMA_VERSION.encode()}
+
+
+def order(column: rows.Column) -> tuple[Any, ...]:
+    """As the page has them, behind the name."""
+    return column.type, column.unit, column.meaning, column.source, column.peers
+
+
+def test_the_page_has_the_names_that_people_know():
+    """Columns of the files that AutoMorph (its retipy scripts) and VascX (its README) write."""
+    known = {
+        "fractal_dimension": ["Fractal_dimension"],
+        "vessel_density": ["Vessel_density", "vd_*"],
+        "calibre_mean_px": ["Average_width", "*diam_*"],
+        "tortuosity": ["Distance_tortuosity", "*tort_dist_*"],
+        "path": ["Name"],
+        "id": ["id"],
+    }
+    told = {one.name: re.findall(r"(?:AutoMorph|VascX) `([^`]*)`:", one.peers) for one in COLUMNS}
+    assert {name: names for name, names in told.items() if names} == known
 
 
 def test_the_rows_are_in_csv_as_other_readers_take_it(output):
@@ -129,6 +149,7 @@ def test_what_columns_hold_is_written_beside_them(output):
     for one in told:  # whoever reads it has nothing else at hand
         assert one["definition"]
         assert "the same" not in one["definition"]
+        assert "](" not in "".join(map(str, one.values()))
         assert one["name"].endswith("_px") <= one["unit"].endswith("px")
 
 

@@ -19,10 +19,16 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from segpipe.progress import Progress, time_left
-from segpipe.segment.manifest import PAGE_ROWS, Manifest, page_ids
+from segpipe.segment.manifest import PAGE_ROWS, Manifest, of_list, page_ids
 from segpipe.segment.output import COLUMNS, RESULTS, TABLES, fetch_ahead, list_own
 from segpipe.segment.parts import Numbers, Parts, path_hashes, read_parts, read_rows
-from segpipe.segment.rows import ROW, TEXT_ROW, conform, described, schema_of
+from segpipe.segment.rows import (
+    conform,
+    described,
+    schema_of,
+    with_columns,
+    without_pictures,
+)
 from segpipe.storage import Store
 from segpipe.storage.files import write_json
 
@@ -36,14 +42,16 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
     """Parts -> results/ in order of the manifest, one row an input -> what the rows add up to.
 
     `results` are the keys of the files that count, and `tables` those of the same rows as CSV,
-    where `table` is csv or both; older ones stay until `delete_old_results`.
+    where `table` is csv or both; older ones stay until `delete_old_results`. A list's own columns
+    are joined here: parts have none, so that rows show the list of today.
     Inputs that no part holds are counted as `open`. Rows of vanished or changed inputs stay behind
     in their parts. The same parts give the same bytes.
     """
     parts = read_parts(output)
-    totals, files = Totals(), {"results": Rows(output, PARQUET)}
+    schema = with_columns(manifest.columns)
+    totals, files = Totals(), {"results": Rows(output, PARQUET, schema)}
     if table != "parquet":
-        files["tables"] = Rows(output, CSV)
+        files["tables"] = Rows(output, CSV, schema)
     progress, start, num_done = Progress("segment"), time.monotonic(), 0
     current, num_open = [np.zeros(0, np.uint64)], 0
     for number in range(len(manifest.pages)):
@@ -51,10 +59,10 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
         place = parts.find(page_ids(page))
         num_open += int((place < 0).sum())
         current.append(path_hashes(page["path"].to_pylist()))
-        list_ids = page["list_id"].filter(pa.array(place >= 0))
+        listed = of_list(page).filter(pa.array(place >= 0))
         for rows in _rows_at(output, parts, place[place >= 0]):
-            own, list_ids = list_ids.slice(0, len(rows)), list_ids.slice(len(rows))
-            rows = rows.set_column(rows.schema.get_field_index("id"), ROW.field("id"), own)
+            own, listed = listed.slice(0, len(rows)), listed.slice(len(rows))
+            rows = _joined(own, rows, schema)
             totals.add(rows)
             for one in files.values():
                 one.add(rows)
@@ -65,7 +73,7 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
             text = f"{num_done} of {manifest.num_inputs} rows, {rate:.0f}/s, {left}"
             progress.show(f"compacting, {text}")
     keys = {name: files[name].close() if name in files else [] for name in NAMED}
-    write_json(output, COLUMNS, described())
+    write_json(output, COLUMNS, described(manifest.columns))
     gone = np.setdiff1d(parts.paths, np.concatenate(current), assume_unique=False)
     return totals.summary() | {"open": num_open, "gone": len(gone)} | keys
 
@@ -83,24 +91,33 @@ def _rows_at(output: Store, parts: Parts, place: Numbers) -> Iterator[pa.Table]:
         yield pa.concat_tables(tables).take(pa.array(rows))
 
 
+def _joined(own: pa.Table, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A list's own columns beside the rows of its files, in this schema's order."""
+    named = set(own.column_names)
+    columns = [(own if name in named else rows)[name] for name in schema.names]
+    return pa.table(columns, schema=schema)
+
+
 class Form(NamedTuple):
     """A kind of file that rows are written into."""
 
     folder: str
     suffix: str
-    schema: pa.Schema
-    writer: Callable[[io.BytesIO], Any]
+    pictures: bool
+    """Whether it has room for them."""
+    writer: Callable[[io.BytesIO, pa.Schema], Any]
 
 
-PARQUET = Form(RESULTS, ".parquet", ROW, lambda b: pq.ParquetWriter(b, ROW, compression="zstd"))
-CSV = Form(TABLES, ".csv", TEXT_ROW, lambda buffer: csv.CSVWriter(buffer, TEXT_ROW))
+PARQUET = Form(RESULTS, ".parquet", True, partial(pq.ParquetWriter, compression="zstd"))
+CSV = Form(TABLES, ".csv", False, csv.CSVWriter)
 
 
 class Rows:
     """Files of rows, closed when they are large enough, in parts that a reader can hold."""
 
-    def __init__(self, output: Store, form: Form) -> None:
+    def __init__(self, output: Store, form: Form, schema: pa.Schema) -> None:
         self.output, self.form = output, form
+        self.schema = schema if form.pictures else without_pictures(schema)
         self.keys: list[str] = []
         self.before = {entry.key: entry.bytes for entry in list_own(output, form.folder)}
         self.held: list[pa.Table] = []
@@ -108,10 +125,11 @@ class Rows:
 
     def _begin(self) -> None:
         self.buffer, self.num_rows = io.BytesIO(), 0
-        self.writer = self.form.writer(self.buffer)
+        self.writer = self.form.writer(self.buffer, self.schema)
 
     def add(self, table: pa.Table) -> None:
-        self.held.append(conform(table).select(self.form.schema.names))
+        """Rows that have all columns of the schema."""
+        self.held.append(table.select(self.schema.names))
         self.num_rows += len(table)
         if sum(one.nbytes for one in self.held) >= ROW_GROUP_BYTES:
             self._flush()

@@ -33,7 +33,7 @@ class SegmentConfig:
 
     input: str
     """Folder, s3://bucket/prefix, a single photograph, or a .csv or .parquet list of files in its
-    column `path`."""
+    column `path`, whose other columns come back in the rows."""
     output: str
     """Folder or s3://bucket/prefix for masks/, results/ or tables/, summary.json, report.html."""
     checkpoint: str | None = None

@@ -204,11 +204,13 @@ class Inputs:
 
     def notes(self) -> list[str]:
         """What is worth a line, though nothing is wrong, when all are listed."""
+        notes = self.source.notes() if isinstance(self.source, ListedFiles) else []
         if not self.num_timed:
-            return []
+            return notes
         return [
+            *notes,
             f"{self.source.uri()}: the store keeps no etags, an object counts as changed when its "
-            "size or the second of its last change differs"
+            "size or the second of its last change differs",
         ]
 
     def nothing(self, name: str) -> UserError:

@@ -1,6 +1,7 @@
 """Lists: CSV and Parquet files that name photographs.
 
-Of a list only the column of names counts, and `id` where there is one; both are read as text.
+Names and ids are read as text. What else a list says of a file goes into its row: columns of CSV as
+text, those of Parquet as numbers, truths and days where they hold such, and else as text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from multiprocessing.pool import ThreadPool
 
 import pyarrow as pa
@@ -22,9 +24,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from segpipe.errors import StoreDown, UserError, some_of
+from segpipe.segment.rows import COLUMNS, TEXT
 from segpipe.storage import (
     PREFLIGHT_S,
     Entry,
+    Listed,
     Service,
     Store,
     local_path,
@@ -41,10 +45,10 @@ LIST_ROWS = 4096
 DELIMITERS = ";", "\t"  # beside the comma: of Excel where commas are decimal, of its Unicode text
 REPEATED = "named again in the list"  # a kind of skipped files
 NAMELESS = "rows without a name"
-
-Named = tuple[str, str | None]
-"""A path, or the key of one, and its id."""
-Rows = list[Named]
+OWN = frozenset(column.name for column in COLUMNS)  # in lower case
+Names = list[str]
+Rows = list[Entry]
+SAME = (pa.float32(), pa.float64(), pa.bool_(), pa.date32())  # types that come back as they are
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class ListedFiles:
     """The S3 of its files, on every node."""
     skipped: Counter[str] = field(default_factory=Counter, compare=False)
     """Rows that the last listing left out."""
+    left_out: Names = field(default_factory=list, compare=False)
+    """Columns that it left out."""
 
     def uri(self, key: str = "") -> str:
         if not key:
@@ -91,8 +97,8 @@ class ListedFiles:
         with ThreadPool(ASKED_AT_ONCE) as pool:
             for rows in self._rows():
                 fresh: Rows = []
-                for path, list_id in rows:
-                    key = self._key(path)
+                for row in rows:
+                    key = self._key(row.key)
                     if not key.startswith(prefix):
                         continue
                     if (digest := _digest(key)) in seen:
@@ -100,20 +106,19 @@ class ListedFiles:
                         continue
                     seen.add(digest)
                     local.add(key.startswith("/"))
-                    fresh.append((key, list_id))
+                    fresh.append(replace(row, key=key))
                 if len(local) > 1:  # their masks could get one name
                     raise UserError(f"{self.list_uri}: local paths beside s3://, use two lists")
                 yield from pool.imap(self._entry, fresh)
 
-    def _entry(self, named: Named) -> Entry:
-        key, list_id = named
-        store, name = self._place(key)
+    def _entry(self, entry: Entry) -> Entry:
+        """With its size and version."""
+        store, name = self._place(entry.key)
         found = None
         with _of_one(), suppress(UserError):  # reading it will tell
             found = store.head(name)
         # What is not there is an input all the same: it ends as a rejection.
-        entry = Entry(key, found.bytes, found.version) if found else Entry(key, 0, "")
-        return replace(entry, list_id=list_id)
+        return replace(entry, bytes=found.bytes, version=found.version) if found else entry
 
     def _key(self, path: str) -> str:
         if path.startswith("s3://"):
@@ -139,8 +144,8 @@ class ListedFiles:
     def check_readable(self) -> None:
         try:
             first: Rows = next(self._rows(), [])
-            for path, _ in first[:1]:  # its store, before all others are asked for
-                store, name = self._place(self._key(path))
+            for row in first[:1]:  # its store, before all others are asked for
+                store, name = self._place(self._key(row.key))
                 with _of_one():  # a row will tell
                     store.with_patience(PREFLIGHT_S).head(name)
         except UserError as error:
@@ -153,15 +158,26 @@ class ListedFiles:
     def answers(self, key: str = "") -> bool:
         return self._place(key)[0].answers()
 
+    def notes(self) -> Names:
+        """What is worth a line, though nothing is wrong, after a listing."""
+        if not self.left_out:
+            return []
+        names = some_of(self.left_out)
+        return [f"{self.list_uri}: rows leave out {names}, of bytes or nested values"]
+
     def _rows(self) -> Iterator[Rows]:
-        """Paths and ids in batches; those without a name are left out."""
+        """The list's rows in batches, paths as they stand there; those without a name are left
+        out.
+        """
         before, name, after = split_column(self.column)
-        for names, ids in _read_list(self.list_uri, self.anonymous, name):
+        for batch in _read_list(self.list_uri, self.anonymous, name, self.left_out):
+            names = batch[name].cast(TEXT).to_pylist()
+            ids = batch[ID].cast(TEXT).to_pylist() if ID in batch.schema.names else repeat(None)
             if num_nameless := sum(not path for path in names):
                 self.skipped[NAMELESS] += num_nameless
             yield [
-                (f"{before}{path}{after}", list_id)
-                for path, list_id in zip(names, ids, strict=True)
+                Entry(f"{before}{path}{after}", 0, "", list_id, listed)
+                for path, list_id, listed in zip(names, ids, _listed(batch), strict=False)
                 if path
             ]
 
@@ -197,18 +213,54 @@ def _digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-Columns = tuple[list[str | None], list[str | None]]
+def _listed(batch: pa.RecordBatch) -> Iterator[Listed | None]:
+    """What each row says beside name and id; without end where these are all."""
+    columns = pa.schema(
+        [(one.name, _type_of(one.type)) for one in batch.schema if one.name.lower() not in OWN]
+    )
+    if not len(columns):
+        return repeat(None)
+    values = (batch[one.name].cast(one.type).to_pylist() for one in columns)
+    return (Listed(columns, row) for row in zip(*values, strict=True))
 
 
-def _read_list(uri: str, anonymous: bool, name: str) -> Iterator[Columns]:
-    """Names and ids of a list in batches; the file itself is held, some 100 bytes a row."""
+def _type_of(kind: pa.DataType) -> pa.DataType:
+    """Of a list's column in the rows: one that every reader of them knows."""
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        return pa.int64()
+    return kind if kind in SAME else TEXT
+
+
+def _check_names(uri: str, names: list[str], name: str) -> None:
+    """Raise UserError unless a column has this name, and rows can have all the others; letters'
+    case makes no other name, as for many a reader.
+    """
+    if name not in names:
+        raise _no_column(uri, name, names)
+    if own := [one for one in names if one.lower() in OWN and one not in (name, ID)]:
+        raise UserError(
+            f"{uri}: has columns named as segpipe's own: {some_of(own)}; rename or delete them"
+        )
+    counts = Counter(one.lower() for one in names if one)
+    if twice := [one for one in names if counts[one.lower()] > 1]:
+        raise UserError(
+            f"{uri}: has columns of one name: {some_of(twice)}; rename or delete all but one"
+        )
+
+
+def _read_list(
+    uri: str, anonymous: bool, name: str, left_out: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """A list in batches; the file itself is held. `left_out` becomes the names of columns that
+    rows cannot have; those without a name are left out too.
+    """
     data = read_uri(uri, anonymous)
     try:
-        batches = _of_parquet if uri.lower().endswith(".parquet") else _of_csv
-        for batch in batches(uri, data, name):
-            texts = {one: batch[one].cast(pa.string()).to_pylist() for one in batch.schema.names}
-            yield texts[name], texts.get(ID, [None] * batch.num_rows)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
+        if uri.lower().endswith(".parquet"):
+            yield from _of_parquet(uri, data, name, left_out)
+        else:
+            yield from _of_csv(uri, data, name)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         first = str(error).splitlines()[0]
         if "UTF8" in first:
             raise _not_text(uri) from error
@@ -217,32 +269,41 @@ def _read_list(uri: str, anonymous: bool, name: str) -> Iterator[Columns]:
         ) from error
 
 
-def _of_parquet(uri: str, data: bytes, name: str) -> Iterator[pa.RecordBatch]:
+def _of_parquet(uri: str, data: bytes, name: str, left_out: list[str]) -> Iterator[pa.RecordBatch]:
     file = pq.ParquetFile(io.BytesIO(data))
-    wanted = [one for one in dict.fromkeys((name, ID)) if one in file.schema_arrow.names]
-    if name not in wanted:
-        raise _no_column(uri, name, file.schema_arrow.names)
-    yield from file.iter_batches(LIST_ROWS, columns=wanted)
+    schema = file.schema_arrow
+    _check_names(uri, schema.names, name)
+    left_out[:] = [
+        one.name for one in schema if one.name not in (name, ID) and not _is_text(one.type)
+    ]
+    wanted = [one for one in schema.names if one and one not in left_out]
+    for batch in file.iter_batches(LIST_ROWS, columns=wanted):
+        yield batch.select(wanted)  # a name with a dot may bring others
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether each value of this type can be written as text."""
+    if "binary" in str(kind):
+        return False
+    try:
+        return bool(pa.nulls(0, kind).cast(TEXT).type == TEXT)
+    except pa.ArrowNotImplementedError:
+        return False
 
 
 def _of_csv(uri: str, data: bytes, name: str) -> Iterator[pa.RecordBatch]:
     data = _as_utf8(uri, data)
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise UserError(f"{uri}: is empty, wanted a header with {name!r} and a row for each file")
-    for wanted in (list(dict.fromkeys((name, ID))), [name]):
-        # Columns that are not asked for are neither guessed at nor converted.
-        with suppress(pa.ArrowKeyError):  # without an id
-            reader = _open_csv(data, wanted)
-            break
-    else:
-        with suppress(UnicodeDecodeError):
-            raise _no_column(uri, name, _open_csv(data, []).schema.names)
-        raise _not_text(uri)
-    with reader:
+    with _open_csv(data, []) as reader:
+        names = reader.schema.names
+    _check_names(uri, names, name)
+    with _open_csv(data, [one for one in names if one]) as reader:
         yield from reader
 
 
 def _open_csv(data: bytes, wanted: list[str]) -> pyarrow.csv.CSVStreamingReader:
+    """These columns as text; all of them, of types that are guessed, where none is wanted."""
     return pyarrow.csv.open_csv(
         io.BytesIO(data),
         parse_options=pyarrow.csv.ParseOptions(
@@ -276,6 +337,10 @@ def _as_utf8(uri: str, data: bytes) -> bytes:
         raise UserError(
             f"{uri}: has a NUL byte in line {line}, wanted text, save it anew as CSV in UTF-8"
         )
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise _not_text(uri) from error
     return data if data.endswith(b"\n") else data + b"\n"  # Arrow finds no header without
 
 

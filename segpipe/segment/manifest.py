@@ -26,7 +26,7 @@ from segpipe.segment.output import (
     read_marker,
     read_tables,
 )
-from segpipe.storage import Entry, Store, naming_space
+from segpipe.storage import Entry, Listed, Store, naming_space
 from segpipe.storage.files import (
     Damaged,
     parquet_bytes,
@@ -45,6 +45,8 @@ INPUT = pa.schema(
     ]
 )
 Ids = npt.NDArray[np.bytes_]
+LISTED = "listed"  # a page's column of structs: what a list says of its files, if it says more
+NO_COLUMNS = pa.schema([])
 NO_IDS: Ids = np.zeros(0, "S16")
 
 
@@ -61,7 +63,9 @@ class Manifest:
     num_inputs: int
     num_bytes: int
     digest: str
-    """Of all ids in order, and of a list's own: equal digests are equal inputs."""
+    """Of all ids in order, and of a list's columns: equal digests are equal inputs."""
+    columns: pa.Schema = NO_COLUMNS
+    """Of the list, beside its names and ids."""
 
     def page(self, number: int) -> pa.Table:
         return pq.read_table(io.BytesIO(self._bytes(number)))
@@ -99,8 +103,12 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         ids = [input_id(entry.key, entry.version) for entry in page]
         names = ("key", "bytes", "version", "list_id")
         fields = [[getattr(entry, name) for entry in page] for name in names]
+        table = pa.table([ids, *fields], INPUT)
+        if listed := [entry.listed for entry in page if entry.listed]:  # of none, or of all
+            manifest.columns = listed[0].columns
+            table = table.append_column(LISTED, _structs(listed))
         with naming_space(tempfile.gettempdir()):
-            written = manifest.spool.write(parquet_bytes(pa.table([ids, *fields], INPUT)))
+            written = manifest.spool.write(parquet_bytes(table))
             manifest.spool.flush()
         start, stop = stop, stop + written
         manifest.pages.append((start, stop))
@@ -109,8 +117,28 @@ def list_inputs(inputs: Iterable[Entry]) -> Manifest:
         digest.update(b"".join(ids))
         if any(fields[3]):  # they go into the rows
             digest.update(json.dumps(fields[3]).encode())
+        if listed:
+            values = [one.values for one in listed]
+            digest.update(json.dumps([str(manifest.columns), values], default=str).encode())
     manifest.digest = digest.hexdigest()
     return manifest
+
+
+def _structs(listed: Sequence[Listed]) -> pa.StructArray:
+    """What a list says of the files of a page, one struct of its columns each."""
+    columns = listed[0].columns
+    values = zip(*(one.values for one in listed), strict=True)
+    arrays = [pa.array(some, field.type) for field, some in zip(columns, values, strict=True)]
+    return pa.StructArray.from_arrays(arrays, fields=list(columns))
+
+
+def of_list(page: pa.Table) -> pa.Table:
+    """A list's own columns of a page's inputs, `id` first; null where no list names them."""
+    columns, names = [page["list_id"]], ["id"]
+    if LISTED in page.column_names:
+        columns += page.select([LISTED]).flatten().columns
+        names += [field.name for field in page.schema.field(LISTED).type]
+    return pa.table(columns, names)
 
 
 def is_written(output: Store, manifest: Manifest, pages: bool) -> bool:

@@ -8,7 +8,7 @@
     masks/<key>.png                     in place before the part that names them
     results/part-NNNNN-<hash>.parquet   one row for each input, made from the parts
     tables/part-NNNNN-<hash>.csv        the same without pictures, with --table csv or both
-    columns.json                        what each column of them holds
+    columns.json                        what each column of them holds, a list's own included
     summary.json                        written last; `results` and `tables` list what counts
 
 A file of rows is named by its content: one that changes gets another name, one that does not is

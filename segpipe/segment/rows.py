@@ -1,9 +1,10 @@
 """What a row holds: its columns, with type and meaning, and how older rows are read.
 
-COLUMNS is the one list of them; docs/results.md shows it, which tests/test_rows.py checks. A column
+COLUMNS is the one list of them; docs/columns.md shows it, which tests/test_rows.py checks. A column
 is added by a line here and a value of its name in the rows that stages make; rows written before it
-have null. Delta and Iceberg take the files as they are: they know no unsigned integers, times in
-microseconds alone, and would read columns by the numbers (field ids) that a file gives them.
+have null. Those of a list come behind `id`, when parts become results. Delta and Iceberg take the
+files as they are: they know no unsigned integers, times in microseconds alone, and would read
+columns by the numbers (field ids) that a file gives them.
 """
 
 from __future__ import annotations
@@ -30,20 +31,28 @@ class Column(NamedTuple):
     name: str
     type: pa.DataType
     meaning: str
-    """With its unit; px are those of the input. As docs/results.md has it."""
+    """With its unit; px are those of the input. As docs/columns.md has it."""
     unit: str = ""
     """'' of what is counted, a share or no number; `diameters` are those of the field."""
     source: str = ""
     """Of the definition, where it was published."""
+    peers: str = ""
+    """What AutoMorph and VascX call it, and what differs there; '' where they have none."""
 
 
 COLUMNS = (
-    Column("path", TEXT, "key relative to `--input`; for lists `bucket/key` or the absolute path"),
     Column(
         "id",
         TEXT,
         "of a list with a column `id`: its value there, of the first row that names the file; "
         "else null",
+        peers="VascX `id`: of its list too, which has `id` and `path`",
+    ),
+    Column(
+        "path",
+        TEXT,
+        "key relative to `--input`; for lists `bucket/key` or the absolute path",
+        peers="AutoMorph `Name`: the file's name without its folder",
     ),
     Column("mask_path", TEXT, "key of the mask relative to `--output`; null without a file"),
     Column("bytes", pa.int64(), "size of the input", "bytes"),
@@ -54,7 +63,11 @@ COLUMNS = (
     ),
     Column("status", TEXT, "`ok` or `rejected`"),
     Column("error", TEXT, "why it was rejected, else null"),
-    Column("error_code", TEXT, "a code for that reason, see [Rejections](#rejections), else null"),
+    Column(
+        "error_code",
+        TEXT,
+        "a code for that reason, see [Rejections](results.md#rejections), else null",
+    ),
     Column(
         "note",
         TEXT,
@@ -96,7 +109,14 @@ COLUMNS = (
         "other fields of view, which are left out / image; null without a mask, and in rows of "
         "releases before 0.2",
     ),
-    Column("vessel_density", REAL, "vessel / field of view"),
+    Column(
+        "vessel_density",
+        REAL,
+        "vessel / field of view",
+        peers="AutoMorph `Vessel_density`: vessel / the whole square picture. VascX `vd_*`: vessel "
+        "/ a region that disc and fovea set, within the field of view; none where less than half "
+        "of it is in frame",
+    ),
     # from here to readable_fraction null without --measure full; see segpipe.measurement
     Column("measure_note", TEXT, "why something is NaN, such as `no vessel`, else null"),
     Column(
@@ -116,7 +136,15 @@ COLUMNS = (
         "1/diameter",
         "thinning: Guo and Hall 1989, Communications of the ACM 32, algorithm A1",
     ),
-    Column("calibre_mean_px", REAL, "mean width of the vessels along their centre lines, px", "px"),
+    Column(
+        "calibre_mean_px",
+        REAL,
+        "mean width of the vessels along their centre lines, px",
+        "px",
+        peers="AutoMorph `Average_width`: pixels of vessel / pixels of skeleton, times a "
+        "resolution that is given. VascX `*diam_*`: each segment's median width, of which the "
+        "median or the mean by length is taken; px of its own square crop, or mm",
+    ),
     Column(
         "calibre_mean",
         REAL,
@@ -138,6 +166,8 @@ COLUMNS = (
         "by box counting, 0 to 2",
         "",
         "box counting; the correction for ends is segpipe's",
+        "AutoMorph `Fractal_dimension`: plain slope over sides of 4, 8, 16, ... px, boxes that are "
+        "full not counted",
     ),
     Column(
         "tortuosity",
@@ -145,6 +175,10 @@ COLUMNS = (
         "length of vessels' segments / distance of their ends, from 1",
         "",
         "arc over chord: Hart et al. 1999, International Journal of Medical Informatics 53",
+        "AutoMorph `Distance_tortuosity`: mean of arc / chord, short vessels counting as much as "
+        "long ones, along pixels in flood-fill order (its issue 19), so that it changes as the "
+        "picture turns. VascX `*tort_dist_*`: arc of a spline / chord of each segment, of which "
+        "the median or the mean by length is taken",
     ),
     Column("num_branch_points", pa.int32(), "places where three or more vessels meet"),
     Column("num_components", pa.int32(), "vessels that are not joined"),
@@ -180,21 +214,32 @@ ROW = pa.schema(
     [(column.name, column.type) for column in COLUMNS], metadata={"segpipe_schema": SCHEMA_VERSION}
 )
 
-TEXT_ROW = pa.schema([field for field in ROW if field.type != BYTES])
-"""What a table without pictures holds."""
+
+def with_columns(listed: pa.Schema) -> pa.Schema:
+    """The schema of results that have these columns of a list too, behind `id`."""
+    first, *others = ROW
+    return pa.schema([first, *listed, *others], metadata=ROW.metadata)
 
 
-def described() -> dict[str, Any]:
-    """What columns.json says of the columns."""
+def without_pictures(schema: pa.Schema) -> pa.Schema:
+    """What of these columns a table has room for."""
+    return pa.schema([field for field in schema if field.type != BYTES])
+
+
+def described(listed: pa.Schema) -> dict[str, Any]:
+    """What columns.json says of the columns, and of these of a list."""
+    first, *others = COLUMNS
+    of_list = [Column(field.name, field.type, "of the list") for field in listed]
     columns = [
         {
-            "name": name,
-            "type": str(kind),
-            "unit": unit,
-            "definition": LINK.sub(r"\1", meaning),
-            "source": source,
+            "name": column.name,
+            "type": str(column.type),
+            "unit": column.unit,
+            "definition": LINK.sub(r"\1", column.meaning),
+            "source": column.source,
+            "peers": column.peers,
         }
-        for name, kind, meaning, unit, source in COLUMNS
+        for column in (first, *of_list, *others)
     ]
     return {"schema_version": SCHEMA_VERSION, "columns": columns}
 

@@ -13,13 +13,22 @@ from typing import Any
 
 from segpipe.errors import NotNow, StoreDown, UserError, os_error_text
 from segpipe.flags import flag
-from segpipe.storage.entry import PATIENCE_S, PREFLIGHT_S, Entry, Source, Store, is_timed
+from segpipe.storage.entry import (
+    PATIENCE_S,
+    PREFLIGHT_S,
+    Entry,
+    Listed,
+    Source,
+    Store,
+    is_timed,
+)
 from segpipe.storage.local import LocalStore, naming_space
 
 __all__ = [
     "PATIENCE_S",
     "PREFLIGHT_S",
     "Entry",
+    "Listed",
     "Service",
     "Source",
     "Store",

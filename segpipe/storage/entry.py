@@ -6,11 +6,22 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PATIENCE_S = 600.0  # seconds for which a store that does not answer is tried again
 PREFLIGHT_S = 8.0  # seconds of patience before anything was started; four requests end within 30 s
 TIMED = re.compile(r"bytes=[0-9]+,modified=\S+")
+
+
+class Listed(NamedTuple):
+    """What a list says of a file in columns of its own."""
+
+    columns: pa.Schema
+    values: tuple[Any, ...]
+    """One for each column."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,8 @@ class Entry:
     version: str
     list_id: str | None = None
     """Of a file that a list names: its value in the list's column `id`."""
+    listed: Listed | None = None
+    """Of such a file: its values in the list's other columns, where there are any."""
 
 
 def timed_version(bytes: int, modified: datetime | None) -> str:
