@@ -163,7 +163,8 @@ class ListedFiles:
         if not self.left_out:
             return []
         names = some_of(self.left_out)
-        return [f"{self.list_uri}: rows leave out {names}, of bytes or nested values"]
+        why = "of bytes or nested values, or named as segpipe's own"
+        return [f"{self.list_uri}: rows leave out {names}, {why}"]
 
     def _rows(self) -> Iterator[Rows]:
         """The list's rows in batches, paths as they stand there; those without a name are left
@@ -216,7 +217,7 @@ def _digest(key: str) -> bytes:
 def _listed(batch: pa.RecordBatch) -> Iterator[Listed | None]:
     """What each row says beside name and id; without end where these are all."""
     columns = pa.schema(
-        [(one.name, _type_of(one.type)) for one in batch.schema if one.name.lower() not in OWN]
+        [(one.name, _type_of(one.type)) for one in batch.schema if not _is_own(one.name)]
     )
     if not len(columns):
         return repeat(None)
@@ -232,15 +233,11 @@ def _type_of(kind: pa.DataType) -> pa.DataType:
 
 
 def _check_names(uri: str, names: list[str], name: str) -> None:
-    """Raise UserError unless a column has this name, and rows can have all the others; letters'
-    case makes no other name, as for many a reader.
+    """Raise UserError unless a column has this name, and no two have one; letters' case makes no
+    other name, as for many a reader.
     """
     if name not in names:
         raise _no_column(uri, name, names)
-    if own := [one for one in names if one.lower() in OWN and one not in (name, ID)]:
-        raise UserError(
-            f"{uri}: has columns named as segpipe's own: {some_of(own)}; rename or delete them"
-        )
     counts = Counter(one.lower() for one in names if one)
     if twice := [one for one in names if counts[one.lower()] > 1]:
         raise UserError(
@@ -259,7 +256,7 @@ def _read_list(
         if uri.lower().endswith(".parquet"):
             yield from _of_parquet(uri, data, name, left_out)
         else:
-            yield from _of_csv(uri, data, name)
+            yield from _of_csv(uri, data, name, left_out)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         first = str(error).splitlines()[0]
         if "UTF8" in first:
@@ -274,11 +271,18 @@ def _of_parquet(uri: str, data: bytes, name: str, left_out: list[str]) -> Iterat
     schema = file.schema_arrow
     _check_names(uri, schema.names, name)
     left_out[:] = [
-        one.name for one in schema if one.name not in (name, ID) and not _is_text(one.type)
+        one.name
+        for one in schema
+        if one.name not in (name, ID) and (_is_own(one.name) or not _is_text(one.type))
     ]
     wanted = [one for one in schema.names if one and one not in left_out]
     for batch in file.iter_batches(LIST_ROWS, columns=wanted):
         yield batch.select(wanted)  # a name with a dot may bring others
+
+
+def _is_own(name: str) -> bool:
+    """Whether segpipe has a column of this name, and another value in it."""
+    return name.lower() in OWN
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -291,14 +295,15 @@ def _is_text(kind: pa.DataType) -> bool:
         return False
 
 
-def _of_csv(uri: str, data: bytes, name: str) -> Iterator[pa.RecordBatch]:
+def _of_csv(uri: str, data: bytes, name: str, left_out: list[str]) -> Iterator[pa.RecordBatch]:
     data = _as_utf8(uri, data)
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise UserError(f"{uri}: is empty, wanted a header with {name!r} and a row for each file")
     with _open_csv(data, []) as reader:
         names = reader.schema.names
     _check_names(uri, names, name)
-    with _open_csv(data, [one for one in names if one]) as reader:
+    left_out[:] = [one for one in names if one not in (name, ID) and _is_own(one)]
+    with _open_csv(data, [one for one in names if one and one not in left_out]) as reader:
         yield from reader
 
 
