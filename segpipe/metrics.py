@@ -132,11 +132,14 @@ def average_precision(counts: Counts) -> float:
     return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
-def best_threshold(counts: Counts) -> float:
-    """The bin edge at which Dice is highest, in [0, 1)."""
+def best_threshold(counts: Counts, spare: float = 0.0) -> float:
+    """The bin edge at which Dice is highest, in [0, 1).
+
+    With Dice to spare the highest edge at which it is at most so much lower.
+    """
     tp, fp = _descending(counts)
     dice = 2 * tp / np.maximum(tp + fp + tp[-1], 1)
-    return float(BINS - 1 - int(np.argmax(dice))) / BINS
+    return float(BINS - 1 - int(np.argmax(dice >= dice.max() - spare))) / BINS
 
 
 def fit_calibration(counts: Counts) -> tuple[float, float]:

@@ -93,6 +93,16 @@ def test_the_best_threshold_has_the_highest_dice_of_all():
     assert sk.f1_score(truth[0], score[0] >= np.float32(best)) == pytest.approx(max(dice))
 
 
+@pytest.mark.parametrize("spare", [0.002, 0.05])
+def test_with_dice_to_spare_the_threshold_is_the_highest_that_costs_no_more(spare):
+    score, truth = pixels("smooth", size=500)
+    found = metrics.best_threshold(counted(score, truth), spare)
+    dice = {t: sk.f1_score(truth[0], score[0] >= t) for t in np.unique(score)}
+    least = max(dice.values()) - spare
+    assert dice[min(t for t in dice if t >= np.float32(found))] >= least
+    assert all(dice[t] < least for t in dice if t >= np.float32(found) + 1 / BINS)
+
+
 def test_an_empty_class_has_no_auc():
     score, _ = pixels("smooth")
     counts = counted(score, np.zeros(score.shape, bool))

@@ -260,9 +260,12 @@ def test_weights_are_calibrated_on_the_held_back_photographs(chosen, labelled):
     assert fit.intercept_[0] == pytest.approx(0, abs=0.05)
 
 
-def test_the_threshold_is_the_best_of_the_whole_training_split(chosen, labelled):
-    """No other quantile of the vessels' scores gives a higher Dice, held back or not; scores are
-    means over mirror images, as the checkpoint then asks for.
+def test_the_threshold_is_the_highest_that_costs_little_on_the_whole_training_split(
+    chosen, labelled
+):
+    """No other quantile of the vessels' scores gives a Dice more than 0.002 higher, held back or
+    not, and all that are clearly above cost more; scores are means over mirror images, as the
+    checkpoint then asks for.
     """
     loaded = checkpoint.load((chosen / "model.safetensors").read_bytes(), "")
     assert loaded.card.flips == 4
@@ -278,8 +281,11 @@ def test_the_threshold_is_the_best_of_the_whole_training_split(chosen, labelled)
         truths.append(fitted["label"][inside] == VESSEL)
     score, truth = np.concatenate(scores), np.concatenate(truths)
     others = np.quantile(score[truth], np.linspace(0, 1, 101))
-    dice = [f1_score(truth, score >= np.float32(t)) for t in (loaded.card.threshold, *others)]
-    assert dice[0] >= max(dice[1:]) - 1e-6
+    threshold = loaded.card.threshold
+    dice = {t: f1_score(truth, score >= np.float32(t)) for t in (threshold, *others)}
+    least = max(dice.values()) - 0.002
+    assert dice[threshold] >= least - 1e-4
+    assert all(dice[t] < least + 1e-4 for t in others if t > threshold)
 
 
 def test_a_run_that_patience_ended_is_finished(chosen, labelled, capsys):

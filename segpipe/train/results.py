@@ -22,6 +22,7 @@ from segpipe.train.history import Row
 from segpipe.train.job import TrainJob
 
 MODEL, LAST = "model.safetensors", "last.safetensors"
+SPARE = 0.002  # of Dice on the training photographs, for cameras that nobody trained on
 
 CountScores = Callable[[Network, Sequence[Example], str], metrics.Counts]
 """(network, photographs, test-time augmentation) -> counts over all ranks."""
@@ -31,12 +32,13 @@ def calibrated(job: TrainJob, network: Network, epoch: int, count: CountScores) 
     """The checkpoint of this network, with its threshold.
 
     Calibrated where photographs are held back: overfitted scores are too high. The threshold is
-    chosen on the whole training split: a few photographs are too few for it. Every rank calls it.
+    chosen on the whole training split: a few photographs are too few for it. It is the highest that
+    costs no more than SPARE there: on other cameras scores are too high. Every rank calls it.
     """
     plan, network, tta = job.plan, copy.deepcopy(network), job.selection.tta
     if job.held_back:
         network.calibrate(*metrics.fit_calibration(count(network, job.held_back, "none")))
-    threshold = metrics.best_threshold(count(network, job.training_split, tta))
+    threshold = metrics.best_threshold(count(network, job.training_split, tta), SPARE)
     # the set's name and not its place: a checkpoint travels
     data = " + ".join(job.sets) or PurePath(plan.store.uri()).name
     first = job.network.initial_weights
