@@ -27,7 +27,6 @@ from segpipe.data import synthetic
 from segpipe.data.arrays import Image8
 from segpipe.data.classes import VESSEL, classes_of
 from segpipe.measurement import vessels
-from segpipe.measurement.fractal import BOXES, CELLS
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 import drawn_vessels
@@ -50,6 +49,7 @@ DIFFERENCES = {  # and what is added to them
     "mean_squared_curvature": "1/diameter^2, of straight lines",
 }
 BOUND = ("calibre_mean", DRAWN, "length_density", "tortuosity", "vessel_density")
+SIDES = tuple(cells / 270 for cells in (2, 3, 4, 6, 8, 12, 16, 24, 32))  # diameters
 FINEST = 9  # levels of the Koch curve whose boxes are counted: more than boxes tell apart
 PEERS = (
     "Published for peers, median error on 36 such drawn masks at four angles (Fundus Atlas): VascX "
@@ -136,7 +136,7 @@ def of_boxes() -> list[float]:
     """What boxes of the sides that segpipe takes give for the Koch curve without any width, with
     segpipe's correction for ends: at each angle."""
     points = drawn_vessels.koch_points(FINEST, 0.8)
-    sides = np.array(BOXES) / CELLS
+    sides = np.array(SIDES)
     size = np.log(sides) - np.log(sides).mean()
     found = []
     for angle in ANGLES:
@@ -254,11 +254,12 @@ def main() -> None:
     command = "python benchmarks/shapes.py" + (f" --before {given.before}" if given.before else "")
     lines = [
         *facts(command),
-        f"Vessels 1/256, 1/128 and 1/64 of the field wide, at {len(ANGLES)} angles and places among "
-        "the pixels, in round fields. A pixel is vessel where its centre lies inside; ends are flat. "
-        "All answers are closed forms. A mask of pixels has another width than was drawn: at 45 "
-        "degrees one of 4 px is 4.24 or 3.54 px wide. So the calibre is told against the width drawn "
-        "and against that of the pixels, their area over the length.",
+        f"Vessels 1/256, 1/128 and 1/64 of the field wide, at {len(ANGLES)} angles and places "
+        "among the pixels, in round fields. A pixel is vessel where its centre lies inside; ends "
+        "are flat. All answers are closed forms. Pixels have another width than was drawn: at 45 "
+        "degrees a vessel of 4 px is 4.24 or 3.54 px wide. So the calibre is told against the "
+        "width drawn and against that of the pixels, which is their area over the length; and the "
+        "density, a plain count of pixels, has the raster's error alone.",
         "",
         "All shapes and sizes, absolute errors (of the dimension the difference):",
         "",
@@ -267,11 +268,11 @@ def main() -> None:
         PEERS,
         "",
         f"The Koch curve's dimension is log 4 / log 3 = {math.log(4) / math.log(3):.3f}. Boxes of "
-        f"these sides give {np.median(boxes):.3f} ({min(boxes):.3f} to {max(boxes):.3f} over angles) "
-        "for the curve without any width.",
+        f"these sides give {np.median(boxes):.3f} ({min(boxes):.3f} to {max(boxes):.3f} over "
+        "angles) for the curve without any width.",
         "",
-        "Relative errors, over three widths and all angles; `over angles` is the widest span of one "
-        "width:",
+        "Relative errors, over three widths and all angles; `over angles` is the widest span of "
+        "one width:",
         "",
         *table({size: one[0] for size, one in tables.items()}, dict.fromkeys(RELATIVE, ""), ".2%"),
         "",
@@ -279,8 +280,8 @@ def main() -> None:
         "",
         *table({size: one[1] for size, one in tables.items()}, DIFFERENCES, ".3f"),
         "",
-        "Where a field of 2,048 px is measured: vessels of 1/256 of it against the pixels drawn, and "
-        "CPU time for the mask of a drawn photograph of that size:",
+        "Where a field of 2,048 px is measured: vessels of 1/256 of it against the pixels drawn, "
+        "and CPU time for the mask of a drawn photograph of that size:",
         "",
         *at_working_sizes(),
     ]

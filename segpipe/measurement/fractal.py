@@ -14,7 +14,7 @@ CELLS = 270  # across a field: boxes are from a 135th, a usual calibre, to an ei
 FEWEST_ACROSS = 4  # boxes over the vessels' extent
 FEWEST_SIDES = 3  # of boxes, through which a line is fitted
 OFFSETS = 4  # places of the grid of boxes along each axis
-WIDEST = 64  # of the vessels' extent: what is wider is no line
+WIDEST = 16  # of which the vessels' extent is one: what is wider is no line, but a surface
 TINY = 1e-6
 ROUNDS = 10  # of the fit: five bring it to four digits
 
@@ -25,11 +25,13 @@ def fractal_dimension(vessel: Image8, width: float = 0.0, cell: int = 2) -> floa
 
     Sides are 2 to 32 cells of `cell` px, a quarter of the vessels' extent at most. A box meets a
     line of some width where one that is larger by it meets the line alone: N boxes of a side cover
-    N side^2, of which those of side + pi / 4 width cover as much (pi / 4 of it is what a strip adds
-    to a square's extent across, over all angles). So the dimension is that of the lines, and does
-    not rise as vessels widen. Over all places of the grid a line of length e meets
-    e / side + 1 boxes on average and a square the square of that: the 1 is boxes that are cut by an
-    end. So N^(1/D) - 1, and not N^(1/D), goes with 1 / side, and D is the number for which it does.
+    N side^2, of which those of side + pi / 4 width - 1 px cover as much (the width adds pi / 4 of
+    itself to a square's extent across a strip, over all angles; a row of pixels is a line). So the
+    dimension is that of the lines, and does not rise as vessels widen.
+
+    Over all places of the grid a line of length e meets e / side + 1 boxes on average and a square
+    the square of that: the 1 is boxes that are cut by an end. So N^(1/D) - 1, and not N^(1/D), goes
+    with 1 / side, and D is the number for which it does.
     NaN where the vessels' extent is below 16 cells. Both corrections are segpipe's own; plain
     box counting is high for wide lines and low for short ones.
     """
@@ -46,7 +48,8 @@ def fractal_dimension(vessel: Image8, width: float = 0.0, cell: int = 2) -> floa
         num = [np.count_nonzero(any_in[a::side, b::side]) for a in places for b in places]
         counts.append(np.mean(num))
     plain = np.asarray(sides, np.float64)
-    large = plain + max(0.0, math.pi / 4 * min(width, extent * cell / WIDEST) - 1) / cell
+    is_line = width * WIDEST < extent * cell
+    large = plain + (max(0.0, math.pi / 4 * width - 1) / cell if is_line else 0.0)
     num_large = np.asarray(counts) * (plain / large) ** 2
     size = np.log(large) - np.log(large).mean()
     dimension = 1.5

@@ -19,6 +19,7 @@ from segpipe.data.arrays import Image8, Mask, Plane
 
 SPUR_PX = 3.0  # a branch that leaves its vessel's wall by less is the wall's roughness
 CORNER = 1.5  # half widths: more than the square root of 2, the way to the corner of a flat end
+BITS = np.array([[1, 2, 4], [128, 0, 8], [64, 32, 16]], np.float32)  # of the pixels around one
 REACH = 3.5  # sigmas at which the smoothing ends
 
 Floats = npt.NDArray[np.float64]
@@ -35,10 +36,7 @@ def thin(vessel: Image8) -> Mask:
     """
     width, size = vessel.shape[1], vessel.size
     around = (-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1)
-    flat, bits = vessel.ravel(), np.zeros(size, np.uint8)  # of each pixel those left around it
-    for bit, beside in enumerate(around):
-        to, of = max(0, -beside), max(0, beside)
-        bits[to : size - of] |= flat[of : size - to] << np.uint8(bit)
+    bits = np.asarray(cv2.filter2D(vessel, -1, BITS), np.uint8).ravel()  # those left around each
     layers = _layers(vessel)  # a pixel cannot go before those between it and the background
     pixels, step, idle = np.zeros(0, np.int64), 0, 0
     while layers or idle < 2:  # steps of both kinds in which nothing went

@@ -36,7 +36,7 @@ from segpipe.measurement.skeleton import (
 
 LEAST_FIELD, LARGEST_FIELD = 500.0, 1024.0  # px across, between which a mask is measured as it is
 COVERED = 85  # of 255: a third. At a half, lines a pixel wide break where they lie between pixels
-LEAST_LENGTH = 0.02  # diameters from end to end of a segment whose tortuosity is told: 11 px
+LEAST_LENGTH = 0.02  # diameters from end to end of a segment whose tortuosity is told
 SPECK = 5e-5  # squared diameters: what is less than LEAST_LENGTH of the thinnest vessel (0.0025)
 SMOOTHING_PX = 2.0  # sigma along a path: more than the stairs of pixels, less than any bend
 
@@ -46,7 +46,7 @@ class Measurements:
     """Of one mask. Lengths end in `_px` and have a twin in field diameters; NaN is unmeasurable."""
 
     measure_note: str | None
-    """Why something is NaN, else None."""
+    """Why something but the branching angle is NaN, else None."""
     vessel_density: float
     """Vessel / field of view, in pixels of the mask."""
     field_diameter_px: float
