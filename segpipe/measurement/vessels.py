@@ -131,10 +131,7 @@ def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
         calibre_std=std / diameter,
         fractal_dimension=dimension,
         tortuosity=float(lengths[long].sum() / chords[long].sum()) if long.any() else math.nan,
-        total_squared_curvature_per_px=bend * float(lengths.sum()) * diameter / native,
-        total_squared_curvature=bend * float(lengths.sum()) * diameter,
-        mean_squared_curvature_per_px2=bend * (diameter / native) ** 2,
-        mean_squared_curvature=bend * diameter**2,
+        **_curvatures(bend, float(lengths.sum()), diameter, native),
         branch_angle_mean_deg=float(angles.mean()) if len(angles) else math.nan,
         num_branch_points=count_branch_points(places),
         num_components=num_components,
@@ -149,6 +146,19 @@ def measure_canvas(score: Plane, fov: Image8, geometry: Geometry, threshold: flo
     """
     mask = classes_of(score >= np.float32(threshold), fov > HALF)
     return measure(mask, geometry.box_height / geometry.scaled_height)
+
+
+def _curvatures(bend: float, length: float, diameter: float, native: float) -> dict[str, float]:
+    """Mean squared curvature (1/px^2) along so many px of centre lines, in a field `diameter` px
+    across where it was measured and `native` as it is told -> the columns; none where it is NaN."""
+    if math.isnan(bend):
+        return {}
+    return {
+        "total_squared_curvature_per_px": bend * length * diameter / native,
+        "total_squared_curvature": bend * length * diameter,
+        "mean_squared_curvature_per_px2": bend * (diameter / native) ** 2,
+        "mean_squared_curvature": bend * diameter**2,
+    }
 
 
 def _line_width(depths: Floats, calibres: Floats) -> float:
