@@ -33,7 +33,8 @@ from segpipe.segment import stages
 REPEATS = 5
 NAMES = (
     *("vessel_density", "length_density", "calibre_mean", "calibre_std", "fractal_dimension"),
-    *("tortuosity", "num_branch_points", "num_components"),
+    *("tortuosity", "mean_squared_curvature", "branch_angle_mean_deg"),
+    *("num_branch_points", "num_components"),
 )
 SIZES = (0.5, 1.0, 2.0)
 

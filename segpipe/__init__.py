@@ -70,6 +70,8 @@ In the order in which data flows:
       vessels.py         mask -> density, length, calibre, tortuosity, branch points
       skeleton.py        vessels -> centre lines, traced and smoothed
       calibre.py         widths across centre lines
+      curvature.py       how much centre lines bend
+      branching.py       branch points and the angles between daughters
       fractal.py         box counting
       agreement.py       mask and label -> clDice, sensitivity by width
       quality.py         focus, exposure, what is readable

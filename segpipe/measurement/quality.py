@@ -11,7 +11,7 @@ import numpy as np
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.fov import fov_box
 
-DIAMETER = 540.0  # px of the field where photographs and vessels are measured: DRIVE's
+DIAMETER = 540.0  # px of the field where photographs are assessed: DRIVE's
 LARGE = 1.1  # diameters from which a field is reduced to that
 HALF = 127  # of 255: a soft field's edge
 FLAT = 0.004  # local contrast: the flattest hundredth of DRIVE's training photographs has as much

@@ -18,8 +18,9 @@ from scipy.sparse import csgraph
 from segpipe.data.arrays import Image8, Mask, Plane
 
 SPUR_PX = 3.0  # a branch that leaves its vessel's wall by less is the wall's roughness
-REACH = 3  # sigmas at which the smoothing's Gaussian ends
-FIRST_STEP = 4  # of thinning: even, and none of two before it is 0, as where nothing was touched
+CORNER = 1.5  # half widths: more than the square root of 2, the way to the corner of a flat end
+BITS = np.array([[1, 2, 4], [128, 0, 8], [64, 32, 16]], np.float32)  # of the pixels around one
+REACH = 3.5  # sigmas at which the smoothing ends
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -33,29 +34,23 @@ def thin(vessel: Image8) -> Mask:
     a mask of DRIVE's size; this takes 5. Zhang and Suen's, its `skeletonize`, takes 5 too, but eats
     up to half of a diagonal line whose width is even; Lee's takes 16.
     """
-    width = vessel.shape[1]
+    width, size = vessel.shape[1], vessel.size
     around = (-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1)
-    left = vessel.flatten()
+    bits = np.asarray(cv2.filter2D(vessel, -1, BITS), np.uint8).ravel()  # those left around each
     layers = _layers(vessel)  # a pixel cannot go before those between it and the background
-    touched = np.zeros(left.size, np.int32)  # the step in which something beside a pixel went
-    pixels, step = np.zeros(0, np.int64), FIRST_STEP
-    while True:
+    pixels, step, idle = np.zeros(0, np.int64), 0, 0
+    while layers or idle < 2:  # steps of both kinds in which nothing went
         if layers:
-            touched[layers[-1]] = step
             pixels = np.append(pixels, layers.pop())
-        # what stayed in a step of this kind stays until something beside it goes
-        open_ = pixels[touched.take(pixels) >= step - 2]
-        if not len(open_) and not layers:
-            return left.view(np.bool_).reshape(vessel.shape)
-        bits = left.take(open_ + around[0])
-        for bit, beside in enumerate(around[1:], 1):
-            bits |= left.take(open_ + beside) << bit
-        gone = open_[~_kept()[step % 2].take(bits)]
-        left[gone] = 0
-        for beside in around:
-            touched[gone + beside] = step
-        pixels = pixels[left.view(np.bool_).take(pixels)]
-        step += 1
+        stays = _kept()[step % 2].take(bits.take(pixels))
+        gone, pixels = pixels[~stays], pixels[stays]
+        for bit, beside in enumerate(around):
+            near = gone - beside
+            bits[near] = bits.take(near) & np.uint8(255 - (1 << bit))
+        step, idle = step + 1, 0 if len(gone) else idle + 1
+    line = np.zeros(size, np.bool_)
+    line[pixels] = True
+    return line.reshape(vessel.shape)
 
 
 def _layers(vessel: Image8) -> list[Ints]:
@@ -185,15 +180,17 @@ def without_spurs(skeleton: Mask, depth: Plane) -> Mask:
     """skeleton [h, w] bool -> the same without the branches that hardly leave their vessel.
 
     A branch with one free end goes where it is less than SPUR_PX longer than the vessel's half
-    width at its other end, which `depth` [h, w] float32 tells in px (the distance to the nearest
-    background pixel).
+    width at its other end, or shorter than CORNER of them: `depth` [h, w] float32 tells it in px
+    (the distance to the nearest background pixel).
     """
     paths, _ = trace(skeleton)
     if not len(paths.start):
         return skeleton
     fork = paths.points[np.where(paths.forks[:, 0], paths.start, paths.last)]
     loose = paths.forks[:, 0] != paths.forks[:, 1]
-    spur = loose & (arc_lengths(paths, paths.points) < nearest(depth, fork) + SPUR_PX)
+    half = nearest(depth, fork)
+    longest = np.maximum(half + SPUR_PX, CORNER * half + 1)
+    spur = loose & (arc_lengths(paths, paths.points) < longest)
     gone = spur[paths.segment]
     gone[paths.start[paths.forks[:, 0]]] = False
     gone[paths.last[paths.forks[:, 1]]] = False
@@ -213,14 +210,25 @@ def nearest(plane: Plane, points: Points) -> Floats:
 
 
 def smooth(paths: Paths, sigma: float) -> Points:
-    """-> points [N] complex128 (px): the paths' own after a Gaussian of `sigma` points along each.
+    """-> points [N] complex128 (px): the paths' own after a filter of `sigma` points along each.
 
-    Beyond its ends a path goes on as its reflection through them, so that ends stay and straight
-    lines stay straight; a ring goes round.
+    It is a Gaussian less half its second derivative, which flattens no bend to second order.
+    """
+    at = np.arange(-math.ceil(REACH * sigma), math.ceil(REACH * sigma) + 1) / sigma
+    weights = np.exp(-0.5 * at**2) * (3 - at**2)
+    return filtered(paths, weights / weights.sum())
+
+
+def filtered(paths: Paths, *weights: Floats) -> Points:
+    """-> points [N] complex128 (px): the paths' own after a filter along each; of several filters
+    [2 R + 1] of one length, [K, N].
+
+    Beyond its ends a path goes on as its reflection through them, so that an even filter leaves
+    ends and straight lines where they are; a ring goes round.
     """
     if not len(paths.points):
-        return paths.points
-    reach = math.ceil(REACH * sigma)
+        return np.zeros((len(weights), 0) if len(weights) > 1 else 0, np.complex128)
+    reach = len(weights[0]) // 2
     padded = paths.last - paths.start + 1 + 2 * reach
     first, last = np.repeat(paths.start, padded), np.repeat(paths.last, padded)
     ring = np.repeat(paths.closed, padded)
@@ -230,9 +238,8 @@ def smooth(paths: Paths, sigma: float) -> Points:
     points = paths.points[inner.clip(first, last)]
     outside = ~ring & (mirror != at)
     points[outside] = 2 * paths.points[mirror[outside]] - points[outside]
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    smoothed = np.convolve(points, weights / weights.sum(), "same")
-    return np.asarray(smoothed[mirror == at], np.complex128)
+    found = [np.convolve(points, one, "same")[mirror == at] for one in weights]
+    return np.asarray(found if len(found) > 1 else found[0], np.complex128)
 
 
 def chord_lengths(paths: Paths, points: Points) -> Floats:
@@ -251,27 +258,3 @@ def arc_lengths(paths: Paths, points: Points) -> Floats:
     closing = np.abs(points[paths.last] - points[paths.start])
     steps[paths.last] = np.where(paths.closed, closing, 0)
     return np.add.reduceat(steps, paths.start)
-
-
-def count_branch_points(paths: Paths, forks: Points, lengths: Floats, depth: Plane) -> int:
-    """Number of places where three or more vessels meet.
-
-    `forks` [K] complex128 are the branch points of `trace`, `lengths` [S] float64 px those of the
-    paths, `depth` [h, w] float32 px the vessels' half width.
-
-    Forks whose discs within the vessel overlap are one place: thinning parts a crossing into two,
-    and a junction into neighbouring pixels. What comes back to the same place is a hole's rim.
-    """
-    if not len(forks):
-        return 0
-    ends = np.stack([paths.points[paths.start], paths.points[paths.last]], axis=1)
-    near = paths.forks.all(axis=1) & (lengths < nearest(depth, ends).sum(axis=1))
-    width = depth.shape[1]
-    number = (forks.imag * width + forks.real).astype(np.int64)  # ascending, as pixels were found
-    place = np.searchsorted(number, (ends.imag * width + ends.real).astype(np.int64))
-    joined = place[near]
-    graph = sparse.coo_array((np.ones(len(joined)), tuple(joined.T)), (len(forks), len(forks)))
-    num, label = csgraph.connected_components(graph, directed=False)
-    at = np.where(paths.forks, label[np.where(paths.forks, place, 0)], -1)
-    leaving = at[paths.forks & (at[:, :1] != at[:, 1:])]
-    return int(np.count_nonzero(np.bincount(leaving, minlength=num) >= 3))

@@ -22,6 +22,7 @@ SCHEMA_VERSION = "2"  # it changes when a column changes its meaning or type, or
 TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
 TIME = pa.timestamp("us", tz="UTC")
 MICROSECONDS = 1_000_000  # in a second
+HART = "total squared curvature: Hart et al. 1999, International Journal of Medical Informatics 53"
 LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")  # of Markdown
 
 
@@ -179,6 +180,40 @@ COLUMNS = (
         "long ones, along pixels in flood-fill order (its issue 19), so that it changes as the "
         "picture turns. VascX `*tort_dist_*`: arc of a spline / chord of each segment, of which "
         "the median or the mean by length is taken",
+    ),
+    Column(
+        "total_squared_curvature_per_px",
+        REAL,
+        "integral of squared curvature along the vessels' centre lines, 1/px; 0 is straight",
+        "1/px",
+        HART,
+    ),
+    Column(
+        "total_squared_curvature",
+        REAL,
+        "integral of squared curvature along the vessels' centre lines, per field diameter",
+        "1/diameter",
+        HART,
+    ),
+    Column(
+        "mean_squared_curvature_per_px2",
+        REAL,
+        "mean of squared curvature along the vessels' centre lines, 1/px^2",
+        "1/px^2",
+        HART,
+    ),
+    Column(
+        "mean_squared_curvature",
+        REAL,
+        "mean of squared curvature along the vessels' centre lines, per squared field diameter",
+        "1/diameter^2",
+        HART,
+    ),
+    Column(
+        "branch_angle_mean_deg",
+        REAL,
+        "mean angle between the two daughters at branch points of three, degrees; NaN without one",
+        "degrees",
     ),
     Column("num_branch_points", pa.int32(), "places where three or more vessels meet"),
     Column("num_components", pa.int32(), "vessels that are not joined"),

@@ -1,0 +1,87 @@
+"""Where vessels meet: branch points are counted, and angles between daughters measured."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from segpipe.data.arrays import Plane
+from segpipe.measurement.skeleton import Floats, Ints, Paths, Points, nearest
+
+AHEAD = 0.025  # diameters of a branch from which its direction is taken: five usual calibres
+APART = 1.5  # half widths from a branch point at which daughters are vessels of their own
+
+
+class Places(NamedTuple):
+    """Where branches meet, and which ends of segments leave them."""
+
+    place: Ints
+    """[B] of each leaving branch."""
+    segment: Ints
+    """[B] of each leaving branch, in paths."""
+    at_last: Ints
+    """[B] 1 where the branch leaves from its segment's last point, 0 from its first."""
+    num_branches: Ints
+    """[P] of each place."""
+
+
+def find_places(paths: Paths, forks: Points, lengths: Floats, depth: Plane) -> Places:
+    """Branch points that belong together.
+
+    `forks` [K] complex128 are the branch points of `trace`, `lengths` [S] float64 px those of the
+    paths, `depth` [h, w] float32 px the vessels' half width.
+
+    Forks whose discs within the vessel overlap are one place: thinning parts a crossing into two,
+    and a junction into neighbouring pixels. What comes back to the same place is a hole's rim.
+    """
+    if not len(forks):
+        return Places(*np.zeros((4, 0), np.int64))
+    ends = np.stack([paths.points[paths.start], paths.points[paths.last]], axis=1)
+    near = paths.forks.all(axis=1) & (lengths < nearest(depth, ends).sum(axis=1))
+    width = depth.shape[1]
+    number = (forks.imag * width + forks.real).astype(np.int64)  # ascending, as pixels were found
+    place = np.searchsorted(number, (ends.imag * width + ends.real).astype(np.int64))
+    joined = place[near]
+    graph = sparse.coo_array((np.ones(len(joined)), tuple(joined.T)), (len(forks), len(forks)))
+    num, label = csgraph.connected_components(graph, directed=False)
+    at = np.where(paths.forks, label[np.where(paths.forks, place, 0)], -1)
+    segment, at_last = np.nonzero(paths.forks & (at[:, :1] != at[:, 1:]))
+    leaving = at[segment, at_last]
+    return Places(leaving, segment, at_last, np.bincount(leaving, minlength=num))
+
+
+def count_branch_points(places: Places) -> int:
+    """Number of places where three or more vessels meet."""
+    return int(np.count_nonzero(places.num_branches >= 3))
+
+
+def branch_angles(
+    places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
+) -> Floats:
+    """-> [A] float64 degrees, of every place of exactly three branches the least of their angles:
+    that between the daughters, as the parent vessel comes from the other side.
+
+    `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. A
+    branch's direction is taken between where it has left the discs of its branch point and AHEAD
+    diameters on; a place with a shorter branch is left out.
+    """
+    kept = places.num_branches[places.place] == 3
+    place, segment = places.place[kept], places.segment[kept]
+    at_last = places.at_last[kept] == 1
+    first = np.where(at_last, paths.last[segment], paths.start[segment])
+    away, length = np.where(at_last, -1, 1), paths.last[segment] - paths.start[segment]
+    left = (
+        np.ceil(APART * nearest(depth, paths.points[first])).astype(np.int64) + 1
+    )  # points, not px
+    far = left + math.ceil(AHEAD * diameter)
+    long = far <= length
+    near, far = np.minimum(left, length), np.minimum(far, length)
+    along = points[first + away * far] - points[first + away * near]
+    order = np.argsort(place, kind="stable").reshape(-1, 3)
+    order = order[long[order].all(axis=1)]
+    turn = along[order] / along[np.roll(order, 1, axis=1)]
+    return np.asarray(np.degrees(np.abs(np.angle(turn))).min(axis=1, initial=180.0))

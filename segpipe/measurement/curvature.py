@@ -1,0 +1,62 @@
+"""Centre lines -> how much they bend: squared curvature, which straight vessels have none of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from segpipe.measurement.skeleton import Floats, Paths, Points, filtered
+
+SIGMA = 0.015  # diameters along a path: the stairs of pixels are noise of a higher derivative
+PER_SIGMA = 4  # points that are enough of a smoothed path
+REACH = 3.5  # sigmas at which the filters end
+MARGIN = 1.5  # sigmas from an end within which nothing is told: the reflection there is straight
+
+
+def mean_squared_curvature(paths: Paths, points: Points, diameter: float) -> float:
+    """-> mean of the squared curvature along the paths, 1 / px^2; NaN where none is long enough.
+
+    `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. The
+    curvature is Im(conj(p') p'') / |p'|^3 of paths smoothed by SIGMA with a filter that keeps
+    cubic curves (a Gaussian less half its second derivative): arcs are not flattened. Times a
+    path's length the mean is its total squared curvature, as Hart et al. 1999 have it,
+    the integral of squared curvature along the path.
+    """
+    sigma = SIGMA * diameter
+    every = max(1, int(sigma / PER_SIGMA))
+    kept = _every(paths, points, every)
+    if not len(kept.points):
+        return math.nan
+    first, second = filtered(kept, *_derivatives(sigma / every))
+    number, segment = np.arange(len(kept.points)), kept.segment
+    end = np.minimum(number - kept.start[segment], kept.last[segment] - number)
+    inner = kept.closed[segment] | (end >= MARGIN * sigma / every)
+    step = np.abs(first[inner])
+    if not step.size or not step.sum():
+        return math.nan
+    curvature = (first[inner].conj() * second[inner]).imag / np.maximum(step, 1e-9) ** 3
+    return float(np.average(curvature**2, weights=step))
+
+
+def _every(paths: Paths, points: Points, step: int) -> Paths:
+    """Every so many points of the paths, which keep their first ones."""
+    number = np.arange(len(points)) - paths.start[paths.segment]
+    kept = number % step == 0
+    num = (paths.last - paths.start) // step + 1
+    start = np.cumsum(num) - num
+    return Paths(points[kept], start, start + num - 1, paths.forks, paths.closed)
+
+
+def _derivatives(sigma: float) -> tuple[Floats, Floats]:
+    """-> filters [2 R + 1] of the first and the second derivative, per point.
+
+    They are those of G - sigma^2 / 2 G'', scaled to be exact on lines and on parabolas.
+    """
+    reach = math.ceil(REACH * sigma)
+    at = np.arange(-reach, reach + 1) / sigma
+    gauss = np.exp(-0.5 * at**2)
+    first = gauss * (at**3 - 5 * at)
+    second = gauss * (-(at**4) + 8 * at**2 - 5)
+    second -= gauss * second.sum() / gauss.sum()
+    return first / -(first @ at * sigma), 2 * second / (second @ at**2 * sigma**2)
