@@ -20,7 +20,7 @@ def resizes(shape: tuple[int, ...], height: int, width: int, box: Box | None = N
     Where a height shrinks by more than twice what the width does, Pillow 13 works down the columns
     first.
     """
-    left, top, right, bottom = box or (0.0, 0.0, float(shape[1]), float(shape[0]))
+    left, top, right, bottom = box or _whole(shape)
     near = right - left <= MOST_SCALE * width and bottom - top <= MOST_SCALE * height
     return near and shape[0] - height <= max(0, 2 * (shape[1] - width))
 
@@ -38,7 +38,7 @@ def resized(
     channels = shape[2] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or not (0 < channels <= CHANNELS and min(shape) > 0):
         raise ValueError(f"picture: {shape}, wanted [h, w] or [h, w, 1 to {CHANNELS}]")
-    left, top, right, bottom = box = box or (0.0, 0.0, float(shape[1]), float(shape[0]))
+    left, top, right, bottom = box = box or _whole(shape)
     if not (0 <= left < right <= shape[1] and 0 <= top < bottom <= shape[0]):
         raise ValueError(f"box {box}: wanted one in a picture of {shape}")
     if not resizes(shape, height, width, box):
@@ -48,3 +48,7 @@ def resized(
     edges = np.array(box, np.float32)  # as Pillow has them
     native.library().resized_levels(given, *shape[:2], channels, edges, height, width, other)
     return other
+
+
+def _whole(shape: tuple[int, ...]) -> Box:
+    return 0.0, 0.0, float(shape[1]), float(shape[0])

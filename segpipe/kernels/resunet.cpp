@@ -253,9 +253,8 @@ struct Smaller { // 2x2, stride 2
 
   void run(Plane<float> &in, Plane<float> &out, int tile_row, const Spans &span, Scratch &) const {
     out.clear_outside(tile_row, span);
-    const int first = span.first[tile_row] * TILE;
-    const int count = std::min(span.last[tile_row] * TILE, out.side) - first;
-    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, out.side); y++) {
+    const auto [first, count] = cells_of(out, tile_row, span);
+    for (int y = tile_row * TILE; count && y < std::min((tile_row + 1) * TILE, out.side); y++) {
       const int begin = 2 * first * in.channels;
       layer.run({in.row(2 * y) + begin, in.row(2 * y + 1) + begin, nullptr}, count,
                 out.row(y) + size_t(first) * out.channels, out.channels, RECTIFY);
@@ -267,20 +266,13 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
   std::vector<Layer> layers; // of the upper and the lower row of each 2x2
 
   Larger(Reader &reader, int before, int after) : layers(2) {
-    const int cell = padded(after, LANES);
-    const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
-    const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell);
-    const std::vector<double> bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell);
-    const size_t half = all.size() / 2;
-    for (int row = 0; row < 2; row++)
-      layers[row].pack(std::vector<double>(&all[row * half], &all[row * half] + half), bias, 1,
-                       padded(before, LANES));
+    const Halves halves(reader, before, after, padded(after, LANES));
+    for (int row = 0; row < 2; row++) layers[row].pack(halves.rows[row], halves.bias, 1, padded(before, LANES));
   }
 
   void run(Plane<float> &in, Plane<float> &out, int tile_row, const Spans &span, Scratch &) const {
-    const int first = span.first[tile_row] * TILE;
-    const int count = std::min(span.last[tile_row] * TILE, out.side) - first;
-    for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, out.side); y++) {
+    const auto [first, count] = cells_of(out, tile_row, span);
+    for (int y = tile_row * TILE; count && y < std::min((tile_row + 1) * TILE, out.side); y++) {
       layers[y & 1].run({in.row(y / 2) + size_t(first / 2) * in.channels, nullptr, nullptr},
                         count / 2, out.row(y) + size_t(first) * out.channels, 2 * out.channels, ADD);
     }

@@ -55,6 +55,12 @@ template <class Number> struct Plane {
   }
 };
 
+// The first cells of a row of tiles, and how many there are.
+template <class Number> std::pair<int, int> cells_of(const Plane<Number> &out, int tile_row, const Spans &span) {
+  const int first = span.first[tile_row] * TILE;
+  return {first, std::max(std::min(span.last[tile_row] * TILE, out.side) - first, 0)};
+}
+
 // ---- weights
 
 // What becomes of a sum: it is kept, or its positive part is, or what is there is added before.
@@ -80,6 +86,19 @@ std::vector<double> filled(const std::vector<double> &plain, int taps, int befor
             plain[(size_t(tap) * before + k) * after + out];
   return all;
 }
+
+// Of a transposed 2x2 convolution: the weights [in][column][out] of its upper and its lower row, and
+// the biases of both columns, with zeros up to `cell` outputs.
+struct Halves {
+  std::vector<double> rows[2], bias;
+  Halves(Reader &reader, int before, int after, int cell) {
+    const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
+    const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell);
+    const auto middle = all.begin() + all.size() / 2;
+    rows[0].assign(all.begin(), middle), rows[1].assign(middle, all.end());
+    bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell);
+  }
+};
 
 // ---- the network
 

@@ -213,12 +213,6 @@ private:
   }
 };
 
-// The first cells of a row of tiles, and how many there are.
-template <class Number> std::pair<int, int> cells_of(const Plane<Number> &out, int tile_row, const Spans &span) {
-  const int first = span.first[tile_row] * TILE;
-  return {first, std::max(std::min(span.last[tile_row] * TILE, out.side) - first, 0)};
-}
-
 struct Convolution { // 3x3
   Layer layer;
 
@@ -260,12 +254,8 @@ struct Larger { // transposed 2x2, stride 2, added to what is there
   std::vector<Layer> layers; // of the upper and the lower row of each 2x2
 
   Larger(Reader &reader, int before, int after) {
-    const std::vector<double> plain = reader.take(size_t(4) * before * after); // [row][in][column][out]
-    const std::vector<double> all = filled(plain, 4 * before, 1, after, 1, cell_of(after));
-    const std::vector<double> bias = filled(reader.take(size_t(2) * after), 2, 1, after, 1, cell_of(after));
-    const size_t half = all.size() / 2;
-    for (int row = 0; row < 2; row++)
-      layers.emplace_back(std::vector<double>(&all[row * half], &all[row * half] + half), bias, 1, 1, 1, 0, 1);
+    const Halves halves(reader, before, after, cell_of(after));
+    for (const auto &plain : halves.rows) layers.emplace_back(plain, halves.bias, 1, 1, 1, 0, 1);
   }
 
   void run(Plane<Bf16> &in, Plane<Bf16> &out, int tile_row, const Spans &span, Scratch &scratch) const {

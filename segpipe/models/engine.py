@@ -189,7 +189,7 @@ def open_or_stand_in(
     weights: bytes, engine: Engine, num_threads: int, tta: str, device: str = "cpu"
 ) -> tuple[Score, Engine]:
     """As open_score, with a stand-in where that engine does not run here -> and which it is."""
-    for one in (engine, *stand_ins(engine)):
+    for one in dict.fromkeys((engine, *stand_ins(engine))):
         try:
             score = open_score(weights, one, num_threads, tta, device)
             if one.backend == "torch" and one != REFERENCE:  # torch refuses when it is run
