@@ -395,11 +395,11 @@ def short_of_memory() -> None:
     wanted = kernels.ResUNetScores(state, VESSEL, BACKGROUND)(canvas, fov)
     np.testing.assert_array_equal(score(canvas, fov), wanted)
     levels = np.array([64, 192, 384, 384, 384], np.int32)
-    parts = resunet_kernel._arrays(drawn_state(64), 1, levels.tolist(), VESSEL, BACKGROUND)
+    parts = resunet_kernel._arrays(drawn_state(64), 1, levels.tolist(), [(VESSEL, BACKGROUND)])
     numbers = np.concatenate([array.ravel() for array in parts])
     network = ctypes.c_void_p()
     with memory_left(8 << 20), pytest.raises(MemoryError, match="resunet_open"):
-        native.library().resunet_open(1, 5, levels, numbers, 0, ctypes.byref(network))
+        native.library().resunet_open(1, 5, levels, 1, numbers, 0, ctypes.byref(network))
     assert network.value is None
 
 

@@ -17,13 +17,14 @@ from segpipe.kernels.layers import Layers
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.pictures import resized, resizes
-from segpipe.kernels.resunet import ResUNetScores
+from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
 
 __all__ = [
     "REACH_PX",
     "Layers",
+    "ResUNetMaps",
     "ResUNetScores",
     "SegNetLiteGradients",
     "SegNetLiteScores",

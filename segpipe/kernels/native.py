@@ -57,7 +57,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "double_backward": (F32, F32, F32, F32, *[INT] * 7, F32, F32, F64, F64),
     "likelihood": (F32, U8, F32, *[INT] * 7, F32, F64),
     "square_cells": (U8, *[INT] * 7, F32),
-    "resunet_open": (INT, INT, I32, F64, INT, ctypes.POINTER(NETWORK)),
+    "resunet_open": (INT, INT, I32, INT, F64, INT, ctypes.POINTER(NETWORK)),
     "resunet_scores": (NETWORK, U8, U8, INT, INT, F32),
 }
 

@@ -293,12 +293,12 @@ struct Fp32 {
 
 } // namespace
 
-extern "C" int32_t resunet_open(int32_t block, int32_t levels, const int32_t *channels,
+extern "C" int32_t resunet_open(int32_t block, int32_t levels, const int32_t *channels, int32_t maps,
                                 const double *weights, int32_t bf16, void **network) {
   return guarded([&] {
     const std::vector<int> all(channels, channels + levels);
     std::unique_ptr<Scorer> opened =
-        bf16 ? open_bf16(block, all, weights) : std::make_unique<Network<Fp32>>(block, all, weights);
+        bf16 ? open_bf16(block, all, maps, weights) : std::make_unique<Network<Fp32>>(block, all, maps, weights);
     *network = opened.release();
   });
 }

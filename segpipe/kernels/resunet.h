@@ -17,7 +17,7 @@ struct Scorer {
 };
 
 // Throws where this library or CPU has no such arithmetic.
-std::unique_ptr<Scorer> open_bf16(int block, const std::vector<int> &channels, const double *weights);
+std::unique_ptr<Scorer> open_bf16(int block, const std::vector<int> &channels, int maps, const double *weights);
 
 namespace {
 
@@ -113,7 +113,7 @@ template <class Form> struct Network : Scorer {
   using Number = typename Form::Number;
   int block;                 // px: each cell of the first level is a square of them
   std::vector<int> channels; // of each level, half as large as the one before
-  int levels;
+  int levels, maps;          // maps: scores of each pixel
   int shaped = 0;            // cells of the side that planes have room for
   std::vector<typename Form::Convolution> first, last; // one of each
   std::vector<Residual<Form>> down, up;                // of the first level first
@@ -125,15 +125,16 @@ template <class Form> struct Network : Scorer {
   Aligned<Number> pixel_row;
   typename Form::Scratch scratch;
 
-  Network(int new_block, const std::vector<int> &new_channels, const double *plain)
-      : block(new_block), channels(new_channels), levels(int(channels.size())), planes(levels), inner(levels) {
+  Network(int new_block, const std::vector<int> &new_channels, int new_maps, const double *plain)
+      : block(new_block), channels(new_channels), levels(int(channels.size())), maps(new_maps), planes(levels),
+        inner(levels) {
     Reader reader{plain};
     first.emplace_back(reader, COLOURS * block * block, channels[0]);
     for (int count : channels) down.emplace_back(reader, count);
     for (int l = 1; l < levels; l++) smaller.emplace_back(reader, channels[l - 1], channels[l]);
     for (int l = 1; l < levels; l++) larger.emplace_back(reader, channels[l], channels[l - 1]);
     for (int l = 1; l < levels; l++) up.emplace_back(reader, channels[l - 1]);
-    last.emplace_back(reader, channels[0], block * block);
+    last.emplace_back(reader, channels[0], maps * block * block);
     scratch.shape(std::max(*std::max_element(channels.begin(), channels.end()), COLOURS * block * block));
   }
 
@@ -143,7 +144,7 @@ template <class Form> struct Network : Scorer {
     constexpr int RING = 4 * TILE; // three rows of tiles are read, while a fourth is written
     constexpr int SPARE = Form::SPARE;
     colours.shape(side, Form::cell(COLOURS * block * block), RING, SPARE);
-    logits.shape(side, Form::cell(block * block), RING, SPARE);
+    logits.shape(side, Form::cell(maps * block * block), RING, SPARE);
     pixel_row.assign(size_t(side) * COLOURS * block + Form::WIDENED);
     for (int l = 0; l < levels; l++) {
       planes[l].shape(side >> l, Form::cell(channels[l]), side, SPARE);
@@ -170,7 +171,7 @@ template <class Form> struct Network : Scorer {
   void run(const uint8_t *canvas, const uint8_t *fov, int side, int reach, float *scores) override {
     [[maybe_unused]] const typename Form::Session session;
     shape(side / block);
-    std::memset(scores, 0, sizeof(float) * side * side);
+    std::memset(scores, 0, sizeof(float) * maps * side * side);
     // What is needed, from the scores backwards.
     const Spans scored = shrunk(grown(of_field(fov, side), reach), block);
     std::vector<Spans> wanted_up, wanted_down; // the blocks' results
@@ -241,9 +242,10 @@ template <class Form> struct Network : Scorer {
     const int cells = side / block, first = span.first[tile_row] * TILE;
     const int count = std::min(span.last[tile_row] * TILE, cells) - first;
     for (int y = tile_row * TILE; count > 0 && y < std::min((tile_row + 1) * TILE, cells); y++)
-      for (int dy = 0; dy < block; dy++) {
-        const float *from = logits.row(y) + size_t(first) * logits.channels + dy * block;
-        float *to = scores + size_t(y * block + dy) * side + first * block;
+      for (int line = 0; line < maps * block; line++) { // of each cell, a map after the other
+        const int map = line / block, dy = line % block;
+        const float *from = logits.row(y) + size_t(first) * logits.channels + line * block;
+        float *to = scores + (size_t(map) * side + y * block + dy) * side + first * block;
         if (block == 2)
           copy_runs<2>(from, count, to);
         else

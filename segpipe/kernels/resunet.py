@@ -1,11 +1,11 @@
-"""resunet's score of a canvas in C++: batch norm folded away, and nothing done without need."""
+"""resunet's scores of a canvas in C++: batch norm folded away, and nothing done without need."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, pairwise, takewhile
 from typing import Any
 
@@ -36,17 +36,20 @@ def bf16_problem() -> str:
     return "" if has_tiles else "the native backend wants AMX for bf16, and this CPU has none"
 
 
-class ResUNetScores:
-    """resunet's score p(vessel) / (p(vessel) + p(background)) of a canvas, in float32.
+class ResUNetMaps:
+    """Maps of a canvas by a resunet, in float32: sigmoids of logits, or of their differences.
 
     With precision "bf16" weights, and activations between layers, are rounded to bfloat16; sums are
     in float32. bf16_problem says where that is not possible.
-    Only the difference of the two retinal logits is computed, and only where the field of view is.
-    It keeps its activations from one canvas to the next, so it belongs to one thread.
+    They are computed where the field of view is alone. It keeps its activations from one canvas to
+    the next, so it belongs to one thread.
     """
 
-    def __init__(self, state: State, vessel: int, background: int, precision: str = "fp32") -> None:
-        """The network's state dict, and the indices of the two classes.
+    def __init__(
+        self, state: State, maps: Sequence[tuple[int, int | None]], precision: str = "fp32"
+    ) -> None:
+        """The network's state dict, and of each map the index of its class, and of another whose
+        logit is subtracted.
 
         Raises KeyError or ValueError for a state that is not a resunet's, or a width that does not
         fit, RuntimeError where there are no products in bf16.
@@ -59,18 +62,19 @@ class ResUNetScores:
         block = math.isqrt(planes // COLOURS)
         names = (f"down.{level}.layers.0.weight" for level in count())
         channels = [len(state[name]) for name in takewhile(state.__contains__, names)]
-        flat = [array.ravel() for array in _arrays(state, block, channels, vessel, background)]
+        flat = [array.ravel() for array in _arrays(state, block, channels, maps)]
         numbers = np.ascontiguousarray(np.concatenate(flat), np.float64)
         self.library, self.network = native.library(), ctypes.c_void_p()
         levels = np.asarray(channels, np.int32)
-        self.stride = block << (len(channels) - 1)
+        self.stride, self.num_maps = block << (len(channels) - 1), len(maps)
+        in_bf16 = precision == "bf16"
         self.library.resunet_open(
-            block, len(levels), levels, numbers, precision == "bf16", ctypes.byref(self.network)
+            *(block, len(levels), levels, len(maps), numbers, in_bf16, ctypes.byref(self.network))
         )
         weakref.finalize(self, self.library.resunet_close, self.network)
 
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
-        """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> scores [S, S] float32.
+        """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> maps [M, S, S] float32.
 
         `stride` divides S. Right in the field (fov above 0) and REACH_PX around it, 0 where no
         pixel of it is near. Raises ValueError for other shapes or dtypes, MemoryError.
@@ -78,7 +82,7 @@ class ResUNetScores:
         side = len(canvas)
         if side % self.stride or not side:
             raise ValueError(f"canvas of {side} px, wanted a multiple of {self.stride}")
-        scores = np.empty((side, side), np.float32)
+        scores = np.empty((self.num_maps, side, side), np.float32)
         self.library.resunet_scores(
             self.network,
             shaped("canvas", canvas, (side, side, COLOURS), np.uint8),
@@ -90,8 +94,20 @@ class ResUNetScores:
         return scores
 
 
+class ResUNetScores(ResUNetMaps):
+    """resunet's score p(vessel) / (p(vessel) + p(background)) of a canvas, in float32."""
+
+    def __init__(self, state: State, vessel: int, background: int, precision: str = "fp32") -> None:
+        """The indices of the two classes; else as ResUNetMaps."""
+        super().__init__(state, [(vessel, background)], precision)
+
+    def __call__(self, canvas: Image8, fov: Image8) -> Plane:
+        """-> scores [S, S] float32; else as ResUNetMaps."""
+        return super().__call__(canvas, fov)[0]
+
+
 def _arrays(
-    state: State, block: int, channels: list[int], vessel: int, background: int
+    state: State, block: int, channels: list[int], maps: Sequence[tuple[int, int | None]]
 ) -> Iterator[Sums]:
     """Weights and bias of each layer in resunet.cpp's order: [row, column, in, out] and [out].
 
@@ -115,9 +131,14 @@ def _arrays(
     num_classes = len(state["last.bias"]) // square
     weight = _shaped(state, "last.weight", (num_classes * square, width, 3, 3))
     of_class = weight.reshape(num_classes, square, width, 3, 3)
-    yield (of_class[vessel] - of_class[background]).transpose(2, 3, 1, 0)
+    wanted = [_difference(of_class, *one) for one in maps]
+    yield np.concatenate(wanted).transpose(2, 3, 1, 0)
     bias = _shaped(state, "last.bias", (num_classes * square,)).reshape(num_classes, square)
-    yield bias[vessel] - bias[background]
+    yield np.concatenate([_difference(bias, *one) for one in maps])
+
+
+def _difference(of_class: Sums, index: int, less: int | None) -> Sums:
+    return of_class[index] if less is None else of_class[index] - of_class[less]
 
 
 def _block(state: State, name: str, channels: int) -> Iterator[Sums]:

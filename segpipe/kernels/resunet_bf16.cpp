@@ -11,7 +11,7 @@
 
 #ifndef HAS_TILES
 
-std::unique_ptr<Scorer> open_bf16(int, const std::vector<int> &, const double *) {
+std::unique_ptr<Scorer> open_bf16(int, const std::vector<int> &, int, const double *) {
   throw std::runtime_error("no tiles");
 }
 
@@ -286,10 +286,10 @@ struct Tiled {
 
 } // namespace
 
-std::unique_ptr<Scorer> open_bf16(int block, const std::vector<int> &channels, const double *weights) {
+std::unique_ptr<Scorer> open_bf16(int block, const std::vector<int> &channels, int maps, const double *weights) {
   if (!ask_for_tiles()) throw std::runtime_error("no tiles");
   if (cell_of(channels.back()) < 32) throw std::runtime_error("cells in pairs where sides may be odd");
-  return std::make_unique<Network<Tiled>>(block, channels, weights);
+  return std::make_unique<Network<Tiled>>(block, channels, maps, weights);
 }
 
 extern "C" int32_t has_tiles() { return ask_for_tiles(); }
