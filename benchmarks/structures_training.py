@@ -3,14 +3,13 @@
     python benchmarks/structures_training.py OUTPUT [--sets DRIVE HRF] [--steps 6000] [--seed 0]
 
 Needs DRIVE, DRIVE_AV, HRF and discs.csv below SEGPIPE_DATA; one process of one thread. Run again it
-resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.safetensors at the end.
+resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.maps at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import os
 import time
@@ -33,11 +32,11 @@ from segpipe.data.datasets import load_example
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.models.network import to_planes
 from segpipe.models.predict import channels_last
-from segpipe.models.structures import DISC, KIND, VESSELS, StructuresUNet
+from segpipe.models.resunet import StructuresUNet
+from segpipe.models.structures import DIAMETER, DISC, FILE, KIND, VESSELS, dump
 from segpipe.storage import open_store
 from segpipe.train.ema import ExponentialMovingAverage
 
-DIAMETER = 1024.0
 OUTSIDE, BACKGROUND, ARTERY, VEIN, UNKNOWN = range(5)  # of a label; the disc's bits come on top
 IN_DISC, DISC_UNKNOWN = 8, 16
 CROP, BATCH, RATE, WARMUP, DECAY, CLIP, EMA = 768, 3, 3e-3, 100, 1e-4, 0.3, 0.998
@@ -177,6 +176,9 @@ def main() -> None:
             parts = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(parts | {"mean": mean.network.state_dict(), "step": step + 1}, f"{state}.part")
             os.replace(f"{state}.part", state)
+    trained = mean.network
+    trained.load_state_dict(torch.load(state, weights_only=True)["mean"])
+    (config.output / FILE).write_bytes(dump(trained))
 
 
 if __name__ == "__main__":

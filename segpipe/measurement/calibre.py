@@ -10,6 +10,7 @@ import numpy as np
 from segpipe.data.arrays import Image8, Plane
 from segpipe.measurement.skeleton import (
     Floats,
+    Ints,
     Paths,
     Points,
     nearest,
@@ -26,9 +27,9 @@ EVERY = 4.236  # points of a path from sample to sample: no fraction, or it keep
 
 def measure_calibres(
     paths: Paths, points: Points, coverage: Image8, depth: Plane
-) -> tuple[Floats, Floats]:
-    """-> widths [M] float64 px of the vessel at points of its centre line, and [M] float64 px of
-    centre line that each stands for: the weights of a mean.
+) -> tuple[Ints, Floats, Floats]:
+    """-> [M] int64 points of the centre lines, [M] float64 px: the vessel's width there, and [M]
+    float64 px of centre line that each stands for: the weights of a mean.
 
     `points` [N] complex128 px are those of `paths`, smoothed; `coverage` [h, w] uint8 is how much
     of each pixel is vessel (255 all), `depth` [h, w] float32 px the vessels' half width.
@@ -50,14 +51,14 @@ def measure_calibres(
     some = np.flatnonzero(apart)
     some = some[np.arange(0, len(some), EVERY).astype(np.int64)]
     if not len(some):
-        return np.zeros(0), np.zeros(0)
+        return some, np.zeros(0), np.zeros(0)
     half = 1.25 * nearest(depth, points[some]) + 2.0
     coverage = np.asarray(cv2.GaussianBlur(coverage, (3, 3), BLUR_PX), np.uint8)
     normal = 1j * along[some] / np.abs(along[some])
     widths = sum(
         _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1) for side in (-1, 1)
     )
-    return np.asarray(widths), steps[some]
+    return some, np.asarray(widths), steps[some]
 
 
 def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> Points:

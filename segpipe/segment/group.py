@@ -11,18 +11,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segpipe.data import codecs
 from segpipe.data.canvas import native_mask, native_score
 from segpipe.data.classes import OUTSIDE, VESSEL
+from segpipe.data.eye import eye_in_name
 from segpipe.data.fitting import Fitted
 from segpipe.errors import StoreDown, UserError, must_change, os_error_text
 from segpipe.segment.fetch import transfers
 from segpipe.segment.inputs import filed_as
 from segpipe.segment.job import SegmentJob
-from segpipe.segment.keys import MASKS, PROBABILITIES, mask_key
+from segpipe.segment.keys import KINDS, MASKS, PROBABILITIES, mask_key
 from segpipe.segment.parts import commit_part
 from segpipe.segment.photo import Photo
 from segpipe.segment.stopwatch import Stopwatch
@@ -91,24 +93,24 @@ class Group:
             with self.watch.time("encode"):
                 grey = native_score(score, mask, fitted.geometry)
                 png = codecs.encode_grey(grey, fitted.orientation)
-            key = PROBABILITIES + key.removeprefix(MASKS)
-            pictures |= self._placed("probability", key, png, files)
-        return (
-            self._measured(fitted, score)
-            | pictures
-            | asdict(fitted.acquisition)
-            | {
-                "status": "ok",
-                "engine": photo.engine,
-                "note": fitted.note or None,
-                "height": mask.shape[0],
-                "width": mask.shape[1],
-                "fov_fraction": field / mask.size,
-                "fov_uncertain_fraction": fitted.uncertain_fraction,
-                "second_fov_fraction": fitted.second_fraction,
-                "vessel_density": vessel / max(field, 1),
-            }
-        )
+            place = PROBABILITIES + key.removeprefix(MASKS)
+            pictures |= self._placed("probability", place, png, files)
+        columns = asdict(fitted.acquisition) | pictures
+        if self.job.started.structures:
+            columns |= self._structures(photo, mask, key, files, columns["laterality"])
+        elif self.job.started.measure != "none":
+            columns |= self._measured(fitted, score)
+        return columns | {
+            "status": "ok",
+            "engine": photo.engine,
+            "note": fitted.note or None,
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "fov_fraction": field / mask.size,
+            "fov_uncertain_fraction": fitted.uncertain_fraction,
+            "second_fov_fraction": fitted.second_fraction,
+            "vessel_density": vessel / max(field, 1),
+        }
 
     def _placed(self, name: str, key: str, png: bytes, files: dict[str, bytes]) -> dict[str, Any]:
         """A picture to where --format says -> its columns."""
@@ -122,10 +124,6 @@ class Group:
 
     def _measured(self, fitted: Fitted, score: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Columns of vessels and quality, from the canvas."""
-        if self.job.started.measure == "none":
-            return {}
-        import cv2
-
         # scipy's graphs take 0.2 s, which other runs need not wait for
         from segpipe.measurement import quality, vessels
 
@@ -135,6 +133,45 @@ class Group:
             threshold = self.job.card.threshold
             found = vessels.measure_canvas(score, fitted.fov, fitted.geometry, threshold)
             return asdict(found) | asdict(hints)
+
+    def _structures(
+        self,
+        photo: Photo,
+        mask: npt.NDArray[np.uint8],
+        key: str,
+        files: dict[str, bytes],
+        laterality: str | None,
+    ) -> dict[str, Any]:
+        """Columns of arteries, veins and the disc, and with --measure full what _measured gives
+        too; the picture of them is added to `files`. `key`: of the mask."""
+        from segpipe.measurement import quality, structures, vessels
+
+        fitted, score, maps = photo.fitted, photo.score, photo.maps
+        assert fitted is not None
+        assert score is not None
+        assert maps is not None
+        cv2.setNumThreads(1)
+        geometry, zoom = fitted.geometry, vessels.zoom_of(fitted.geometry)
+        with self.watch.time("structures"):
+            of_canvas = score, np.asarray(maps, np.float32), fitted.fov, geometry
+            found = structures.find(*of_canvas, self.job.card.threshold)
+            picture = structures.native_kinds(found.plane, mask, geometry)
+            columns = structures.disc_columns(found, geometry, fitted.orientation)
+        with self.watch.time("encode"):
+            png = codecs.encode_kinds(picture, fitted.orientation)
+        place = KINDS + key.removeprefix(MASKS)
+        columns |= self._placed("arteries_veins", place, png, files)
+        of_name, of_disc = eye_in_name(photo.entry.key), columns.pop("disc_laterality", None)
+        eyes = {"file": laterality, "name": of_name, "disc": of_disc}
+        source = next((name for name, eye in eyes.items() if eye), None)
+        columns |= {"laterality": eyes.get(source or ""), "laterality_source": source}
+        columns["structures_sha256"] = self.job.started.structures
+        if self.job.started.measure != "none" and found.traced is not None:
+            with self.watch.time("measure"):
+                whole = vessels.measure_traced(found.traced, found.mask, zoom)
+                columns |= asdict(whole) | structures.measure(found, zoom)
+                columns |= asdict(quality.assess_quality(fitted.canvas, fitted.fov))
+        return columns
 
     def commit(self) -> dict[str, npt.NDArray[Any]]:
         """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""

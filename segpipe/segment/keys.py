@@ -7,6 +7,7 @@ import re
 
 MASKS = "masks/"
 PROBABILITIES = "probabilities/"
+KINDS = "arteries_veins/"
 
 
 def input_id(path: str, version: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import on_network_node
 from segpipe.data.fitting import PIXELS
 from segpipe.errors import Unfinished, UserError, must_change
-from segpipe.models import checkpoint, engine
+from segpipe.models import checkpoint, engine, structures
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.tta import num_scores
@@ -65,6 +66,8 @@ class Run:
     output: Store
     weights: bytes
     checkpoint: Checkpoint
+    structures: bytes | None
+    """The checkpoint that finds arteries, veins and the disc, where one does."""
     started: Started
     """What this one would start an output with."""
 
@@ -129,10 +132,24 @@ def _open(config: SegmentConfig) -> Run:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
-    started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta)
-    run = Run(config, source, output, weights, loaded, started)
+    more = _structures(config, loaded)
+    of_more = hashlib.sha256(more).hexdigest() if more else ""
+    started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta, of_more)
+    run = Run(config, source, output, weights, loaded, more, started)
     _refuse_changed(run)
     return run
+
+
+def _structures(config: SegmentConfig, loaded: Checkpoint) -> bytes | None:
+    """Raises UserError for a checkpoint on whose canvas they are not found."""
+    if config.structures != "all":
+        return None
+    if loaded.card.diameter != structures.DIAMETER:
+        raise UserError(
+            f"--structures all: {loaded.source} has a working diameter of {loaded.card.diameter:g} "
+            f"px, arteries and veins are found at {structures.DIAMETER:g}; leave --checkpoint out"
+        )
+    return structures.read()
 
 
 def _inputs(run: Run, held: Lock) -> Inputs:
@@ -281,7 +298,10 @@ def _segment_all(
     rate, times, gauges = SteadyRate(), StageTimes(workers, listing_s), Gauges()
     why_open = ""
     job = SegmentJob(run.source, run.output, run.checkpoint.card, started, chosen.matches)
-    done = pipeline(groups, job, run.weights, chosen.engine, device, workers, run.config.batch_size)
+    networks = run.weights, run.structures
+    done = pipeline(
+        groups, job, *networks, chosen.engine, device, workers, run.config.batch_size
+    )
     for batch in done.iter_batches(batch_size=None):
         held.check()
         for n in range(len(batch["finished"])):
