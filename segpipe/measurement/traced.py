@@ -11,7 +11,7 @@ from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import SAME_SCALE
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.fov import fov_box
-from segpipe.measurement.calibre import reach_tips
+from segpipe.measurement.calibre import Calibres, measure_calibres, reach_tips
 from segpipe.measurement.skeleton import Ints, Paths, Points, smooth, thin, trace, without_spurs
 
 LEAST_FIELD, LARGEST_FIELD = 500.0, 1024.0  # px across, between which a mask is measured as it is
@@ -37,6 +37,7 @@ class Traced:
     paths: Paths
     points: Points
     """[N] complex128 px: those of `paths`, smoothed, with free ends at the tips."""
+    calibres: Calibres
     forks: Points
     """[K] complex128: the branch points of `trace`."""
     num_components: int
@@ -55,9 +56,16 @@ class Traced:
 
     def only(self, kept: Mask, vessel: Image8 | None = None) -> Traced:
         """Those parts of the paths whose points [N] are kept; `vessel` is what belongs to them."""
-        paths, points = cut(self.paths, self.points, kept)
+        paths, at = cut(self.paths, kept)
+        place = np.full(len(kept), -1)
+        place[at] = np.arange(len(at))
+        inside = place[self.calibres.at] >= 0
+        _, widths, weights = (values[inside] for values in self.calibres)
+        calibres = Calibres(place[self.calibres.at[inside]], widths, weights)
         other = self.vessel if vessel is None else vessel
-        return replace(self, paths=paths, points=points, vessel=other)
+        return replace(
+            self, paths=paths, points=self.points[at], calibres=calibres, vessel=other
+        )
 
 
 def trace_mask(mask: Image8) -> Traced | None:
@@ -77,12 +85,13 @@ def trace_mask(mask: Image8) -> Traced | None:
     depth = np.asarray(cv2.distanceTransform(vessel, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
     paths, forks = trace(without_spurs(thin(vessel), depth))
     points = reach_tips(paths, smooth(paths, SMOOTHING_PX), coverage, depth)
-    found = vessel, coverage, depth, paths, points, forks, num_components
+    calibres = measure_calibres(paths, points, coverage, depth)
+    found = vessel, coverage, depth, paths, points, calibres, forks, num_components
     return Traced(inside, *found, (top, left), scale, extent * scale)
 
 
-def cut(paths: Paths, points: Points, kept: Mask) -> tuple[Paths, Points]:
-    """Paths, and points [N] of theirs, -> the runs of kept [N] points along them.
+def cut(paths: Paths, kept: Mask) -> tuple[Paths, Ints]:
+    """-> the runs of kept [N] points along the paths, and which points [n] they are.
 
     What is cut off is no branch point; a ring that is cut is one no more. A single point is none.
     """
@@ -105,7 +114,7 @@ def cut(paths: Paths, points: Points, kept: Mask) -> tuple[Paths, Points]:
     start = np.cumsum(length) - length
     at: Ints = np.repeat(first - start, length) + np.arange(int(length.sum()))
     made = Paths(paths.points[at], start, start + length - 1, forks, paths.closed[of] & whole)
-    return made, points[at]
+    return made, at
 
 
 def scale_of(extent: float) -> float:

@@ -18,7 +18,7 @@ from segpipe.data.arrays import Image8, Plane
 from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
 from segpipe.measurement.branching import branch_angles, count_branch_points, find_places
-from segpipe.measurement.calibre import mean_and_std, measure_calibres
+from segpipe.measurement.calibre import mean_and_std
 from segpipe.measurement.curvature import mean_squared_curvature
 from segpipe.measurement.fractal import CELLS, fractal_dimension
 from segpipe.measurement.quality import HALF
@@ -103,13 +103,12 @@ def of_lines(traced: Traced, area: float, native: float) -> dict[str, Any]:
     """What the vessels' centre lines tell, by the names of Measurements, in a field of `area` px^2
     that is `native` px across in the photograph; NaN is unmeasurable."""
     paths, points, depth, diameter = traced.paths, traced.points, traced.depth, traced.diameter
-    found, calibres = _of_lengths(traced, area, native)
-    width = _line_width(nearest(depth, paths.points), calibres)
+    width = _line_width(nearest(depth, paths.points), traced.calibres.widths)
     bend = mean_squared_curvature(paths, points, diameter)
     places = find_places(paths, traced.forks, arc_lengths(paths, points), depth)
     angles = branch_angles(places, paths, points, depth, diameter)
     cell = max(1, round(diameter / CELLS))
-    return found | {
+    return of_lengths(traced, area, native) | {
         "fractal_dimension": fractal_dimension(traced.vessel, width, cell),
         **_curvatures(bend, float(arc_lengths(paths, points).sum()), diameter, native),
         "branch_angle_mean_deg": float(angles.mean()) if len(angles) else math.nan,
@@ -119,18 +118,12 @@ def of_lines(traced: Traced, area: float, native: float) -> dict[str, Any]:
 
 def of_lengths(traced: Traced, area: float, native: float) -> dict[str, Any]:
     """Lengths, calibres and tortuosity alone; else as of_lines."""
-    return _of_lengths(traced, area, native)[0]
-
-
-def _of_lengths(traced: Traced, area: float, native: float) -> tuple[dict[str, Any], Floats]:
-    """The same, and the calibres [M] in px where they were measured."""
     paths, points, diameter = traced.paths, traced.points, traced.diameter
     lengths, chords = arc_lengths(paths, points), chord_lengths(paths, points)
-    _, calibres, weights = measure_calibres(paths, points, traced.coverage, traced.depth)
-    mean, std = mean_and_std(calibres, weights)
+    mean, std = mean_and_std(traced.calibres.widths, traced.calibres.weights)
     long = chords >= LEAST_LENGTH * diameter
     per_px = float(lengths.sum() / area)
-    found = {
+    return {
         "length_density_per_px": per_px * diameter / native,
         "length_density": per_px * diameter,
         "calibre_mean_px": mean / diameter * native,
@@ -139,7 +132,6 @@ def _of_lengths(traced: Traced, area: float, native: float) -> tuple[dict[str, A
         "calibre_std": std / diameter,
         "tortuosity": float(lengths[long].sum() / chords[long].sum()) if long.any() else math.nan,
     }
-    return found, calibres
 
 
 def measure_canvas(score: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Measurements:
