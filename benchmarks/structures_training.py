@@ -105,9 +105,14 @@ def loss_of(logits: Tensor, labels: list[Image8]) -> Tensor:
     """logits [N, 3, S, S] float32, labels [S, S] uint8 -> []."""
     label = np.stack(labels)
     code = label & 7
-    near = [np.stack([cv2.dilate(one, NEAR) for one in (code == k).view(np.uint8)]) for k in (ARTERY, VEIN)]
+    near = [
+        np.stack([cv2.dilate(one, NEAR) for one in (code == k).view(np.uint8)])
+        for k in (ARTERY, VEIN)
+    ]
     at = np.flatnonzero((near[0] != near[1]) & (code != OUTSIDE) & (code != UNKNOWN))
-    weight = torch.from_numpy(np.where(code.ravel()[at] == BACKGROUND, np.float32(0.3), np.float32(1)))
+    weight = torch.from_numpy(
+        np.where(code.ravel()[at] == BACKGROUND, np.float32(0.3), np.float32(1))
+    )
     truth = torch.from_numpy(near[0].ravel()[at].astype(np.float32))
     kind = logits[:, KIND].reshape(-1)[torch.from_numpy(at)]
     loss = F.binary_cross_entropy_with_logits(kind, truth, weight, reduction="sum")
@@ -117,9 +122,9 @@ def loss_of(logits: Tensor, labels: list[Image8]) -> Tensor:
     inside = code != OUTSIDE
     of_disc = label & IN_DISC != 0, inside & (label & DISC_UNKNOWN == 0), 1.0
     of_vessels = code > BACKGROUND, inside, 0.5
-    for at, (is_so, counted, share) in ((DISC, of_disc), (VESSELS, of_vessels)):
-        truth, counted = (torch.from_numpy(one.astype(np.float32)) for one in (is_so, counted))
-        few = logits[:, at, ::2, ::2]
+    for index, (is_so, where, share) in ((DISC, of_disc), (VESSELS, of_vessels)):
+        truth, counted = (torch.from_numpy(one.astype(np.float32)) for one in (is_so, where))
+        few = logits[:, index, ::2, ::2]
         one = F.binary_cross_entropy_with_logits(few, truth, counted, reduction="sum")
         loss = loss + share * one / counted.sum().clamp(min=1)
     return loss
@@ -137,7 +142,7 @@ def main() -> None:
     torch.manual_seed(config.seed)
     config.output.mkdir(parents=True, exist_ok=True)
     photographs = list(canvases(config.sets))
-    network = channels_last(StructuresUNet(num_classes=3)).train()
+    network = channels_last(StructuresUNet()).train()
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
     mean = ExponentialMovingAverage(network, EMA)
     first, state = 0, config.output / "state.pt"
@@ -150,13 +155,25 @@ def main() -> None:
     augmentation = crops.AUGMENTATIONS["wider"]
     start, losses = time.time(), []
     for step in range(first, config.steps):
-        rate = RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        rate = (
+            RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng((config.seed, step))
         chosen = rng.permutation(len(photographs))[:BATCH]
         pairs = [
-            crops.crop(*photographs[at], config.seed, step, int(at), 0, CROP, augmentation, "fov")
+            crops.crop(
+                photographs[at][0],
+                photographs[at][1],
+                config.seed,
+                step,
+                int(at),
+                0,
+                CROP,
+                augmentation,
+                "fov",
+            )
             for at in chosen
         ]
         images = torch.from_numpy(np.stack([image for image, _ in pairs]))
@@ -164,19 +181,23 @@ def main() -> None:
             logits = network(to_planes(images).contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits.float(), [label for _, label in pairs])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
         mean.update(step)
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             took = (time.time() - start) / (step + 1 - first)
-            print(f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}, {took:.3f} s/step", flush=True)
+            print(
+                f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}, {took:.3f} s/step", flush=True
+            )
         if (step + 1) % SAVE_STEPS == 0 or step + 1 == config.steps:
             parts = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(parts | {"mean": mean.network.state_dict(), "step": step + 1}, f"{state}.part")
+            torch.save(
+                parts | {"mean": mean.network.state_dict(), "step": step + 1}, f"{state}.part"
+            )
             os.replace(f"{state}.part", state)
-    trained = mean.network
+    trained = StructuresUNet()
     trained.load_state_dict(torch.load(state, weights_only=True)["mean"])
     (config.output / FILE).write_bytes(dump(trained))
 

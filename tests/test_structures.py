@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawn_vessels import Shape, draw, star, straight
+from drawn_vessels import draw, star, straight
 from PIL import Image, ImageOps
 
 from segpipe import kernels
@@ -18,7 +18,7 @@ from segpipe.data import codecs
 from segpipe.data.canvas import Geometry, canvas_side
 from segpipe.data.eye import eye_in_name
 from segpipe.kernels.resunet import bf16_problem
-from segpipe.measurement import kinds, structures, vessels
+from segpipe.measurement import structures, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, CROSSING, VEIN
 from segpipe.measurement.traced import cut, trace_mask

@@ -67,7 +67,9 @@ def _mark_crossings(plane: Image8, traced: Traced, kind: Image8) -> None:
         of = places.place == place
         if np.count_nonzero(kind[places.segment[of]] == ARTERY) != 2:
             continue
-        ends = np.where(places.at_last[of] == 1, paths.last[places.segment[of]], paths.start[places.segment[of]])
+        ends = np.where(
+            places.at_last[of] == 1, paths.last[places.segment[of]], paths.start[places.segment[of]]
+        )
         at = paths.points[ends]
         middle, half = at.mean(), float(nearest(traced.depth, at).max())
         radius = max(CROSSING_REACH * half, float(np.abs(at - middle).max()) + half)

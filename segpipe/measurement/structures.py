@@ -20,7 +20,6 @@ from segpipe.data.fov import fov_box
 from segpipe.measurement import kinds, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, VEIN, Kinds
-from segpipe.measurement.quality import HALF
 from segpipe.measurement.traced import BORDER_PX, Traced, trace_mask
 from segpipe.measurement.zones import (
     ARTERIOLES,
@@ -71,7 +70,9 @@ class Structures(NamedTuple):
     """In px of the canvas."""
 
 
-def find(score: Plane, maps: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Structures:
+def find(
+    score: Plane, maps: Plane, fov: Image8, geometry: Geometry, threshold: float
+) -> Structures:
     """score [S, S] float32, maps [2, S, S] float32, fov [S, S] uint8 (255 inside) on the canvas ->
     its vessels by kind, and its disc."""
     mask = vessels.canvas_mask(score, fov, threshold)
@@ -135,7 +136,9 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
     traced = found.traced
     if traced is None or found.kinds is None:
         return {"zone_note": "no field of view"}
-    of_kinds = {name: traced.only(*kinds.is_kind(found.kinds, kind, traced)) for name, kind in NAMES.items()}
+    of_kinds = {
+        name: traced.only(*kinds.is_kind(found.kinds, kind, traced)) for name, kind in NAMES.items()
+    }
     native, area = traced.diameter / traced.scale * zoom, float(np.count_nonzero(traced.fov))
     columns: dict[str, Any] = {}
     for name, part in of_kinds.items():

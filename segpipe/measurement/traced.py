@@ -1,4 +1,4 @@
-"""A mask -> its vessels traced: centre lines, half widths, and what part of the field they are in."""
+"""A mask -> its vessels traced: centre lines, widths, and where the field of view is."""
 
 from __future__ import annotations
 
@@ -60,12 +60,10 @@ class Traced:
         place = np.full(len(kept), -1)
         place[at] = np.arange(len(at))
         inside = place[self.calibres.at] >= 0
-        _, widths, weights = (values[inside] for values in self.calibres)
-        calibres = Calibres(place[self.calibres.at[inside]], widths, weights)
+        at_kept = place[self.calibres.at[inside]]
+        calibres = Calibres(at_kept, self.calibres.widths[inside], self.calibres.weights[inside])
         other = self.vessel if vessel is None else vessel
-        return replace(
-            self, paths=paths, points=self.points[at], calibres=calibres, vessel=other
-        )
+        return replace(self, paths=paths, points=self.points[at], calibres=calibres, vessel=other)
 
 
 def trace_mask(mask: Image8) -> Traced | None:

@@ -94,9 +94,7 @@ def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
         "no segment is long enough for curvature": bends and not math.isnan(found["tortuosity"]),
     }
     note = "; ".join(note for note, is_so in missing.items() if is_so) or None
-    return Measurements(
-        note, density, native, **found, num_components=traced.num_components
-    )
+    return Measurements(note, density, native, **found, num_components=traced.num_components)
 
 
 def of_lines(traced: Traced, area: float, native: float) -> dict[str, Any]:

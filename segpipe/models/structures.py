@@ -1,8 +1,8 @@
 """The network of arteries, veins and the optic disc, and its shipped checkpoint.
 
-It sees the canvas that the vessels' network sees, and says two things of each pixel: whether a vessel
-here is an artery and no vein, and whether the optic disc is here. Which pixels are vessel the other
-network says. One file is shipped, and no other is used.
+It sees the canvas that the vessels' network sees, and says two things of each pixel: whether a
+vessel here is an artery and no vein, and whether the optic disc is here. Which pixels are vessel
+the other network says. One file is shipped, and no other is used.
 """
 
 from __future__ import annotations

@@ -54,10 +54,12 @@ OF_DISC = (
     Column(
         "disc",
         TEXT,
-        "`found`, or `none` where no optic disc is; null without `--structures all`, as all columns "
-        "from here to `zone_note`",
+        "`found`, or `none` where no optic disc is; null without `--structures all`, as all "
+        "columns from here to `zone_note`",
     ),
-    Column("disc_x_px", REAL, "the disc's centre, px from the left edge of the file's picture", "px"),
+    Column(
+        "disc_x_px", REAL, "the disc's centre, px from the left edge of the file's picture", "px"
+    ),
     Column("disc_y_px", REAL, "the disc's centre, px from its upper edge", "px"),
     Column("disc_height_px", REAL, "the disc's vertical diameter, px", "px"),
     Column("disc_width_px", REAL, "the disc's horizontal diameter, px", "px"),
@@ -68,7 +70,12 @@ OF_DISC = (
         "from the middle of the field to the disc's centre, to the right, in field diameters",
         "diameters",
     ),
-    Column("disc_below_middle", REAL, "the same, downwards", "diameters"),
+    Column(
+        "disc_below_middle",
+        REAL,
+        "from the middle of the field to the disc's centre, downwards, in field diameters",
+        "diameters",
+    ),
     Column("structures_sha256", TEXT, "of the checkpoint that found arteries, veins and disc"),
 )
 CENTRAL = (
@@ -80,7 +87,14 @@ CENTRAL = (
         KNUDTSON,
         "AutoMorph `CRAE_Knudtson`: of six or fewer",
     ),
-    Column("crae_disc_diameters", REAL, "the same in disc diameters", "disc diameters", KNUDTSON),
+    Column(
+        "crae_disc_diameters",
+        REAL,
+        "central retinal arteriolar equivalent of the six largest arteries in zone B, in disc "
+        "diameters",
+        "disc diameters",
+        KNUDTSON,
+    ),
     Column(
         "crve_px",
         REAL,
@@ -89,8 +103,21 @@ CENTRAL = (
         KNUDTSON,
         "AutoMorph `CRVE_Knudtson`: of six or fewer",
     ),
-    Column("crve_disc_diameters", REAL, "the same in disc diameters", "disc diameters", KNUDTSON),
-    Column("avr", REAL, "arteries / veins: CRAE / CRVE", "", KNUDTSON, "AutoMorph `AVR_Knudtson`"),
+    Column(
+        "crve_disc_diameters",
+        REAL,
+        "central retinal venular equivalent of the six largest veins in zone B, in disc diameters",
+        "disc diameters",
+        KNUDTSON,
+    ),
+    Column(
+        "avr",
+        REAL,
+        "arteries / veins: CRAE / CRVE",
+        "",
+        KNUDTSON,
+        "AutoMorph `AVR_Knudtson`: of six or fewer",
+    ),
     Column(
         "zone_note",
         TEXT,

@@ -96,6 +96,7 @@ class Group:
             place = PROBABILITIES + key.removeprefix(MASKS)
             pictures |= self._placed("probability", place, png, files)
         columns = asdict(fitted.acquisition) | pictures
+        columns["laterality_source"] = "file" if columns["laterality"] else None
         if self.job.started.structures:
             columns |= self._structures(photo, mask, key, files, columns["laterality"])
         elif self.job.started.measure != "none":

@@ -71,8 +71,8 @@ FIRST_COLUMNS = (
     Column(
         "laterality_source",
         TEXT,
-        "what says so: the `file` (DICOM), or with `--structures all` its `name` (OD, OS, right, left, "
-        "01L), or where the `disc` lies; null where nothing does, and without `--structures all`",
+        "what says so: the `file` (DICOM), or with `--structures all` its `name` (OD, OS, right, "
+        "left, 01L), or where the `disc` lies; null where nothing does",
     ),
     Column(
         "pixel_spacing_mm",

@@ -299,9 +299,7 @@ def _segment_all(
     why_open = ""
     job = SegmentJob(run.source, run.output, run.checkpoint.card, started, chosen.matches)
     networks = run.weights, run.structures
-    done = pipeline(
-        groups, job, *networks, chosen.engine, device, workers, run.config.batch_size
-    )
+    done = pipeline(groups, job, *networks, chosen.engine, device, workers, run.config.batch_size)
     for batch in done.iter_batches(batch_size=None):
         held.check()
         for n in range(len(batch["finished"])):

@@ -22,7 +22,7 @@ from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models.engine import Engine, open_or_stand_in, open_score
 from segpipe.models.forms import Score
-from segpipe.models.structures import open_maps
+from segpipe.models.structures import Maps, open_maps
 from segpipe.segment.fetch import Fetched, OpenInput, fetched, transfers
 from segpipe.segment.group import Group
 from segpipe.segment.job import SegmentJob
@@ -39,6 +39,8 @@ Batch = dict[str, npt.NDArray[Any]]
 class Segmenter:
     """All stages in one process, for networks that run on CPUs: a photograph after the other."""
 
+    maps: Maps | None = None
+
     def __init__(
         self,
         job: SegmentJob,
@@ -54,7 +56,8 @@ class Segmenter:
         keep_pages()
         self.job = job
         self.score, self.engine = _open_engine(job, weights, engine, num_threads)
-        self.maps = open_maps(structures, self.engine, num_threads) if structures else None
+        if structures:
+            self.maps = open_maps(structures, self.engine, num_threads)
 
     def __call__(self, batch: Batch) -> Batch:
         """Groups of inputs -> the groups, committed."""
@@ -114,6 +117,8 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
 class Scoring:
     """Rows with a canvas -> the same with a score, in a process that holds the network."""
 
+    maps: Maps | None = None
+
     def __init__(
         self,
         job: SegmentJob,
@@ -131,9 +136,8 @@ class Scoring:
         self.engine = Engine("torch", precision)
         tta = job.started.tta
         self.scorer = Scorer(weights, tta, device, num_threads, precision, batch_size)
-        self.maps = (
-            open_maps(structures, self.engine, num_threads, device) if structures else None
-        )
+        if structures:
+            self.maps = open_maps(structures, self.engine, num_threads, device)
 
     def __call__(self, batch: Batch) -> Batch:
         watch = Stopwatch()

@@ -16,7 +16,6 @@ from segpipe.segment.keys import KINDS, MASKS, PROBABILITIES
 from segpipe.segment.manifest import NO_IDS, PAGE_ROWS, Ids, Manifest, page_ids
 from segpipe.segment.output import read_tables
 from segpipe.segment.parts import Hashes, Parts, path_hashes, read_parts
-from segpipe.segment.started import STRUCTURES
 from segpipe.storage import Store
 from segpipe.storage.settings import read_settings
 
@@ -92,7 +91,7 @@ def find_missing(
     place = place[place >= 0]
     named = _named_masks(output, parts)[place]
     place, named = place[named != NO_FILE], named[named != NO_FILE]
-    others = {PROBABILITIES: "--probabilities", KINDS: STRUCTURES}
+    others = {PROBABILITIES: "--probabilities", KINDS: "--structures"}
     for folder in (MASKS, *(one for one, name in others.items() if settings.get(name))):
         listed = _listed_masks(output, folder) if len(named) else np.zeros(0, np.uint64)
         missing[folder.rstrip("/")] = parts.ids[place[~np.isin(named, listed)]]
