@@ -96,6 +96,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "table": CHOICE,
         "measure": CHOICE,
         "structures": CHOICE,
+        "overlays": SWITCH,
         "probabilities": SWITCH,
         "tta": TTA,
         "max_rejected": ["1.01", *AMOUNT],

@@ -16,7 +16,7 @@ from segpipe.segment import stages
 from segpipe.segment.columns import OF_DISC, structure_columns
 from segpipe.segment.rows import COLUMNS, FIRST_COLUMNS
 
-FLAGS = ["--structures", "all", "--measure", "full", "--format", "both"]
+FLAGS = ["--structures", "all", "--measure", "full", "--format", "both", "--overlays"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def names(columns: object) -> set[str]:
 def test_masks_and_measurements_of_all_vessels_are_those_without(output, alone):
     """And `settings`, the hash of what a mask depends on."""
     same = names(COLUMNS) - names(structure_columns(FIRST_COLUMNS))
-    same -= {"mask_png", "finished", "laterality", "laterality_source"}
+    same -= {"mask_png", "finished", "laterality", "laterality_source", "overlay_path"}
     for both, one in zip(rows_of(output), rows_of(alone), strict=True):
         np.testing.assert_equal({n: both[n] for n in same}, {n: one[n] for n in same})
         if one["mask_path"]:
@@ -97,8 +97,29 @@ def test_every_column_of_the_disc_is_there_or_says_why(output):
         assert row["avr"] is not None or row["zone_note"]
 
 
-def test_what_is_deleted_is_made_again(output, folder, capfd):
-    gone = output / "arteries_veins" / "1_OD.png.png"
+def test_an_overlay_shows_the_field_with_each_kind_in_its_colour(output):
+    row = rows_of(output)[0]
+    assert row["overlay_path"] == "overlays/1_OD.png.jpg"
+    with Image.open(output / row["overlay_path"]) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert max(pixels.shape) == 512  # px: the field, reduced to that
+    kinds = np.asarray(Image.open(output / row["arteries_veins_path"]))
+    rows, columns = (np.flatnonzero((kinds > 0).any(axis=axis)) for axis in (1, 0))
+    field = kinds[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    margin = 3  # px of the photograph around the field, at the canvas's 6
+    there = np.asarray(
+        Image.fromarray(np.pad(field, margin)).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
+    )
+    red, blue = (pixels[..., one] - pixels[..., 2 - one] for one in (0, 2))
+    of_kind = {kind: (there == kind, excess) for kind, excess in ((1, red), (2, blue))}
+    for where, excess in of_kind.values():
+        if where.sum() > 100:
+            assert np.median(excess[where]) > np.median(excess[there == 4]) + 20
+
+
+@pytest.mark.parametrize("name", ["arteries_veins/1_OD.png.png", "overlays/3.png.jpg"])
+def test_what_is_deleted_is_made_again(output, folder, name):
+    gone = output / name
     before = gone.read_bytes()
     gone.unlink()
     words = ["--input", folder, "--output", output, "--max-rejected", "0.3"]
@@ -115,7 +136,7 @@ def test_what_is_deleted_is_made_again(output, folder, capfd):
     ],
 )
 def test_what_is_refused_is_refused_in_one_line(output, folder, capfd, more, told):
-    words = ["--input", folder, "--output", output, "--measure", "full", "--format", "both"]
+    words = ["--input", folder, "--output", output, *FLAGS[2:]]
     assert run("segment", *words, *more) == 2
     assert told in capfd.readouterr().err
 

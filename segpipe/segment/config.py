@@ -56,6 +56,9 @@ class SegmentConfig:
     structures: str = "vessels"
     """What is found: vessels, or all: arteries, veins and the optic disc too, as pictures in
     arteries_veins/ and as columns. It wants a checkpoint of the default's working diameter."""
+    overlays: bool = False
+    """Write each photograph with its vessels drawn in, as a small JPEG in overlays/; with
+    --structures all arteries red, veins blue, the disc and its zones."""
     probabilities: bool = False
     """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
     tta: str | None = None

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -24,10 +24,14 @@ from segpipe.errors import StoreDown, UserError, must_change, os_error_text
 from segpipe.segment.fetch import transfers
 from segpipe.segment.inputs import filed_as
 from segpipe.segment.job import SegmentJob
-from segpipe.segment.keys import KINDS, MASKS, PROBABILITIES, mask_key
+from segpipe.segment.keys import KINDS, MASKS, PROBABILITIES, mask_key, overlay_key
+from segpipe.segment.overlay import KIND_COLOURS, VESSEL_COLOUR, of_canvas
 from segpipe.segment.parts import commit_part
 from segpipe.segment.photo import Photo
 from segpipe.segment.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from segpipe.measurement.structures import Structures  # scipy, which other runs do without
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +101,16 @@ class Group:
             pictures |= self._placed("probability", place, png, files)
         columns = asdict(fitted.acquisition) | pictures
         columns["laterality_source"] = "file" if columns["laterality"] else None
+        found = None
         if self.job.started.structures:
-            columns |= self._structures(photo, mask, key, files, columns["laterality"])
+            found = self._found(fitted, score, photo.maps)
+            columns |= self._structures(photo, found, mask, key, files)
         elif self.job.started.measure != "none":
             columns |= self._measured(fitted, score)
+        if self.job.started.overlays:
+            columns["overlay_path"] = place = overlay_key(key)
+            with self.watch.time("encode"):
+                files[place] = self._overlay(fitted, score, found)
         return columns | {
             "status": "ok",
             "engine": photo.engine,
@@ -135,27 +145,36 @@ class Group:
             found = vessels.measure_canvas(score, fitted.fov, fitted.geometry, threshold)
             return asdict(found) | asdict(hints)
 
+    def _found(
+        self,
+        fitted: Fitted,
+        score: npt.NDArray[np.float32],
+        maps: npt.NDArray[np.floating[Any]] | None,
+    ) -> Structures:
+        from segpipe.measurement import structures
+
+        assert maps is not None
+        cv2.setNumThreads(1)
+        with self.watch.time("structures"):
+            of_canvas = score, np.asarray(maps, np.float32), fitted.fov, fitted.geometry
+            return structures.find(*of_canvas, self.job.card.threshold)
+
     def _structures(
         self,
         photo: Photo,
+        found: Structures,
         mask: npt.NDArray[np.uint8],
         key: str,
         files: dict[str, bytes],
-        laterality: str | None,
     ) -> dict[str, Any]:
         """Columns of arteries, veins and the disc, and with --measure full what _measured gives
         too; the picture of them is added to `files`. `key`: of the mask."""
         from segpipe.measurement import quality, structures, vessels
 
-        fitted, score, maps = photo.fitted, photo.score, photo.maps
+        fitted = photo.fitted
         assert fitted is not None
-        assert score is not None
-        assert maps is not None
-        cv2.setNumThreads(1)
         geometry, zoom = fitted.geometry, vessels.zoom_of(fitted.geometry)
         with self.watch.time("structures"):
-            of_canvas = score, np.asarray(maps, np.float32), fitted.fov, geometry
-            found = structures.find(*of_canvas, self.job.card.threshold)
             picture = structures.native_kinds(found.plane, mask, geometry)
             columns = structures.disc_columns(found, geometry, fitted.orientation)
         with self.watch.time("encode"):
@@ -163,7 +182,7 @@ class Group:
         place = KINDS + key.removeprefix(MASKS)
         columns |= self._placed("arteries_veins", place, png, files)
         of_name, of_disc = eye_in_name(photo.entry.key), columns.pop("disc_laterality", None)
-        eyes = {"file": laterality, "name": of_name, "disc": of_disc}
+        eyes = {"file": fitted.acquisition.laterality, "name": of_name, "disc": of_disc}
         source = next((name for name, eye in eyes.items() if eye), None)
         columns |= {"laterality": eyes.get(source or ""), "laterality_source": source}
         columns["structures_sha256"] = self.job.started.structures
@@ -173,6 +192,21 @@ class Group:
                 columns |= asdict(whole) | structures.measure(found, zoom)
                 columns |= asdict(quality.assess_quality(fitted.canvas, fitted.fov))
         return columns
+
+    def _overlay(
+        self, fitted: Fitted, score: npt.NDArray[np.float32], found: Structures | None
+    ) -> bytes:
+        """The field with what was found drawn in, as JPEG."""
+        inside, disc = fitted.fov > 127, None
+        vessel = inside & (score >= np.float32(self.job.card.threshold))
+        parts = [(VESSEL_COLOUR, vessel)]
+        if found is not None:
+            kinds = enumerate(KIND_COLOURS, start=1)
+            parts = [(colour, vessel & (found.plane == kind)) for kind, colour in kinds]
+            if found.disc is not None:
+                disc = found.disc.x, found.disc.y, found.disc.width, found.disc.height
+        layers = [(colour, where.view(np.uint8) * np.uint8(255)) for colour, where in parts]
+        return of_canvas(fitted.canvas, fitted.geometry, layers, disc, fitted.orientation)
 
     def commit(self) -> dict[str, npt.NDArray[Any]]:
         """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""

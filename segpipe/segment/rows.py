@@ -89,6 +89,7 @@ FIRST_COLUMNS = (
     Column("mask_png", BYTES, "the mask as a PNG file, with `--format parquet` or `both`"),
     Column("probability_path", TEXT, "key of the score's PNG; null without `--probabilities`"),
     Column("probability_png", BYTES, "the score as a PNG file, with `--format parquet` or `both`"),
+    Column("overlay_path", TEXT, "key of the overlay, a JPEG; null without `--overlays`"),
     Column("fov_fraction", REAL, "field of view / image"),
     Column(
         "fov_uncertain_fraction",

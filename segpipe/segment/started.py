@@ -18,7 +18,8 @@ from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_cha
 MATCHED = "engine matches the reference"
 FOUND = "fields are found as of"
 STRUCTURES = "structures checkpoint"
-ROW_FLAGS = ("--measure", "--probabilities", "--structures", STRUCTURES)  # what no mask depends on
+ROW_FLAGS = ("--measure", "--probabilities", "--overlays", "--structures", STRUCTURES)
+"""What no mask depends on."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Started:
     """With which the first masks are made; None until it is chosen."""
     matched: bool = True
     """Whether that engine matches the reference; else a flag named it."""
+    overlays: bool = False
     structures: str = ""
     """sha256 of the checkpoint that finds arteries, veins and the disc; "": vessels alone."""
     fields_of: int = 1
@@ -60,6 +62,7 @@ class Started:
             config.max_megapixels,
             config.include,
             config.exclude,
+            overlays=config.overlays,
             structures=structures,
         )
 
@@ -80,6 +83,7 @@ class Started:
             "--format": self.format,
             "--measure": self.measure,
             "--probabilities": self.probabilities,
+            "--overlays": self.overlays,
             "--structures": "all" if self.structures else "vessels",
             "--tta": self.tta,
             "--max-megapixels": self.max_megapixels,
@@ -92,8 +96,10 @@ class Started:
         values["--flips"] = num_scores(values.pop("--tta"))
         if self.structures:
             values[STRUCTURES] = self.structures
-        else:  # as it was before there was that flag
+        else:  # as it was before there were these flags
             del values["--structures"]
+        if not self.overlays:
+            del values["--overlays"]
         if self.engine is not None:
             values["--compile"] = IN_SETTINGS[self.engine.backend]
             values["--precision"] = self.engine.precision
@@ -121,6 +127,7 @@ class Started:
             exclude=tuple(values["--exclude"]),
             engine=engine,
             matched=bool(values.get(MATCHED, True)),
+            overlays=bool(values.get("--overlays", False)),
             structures=str(values.get(STRUCTURES, "")),
             fields_of=int(values.get(FOUND, 1)),
         )
