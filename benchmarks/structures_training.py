@@ -9,7 +9,6 @@ resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.maps at the end
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import time
@@ -20,16 +19,25 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av_labels import (
+    ARTERY,
+    BACKGROUND,
+    DISC_UNKNOWN,
+    IN_DISC,
+    KIND_BITS,
+    OUTSIDE,
+    UNKNOWN,
+    VEIN,
+    label_of,
+)
 from common import data_folder
 from torch import Tensor, nn
 
 from segpipe.data import crops
 from segpipe.data.arrays import Image8
 from segpipe.data.canvas import canvas_side, fit_classes, fit_field
-from segpipe.data.codecs import decode_photograph
-from segpipe.data.colours import SCHEMES
 from segpipe.data.datasets import load_example
-from segpipe.data.layouts import Example, open_labelled
+from segpipe.data.layouts import open_labelled
 from segpipe.models.network import to_planes
 from segpipe.models.predict import channels_last
 from segpipe.models.resunet import StructuresUNet
@@ -37,57 +45,9 @@ from segpipe.models.structures import DIAMETER, DISC, FILE, KIND, VESSELS, dump
 from segpipe.storage import open_store
 from segpipe.train.ema import ExponentialMovingAverage
 
-OUTSIDE, BACKGROUND, ARTERY, VEIN, UNKNOWN = range(5)  # of a label; the disc's bits come on top
-IN_DISC, DISC_UNKNOWN = 8, 16
 CROP, BATCH, RATE, WARMUP, DECAY, CLIP, EMA = 768, 3, 3e-3, 100, 1e-4, 0.3, 0.998
 SAVE_STEPS = 250
 NEAR = np.ones((5, 5), np.uint8)  # what a vessel's label is widened by: masks are wider at times
-
-
-def discs(name: str) -> dict[str, tuple[str, list[float]]]:
-    """Of a set's photographs, by file: 1, 0 or none, and x, y, height, width in px."""
-    with (data_folder() / "discs.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["set"] == name]
-    return {
-        row["file"]: (
-            row["ok"],
-            [float(row[key] or "nan") for key in ("x", "y", "height", "width")],
-        )
-        for row in rows
-    }
-
-
-def kinds_file(name: str, example: Example) -> Path:
-    if name == "HRF":
-        return data_folder() / "HRF" / "manual_av" / f"{example.name}.png"
-    split = example.image.partition("/")[0]
-    return data_folder() / "DRIVE_AV" / split / f"{example.name.partition('_')[0]}_av.png"
-
-
-def label_of(name: str, example: Example, fov: Image8) -> Image8:
-    """[H, W] uint8: the kind of each pixel and the disc's bits."""
-    scheme = SCHEMES["HRF" if name == "HRF" else "DRIVE_AV"]
-    colours = decode_photograph(kinds_file(name, example).read_bytes()).image
-    label = np.full(colours.shape[:2], UNKNOWN, np.uint8)
-    label[(colours == 0).all(axis=2)] = BACKGROUND
-    for code, meaning in ((ARTERY, "artery"), (VEIN, "vein")):
-        for colour in scheme.colours(meaning):
-            label[(colours == colour).all(axis=2)] = code
-    ok, (x, y, height, width) = discs(name)[disc_key(name, example)]
-    if ok == "1":
-        axes = round(width / 2), round(height / 2)
-        inside = np.zeros_like(label)
-        cv2.ellipse(inside, (round(x), round(y)), axes, 0, 0, 360, IN_DISC, -1)
-        label += inside
-    elif ok == "0":
-        label += DISC_UNKNOWN
-    return np.where(fov, label, OUTSIDE).astype(np.uint8)
-
-
-def disc_key(name: str, example: Example) -> str:
-    path = example.image if name != "DRIVE" else example.image.replace("/images/", "/")
-    keys = discs(name)
-    return path if path in keys else Path(path).name
 
 
 def canvases(names: list[str]) -> Iterator[tuple[Image8, Image8]]:
@@ -104,7 +64,7 @@ def canvases(names: list[str]) -> Iterator[tuple[Image8, Image8]]:
 def loss_of(logits: Tensor, labels: list[Image8]) -> Tensor:
     """logits [N, 3, S, S] float32, labels [S, S] uint8 -> []."""
     label = np.stack(labels)
-    code = label & 7
+    code = label & KIND_BITS
     near = [
         np.stack([cv2.dilate(one, NEAR) for one in (code == k).view(np.uint8)])
         for k in (ARTERY, VEIN)

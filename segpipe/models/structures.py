@@ -23,6 +23,7 @@ from segpipe.data.arrays import Image8, Plane
 from segpipe.errors import UserError
 from segpipe.models import weights
 from segpipe.models.bf16 import bf16_problem
+from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import Engine
 from segpipe.models.forms import native_problem
 
@@ -56,6 +57,19 @@ def read() -> bytes:
     if hashlib.sha256(data).hexdigest() != about()["sha256"]:
         raise UserError(f"--structures all: {FILE} is damaged, install segpipe again")
     return data
+
+
+def wanted(loaded: Checkpoint) -> bytes:
+    """The shipped checkpoint, for use beside this one of vessels.
+
+    Raises UserError where that one's canvas is another.
+    """
+    if loaded.card.diameter != DIAMETER:
+        raise UserError(
+            f"--structures all: {loaded.source} has a working diameter of {loaded.card.diameter:g} "
+            f"px, arteries and veins are found at {DIAMETER:g}; leave --checkpoint out"
+        )
+    return read()
 
 
 def dump(network: StructuresUNet) -> bytes:

@@ -132,24 +132,12 @@ def _open(config: SegmentConfig) -> Run:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
-    more = _structures(config, loaded)
+    more = structures.wanted(loaded) if config.structures == "all" else None
     of_more = hashlib.sha256(more).hexdigest() if more else ""
     started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta, of_more)
     run = Run(config, source, output, weights, loaded, more, started)
     _refuse_changed(run)
     return run
-
-
-def _structures(config: SegmentConfig, loaded: Checkpoint) -> bytes | None:
-    """Raises UserError for a checkpoint on whose canvas they are not found."""
-    if config.structures != "all":
-        return None
-    if loaded.card.diameter != structures.DIAMETER:
-        raise UserError(
-            f"--structures all: {loaded.source} has a working diameter of {loaded.card.diameter:g} "
-            f"px, arteries and veins are found at {structures.DIAMETER:g}; leave --checkpoint out"
-        )
-    return structures.read()
 
 
 def _inputs(run: Run, held: Lock) -> Inputs:
