@@ -2,9 +2,9 @@
 
     python benchmarks/repeatability.py
 
-Needs HRF below SEGPIPE_DATA: its photographs 06 to 15, which nothing was trained on. Each is measured
-as it is, rotated by 10 degrees, mirrored, as a JPEG of quality 75, and at half its size. Writes
-results/repeatability.md.
+Needs HRF below SEGPIPE_DATA: its photographs 06 to 15, which nothing was trained on. Each is
+measured as it is, rotated by 10 degrees, mirrored, as a JPEG of quality 75, and at half its size.
+Writes results/repeatability.md.
 """
 
 from __future__ import annotations
@@ -98,11 +98,10 @@ def main() -> None:
         *facts("python benchmarks/repeatability.py"),
         f"- engine: {model.engine}",
         "",
-        f"{len(plain)} photographs, HRF 06 to 15. The root mean square of how far a figure moves as",
-        "its photograph does, divided by the square root of 2: the standard deviation within an eye.",
-        "As a share of the standard deviation between eyes; the count is of photographs on which it",
-        "could be measured both times, of the change with fewest. px are those of the whole",
-        "photograph.",
+        f"{len(plain)} photographs, HRF 06 to 15. The root mean square of how far a figure moves",
+        "as its photograph does, divided by the square root of 2, is the standard deviation within",
+        "an eye: here as a share of that between eyes. `photographs`: on how many it could be",
+        "measured both times, of the change with fewest. px are those of the whole photograph.",
         "",
         f"| | between eyes: mean, standard deviation | {' | '.join(CHANGES)} | photographs |",
         f"|---|---|{'---|' * len(CHANGES)}---|",

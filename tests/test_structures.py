@@ -4,6 +4,7 @@ Run: pytest tests/test_structures.py
 """
 
 import io
+import itertools
 import math
 
 import cv2
@@ -20,7 +21,7 @@ from segpipe.data.eye import eye_in_name
 from segpipe.kernels.resunet import bf16_problem
 from segpipe.measurement import structures, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
-from segpipe.measurement.kinds import ARTERY, CROSSING, VEIN
+from segpipe.measurement.kinds import ARTERY, CROSSING, VEIN, agreed
 from segpipe.measurement.traced import cut, trace_mask
 from segpipe.measurement.zones import ARTERIOLES, VENULES, ZONES, equivalent
 from segpipe.models import structures as networks
@@ -116,6 +117,39 @@ def test_a_segment_has_one_kind_however_noisy_the_map_is():
     middle = FIELD // 2
     assert picture[middle, middle] == CROSSING
     assert 50 < np.count_nonzero(picture == CROSSING) < 1000  # px: about two widths each way
+
+
+def test_answers_lose_least_of_all_there_are():
+    """Against every answer of small graphs."""
+    rng = np.random.default_rng(7)
+    for _ in range(40):
+        num = int(rng.integers(2, 8))
+        evidence, pairs = rng.normal(size=num) * 20, rng.integers(0, num, (6, 2))
+        costs = rng.choice([0.0, 5.0, 30.0], 6)
+
+        def lost(answers: np.ndarray, of=(evidence, pairs, costs)) -> float:
+            evidence, pairs, costs = of
+            apart = answers[pairs[:, 0]] != answers[pairs[:, 1]]
+            return float(np.abs(evidence[answers != (evidence > 0)]).sum() + costs[apart].sum())
+
+        every = [np.array(one) for one in itertools.product([False, True], repeat=num)]
+        found = agreed(evidence, pairs, costs)
+        assert lost(found) == pytest.approx(min(map(lost, every)), abs=0.1)
+
+
+def test_a_short_piece_goes_with_the_vessel_that_it_continues():
+    """Across the middle the map says the other kind, as strongly as it says the vessel's own."""
+    mask, across = crossed()
+    column = np.arange(FIELD)
+    doubted = np.abs(column - 560) < 8  # px: between the crossing and a branch that leaves there
+    cv2.line(mask, (575, 512), (640, 600), 1, 8)
+    artery = np.where(np.arange(FIELD)[:, None] < 520, 0.9, 0.9) * np.ones(mask.shape)
+    artery[:, doubted] = 0.1
+    artery[~across & (np.abs(np.arange(FIELD) - 512) > 60)[:, None] & (mask == 1)] = 0.1
+    found, geometry = found_in(mask, artery)
+    picture = structures.native_kinds(found.plane, mask, geometry)
+    assert picture[512, 560] in (ARTERY, CROSSING)
+    assert picture[512, 300] == picture[512, 800] == ARTERY
 
 
 def test_what_crosses_its_own_kind_is_no_crossing():
