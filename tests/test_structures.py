@@ -142,7 +142,7 @@ def test_a_short_piece_goes_with_the_vessel_that_it_continues():
     mask, across = crossed()
     cv2.line(mask, (575, 512), (640, 600), 1, 8)
     artery = np.full(mask.shape, 0.9)
-    artery[:, 520:575] = 0.42
+    artery[:, 520:590][across[:, 520:590]] = 0.42
     artery[~across & (np.abs(np.arange(FIELD) - 512) < 60)] = 0.1  # what goes down
     found, geometry = found_in(mask, artery)
     picture = structures.native_kinds(found.plane, mask, geometry)
