@@ -1,4 +1,4 @@
-"""What each choice of the default's recipe is worth: 1,000 steps, one seed.
+"""What each choice of the default's recipe is worth beside another seed: 1,000 steps.
 
     python benchmarks/ablations.py [NAME ...]
 
@@ -33,6 +33,8 @@ FLAGS = f"--sets {' '.join(SETS)} --recipe fineunet --validation-images {HELD_BA
 SHORT = "--epochs 5"  # of 210 steps
 ROWS = {
     "the recipe": SHORT,
+    "another seed": f"{SHORT} --seed 1",
+    "a third seed": f"{SHORT} --seed 2",
     "soft labels": f"{SHORT} --soft-labels",
     "twice the width": f"{SHORT} --width 16",
     "no augmentation": f"{SHORT} --augmentation none",
