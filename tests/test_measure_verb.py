@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from processes import finish, kill, running, wait_until
-from verbs import ONE, rows_of, run
+from verbs import ONE, rows, rows_of, run
 
 import segpipe
 from segpipe.data.canvas import fit_field
@@ -27,11 +29,12 @@ from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import Fault, RejectedImage
 from segpipe.measurement.quality import assess_quality
 from segpipe.measurement.vessels import Measurements
-from segpipe.measuring.child import packed, unpacked
+from segpipe.measuring.child import MeasuringChild, packed, unpacked
 from segpipe.measuring.measured import Files
+from segpipe.measuring.measured import measured as measured_here
 from segpipe.measuring.pairs import PairIndex, names_of, paired, parted
 from segpipe.segment.rows import COLUMNS
-from segpipe.storage import Entry
+from segpipe.storage import Entry, open_store
 
 QUALITY = "focus", "exposure", "underexposed_fraction", "overexposed_fraction", "readable_fraction"
 IMAGE, DRAWN, FOV = draw_fundus(5)  # [584, 565]
@@ -208,6 +211,24 @@ def test_pairs_travel_in_the_version_and_change_it():
     assert parted(other)[1][0].entry == Entry("a/x.gif", 5, "new")
 
 
+def test_a_child_measures_as_this_process_does_and_hands_rejections_on():
+    files = Files(saved(white(DRAWN)), photograph=saved(Image.fromarray(IMAGE)))
+    with MeasuringChild(None, 1.0, 60.0) as child:
+        assert str(child.measure(files)[0]) == str(measured_here(files, None, 1.0)[0])
+        with pytest.raises(RejectedImage, match="its field of view: empty file") as rejection:
+            child.measure(Files(files.mask, b""))
+        assert rejection.value.fault is Fault.EMPTY_FILE
+        with pytest.raises(RejectedImage) as rejection:
+            child.measure(Files(saved(Image.new("L", (1001, 1000)))))
+        assert rejection.value.fault is Fault.TOO_MANY_PIXELS
+
+
+def test_neither_side_imports_a_network_or_a_store():
+    code = "import json, sys, segpipe.measuring.child; print(json.dumps(list(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    assert not set(json.loads(printed)) & {"torch", "ray", "pyarrow", "boto3", "botocore"}
+
+
 def test_files_travel_to_the_child_as_they_are():
     for files in (Files(b"mask"), Files(b"mask", b"", b"\0photo"), Files(b"m", photograph=b"p")):
         assert unpacked(packed(files, "RITE")) == (files, "RITE")
@@ -349,6 +370,18 @@ def test_a_list_with_fields_of_view_and_columns_of_its_own(ray_cluster, tmp_path
     assert alone["error_code"] == "no_field_of_view"
     assert "give --fov or --photographs" in alone["error"]
     assert_measured(own, segpipe.measure(OTHER_DRAWN, OTHER_FOV))
+
+
+def test_masks_and_fields_on_s3_in_the_colours_of_a_scheme(s3, ray_cluster):
+    root = open_store(f"{s3.uri}/test_measure_verb")
+    picture = Image.fromarray((RED_BLUE & ~RED_BLUE[..., 2:]).astype(np.uint8) * np.uint8(255))
+    root.put("masks/a/x.png", saved(picture))
+    root.put("fields/a/x.gif", saved(white(FOV), "GIF"))
+    words = ["measure", *ONE, "--input", root.uri("masks"), "--fov", root.uri("fields")]
+    assert run(*words, "--av-colours", "RITE", "--output", root.uri("out")) == 0
+    (row,) = rows(root.below("out"))
+    assert row["path"] == "a/x.png"
+    assert_measured(row, segpipe.measure(np.asarray(picture).max(axis=2) > 0, FOV))
 
 
 def test_masks_of_segment_measured_again_give_its_rows(ray_cluster, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,6 @@ from segpipe.measuring.child import MeasuringChild
 from segpipe.measuring.measured import Files
 from segpipe.measuring.pairs import parted
 from segpipe.measuring.started import Started
-from segpipe.progress import LogSettings, log_settings
 from segpipe.segment.fetch import Fetched, OpenInput, fetched, transfers
 from segpipe.segment.group import RowGroup
 from segpipe.segment.manifest import group_entries
@@ -25,8 +24,8 @@ from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import Entry, Source, Store
 
 Batch = dict[str, npt.NDArray[Any]]
-MASK, FIELDS = "mask", {"fov": "fov", "photographs": "photograph"}
-"""Of Files: the mask's, and those of its pairs by flag."""
+MASK = "mask"  # its own file among those of a mask
+FIELDS = {"fov": "fov", "photographs": "photograph"}  # of Files, by flag
 NAMES = {"mask": "", "fov": "its field of view: ", "photograph": "its photograph: "}
 
 
@@ -40,8 +39,6 @@ class MeasureJob:
     """By flag, fov or photographs, where these lie."""
     output: Store
     started: Started
-    log: LogSettings | None = field(default_factory=log_settings)
-    """How the workers of this run log: as the driver does."""
 
 
 class Measurer:
@@ -60,12 +57,8 @@ class Measurer:
             for entry in group_entries(self.job.output, str(page), rows)
         ]
         for entry, files in fetched_files(self.job, entries, group.watch):
-            photo, columns = Photo(entry), dict[str, Any]()
-            try:
-                columns = self._measured(photo, files, group.watch)
-            except Exception as error:
-                photo.fail(error)
-            group.end(photo, columns)
+            photo = Photo(entry)
+            group.end(photo, self._measured(photo, files, group.watch))
         return group.commit()
 
     def _measured(
@@ -85,7 +78,7 @@ class Measurer:
         seconds: dict[str, float] = {}
         try:
             columns, seconds = _child_of(self.job.started).measure(Files(**read))
-        except StarvedDecoder as error:
+        except (StarvedDecoder, MemoryError) as error:
             photo.leave_open(error)
             return {}
         except RejectedImage as error:
