@@ -26,6 +26,7 @@ from segpipe.data.fitting import fit
 from segpipe.models import checkpoint, networks
 from segpipe.models.predict import to_input
 from segpipe.segment import report
+from segpipe.segment.overlay import VESSEL_COLOUR
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN, TILE_PX, CROP_PX = 4, 240, 224
@@ -42,7 +43,9 @@ def overlays(archive: Path, output: Path) -> Image.Image:
         sides = fitted.geometry.scaled_height, fitted.geometry.scaled_width
         if max(sides) / min(sides) < 1.1:
             mask = np.asarray(Image.open(output / row["mask_path"]))
-            for place, picture in enumerate(report.overlay(fitted, mask == VESSEL)):
+            for place, picture in enumerate(
+                report.overlay(fitted, [(VESSEL_COLOUR, mask == VESSEL)])
+            ):
                 at = column * TILE_PX, place * TILE_PX
                 sheet.paste(picture.resize((TILE_PX, TILE_PX)), at)
             column += 1

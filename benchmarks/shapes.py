@@ -26,7 +26,7 @@ from common import ROOT, facts, last_json, run, tree_at, write
 from segpipe.data import synthetic
 from segpipe.data.arrays import Image8
 from segpipe.data.classes import VESSEL, classes_of
-from segpipe.measurement import vessels
+from segpipe.measurement import traced, vessels
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 import drawn_vessels
@@ -162,9 +162,9 @@ def at_working_sizes() -> list[str]:
     lines.append("|---|---|---|---|---|")
     _, *fundus = synthetic.draw_fundus(1, 2 * FIELDS[1] + 48, 2 * FIELDS[1] + 48)
     photograph = classes_of(*fundus)
-    usual = vessels.LARGEST_FIELD
+    usual = traced.LARGEST_FIELD
     for size in WORKING:
-        vessels.LARGEST_FIELD = size
+        traced.LARGEST_FIELD = size
         errors = []
         for name in ("straight", "arc", "sine", "Y"):
             shape = SHAPES[name](WIDTHS[0])
@@ -186,7 +186,7 @@ def at_working_sizes() -> list[str]:
             f"| {size:,.0f} | {np.median(calibre):.2%} | {calibre.max():.2%} | {length.max():.2%} "
             f"| {min(spent):.0f} |"
         )
-    vessels.LARGEST_FIELD = usual
+    traced.LARGEST_FIELD = usual
     return lines
 
 

@@ -3,14 +3,12 @@
     python benchmarks/structures_training.py OUTPUT [--sets DRIVE HRF] [--steps 6000] [--seed 0]
 
 Needs DRIVE, DRIVE_AV, HRF and discs.csv below SEGPIPE_DATA; one process of one thread. Run again it
-resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.safetensors at the end.
+resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.maps at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
 import os
 import time
@@ -21,74 +19,35 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av_labels import (
+    ARTERY,
+    BACKGROUND,
+    DISC_UNKNOWN,
+    IN_DISC,
+    KIND_BITS,
+    OUTSIDE,
+    UNKNOWN,
+    VEIN,
+    label_of,
+)
 from common import data_folder
 from torch import Tensor, nn
 
 from segpipe.data import crops
 from segpipe.data.arrays import Image8
 from segpipe.data.canvas import canvas_side, fit_classes, fit_field
-from segpipe.data.codecs import decode_photograph
-from segpipe.data.colours import SCHEMES
 from segpipe.data.datasets import load_example
-from segpipe.data.layouts import Example, open_labelled
+from segpipe.data.layouts import open_labelled
 from segpipe.models.network import to_planes
 from segpipe.models.predict import channels_last
-from segpipe.models.structures import DISC, KIND, VESSELS, StructuresUNet
+from segpipe.models.resunet import StructuresUNet
+from segpipe.models.structures import DIAMETER, DISC, FILE, KIND, VESSELS, dump
 from segpipe.storage import open_store
 from segpipe.train.ema import ExponentialMovingAverage
 
-DIAMETER = 1024.0
-OUTSIDE, BACKGROUND, ARTERY, VEIN, UNKNOWN = range(5)  # of a label; the disc's bits come on top
-IN_DISC, DISC_UNKNOWN = 8, 16
 CROP, BATCH, RATE, WARMUP, DECAY, CLIP, EMA = 768, 3, 3e-3, 100, 1e-4, 0.3, 0.998
 SAVE_STEPS = 250
 NEAR = np.ones((5, 5), np.uint8)  # what a vessel's label is widened by: masks are wider at times
-
-
-def discs(name: str) -> dict[str, tuple[str, list[float]]]:
-    """Of a set's photographs, by file: 1, 0 or none, and x, y, height, width in px."""
-    with (data_folder() / "discs.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["set"] == name]
-    return {
-        row["file"]: (
-            row["ok"],
-            [float(row[key] or "nan") for key in ("x", "y", "height", "width")],
-        )
-        for row in rows
-    }
-
-
-def kinds_file(name: str, example: Example) -> Path:
-    if name == "HRF":
-        return data_folder() / "HRF" / "manual_av" / f"{example.name}.png"
-    split = example.image.partition("/")[0]
-    return data_folder() / "DRIVE_AV" / split / f"{example.name.partition('_')[0]}_av.png"
-
-
-def label_of(name: str, example: Example, fov: Image8) -> Image8:
-    """[H, W] uint8: the kind of each pixel and the disc's bits."""
-    scheme = SCHEMES["HRF" if name == "HRF" else "DRIVE_AV"]
-    colours = decode_photograph(kinds_file(name, example).read_bytes()).image
-    label = np.full(colours.shape[:2], UNKNOWN, np.uint8)
-    label[(colours == 0).all(axis=2)] = BACKGROUND
-    for code, meaning in ((ARTERY, "artery"), (VEIN, "vein")):
-        for colour in scheme.colours(meaning):
-            label[(colours == colour).all(axis=2)] = code
-    ok, (x, y, height, width) = discs(name)[disc_key(name, example)]
-    if ok == "1":
-        axes = round(width / 2), round(height / 2)
-        inside = np.zeros_like(label)
-        cv2.ellipse(inside, (round(x), round(y)), axes, 0, 0, 360, IN_DISC, -1)
-        label += inside
-    elif ok == "0":
-        label += DISC_UNKNOWN
-    return np.where(fov, label, OUTSIDE).astype(np.uint8)
-
-
-def disc_key(name: str, example: Example) -> str:
-    path = example.image if name != "DRIVE" else example.image.replace("/images/", "/")
-    keys = discs(name)
-    return path if path in keys else Path(path).name
 
 
 def canvases(names: list[str]) -> Iterator[tuple[Image8, Image8]]:
@@ -105,10 +64,15 @@ def canvases(names: list[str]) -> Iterator[tuple[Image8, Image8]]:
 def loss_of(logits: Tensor, labels: list[Image8]) -> Tensor:
     """logits [N, 3, S, S] float32, labels [S, S] uint8 -> []."""
     label = np.stack(labels)
-    code = label & 7
-    near = [np.stack([cv2.dilate(one, NEAR) for one in (code == k).view(np.uint8)]) for k in (ARTERY, VEIN)]
+    code = label & KIND_BITS
+    near = [
+        np.stack([cv2.dilate(one, NEAR) for one in (code == k).view(np.uint8)])
+        for k in (ARTERY, VEIN)
+    ]
     at = np.flatnonzero((near[0] != near[1]) & (code != OUTSIDE) & (code != UNKNOWN))
-    weight = torch.from_numpy(np.where(code.ravel()[at] == BACKGROUND, np.float32(0.3), np.float32(1)))
+    weight = torch.from_numpy(
+        np.where(code.ravel()[at] == BACKGROUND, np.float32(0.3), np.float32(1))
+    )
     truth = torch.from_numpy(near[0].ravel()[at].astype(np.float32))
     kind = logits[:, KIND].reshape(-1)[torch.from_numpy(at)]
     loss = F.binary_cross_entropy_with_logits(kind, truth, weight, reduction="sum")
@@ -118,9 +82,9 @@ def loss_of(logits: Tensor, labels: list[Image8]) -> Tensor:
     inside = code != OUTSIDE
     of_disc = label & IN_DISC != 0, inside & (label & DISC_UNKNOWN == 0), 1.0
     of_vessels = code > BACKGROUND, inside, 0.5
-    for at, (is_so, counted, share) in ((DISC, of_disc), (VESSELS, of_vessels)):
-        truth, counted = (torch.from_numpy(one.astype(np.float32)) for one in (is_so, counted))
-        few = logits[:, at, ::2, ::2]
+    for index, (is_so, where, share) in ((DISC, of_disc), (VESSELS, of_vessels)):
+        truth, counted = (torch.from_numpy(one.astype(np.float32)) for one in (is_so, where))
+        few = logits[:, index, ::2, ::2]
         one = F.binary_cross_entropy_with_logits(few, truth, counted, reduction="sum")
         loss = loss + share * one / counted.sum().clamp(min=1)
     return loss
@@ -138,7 +102,7 @@ def main() -> None:
     torch.manual_seed(config.seed)
     config.output.mkdir(parents=True, exist_ok=True)
     photographs = list(canvases(config.sets))
-    network = channels_last(StructuresUNet(num_classes=3)).train()
+    network = channels_last(StructuresUNet()).train()
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
     mean = ExponentialMovingAverage(network, EMA)
     first, state = 0, config.output / "state.pt"
@@ -151,13 +115,25 @@ def main() -> None:
     augmentation = crops.AUGMENTATIONS["wider"]
     start, losses = time.time(), []
     for step in range(first, config.steps):
-        rate = RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        rate = (
+            RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng((config.seed, step))
         chosen = rng.permutation(len(photographs))[:BATCH]
         pairs = [
-            crops.crop(*photographs[at], config.seed, step, int(at), 0, CROP, augmentation, "fov")
+            crops.crop(
+                photographs[at][0],
+                photographs[at][1],
+                config.seed,
+                step,
+                int(at),
+                0,
+                CROP,
+                augmentation,
+                "fov",
+            )
             for at in chosen
         ]
         images = torch.from_numpy(np.stack([image for image, _ in pairs]))
@@ -165,18 +141,25 @@ def main() -> None:
             logits = network(to_planes(images).contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits.float(), [label for _, label in pairs])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
         mean.update(step)
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             took = (time.time() - start) / (step + 1 - first)
-            print(f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}, {took:.3f} s/step", flush=True)
+            print(
+                f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}, {took:.3f} s/step", flush=True
+            )
         if (step + 1) % SAVE_STEPS == 0 or step + 1 == config.steps:
             parts = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(parts | {"mean": mean.network.state_dict(), "step": step + 1}, f"{state}.part")
+            torch.save(
+                parts | {"mean": mean.network.state_dict(), "step": step + 1}, f"{state}.part"
+            )
             os.replace(f"{state}.part", state)
+    trained = StructuresUNet()
+    trained.load_state_dict(torch.load(state, weights_only=True)["mean"])
+    (config.output / FILE).write_bytes(dump(trained))
 
 
 if __name__ == "__main__":

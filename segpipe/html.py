@@ -22,9 +22,13 @@ def template(name: str) -> Template:
 
 def jpeg(picture: Image.Image) -> str:
     """A picture as a URI that holds it."""
+    return embedded(jpeg_file(picture), "jpeg")
+
+
+def jpeg_file(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
-    return embedded(buffer.getvalue(), "jpeg")
+    return buffer.getvalue()
 
 
 def embedded(file: bytes, kind: str) -> str:

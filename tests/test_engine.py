@@ -359,9 +359,11 @@ def test_stages_apart_write_what_one_process_writes(photograph, tmp_path, tta):
         if name == "apart":
             loaded = stages.load(batch, job)
             assert (loaded["seconds"][:2, :3].sum(axis=1) > 0).all()
-            done = stages.store(stages.Scoring(job, WEIGHTS, "fp32", None, "cpu", 1)(loaded), job)
+            done = stages.store(
+                stages.Scoring(job, WEIGHTS, None, "fp32", None, "cpu", 1)(loaded), job
+            )
         else:
-            done = stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)(batch)
+            done = stages.Segmenter(job, WEIGHTS, None, REFERENCE, "cpu", 1)(batch)
         assert (done["ok"], done["rejected"], done["open"]) == (2, 1, 0)
         assert done["seconds"].shape == (1, len(stages.STAGES))
         [key] = read_parts(output).keys
@@ -465,7 +467,7 @@ def test_a_worker_that_cannot_run_the_engine_uses_the_reference_and_says_so(
         (tmp_path / name).mkdir()
         photograph.save(tmp_path / name / "a.png")
         job, group = one_photograph(tmp_path / name)
-        stages.Segmenter(job, WEIGHTS, asked, "cpu", 1)(group)
+        stages.Segmenter(job, WEIGHTS, None, asked, "cpu", 1)(group)
         [key] = read_parts(job.output).keys
         [row] = read_parquet(job.output, key).to_pylist()
         assert (row["status"], row["engine"]) == ("ok", "torch fp32")
@@ -478,7 +480,7 @@ def test_an_engine_that_does_not_match_has_no_substitute(photograph, tmp_path, m
     monkeypatch.setattr(kernels, "missing", lambda: "no native library")
     job, _ = one_photograph(tmp_path, stand_in_allowed=False)
     with pytest.raises(UserError, match=r"--backend native --precision fp32.*no native library"):
-        stages.Segmenter(job, WEIGHTS, FAST, "cpu", 1)
+        stages.Segmenter(job, WEIGHTS, None, FAST, "cpu", 1)
 
 
 @pytest.mark.cluster

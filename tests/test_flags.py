@@ -95,6 +95,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "format": CHOICE,
         "table": CHOICE,
         "measure": CHOICE,
+        "structures": CHOICE,
+        "overlays": SWITCH,
         "probabilities": SWITCH,
         "tta": TTA,
         "max_rejected": ["1.01", *AMOUNT],

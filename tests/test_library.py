@@ -71,7 +71,7 @@ def written(folder, name, tmp_path_factory) -> dict[str, dict]:
     job = SegmentJob(source, output, card, Started.of(config, source.uri(), "sha", card.tta))
     manifest = list_inputs(source.list())
     manifest.write(output)
-    segmenter = stages.Segmenter(job, weights, chosen, "cpu", 1)
+    segmenter = stages.Segmenter(job, weights, None, chosen, "cpu", 1)
     segmenter({"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])})
     stages.own_decoder.cache_clear()
     parts = [entry.key for entry in output.list() if entry.key.endswith(".parquet")]

@@ -42,7 +42,9 @@ SIGNATURES = re.compile(  # how a file of each kind begins: the content decides,
 )
 WHITE = 255
 MASK_PALETTE = (0, 0, 0, 255, 255, 255, 128, 128, 128)  # outside black, vessel white, retina grey
-MASK_BITS = 2  # of a mask's pixel in its PNG
+KINDS_PALETTE = (*(0, 0, 0), *(255, 0, 0), *(0, 0, 255), *(0, 255, 0), *(128, 128, 128))
+"""Of kinds of vessels: outside black, arteries red, veins blue, crossings green, retina grey."""
+MASK_BITS, KINDS_BITS = 2, 4  # of a pixel in its PNG
 FOUR_TO_TOP = np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)  # times 4 pixels of 2 bits: in 8 top bits
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -142,6 +144,20 @@ def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
     """
     rows = _deflated(_packed(mask), zlib.Z_RLE)  # zlib knows no faster, and here no smaller
     return _png(mask.shape, MASK_BITS, rows, orientation, bytes(MASK_PALETTE))
+
+
+def encode_kinds(kinds: Image8, orientation: int = 1) -> bytes:
+    """kinds [H, W] uint8 in {0, 1, 2, 3, 4}: outside, artery, vein, crossing, background -> palette
+    PNG, with its photograph's EXIF orientation (1 to 8)."""
+    if kinds.shape[1] % 2:
+        kinds = np.pad(kinds, ((0, 0), (0, 1)))
+        shape = kinds.shape[0], kinds.shape[1] - 1
+    else:
+        shape = kinds.shape
+    rows = np.zeros((shape[0], 1 + kinds.shape[1] // 2), np.uint8)
+    np.left_shift(kinds[:, ::2], KINDS_BITS, out=rows[:, 1:])
+    rows[:, 1:] |= kinds[:, 1::2]
+    return _png(shape, KINDS_BITS, _deflated(rows, zlib.Z_RLE), orientation, bytes(KINDS_PALETTE))
 
 
 def encode_grey(image: Image8, orientation: int = 1) -> bytes:

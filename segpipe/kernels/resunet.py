@@ -103,7 +103,8 @@ class ResUNetScores(ResUNetMaps):
 
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
         """-> scores [S, S] float32; else as ResUNetMaps."""
-        return super().__call__(canvas, fov)[0]
+        score: Plane = super().__call__(canvas, fov)[0]
+        return score
 
 
 def _arrays(
@@ -138,7 +139,8 @@ def _arrays(
 
 
 def _difference(of_class: Sums, index: int, less: int | None) -> Sums:
-    return of_class[index] if less is None else of_class[index] - of_class[less]
+    wanted: Sums = of_class[index] if less is None else of_class[index] - of_class[less]
+    return wanted
 
 
 def _block(state: State, name: str, channels: int) -> Iterator[Sums]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from segpipe.data.arrays import Plane
+from segpipe.data.arrays import Mask, Plane
 from segpipe.measurement.skeleton import Floats, Ints, Paths, Points, nearest
 
 AHEAD = 0.025  # diameters of a branch from which its direction is taken: five usual calibres
@@ -59,19 +59,17 @@ def count_branch_points(places: Places) -> int:
     return int(np.count_nonzero(places.num_branches >= 3))
 
 
-def branch_angles(
+def leaving(
     places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
-) -> Floats:
-    """-> [A] float64 degrees, of every place of exactly three branches the least of their angles:
-    that between the daughters, as the parent vessel comes from the other side.
+) -> tuple[Points, Floats, Mask]:
+    """-> of each leaving branch its chord [B] complex128 px, its half width [B] px at the chord's
+    end, and whether it is long enough for a direction [B] bool.
 
-    `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. A
-    branch's direction is taken between where it has left the discs of its branch point and AHEAD
-    diameters on; a place with a shorter branch is left out.
+    The chord goes from where it has left the discs of its branch point to AHEAD diameters on, or
+    to its end where that comes before.
     """
-    kept = places.num_branches[places.place] == 3
-    place, segment = places.place[kept], places.segment[kept]
-    at_last = places.at_last[kept] == 1
+    at_last = places.at_last == 1
+    segment = places.segment
     first = np.where(at_last, paths.last[segment], paths.start[segment])
     away, length = np.where(at_last, -1, 1), paths.last[segment] - paths.start[segment]
     left = (
@@ -80,8 +78,23 @@ def branch_angles(
     far = left + math.ceil(AHEAD * diameter)
     long = far <= length
     near, far = np.minimum(left, length), np.minimum(far, length)
-    along = points[first + away * far] - points[first + away * near]
-    order = np.argsort(place, kind="stable").reshape(-1, 3)
+    end = first + away * far
+    along = points[end] - points[first + away * near]
+    return along, nearest(depth, paths.points[end]), long
+
+
+def branch_angles(
+    places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
+) -> Floats:
+    """-> [A] float64 degrees, of every place of exactly three branches the least of their angles:
+    that between the daughters, as the parent vessel comes from the other side.
+
+    `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. A
+    place is left out that has a branch too short for a direction.
+    """
+    kept = places.num_branches[places.place] == 3
+    along, _, long = (part[kept] for part in leaving(places, paths, points, depth, diameter))
+    order = np.argsort(places.place[kept], kind="stable").reshape(-1, 3)
     order = order[long[order].all(axis=1)]
     turn = along[order] / along[np.roll(order, 1, axis=1)]
     return np.asarray(np.degrees(np.abs(np.angle(turn))).min(axis=1, initial=180.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from segpipe.data.arrays import Image8, Plane
 from segpipe.measurement.skeleton import (
     Floats,
+    Ints,
     Paths,
     Points,
     nearest,
@@ -24,11 +26,19 @@ ALONG = 4  # points before and behind, from which its direction is taken
 EVERY = 4.236  # points of a path from sample to sample: no fraction, or it keeps step with stairs
 
 
-def measure_calibres(
-    paths: Paths, points: Points, coverage: Image8, depth: Plane
-) -> tuple[Floats, Floats]:
-    """-> widths [M] float64 px of the vessel at points of its centre line, and [M] float64 px of
-    centre line that each stands for: the weights of a mean.
+class Calibres(NamedTuple):
+    """Widths of vessels, at some points of their centre lines."""
+
+    at: Ints
+    """[M] the points."""
+    widths: Floats
+    """[M] px."""
+    weights: Floats
+    """[M] px of centre line that each stands for: the weights of a mean."""
+
+
+def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> Calibres:
+    """The widths of the vessels of these paths, every EVERY points.
 
     `points` [N] complex128 px are those of `paths`, smoothed; `coverage` [h, w] uint8 is how much
     of each pixel is vessel (255 all), `depth` [h, w] float32 px the vessels' half width.
@@ -50,14 +60,14 @@ def measure_calibres(
     some = np.flatnonzero(apart)
     some = some[np.arange(0, len(some), EVERY).astype(np.int64)]
     if not len(some):
-        return np.zeros(0), np.zeros(0)
+        return Calibres(some, np.zeros(0), np.zeros(0))
     half = 1.25 * nearest(depth, points[some]) + 2.0
     coverage = np.asarray(cv2.GaussianBlur(coverage, (3, 3), BLUR_PX), np.uint8)
     normal = 1j * along[some] / np.abs(along[some])
     widths = sum(
         _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1) for side in (-1, 1)
     )
-    return np.asarray(widths), steps[some]
+    return Calibres(some, np.asarray(widths), steps[some])
 
 
 def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> Points:

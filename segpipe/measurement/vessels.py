@@ -10,35 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 
-from segpipe.data.arrays import Image8, Mask, Plane
-from segpipe.data.canvas import SAME_SCALE, Geometry
+from segpipe.data.arrays import Image8, Plane
+from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
-from segpipe.data.fov import fov_box
 from segpipe.measurement.branching import branch_angles, count_branch_points, find_places
-from segpipe.measurement.calibre import mean_and_std, measure_calibres, reach_tips
+from segpipe.measurement.calibre import mean_and_std
 from segpipe.measurement.curvature import mean_squared_curvature
 from segpipe.measurement.fractal import CELLS, fractal_dimension
 from segpipe.measurement.quality import HALF
-from segpipe.measurement.skeleton import (
-    Floats,
-    arc_lengths,
-    chord_lengths,
-    nearest,
-    smooth,
-    thin,
-    trace,
-    without_spurs,
-)
+from segpipe.measurement.skeleton import Floats, arc_lengths, chord_lengths, nearest
+from segpipe.measurement.traced import Traced, trace_mask
 
-LEAST_FIELD, LARGEST_FIELD = 500.0, 1024.0  # px across, between which a mask is measured as it is
-COVERED = 85  # of 255: a third. At a half, lines a pixel wide break where they lie between pixels
 LEAST_LENGTH = 0.02  # diameters from end to end of a segment whose tortuosity is told
-SPECK = 5e-5  # squared diameters: what is less than LEAST_LENGTH of the thinnest vessel (0.0025)
-SMOOTHING_PX = 2.0  # sigma along a path: more than the stairs of pixels, less than any bend
 
 
 @dataclass(frozen=True)
@@ -85,57 +72,64 @@ def measure(mask: Image8, zoom: float = 1.0) -> Measurements:
     `zoom` is px of the photograph for one of the mask, above 0: 1 for a mask of the photograph's
     own size, another where the mask is that of a canvas.
     """
-    mask = np.ascontiguousarray(mask)
-    fov = mask != OUTSIDE
-    if not fov.any():
+    traced = trace_mask(mask)
+    if traced is None:
         return Measurements("no field of view", math.nan, math.nan)
-    top, left, bottom, right = fov_box(fov)
-    extent = max(bottom - top, right - left)
-    scale = _scale_of(extent)
-    area = np.count_nonzero(fov)
+    return measure_traced(traced, mask, zoom)
+
+
+def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
+    """What `measure` tells of a mask [H, W] that was traced."""
+    area = int(np.count_nonzero(mask != OUTSIDE))
     density = float(np.count_nonzero(mask == VESSEL) / area)
-    diameter, native = extent * scale, extent * zoom  # px where it is measured, px as it is told
-    coverage = _resample(mask[top:bottom, left:right] == VESSEL, scale)
-    vessel, num_components = _without_specks(coverage >= COVERED, diameter)
-    if not num_components:
+    native = traced.diameter / traced.scale * zoom
+    if not traced.num_components:
         return Measurements("no vessel", density, native, 0.0, 0.0)
-    depth = np.asarray(cv2.distanceTransform(vessel, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
-    paths, forks = trace(without_spurs(thin(vessel), depth))
-    points = reach_tips(paths, smooth(paths, SMOOTHING_PX), coverage, depth)
-    lengths, chords = arc_lengths(paths, points), chord_lengths(paths, points)
-    calibres, weights = measure_calibres(paths, points, coverage, depth)
-    mean, std = mean_and_std(calibres, weights)
-    long = chords >= LEAST_LENGTH * diameter
-    per_px = float(lengths.sum() / (area * scale**2))
-    dimension = fractal_dimension(
-        vessel, _line_width(nearest(depth, paths.points), calibres), max(1, round(diameter / CELLS))
-    )
-    bend = mean_squared_curvature(paths, points, diameter)
-    places = find_places(paths, forks, lengths, depth)
-    angles = branch_angles(places, paths, points, depth, diameter)
+    found = of_lines(traced, area * traced.scale**2, native)
+    bends = math.isnan(found["mean_squared_curvature"])
     missing = {
-        "no calibre away from branch points": not len(calibres),
-        "too small for box counting": math.isnan(dimension),
-        "no segment is long enough": not long.any(),
-        "no segment is long enough for curvature": long.any() and math.isnan(bend),
+        "no calibre away from branch points": math.isnan(found["calibre_mean"]),
+        "too small for box counting": math.isnan(found["fractal_dimension"]),
+        "no segment is long enough": math.isnan(found["tortuosity"]),
+        "no segment is long enough for curvature": bends and not math.isnan(found["tortuosity"]),
     }
-    return Measurements(
-        measure_note="; ".join(note for note, is_so in missing.items() if is_so) or None,
-        vessel_density=density,
-        field_diameter_px=native,
-        length_density_per_px=per_px * diameter / native,
-        length_density=per_px * diameter,
-        calibre_mean_px=mean / diameter * native,
-        calibre_mean=mean / diameter,
-        calibre_std_px=std / diameter * native,
-        calibre_std=std / diameter,
-        fractal_dimension=dimension,
-        tortuosity=float(lengths[long].sum() / chords[long].sum()) if long.any() else math.nan,
-        **_curvatures(bend, float(lengths.sum()), diameter, native),
-        branch_angle_mean_deg=float(angles.mean()) if len(angles) else math.nan,
-        num_branch_points=count_branch_points(places),
-        num_components=num_components,
-    )
+    note = "; ".join(note for note, is_so in missing.items() if is_so) or None
+    return Measurements(note, density, native, **found, num_components=traced.num_components)
+
+
+def of_lines(traced: Traced, area: float, native: float) -> dict[str, Any]:
+    """What the vessels' centre lines tell, by the names of Measurements, in a field of `area` px^2
+    that is `native` px across in the photograph; NaN is unmeasurable."""
+    paths, points, depth, diameter = traced.paths, traced.points, traced.depth, traced.diameter
+    width = _line_width(nearest(depth, paths.points), traced.calibres.widths)
+    bend = mean_squared_curvature(paths, points, diameter)
+    places = find_places(paths, traced.forks, arc_lengths(paths, points), depth)
+    angles = branch_angles(places, paths, points, depth, diameter)
+    cell = max(1, round(diameter / CELLS))
+    return of_lengths(traced, area, native) | {
+        "fractal_dimension": fractal_dimension(traced.vessel, width, cell),
+        **_curvatures(bend, float(arc_lengths(paths, points).sum()), diameter, native),
+        "branch_angle_mean_deg": float(angles.mean()) if len(angles) else math.nan,
+        "num_branch_points": count_branch_points(places),
+    }
+
+
+def of_lengths(traced: Traced, area: float, native: float) -> dict[str, Any]:
+    """Lengths, calibres and tortuosity alone; else as of_lines."""
+    paths, points, diameter = traced.paths, traced.points, traced.diameter
+    lengths, chords = arc_lengths(paths, points), chord_lengths(paths, points)
+    mean, std = mean_and_std(traced.calibres.widths, traced.calibres.weights)
+    long = chords >= LEAST_LENGTH * diameter
+    per_px = float(lengths.sum() / area)
+    return {
+        "length_density_per_px": per_px * diameter / native,
+        "length_density": per_px * diameter,
+        "calibre_mean_px": mean / diameter * native,
+        "calibre_mean": mean / diameter,
+        "calibre_std_px": std / diameter * native,
+        "calibre_std": std / diameter,
+        "tortuosity": float(lengths[long].sum() / chords[long].sum()) if long.any() else math.nan,
+    }
 
 
 def measure_canvas(score: Plane, fov: Image8, geometry: Geometry, threshold: float) -> Measurements:
@@ -144,15 +138,22 @@ def measure_canvas(score: Plane, fov: Image8, geometry: Geometry, threshold: flo
 
     `threshold` is that from which a pixel is vessel.
     """
-    mask = classes_of(score >= np.float32(threshold), fov > HALF)
-    return measure(mask, geometry.box_height / geometry.scaled_height)
+    return measure(canvas_mask(score, fov, threshold), zoom_of(geometry))
+
+
+def canvas_mask(score: Plane, fov: Image8, threshold: float) -> Image8:
+    """-> mask [S, S] uint8 classes of the canvas; as measure_canvas takes them."""
+    return classes_of(score >= np.float32(threshold), fov > HALF)
+
+
+def zoom_of(geometry: Geometry) -> float:
+    """px of the photograph for one of its canvas."""
+    return geometry.box_height / geometry.scaled_height
 
 
 def _curvatures(bend: float, length: float, diameter: float, native: float) -> dict[str, float]:
     """Mean squared curvature (1/px^2) along so many px of centre lines, in a field `diameter` px
-    across where it was measured and `native` as it is told -> the columns; none where it is NaN."""
-    if math.isnan(bend):
-        return {}
+    across where it was measured and `native` as it is told -> the columns."""
     return {
         "total_squared_curvature_per_px": bend * length * diameter / native,
         "total_squared_curvature": bend * length * diameter,
@@ -166,33 +167,3 @@ def _line_width(depths: Floats, calibres: Floats) -> float:
     medians the lesser: profiles are too long where a line bends within its width."""
     found = [np.median(2 * depths - 0.5)] if len(depths) else []
     return float(min([*found, np.median(calibres)] if len(calibres) else [*found, np.inf]))
-
-
-def _scale_of(extent: float) -> float:
-    """The factor at which a field of this extent (px) is measured."""
-    if extent > LARGEST_FIELD * (1 + SAME_SCALE):
-        return LARGEST_FIELD / extent
-    return LEAST_FIELD / extent if extent < LEAST_FIELD else 1.0
-
-
-def _resample(vessel: Mask, scale: float) -> Image8:
-    """vessel [H, W] bool -> how much of each px is covered [h, w] uint8 in 0 to 255, and 2 px more
-    on each side."""
-    coverage = vessel.view(np.uint8) * np.uint8(255)
-    if scale != 1.0:
-        height, width = (max(1, round(side * scale)) for side in vessel.shape)
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        coverage = np.asarray(cv2.resize(coverage, (width, height), interpolation=how), np.uint8)
-    return np.pad(coverage, 2)
-
-
-def _without_specks(vessel: Mask, diameter: float) -> tuple[Image8, int]:
-    """vessel [h, w] bool -> its 8-connected components of a vessel's area [h, w] uint8, their
-    number."""
-    large = vessel.astype(np.uint8)
-    num, label = cv2.connectedComponents(large, connectivity=8, ltype=cv2.CV_32S)
-    pixels = np.flatnonzero(vessel)
-    component = np.asarray(label).ravel()[pixels]
-    kept = np.bincount(component, minlength=num) >= SPECK * diameter**2
-    large.ravel()[pixels[~kept[component]]] = 0
-    return large, int(kept.sum())

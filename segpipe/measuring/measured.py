@@ -108,7 +108,9 @@ def _field(
 def _quality(photograph: Photograph, fov: Mask) -> dict[str, Any]:
     """Columns that the photograph tells."""
     canvas, on_canvas, _ = fit_field(photograph.image, fov, DIAMETER)
-    return asdict(assess_quality(canvas, on_canvas)) | asdict(photograph.acquisition)
+    said = photograph.acquisition
+    source = {"laterality_source": "file" if said.laterality else None}
+    return asdict(assess_quality(canvas, on_canvas)) | asdict(said) | source
 
 
 def _refuse_inverted(classes: Image8) -> None:

@@ -76,6 +76,17 @@ class FineUNet(ResUNet):
     STRIDE = SQUARE * 2 ** (len(LEVELS) - 1)
 
 
+class StructuresUNet(ResUNet):
+    """A ResUNet of squares of 4x4 px: colour and course more than fine detail (structures.py)."""
+
+    LEVELS = (1, 2, 3, 4, 4)
+    SQUARE = 4
+    STRIDE = SQUARE * 2 ** (len(LEVELS) - 1)
+
+    def __init__(self, width: int = 16, num_classes: int = 3) -> None:
+        super().__init__(width, num_classes)
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions, and the input added to what they give."""
 

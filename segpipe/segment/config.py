@@ -22,6 +22,7 @@ from segpipe.storage import PATIENCE_S, check_places, lock
 FORMATS = ("png", "parquet", "both")
 TABLES = ("parquet", "csv", "both")
 MEASURES = ("none", "full")
+STRUCTURES = ("vessels", "all")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class SegmentConfig:
     in Parquet alone. May change when resumed: files of the other kind are then deleted."""
     measure: str = "none"
     """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
+    structures: str = "vessels"
+    """What is found: vessels, or all: arteries, veins and the optic disc too, as pictures in
+    arteries_veins/ and as columns. It wants a checkpoint of the default's working diameter."""
+    overlays: bool = False
+    """Write each photograph with its vessels drawn in, as a small JPEG in overlays/; with
+    --structures all arteries red, veins blue, the disc and its zones."""
     probabilities: bool = False
     """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
     tta: str | None = None
@@ -102,6 +109,7 @@ class SegmentConfig:
             "format": FORMATS,
             "table": TABLES,
             "measure": MEASURES,
+            "structures": STRUCTURES,
             "report_images": ("on", "off"),
             "if_locked": lock.IF_LOCKED,
             "backend": engine.BACKENDS,

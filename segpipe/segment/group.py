@@ -9,24 +9,30 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segpipe.data import codecs
 from segpipe.data.canvas import native_mask, native_score
 from segpipe.data.classes import OUTSIDE, VESSEL
+from segpipe.data.eye import eye_in_name
 from segpipe.data.fitting import Fitted
 from segpipe.errors import StoreDown, UserError, must_change, os_error_text
 from segpipe.segment.fetch import transfers
 from segpipe.segment.inputs import filed_as
 from segpipe.segment.job import SegmentJob
-from segpipe.segment.keys import MASKS, PROBABILITIES, mask_key
+from segpipe.segment.keys import KINDS, MASKS, PROBABILITIES, mask_key, overlay_key
+from segpipe.segment.overlay import KIND_COLOURS, VESSEL_COLOUR, of_canvas
 from segpipe.segment.parts import commit_part
 from segpipe.segment.photo import Photo
 from segpipe.segment.stopwatch import Stopwatch
 from segpipe.storage import Store
+
+if TYPE_CHECKING:
+    from segpipe.measurement.structures import Structures  # scipy, which other runs do without
 
 logger = logging.getLogger(__name__)
 
@@ -133,24 +139,31 @@ class Group(RowGroup):
             with self.watch.time("encode"):
                 grey = native_score(score, mask, fitted.geometry)
                 png = codecs.encode_grey(grey, fitted.orientation)
-            key = PROBABILITIES + key.removeprefix(MASKS)
-            pictures |= self._placed("probability", key, png, files)
-        return (
-            self._measured(fitted, score)
-            | pictures
-            | asdict(fitted.acquisition)
-            | {
-                "status": "ok",
-                "engine": photo.engine,
-                "note": fitted.note or None,
-                "height": mask.shape[0],
-                "width": mask.shape[1],
-                "fov_fraction": field / mask.size,
-                "fov_uncertain_fraction": fitted.uncertain_fraction,
-                "second_fov_fraction": fitted.second_fraction,
-                "vessel_density": vessel / max(field, 1),
-            }
-        )
+            place = PROBABILITIES + key.removeprefix(MASKS)
+            pictures |= self._placed("probability", place, png, files)
+        columns = asdict(fitted.acquisition) | pictures
+        columns["laterality_source"] = "file" if columns["laterality"] else None
+        found = None
+        if self.job.started.structures:
+            found = self._found(fitted, score, photo.maps)
+            columns |= self._structures(photo, found, mask, key, files)
+        elif self.job.started.measure != "none":
+            columns |= self._measured(fitted, score)
+        if self.job.started.overlays:
+            columns["overlay_path"] = place = overlay_key(key)
+            with self.watch.time("encode"):
+                files[place] = self._overlay(fitted, score, found)
+        return columns | {
+            "status": "ok",
+            "engine": photo.engine,
+            "note": fitted.note or None,
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "fov_fraction": field / mask.size,
+            "fov_uncertain_fraction": fitted.uncertain_fraction,
+            "second_fov_fraction": fitted.second_fraction,
+            "vessel_density": vessel / max(field, 1),
+        }
 
     def _placed(self, name: str, key: str, png: bytes, files: dict[str, bytes]) -> dict[str, Any]:
         """A picture to where --format says -> its columns."""
@@ -164,10 +177,6 @@ class Group(RowGroup):
 
     def _measured(self, fitted: Fitted, score: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Columns of vessels and quality, from the canvas."""
-        if self.job.started.measure == "none":
-            return {}
-        import cv2
-
         # scipy's graphs take 0.2 s, which other runs need not wait for
         from segpipe.measurement import quality, vessels
 
@@ -177,3 +186,66 @@ class Group(RowGroup):
             threshold = self.job.card.threshold
             found = vessels.measure_canvas(score, fitted.fov, fitted.geometry, threshold)
             return asdict(found) | asdict(hints)
+
+    def _found(
+        self,
+        fitted: Fitted,
+        score: npt.NDArray[np.float32],
+        maps: npt.NDArray[np.floating[Any]] | None,
+    ) -> Structures:
+        from segpipe.measurement import structures
+
+        assert maps is not None
+        cv2.setNumThreads(1)
+        with self.watch.time("structures"):
+            of_canvas = score, np.asarray(maps, np.float32), fitted.fov, fitted.geometry
+            return structures.find(*of_canvas, self.job.card.threshold)
+
+    def _structures(
+        self,
+        photo: Photo,
+        found: Structures,
+        mask: npt.NDArray[np.uint8],
+        key: str,
+        files: dict[str, bytes],
+    ) -> dict[str, Any]:
+        """Columns of arteries, veins and the disc, and with --measure full what _measured gives
+        too; the picture of them is added to `files`. `key`: of the mask."""
+        from segpipe.measurement import quality, structures, vessels
+
+        fitted = photo.fitted
+        assert fitted is not None
+        geometry, zoom = fitted.geometry, vessels.zoom_of(fitted.geometry)
+        with self.watch.time("structures"):
+            picture = structures.native_kinds(found.plane, mask, geometry)
+            columns = structures.disc_columns(found, geometry, fitted.orientation)
+        with self.watch.time("encode"):
+            png = codecs.encode_kinds(picture, fitted.orientation)
+        place = KINDS + key.removeprefix(MASKS)
+        columns |= self._placed("arteries_veins", place, png, files)
+        of_name, of_disc = eye_in_name(photo.entry.key), columns.pop("disc_laterality", None)
+        eyes = {"file": fitted.acquisition.laterality, "name": of_name, "disc": of_disc}
+        source = next((name for name, eye in eyes.items() if eye), None)
+        columns |= {"laterality": eyes.get(source or ""), "laterality_source": source}
+        columns["structures_sha256"] = self.job.started.structures
+        if self.job.started.measure != "none" and found.traced is not None:
+            with self.watch.time("measure"):
+                whole = vessels.measure_traced(found.traced, found.mask, zoom)
+                columns |= asdict(whole) | structures.measure(found, zoom)
+                columns |= asdict(quality.assess_quality(fitted.canvas, fitted.fov))
+        return columns
+
+    def _overlay(
+        self, fitted: Fitted, score: npt.NDArray[np.float32], found: Structures | None
+    ) -> bytes:
+        """The field with what was found drawn in, as JPEG."""
+        inside, disc = fitted.fov > 127, None
+        vessel = inside & (score >= np.float32(self.job.card.threshold))
+        parts = [(VESSEL_COLOUR, vessel)]
+        if found is not None:
+            kinds = enumerate(KIND_COLOURS, start=1)
+            parts = [(colour, vessel & (found.plane == kind)) for kind, colour in kinds]
+            if found.disc is not None:
+                disc = found.disc.x, found.disc.y, found.disc.width, found.disc.height
+        layers = [(colour, where.view(np.uint8) * np.uint8(255)) for colour, where in parts]
+        return of_canvas(fitted.canvas, fitted.geometry, layers, disc, fitted.orientation)

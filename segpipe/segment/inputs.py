@@ -34,7 +34,8 @@ SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # others may be parts of names, and
 DIGITS = re.compile(r"\.[0-9]+")  # the end of a DICOM UID, or of a numbered file: no suffix
 
 OWN = "_segpipe/"
-PICTURES = ("masks", "probabilities")  # folders of an output that hold pictures
+PICTURES = ("masks", "probabilities", "arteries_veins", "overlays")
+"""Folders of an output that hold pictures."""
 SYSTEM_FILES = frozenset(  # in lower case; AppleDouble files begin with ._
     (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir")
 )

@@ -7,11 +7,18 @@ import re
 
 MASKS = "masks/"
 PROBABILITIES = "probabilities/"
+KINDS = "arteries_veins/"
+OVERLAYS = "overlays/"
 
 
 def input_id(path: str, version: str) -> bytes:
     """16 bytes for what is done once: this path with this content."""
     return hashlib.sha256(f"{path}\0{version}".encode()).digest()[:16]
+
+
+def overlay_key(mask: str) -> str:
+    """Where the overlay of the input with this mask's key goes."""
+    return OVERLAYS + mask.removeprefix(MASKS).removesuffix(".png") + ".jpg"
 
 
 LONGEST_NAME = 200  # bytes of a component of a mask's key; file systems hold 255

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +22,15 @@ from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL, classes_of
 from segpipe.data.fitting import Fitted, fit, fit_array
 from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import Fault, RejectedImage, UserError
-from segpipe.measurement import vessels
+from segpipe.measurement import structures, vessels
+from segpipe.measurement.disc import Disc
 from segpipe.measurement.quality import Quality, assess_quality
 from segpipe.measurement.vessels import Measurements
 from segpipe.models import checkpoint, engine
+from segpipe.models import structures as networks
 from segpipe.models.checkpoint import Card
 from segpipe.models.forms import Score
+from segpipe.models.structures import Maps
 from segpipe.segment.fetch import LARGEST_FILE_BYTES
 
 
@@ -46,6 +51,13 @@ class Result:
     """Hints at how well the photograph shows its vessels."""
     note: str
     """What was odd about the file or its field, or ''."""
+    kinds: Image8 | None = None
+    """[H, W] uint8: 0 outside the field, 1 artery, 2 vein, 3 crossing, 4 background; None of a
+    model without structures."""
+    disc: Disc | None = None
+    """The optic disc, in px of the photograph; None where there is none, or as `kinds`."""
+    structures: Mapping[str, Any] | None = None
+    """Measurements of arteries, veins and zones, as docs/columns.md names them; or as `kinds`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Model:
     engine: str
     """How the network runs here, such as "native fp32"."""
     _score: Score = field(repr=False)
+    _maps: Maps | None = field(default=None, repr=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """A network keeps its activations: threads that share a model take turns in it."""
 
@@ -74,22 +87,36 @@ class Model:
         canvas, fov, geometry = fitted.canvas, fitted.fov, fitted.geometry
         with self._one_at_a_time:
             score = self._score(canvas, fov)  # [S, S] float32
+            maps = self._maps(canvas, fov) if self._maps else None
         mask = native_mask(score, fov, geometry, self.card.threshold)
         field = mask != OUTSIDE
         native: Plane = restore(score, geometry).clip(0, 1)
         native[~field] = 0
         measured = vessels.measure_canvas(score, fov, geometry, self.card.threshold)
-        return Result(mask, native, field, measured, assess_quality(canvas, fov), fitted.note)
+        result = Result(mask, native, field, measured, assess_quality(canvas, fov), fitted.note)
+        if maps is None:
+            return result
+        found = structures.find(score, maps, fov, geometry, self.card.threshold)
+        return replace(
+            result,
+            kinds=structures.native_kinds(found.plane, mask, geometry),
+            disc=found.disc and found.disc.in_photograph(geometry),
+            structures=structures.measure(found, vessels.zoom_of(geometry)),
+        )
 
 
-def load_model(name_or_path: str | os.PathLike[str] = checkpoint.DEFAULT) -> Model:
+def load_model(
+    name_or_path: str | os.PathLike[str] = checkpoint.DEFAULT, structures: bool = False
+) -> Model:
     """A shipped checkpoint by its name (`segpipe models` lists them), or a .safetensors of
     `segpipe train` by its path or s3:// URI -> a Model.
 
     It runs by the quickest engine that matches the reference here, as that of `segpipe segment`.
     The first time a checkpoint is loaded on a machine this is tried, which takes some seconds.
+    With `structures` it finds arteries, veins and the optic disc too.
 
-    Raises ValueError where there is no such checkpoint, or where it is damaged.
+    Raises ValueError where there is no such checkpoint, where it is damaged, or where structures
+    are not found at its working diameter.
     """
     if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
         raise ValueError(f"checkpoint {name_or_path!r}: wanted a name or a path")
@@ -98,11 +125,14 @@ def load_model(name_or_path: str | os.PathLike[str] = checkpoint.DEFAULT) -> Mod
         weights = checkpoint.read(name)
         loaded = checkpoint.load(weights, name)
         engine.check_fits(loaded)
+        more = networks.wanted(loaded) if structures else None
         chosen = engine.select(engine.find_trials(weights, "cpu"), "auto", "auto").engine
     except UserError as error:
         raise ValueError(str(error).removeprefix("--checkpoint ")) from error
-    score = engine.open_score(weights, chosen, _num_threads(chosen), loaded.card.tta)
-    return Model(loaded.card, chosen.name, score)
+    num_threads = _num_threads(chosen)
+    score = engine.open_score(weights, chosen, num_threads, loaded.card.tta)
+    maps = networks.open_maps(more, chosen, num_threads) if more else None
+    return Model(loaded.card, chosen.name, score, maps)
 
 
 def measure(mask: Image8 | Mask, fov: Mask | None = None) -> Measurements:

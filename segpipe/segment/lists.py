@@ -24,7 +24,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from segpipe.errors import StoreDown, UserError, some_of
-from segpipe.segment.rows import COLUMNS, TEXT
+from segpipe.segment.columns import TEXT
+from segpipe.segment.rows import COLUMNS
 from segpipe.storage import (
     PREFLIGHT_S,
     Entry,

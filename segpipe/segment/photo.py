@@ -44,6 +44,8 @@ class Photo:
     """Where it was decoded."""
     score: npt.NDArray[np.float32] | None = None
     """[S, S] in [0, 1], right where the canvas has a field of view."""
+    maps: npt.NDArray[Any] | None = None
+    """[2, S, S] in [0, 1], where structures are found: see measurement/structures.py."""
     engine: str = ""
     """That made the score."""
     rejection: RejectedImage | None = None
@@ -127,6 +129,7 @@ class Photo:
             ),
         )
         photo.score, photo.engine = row["score"], str(row["engine"])
+        photo.maps = row.get("maps")
         return photo
 
 

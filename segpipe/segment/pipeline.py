@@ -17,6 +17,7 @@ def pipeline(
     groups: Groups,
     job: SegmentJob,
     weights: bytes,
+    structures: bytes | None,
     engine: Engine,
     device: str,
     workers: int,
@@ -28,10 +29,10 @@ def pipeline(
         # One process does all three: handing pixels from process to process costs a CPU as much
         # as the stages around the network (18 images/s apart, 32 together; results/LOG.md).
         light = engine.backend == "native"
-        arguments = job, weights, engine
+        arguments = job, weights, structures, engine
         return network_stage(listed, Segmenter, arguments, device, workers, light)
     tasks = data_stage()
     loaded = listed.map_batches(partial(load, job=job), batch_size=None, **tasks)  # -> canvases
-    arguments_gpu = job, weights, engine.precision, batch_size
+    arguments_gpu = job, weights, structures, engine.precision, batch_size
     scores = network_stage(loaded, Scoring, arguments_gpu, device, workers)
     return scores.map_batches(partial(store, job=job), batch_size=None, **tasks)  # -> committed

@@ -6,7 +6,7 @@ are shown: a million rows cost no more memory than a thousand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,18 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from segpipe import plots
+from segpipe.data.arrays import Mask
 from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
-from segpipe.data.codecs import MASK_PALETTE, decode_image
+from segpipe.data.codecs import KINDS_PALETTE, MASK_PALETTE, decode_image
 from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.data.fitting import Fitted
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
 from segpipe.html import embedded, jpeg, template
 from segpipe.progress import duration
 from segpipe.segment.compact import result_groups
+from segpipe.segment.overlay import KIND_COLOURS, VESSEL_COLOUR, drawn, upright
 from segpipe.segment.rows import posix_seconds
 from segpipe.storage import Source, Store
 
@@ -35,7 +37,9 @@ EXAMPLES = 5  # rejected inputs named for each reason
 COLUMNS = ["path", "status", "error", "error_code", "height", "width", "vessel_density", "finished"]
 REJECTED_COLUMNS = ["path", "error", "error_code"]
 SHOWN_COLUMNS = ["path", "version", "status", "height", "width", "vessel_density"]
-SHOWN_COLUMNS += ["mask_path", "mask_png"]
+SHOWN_COLUMNS += ["mask_path", "mask_png", "arteries_veins_path", "arteries_veins_png"]
+DISC = ["disc_x_px", "disc_y_px", "disc_width_px", "disc_height_px"]
+SHOWN_COLUMNS += DISC
 
 OCTAVES = np.linspace(-12, 10, 89)  # log2 of megapixels: from 16x16 px to 1,024 megapixels
 SHARES = np.linspace(0, 1, 201)  # vessel / field of view
@@ -46,8 +50,8 @@ WORK_S, PAUSE_S = 60, 3600  # without a photograph: shorter is work, longer is n
 USUAL_STEPS = 20  # between those two a pause is longer than so many of the usual steps
 
 THUMBNAIL_PX = 300  # diameter of the field of view
-VESSEL_COLOUR = (0, 255, 170)  # green-blue: the one hue a retina does not have
 
+Colour = tuple[int, int, int]
 Numbers = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
@@ -282,28 +286,44 @@ def _contact_sheet(
         for row in rows:
             try:
                 fitted = decoder.fit(source.get(row["path"], row["version"]))
-                png = row["mask_png"] or output.get(row["mask_path"])
-                mask = decode_image(png, most)[..., 0]
+                layers = _layers(row, output, most)
             except (StoreDown, UserError):  # the report can do without its pictures
                 break
             except (OSError, RejectedImage, StarvedDecoder):
                 continue
-            image, drawn = overlay(fitted, mask == MASK_PALETTE[3 * VESSEL])
+            image, drawn = overlay(fitted, layers, [row[name] for name in DISC])
             sheet.append(row | {"image": jpeg(image), "overlay": jpeg(drawn)})
     return sheet
 
 
-def overlay(fitted: Fitted, vessel: npt.NDArray[np.bool_]) -> tuple[Image.Image, Image.Image]:
-    """A photograph and its vessel [H, W] bool -> the field upright, and with vessels drawn in."""
+def _layers(row: dict[str, Any], output: Store, most: float) -> list[tuple[Colour, Mask]]:
+    """What is drawn into a row's photograph: a colour, and where [H, W] bool."""
+    if row["arteries_veins_path"] or row["arteries_veins_png"]:
+        png = row["arteries_veins_png"] or output.get(row["arteries_veins_path"])
+        kinds = decode_image(png, most)
+        in_file = (KINDS_PALETTE[3 * kind : 3 * kind + 3] for kind in (1, 2, 3))
+        where = [(kinds == np.array(colour)).all(axis=2) for colour in in_file]
+        return list(zip(KIND_COLOURS, where, strict=True))
+    png = row["mask_png"] or output.get(row["mask_path"])
+    mask = decode_image(png, most)[..., 0]
+    return [(VESSEL_COLOUR, mask == MASK_PALETTE[3 * VESSEL])]
+
+
+def overlay(
+    fitted: Fitted, layers: Sequence[tuple[Colour, Mask]], disc: Sequence[float | None] = ()
+) -> tuple[Image.Image, Image.Image]:
+    """A photograph, layers [H, W] bool and the disc (centre x and y, width and height in its px) ->
+    the field upright, and with them drawn in."""
     geometry = fitted.geometry
     box = np.s_[: geometry.scaled_height, : geometry.scaled_width]
-    image = Image.fromarray(fitted.canvas[box])
-    drawn = image.copy()
-    share = fit_fov(vessel, geometry, len(fitted.canvas))[box]
-    drawn.paste(VESSEL_COLOUR, (0, 0), Image.fromarray(share))
-    return _upright(image, fitted.orientation), _upright(drawn, fitted.orientation)
-
-
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
-    picture.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(picture)
+    image, side = fitted.canvas[box], len(fitted.canvas)
+    shares = [(colour, fit_fov(where, geometry, side)[box]) for colour, where in layers]
+    place = None
+    if disc and None not in disc:
+        factor = geometry.scaled_width / geometry.box_width
+        x, y, width, height = map(float, disc)  # type: ignore[arg-type]
+        across = (x - geometry.left + 0.5) * factor - 0.5
+        down = (y - geometry.top + 0.5) * factor - 0.5
+        place = across, down, width * factor, height * factor
+    plain = upright(Image.fromarray(image), fitted.orientation)
+    return plain, drawn(image, shares, place, fitted.orientation)

@@ -11,37 +11,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from segpipe.segment.columns import BYTES, REAL, TEXT, Column, structure_columns
+
 SCHEMA_VERSION = "2"  # it changes when a column changes its meaning or type, or goes
-TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
 TIME = pa.timestamp("us", tz="UTC")
 MICROSECONDS = 1_000_000  # in a second
 HART = "total squared curvature: Hart et al. 1999, International Journal of Medical Informatics 53"
 LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")  # of Markdown
 
 
-class Column(NamedTuple):
-    """Of the results. Any may be null but `path`, `version` and `status`."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    """With its unit; px are those of the input. As docs/columns.md has it."""
-    unit: str = ""
-    """'' of what is counted, a share or no number; `diameters` are those of the field."""
-    source: str = ""
-    """Of the definition, where it was published."""
-    peers: str = ""
-    """What AutoMorph and VascX call it, and what differs there; '' where they have none."""
-
-
-COLUMNS = (
+FIRST_COLUMNS = (
     Column(
         "id",
         TEXT,
@@ -80,7 +66,13 @@ COLUMNS = (
     Column(
         "laterality",
         TEXT,
-        "of a DICOM file: `R` right eye, `L` left, `B` both; null where it does not say",
+        "`R` right eye, `L` left, `B` both; null where nothing says it",
+    ),
+    Column(
+        "laterality_source",
+        TEXT,
+        "what says so: the `file` (DICOM), or with `--structures all` its `name` (OD, OS, right, "
+        "left, 01L), or where the `disc` lies; null where nothing does",
     ),
     Column(
         "pixel_spacing_mm",
@@ -97,6 +89,7 @@ COLUMNS = (
     Column("mask_png", BYTES, "the mask as a PNG file, with `--format parquet` or `both`"),
     Column("probability_path", TEXT, "key of the score's PNG; null without `--probabilities`"),
     Column("probability_png", BYTES, "the score as a PNG file, with `--format parquet` or `both`"),
+    Column("overlay_path", TEXT, "key of the overlay, a JPEG; null without `--overlays`"),
     Column("fov_fraction", REAL, "field of view / image"),
     Column(
         "fov_uncertain_fraction",
@@ -228,6 +221,8 @@ COLUMNS = (
     Column("underexposed_fraction", REAL, "share of the field with green below 16 of 255"),
     Column("overexposed_fraction", REAL, "share of the field with green from 250 of 255"),
     Column("readable_fraction", REAL, "share with light and contrast for vessels, 0 to 1"),
+)
+LAST_COLUMNS = (
     Column("model", TEXT, "network"),
     Column("checkpoint_sha256", TEXT, "of the checkpoint file"),
     Column("threshold", REAL, "of the score, from the checkpoint"),
@@ -245,6 +240,7 @@ COLUMNS = (
     ),
     Column("finished", TIME, "when; a double, seconds since 1970, in schema version 1"),
 )
+COLUMNS = (*FIRST_COLUMNS, *structure_columns(FIRST_COLUMNS), *LAST_COLUMNS)
 ROW = pa.schema(
     [(column.name, column.type) for column in COLUMNS], metadata={"segpipe_schema": SCHEMA_VERSION}
 )

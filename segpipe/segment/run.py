@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from ray.data import Dataset
 from segpipe.cluster.nodes import check_device, choose_device, model_workers
 from segpipe.cluster.workers import on_network_node
 from segpipe.data.fitting import PIXELS
-from segpipe.models import checkpoint, engine
+from segpipe.models import checkpoint, engine, structures
 from segpipe.models.checkpoint import Checkpoint
 from segpipe.models.engine import REFERENCE, Engine, Trial
 from segpipe.models.tta import num_scores
@@ -55,8 +56,10 @@ def _open(config: SegmentConfig) -> Run:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
-    started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta)
-    run = Run(source, output, config, weights, loaded, started)
+    more = structures.wanted(loaded) if config.structures == "all" else None
+    of_more = hashlib.sha256(more).hexdigest() if more else ""
+    started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta, of_more)
+    run = Run(source, output, config, weights, loaded, more, started)
     run.refuse_changed()
     return run
 
@@ -70,6 +73,8 @@ class Run(Bulk):
     flags: SegmentConfig
     weights: bytes
     checkpoint: Checkpoint
+    structures: bytes | None
+    """The checkpoint that finds arteries, veins and the disc, where one does."""
     started: Started
     """What this one would start an output with."""
 
@@ -99,7 +104,7 @@ class Run(Bulk):
         job = SegmentJob(self.source, self.output, self.checkpoint.card, started, chosen.matches)
 
         def stages(groups: Groups, workers: int) -> Dataset:
-            arguments = chosen.engine, device, workers, flags.batch_size
+            arguments = self.structures, chosen.engine, device, workers, flags.batch_size
             return pipeline(groups, job, self.weights, *arguments)
 
         considered = [one.as_dict() for one in known]

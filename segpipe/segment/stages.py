@@ -22,6 +22,7 @@ from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models.engine import Engine, open_or_stand_in, open_score
 from segpipe.models.forms import Score
+from segpipe.models.structures import Maps, open_maps
 from segpipe.segment.fetch import Fetched, OpenInput, fetched, transfers
 from segpipe.segment.group import Group
 from segpipe.segment.job import SegmentJob
@@ -38,14 +39,25 @@ Batch = dict[str, npt.NDArray[Any]]
 class Segmenter:
     """All stages in one process, for networks that run on CPUs: a photograph after the other."""
 
+    maps: Maps | None = None
+
     def __init__(
-        self, job: SegmentJob, weights: bytes, engine: Engine, device: str, num_threads: int
+        self,
+        job: SegmentJob,
+        weights: bytes,
+        structures: bytes | None,
+        engine: Engine,
+        device: str,
+        num_threads: int,
     ) -> None:
+        """`structures`: the checkpoint that finds arteries, veins and the disc, where one does."""
         assert device == "cpu"
         transfers().submit(_decoder_of(job).start)  # takes 0.3 s
         keep_pages()
         self.job = job
         self.score, self.engine = _open_engine(job, weights, engine, num_threads)
+        if structures:
+            self.maps = open_maps(structures, self.engine, num_threads)
 
     def __call__(self, batch: Batch) -> Batch:
         """Groups of inputs -> the groups, committed."""
@@ -55,7 +67,9 @@ class Segmenter:
             if photo.fitted is not None:
                 try:
                     with group.watch.time("model"):
-                        photo.score = self.score(photo.fitted.canvas, photo.fitted.fov)
+                        pixels = photo.fitted.canvas, photo.fitted.fov
+                        photo.score = self.score(*pixels)
+                        photo.maps = self.maps(*pixels) if self.maps else None
                     photo.engine = self.engine.name
                 except Exception as error:
                     photo.fail(error)
@@ -103,10 +117,13 @@ def load(batch: Batch, job: SegmentJob) -> Batch:
 class Scoring:
     """Rows with a canvas -> the same with a score, in a process that holds the network."""
 
+    maps: Maps | None = None
+
     def __init__(
         self,
         job: SegmentJob,
         weights: bytes,
+        structures: bytes | None,
         precision: str,
         batch_size: int | None,
         device: str,
@@ -115,15 +132,20 @@ class Scoring:
         from segpipe.models.predict import Scorer  # torch: only where the network runs
 
         # what is measured later takes 1 MB a row to hand on
-        self.keep_canvas = job.started.measure != "none"
+        self.keep_canvas = job.started.measure != "none" or job.started.overlays
         self.engine = Engine("torch", precision)
         tta = job.started.tta
         self.scorer = Scorer(weights, tta, device, num_threads, precision, batch_size)
+        if structures:
+            self.maps = open_maps(structures, self.engine, num_threads, device)
 
     def __call__(self, batch: Batch) -> Batch:
         watch = Stopwatch()
         kept = {"canvas": batch["canvas"]} if self.keep_canvas else {}
         with watch.time("model"):
+            if self.maps:
+                canvases = zip(batch["canvas"], batch["fov"], strict=True)
+                kept["maps"] = np.stack([self.maps(*one).astype(np.float16) for one in canvases])
             batch = self._scored(batch) | kept
         batch["engine"] = np.full(len(batch["path"]), self.engine.name)
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}

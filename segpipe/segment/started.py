@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from segpipe.errors import UserError
 from segpipe.models.engine import IN_SETTINGS, Engine
 from segpipe.models.tta import num_scores, tta_of
 from segpipe.segment.config import SegmentConfig
@@ -16,7 +17,9 @@ from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_cha
 
 MATCHED = "engine matches the reference"
 FOUND = "fields are found as of"
-ROW_FLAGS = ("--measure", "--probabilities")  # what no mask depends on
+STRUCTURES = "structures checkpoint"
+ROW_FLAGS = ("--measure", "--probabilities", "--overlays", "--structures", STRUCTURES)
+"""What no mask depends on."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,16 @@ class Started:
     """With which the first masks are made; None until it is chosen."""
     matched: bool = True
     """Whether that engine matches the reference; else a flag named it."""
+    overlays: bool = False
+    structures: str = ""
+    """sha256 of the checkpoint that finds arteries, veins and the disc; "": vessels alone."""
     fields_of: int = 1
     """Which way of finding fields of view (fitting.PIXELS) its masks began with."""
 
     @classmethod
-    def of(cls, config: SegmentConfig, input: str, checkpoint: str, tta: str) -> Started:
+    def of(
+        cls, config: SegmentConfig, input: str, checkpoint: str, tta: str, structures: str = ""
+    ) -> Started:
         """What these flags start; `tta` where none is named."""
         return cls(
             input,
@@ -54,11 +62,18 @@ class Started:
             config.max_megapixels,
             config.include,
             config.exclude,
+            overlays=config.overlays,
+            structures=structures,
         )
 
     def refuse_changed(self, place: str, before: Started) -> None:
         """Raise UserError where an output was started with something else; the engine aside."""
         refuse_changed(place, before._by_flag(), self._by_flag())
+        if before.structures != self.structures:
+            raise UserError(
+                f"--structures all: {place} was started with another release's network of "
+                "arteries and veins, choose another --output"
+            )
 
     def _by_flag(self) -> dict[str, Any]:
         """As the command line names them."""
@@ -68,6 +83,8 @@ class Started:
             "--format": self.format,
             "--measure": self.measure,
             "--probabilities": self.probabilities,
+            "--overlays": self.overlays,
+            "--structures": "all" if self.structures else "vessels",
             "--tta": self.tta,
             "--max-megapixels": self.max_megapixels,
             "--include": list(self.include),
@@ -77,6 +94,12 @@ class Started:
     def to_json(self) -> dict[str, Any]:
         values = self._by_flag()
         values["--flips"] = num_scores(values.pop("--tta"))
+        if self.structures:
+            values[STRUCTURES] = self.structures
+        else:  # as it was before there were these flags
+            del values["--structures"]
+        if not self.overlays:
+            del values["--overlays"]
         if self.engine is not None:
             values["--compile"] = IN_SETTINGS[self.engine.backend]
             values["--precision"] = self.engine.precision
@@ -104,6 +127,8 @@ class Started:
             exclude=tuple(values["--exclude"]),
             engine=engine,
             matched=bool(values.get(MATCHED, True)),
+            overlays=bool(values.get("--overlays", False)),
+            structures=str(values.get(STRUCTURES, "")),
             fields_of=int(values.get(FOUND, 1)),
         )
 
@@ -113,7 +138,7 @@ class Started:
         """
         values = replace(self, fields_of=fields_of).to_json()
         for key in (*ROW_FLAGS, MATCHED):
-            del values[key]
+            values.pop(key, None)
         if values["--flips"] == 1:  # as it was before there was that flag
             del values["--flips"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ STAGES = (
     "model",
     "mask",  # canvas -> native size
     "encode",
+    "structures",  # told apart: arteries, veins, disc
     "measure",
     "write",  # waited for the last masks to be in place
     "commit",

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from segpipe.segment.keys import MASKS, PROBABILITIES
+from segpipe.segment.keys import KINDS, MASKS, OVERLAYS, PROBABILITIES
 from segpipe.segment.manifest import NO_IDS, PAGE_ROWS, Ids, Manifest, page_ids
-from segpipe.segment.output import (
-    read_tables,
-)
+from segpipe.segment.output import read_tables
 from segpipe.segment.parts import Hashes, Parts, path_hashes, read_parts
 from segpipe.storage import Store
 from segpipe.storage.settings import read_settings
@@ -80,8 +78,8 @@ def find_missing(
     output: Store, ids: Ids, damaged: Callable[[str], None] | None = None
 ) -> dict[str, Ids]:
     """Of these inputs those without a row (`rows`), and those whose mask is gone (`masks`, and
-    `probabilities` where the output has such): their row names a file that a listing does not show,
-    or shows empty.
+    `probabilities`, `arteries_veins` and `overlays` where the output has such): their row names a
+    file that a listing does not show, or shows empty.
 
     Rows are read before the listing, so that what a run adds meanwhile is not missing. Held are 8
     bytes for each row and each file. `damaged` is as in `read_parts`.
@@ -93,7 +91,8 @@ def find_missing(
     place = place[place >= 0]
     named = _named_masks(output, parts)[place]
     place, named = place[named != NO_FILE], named[named != NO_FILE]
-    for folder in (MASKS, PROBABILITIES) if settings.get("--probabilities") else (MASKS,):
+    others = {PROBABILITIES: "--probabilities", KINDS: "--structures", OVERLAYS: "--overlays"}
+    for folder in (MASKS, *(one for one, name in others.items() if settings.get(name))):
         listed = _listed_masks(output, folder) if len(named) else np.zeros(0, np.uint64)
         missing[folder.rstrip("/")] = parts.ids[place[~np.isin(named, listed)]]
     return missing
@@ -111,9 +110,12 @@ def _named_masks(output: Store, parts: Parts) -> Hashes:
 
 
 def _listed_masks(output: Store, folder: str) -> Hashes:
-    """Hash of the key of each mask that lies in masks/, or whose score lies in probabilities/."""
+    """Hash of the key of each mask that lies in masks/, or of which a picture lies in `folder`."""
     listing, hashes = output.list(folder), [np.zeros(0, np.uint64)]
     while page := list(islice(listing, PAGE_ROWS)):
-        keys = [MASKS + entry.key.removeprefix(folder) for entry in page if entry.bytes]
+        names = [entry.key.removeprefix(folder) for entry in page if entry.bytes]
+        if folder == OVERLAYS:
+            names = [name.removesuffix(".jpg") + ".png" for name in names]
+        keys = [MASKS + name for name in names]
         hashes.append(path_hashes(keys))
     return np.concatenate(hashes)

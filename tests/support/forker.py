@@ -25,7 +25,7 @@ def commit_group(source: str, output: str, page: str, rows: str) -> None:
     """What an actor does with one group, without the actor."""
     job = job_of(open_store(source), open_store(output), format="both")
     numbers = [int(row) for row in rows.split(",")]
-    stages.Segmenter(job, WEIGHTS, REFERENCE, "cpu", 1)({"page": [page], "rows": [numbers]})
+    stages.Segmenter(job, WEIGHTS, None, REFERENCE, "cpu", 1)({"page": [page], "rows": [numbers]})
 
 
 def child(order: dict) -> int:

@@ -1,0 +1,102 @@
+"""The optic disc: where it is, how large, and what its place says of the eye."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from segpipe.data.arrays import Image8, Plane
+from segpipe.data.canvas import Geometry
+
+SURE = 0.5  # a pixel is disc from here on
+LEAST_PEAK = 0.7  # of a disc's surest pixels, below which there is none
+LEAST_AREA, LARGEST_AREA = 0.003, 0.06  # squared field diameters: half and thrice as wide as usual
+TEMPORAL = 0.12  # field diameters from the middle from which a disc lies to one side
+REDUCED = 2  # px: the disc is found on every other pixel of every other row
+
+
+@dataclass(frozen=True)
+class Disc:
+    """In px of the canvas, or of the photograph as its file has them; pixels' centres are whole."""
+
+    x: float
+    y: float
+    height: float
+    width: float
+    confidence: float
+    """Mean of the network's probability over its pixels, 0 to 1."""
+
+    @property
+    def diameter(self) -> float:
+        """Mean of height and width."""
+        return (self.height + self.width) / 2
+
+    def in_photograph(self, geometry: Geometry) -> Disc:
+        """The same in px of the photograph whose canvas this is of."""
+        g = geometry
+        down, across = g.box_height / g.scaled_height, g.box_width / g.scaled_width
+        return Disc(
+            x=(self.x + 0.5) * across - 0.5 + g.left,
+            y=(self.y + 0.5) * down - 0.5 + g.top,
+            height=self.height * down,
+            width=self.width * across,
+            confidence=self.confidence,
+        )
+
+
+def find_disc(prob: Plane, fov: Image8, diameter: float) -> Disc | None:
+    """prob [S, S] float32 of the disc, fov [S, S] uint8 (255 inside), on the canvas, where the
+    field is `diameter` px across -> the disc in px of the canvas, or None where there is none.
+
+    Of the connected pixels from SURE on that whose probabilities sum to most, if it is of a disc's
+    size and sure enough. Height and width are those of the ellipse with the same second moments.
+    """
+    small = np.where(fov[::REDUCED, ::REDUCED] > 127, prob[::REDUCED, ::REDUCED], np.float32(0))
+    found = np.ascontiguousarray(small >= SURE, np.uint8)
+    num, label, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
+    if num < 2:
+        return None
+    best = 1 + int(np.argmax(np.bincount(label.ravel(), small.ravel(), num)[1:]))
+    area = float(stats[best, cv2.CC_STAT_AREA]) * REDUCED**2
+    rows, columns = np.nonzero(label == best)
+    probs = small[rows, columns]
+    if not LEAST_AREA <= area / diameter**2 <= LARGEST_AREA or probs.max() < LEAST_PEAK:
+        return None
+    # the variance along an ellipse's axis is a sixteenth of the squared axis
+    width, height = (4 * REDUCED * float(one.std()) for one in (columns, rows))
+    x, y = (REDUCED * float(one.mean()) for one in (columns, rows))
+    return Disc(x, y, height, width, float(probs.mean()))
+
+
+def offset(disc: Disc, box: tuple[int, int, int, int]) -> tuple[float, float]:
+    """Where the disc's centre is from the middle of the field's box (top, left, bottom, right in
+    the same px), in field diameters: to the right, and down."""
+    top, left, bottom, right = box
+    diameter = max(bottom - top, right - left)
+    return (
+        (disc.x - (left + right - 1) / 2) / diameter,
+        (disc.y - (top + bottom - 1) / 2) / diameter,
+    )
+
+
+def laterality(right: float, down: float, orientation: int = 1) -> str | None:
+    """The eye of a photograph whose disc lies so far from the field's middle, in field diameters:
+    R right, L left, None where it cannot be told.
+
+    The disc is nasal of the fovea: where a field is centred on the macula, or on both, it is on the
+    right of a right eye as it is shown. `orientation` is EXIF's, by which viewers turn the file.
+    """
+    if not 1 <= orientation <= 8 or math.isnan(right):
+        return None
+    shown = SHOWN_RIGHT[orientation - 1]
+    across = shown[0] * right + shown[1] * down
+    if abs(across) < TEMPORAL:
+        return None
+    return "R" if across > 0 else "L"
+
+
+SHOWN_RIGHT = ((1, 0), (-1, 0), (-1, 0), (1, 0), (0, 1), (0, -1), (0, -1), (0, 1))
+"""For EXIF's orientations 1 to 8: what lies to the right as shown, in (right, down) of the file."""

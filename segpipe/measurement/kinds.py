@@ -1,0 +1,155 @@
+"""Arteries and veins: what the network says of each pixel, and the vessel that it belongs to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from segpipe.data.arrays import Image8, Mask, Plane
+from segpipe.measurement.branching import Places, find_places, leaving
+from segpipe.measurement.skeleton import Floats, Ints, arc_lengths, nearest
+from segpipe.measurement.traced import Traced
+
+OUTSIDE, ARTERY, VEIN, CROSSING, BACKGROUND = range(5)
+"""Of a picture of kinds; CROSSING: an artery and a vein, one above the other."""
+EVERY = 2  # px: the nearest centre line is found for every other pixel of every other row
+CROSSING_REACH = 1.5  # half widths from where four branches meet
+SUREST = 3.0  # log odds of a pixel, beyond which it says no more
+# What it costs that two branches of one place are of two kinds, in log odds of such pixels: of a
+# fork, of one that goes on straight with much the same width, and of a crossing that goes on
+# straight. Chosen on training photographs (results/LOG.md).
+FORK, STRAIGHT, ACROSS = 10.0, 30.0, 30.0
+STRAIGHT_COS, ACROSS_COS, ALIKE = 0.9, 0.85, 0.6  # cosines; the thinner's width, of the wider's
+MOST_BRANCHES = 5  # of a place; more are a tangle
+TO_INTEGERS = 100  # of costs, which flows want whole
+
+
+class Kinds(NamedTuple):
+    """Of a mask's vessels."""
+
+    plane: Image8
+    """[h, w] uint8 where they were traced: of every pixel, in a vessel or not, the kind of the
+    nearest centre line."""
+    of_points: Image8
+    """[N] uint8: ARTERY or VEIN of each point of the paths."""
+
+
+def vote(traced: Traced, artery: Plane) -> Kinds:
+    """artery [h, w] float32 in [0, 1], how sure the network is of an artery and no vein, where the
+    vessels were traced -> their kinds.
+
+    Every segment between branch points and ends has one kind, so that it never changes it: the
+    kinds that agree best with the pixels nearest to each segment, and with those of the segments
+    that it meets.
+    """
+    segment, num = traced.paths.segment, len(traced.paths.start)
+    if not num:
+        return Kinds(np.full(traced.vessel.shape, VEIN, np.uint8), np.zeros(0, np.uint8))
+    points = traced.paths.points
+    rows, columns = (np.rint(part).astype(np.int64) // EVERY for part in (points.imag, points.real))
+    vessel = traced.vessel[::EVERY, ::EVERY].view(np.bool_)
+    lines = np.ones(vessel.shape, np.uint8)
+    lines[rows, columns] = 0
+    label = cv2.distanceTransformWithLabels(
+        lines, cv2.DIST_L2, cv2.DIST_MASK_3, labelType=cv2.DIST_LABEL_PIXEL
+    )[1]
+    of_label = np.zeros(len(rows) + 1, np.int64)
+    of_label[label[rows, columns]] = segment
+    near = of_label[label[vessel]]
+    prob = artery[::EVERY, ::EVERY][vessel].clip(1e-6, 1 - 1e-6)
+    odds = np.log(prob / (1 - prob)).clip(-SUREST, SUREST)
+    lengths = arc_lengths(traced.paths, points)
+    places = find_places(traced.paths, traced.forks, lengths, traced.depth)
+    evidence = np.asarray(np.bincount(near, odds, num), np.float64)
+    is_artery = agreed(evidence, *_joints(traced, places))
+    kind = np.where(is_artery, ARTERY, VEIN).astype(np.uint8)
+    size = traced.vessel.shape[::-1]
+    few = kind[of_label][label]
+    plane = np.asarray(cv2.resize(few, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    _mark_crossings(plane, traced, kind, places)
+    return Kinds(plane, kind[segment])
+
+
+def _joints(traced: Traced, places: Places) -> tuple[Ints, Floats]:
+    """-> pairs [P, 2] of segments that meet, and what it costs that their kinds differ [P]."""
+    chord, half, _ = leaving(places, traced.paths, traced.points, traced.depth, traced.diameter)
+    along = chord / np.maximum(np.abs(chord), 1e-9)
+    order = np.argsort(places.place, kind="stable")
+    pairs, costs = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    for step in range(1, MOST_BRANCHES):
+        one, other = order[:-step], order[step:]
+        number = places.num_branches[places.place[one]]
+        met = (places.place[one] == places.place[other]) & (number <= MOST_BRANCHES)
+        one, other, number = one[met], other[met], number[met]
+        cos = -(along[one] * along[other].conj()).real
+        alike = np.minimum(half[one], half[other]) >= ALIKE * np.maximum(half[one], half[other])
+        of_fork = FORK + STRAIGHT * ((cos > STRAIGHT_COS) & alike)
+        costs.append(np.where(number > 3, ACROSS * (cos > ACROSS_COS), of_fork))
+        pairs.append(np.stack([places.segment[one], places.segment[other]], axis=1))
+    return np.concatenate(pairs), np.concatenate(costs)
+
+
+def agreed(evidence: Floats, pairs: Ints, costs: Floats) -> Mask:
+    """evidence [S] (above 0 for yes), pairs [P, 2] and what it costs that their answers differ [P]
+    -> the answers [S] bool that lose least of the evidence and of these costs together.
+
+    A smallest cut: Greig, Porteous and Seheult 1989, Journal of the Royal Statistical Society B 51.
+    """
+    num = len(evidence)
+    yes, no = num, num + 1  # the source and the sink
+    kept = (costs > 0) & (pairs[:, 0] != pairs[:, 1])
+    one, other = pairs[kept].T
+    number = np.arange(num)
+    first = np.concatenate([np.where(evidence > 0, yes, number), one, other])
+    second = np.concatenate([np.where(evidence > 0, number, no), other, one])
+    room = np.concatenate([np.abs(evidence), costs[kept], costs[kept]]) * TO_INTEGERS
+    whole = np.rint(room).astype(np.int32)
+    graph = sparse.coo_array((whole, (first, second)), (num + 2, num + 2)).tocsr()
+    left = graph - csgraph.maximum_flow(graph, yes, no).flow
+    left.data[left.data < 0] = 0
+    left.eliminate_zeros()
+    reached = np.zeros(num + 2, np.bool_)
+    reached[csgraph.breadth_first_order(left, yes, return_predecessors=False)] = True
+    return reached[:num]
+
+
+def _mark_crossings(plane: Image8, traced: Traced, kind: Image8, places: Places) -> None:
+    """CROSSING in the discs where two branches of each kind meet."""
+    paths = traced.paths
+    for place in np.flatnonzero(places.num_branches == 4):
+        of = places.place == place
+        if np.count_nonzero(kind[places.segment[of]] == ARTERY) != 2:
+            continue
+        at_last, segment = places.at_last[of] == 1, places.segment[of]
+        at = paths.points[np.where(at_last, paths.last[segment], paths.start[segment])]
+        middle, half = at.mean(), float(nearest(traced.depth, at).max())
+        radius = max(CROSSING_REACH * half, float(np.abs(at - middle).max()) + half)
+        cv2.circle(plane, (round(middle.real), round(middle.imag)), round(radius), CROSSING, -1)
+
+
+def picture(mask: Image8, plane: Image8) -> Image8:
+    """mask [H, W] uint8 classes, plane [H, W] uint8 kinds -> [H, W] uint8: its vessels' kinds."""
+    table = np.full((3, CROSSING + 1), BACKGROUND, np.uint8)
+    table[0] = OUTSIDE
+    table[1, :] = np.arange(CROSSING + 1)
+    return np.asarray(table[mask, plane], np.uint8)
+
+
+def field(plane: Plane, traced: Traced) -> Plane:
+    """plane [S, S] float32 of the mask's px -> [h, w] float32 where its vessels were traced."""
+    height, width = traced.vessel.shape
+    shift = traced.to_mask(np.zeros(1, np.complex128))[0]
+    back = np.array([[1 / traced.scale, 0, shift.real], [0, 1 / traced.scale, shift.imag]])
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(plane, back, (width, height), flags=how), np.float32)
+
+
+def is_kind(kinds: Kinds, kind: int, traced: Traced) -> tuple[Mask, Image8]:
+    """-> which points [N] of the paths are of a kind, and which vessel px [h, w] uint8; a crossing
+    is of both."""
+    of_kind = (kinds.plane == kind) | (kinds.plane == CROSSING)
+    return kinds.of_points == kind, traced.vessel & of_kind.view(np.uint8)

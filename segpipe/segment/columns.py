@@ -1,0 +1,147 @@
+"""What a column is, and those of arteries, veins, the optic disc and its zones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
+
+
+class Column(NamedTuple):
+    """Of the results. Any may be null but `path`, `version` and `status`."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    """With its unit; px are those of the input. As docs/columns.md has it."""
+    unit: str = ""
+    """'' of what is counted, a share or no number; `diameters` are those of the field."""
+    source: str = ""
+    """Of the definition, where it was published."""
+    peers: str = ""
+    """What AutoMorph and VascX call it, and what differs there; '' where they have none."""
+
+
+KINDS = {"artery": "arteries", "vein": "veins"}
+ZONES = {
+    "zone_b": "zone B (0.5 to 1 disc diameter from the disc's margin)",
+    "zone_c": "zone C (0.5 to 2 disc diameters from the disc's margin)",
+}
+OF_KIND = (
+    "length_density_per_px",
+    "length_density",
+    "calibre_mean_px",
+    "calibre_mean",
+    "calibre_std_px",
+    "calibre_std",
+    "fractal_dimension",
+    "tortuosity",
+    "total_squared_curvature_per_px",
+    "total_squared_curvature",
+    "mean_squared_curvature_per_px2",
+    "mean_squared_curvature",
+    "branch_angle_mean_deg",
+    "num_branch_points",
+)
+OF_ZONE = ("length_density", "calibre_mean_px", "calibre_mean", "tortuosity")
+KNUDTSON = "Knudtson et al. 2003, Current Eye Research 27: revised formulas"
+OF_DISC = (
+    Column("arteries_veins_path", TEXT, "key of the picture of arteries and veins; null without"),
+    Column("arteries_veins_png", BYTES, "that picture, with `--format parquet` or `both`"),
+    Column(
+        "disc",
+        TEXT,
+        "`found`, or `none` where no optic disc is; null without `--structures all`, as all "
+        "columns from here to `zone_note`",
+    ),
+    Column(
+        "disc_x_px", REAL, "the disc's centre, px from the left edge of the file's picture", "px"
+    ),
+    Column("disc_y_px", REAL, "the disc's centre, px from its upper edge", "px"),
+    Column("disc_height_px", REAL, "the disc's vertical diameter, px", "px"),
+    Column("disc_width_px", REAL, "the disc's horizontal diameter, px", "px"),
+    Column("disc_confidence", REAL, "mean probability of its pixels, 0 to 1"),
+    Column(
+        "disc_right_of_middle",
+        REAL,
+        "from the middle of the field to the disc's centre, to the right, in field diameters",
+        "diameters",
+    ),
+    Column(
+        "disc_below_middle",
+        REAL,
+        "from the middle of the field to the disc's centre, downwards, in field diameters",
+        "diameters",
+    ),
+    Column("structures_sha256", TEXT, "of the checkpoint that found arteries, veins and disc"),
+)
+CENTRAL = (
+    Column(
+        "crae_px",
+        REAL,
+        "central retinal arteriolar equivalent of the six largest arteries in zone B, px",
+        "px",
+        KNUDTSON,
+        "AutoMorph `CRAE_Knudtson`: of six or fewer",
+    ),
+    Column(
+        "crae_disc_diameters",
+        REAL,
+        "central retinal arteriolar equivalent of the six largest arteries in zone B, in disc "
+        "diameters",
+        "disc diameters",
+        KNUDTSON,
+    ),
+    Column(
+        "crve_px",
+        REAL,
+        "central retinal venular equivalent of the six largest veins in zone B, px",
+        "px",
+        KNUDTSON,
+        "AutoMorph `CRVE_Knudtson`: of six or fewer",
+    ),
+    Column(
+        "crve_disc_diameters",
+        REAL,
+        "central retinal venular equivalent of the six largest veins in zone B, in disc diameters",
+        "disc diameters",
+        KNUDTSON,
+    ),
+    Column(
+        "avr",
+        REAL,
+        "arteries / veins: CRAE / CRVE",
+        "",
+        KNUDTSON,
+        "AutoMorph `AVR_Knudtson`: of six or fewer",
+    ),
+    Column(
+        "zone_note",
+        TEXT,
+        "why something of the zones is null, such as `no optic disc` or `B: 4 of 6 arteries`",
+    ),
+)
+
+
+def structure_columns(of_all: Sequence[Column]) -> Iterator[Column]:
+    """Those of arteries, veins, disc and zones, each defined as its like of all vessels."""
+    like = {column.name: column for column in of_all}
+    yield from OF_DISC
+    for kind, many in KINDS.items():
+        yield Column(f"{kind}_density", REAL, f"{many} / field of view; a crossing is of both")
+        for name in OF_KIND:
+            yield _like(like[name], kind, f"of {many} alone: {like[name].meaning}")
+    for zone, words in ZONES.items():
+        for kind, many in {"vessel": "vessels", **KINDS}.items():
+            of = f"{zone}_{kind}"
+            yield Column(f"{of}_density", REAL, f"{many} / area, in {words}")
+            for name in OF_ZONE:
+                yield _like(like[name], of, f"of {many} in {words}: {like[name].meaning}")
+    yield from CENTRAL
+
+
+def _like(column: Column, prefix: str, meaning: str) -> Column:
+    return column._replace(name=f"{prefix}_{column.name}", meaning=meaning, peers="")
