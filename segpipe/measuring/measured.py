@@ -21,8 +21,9 @@ from segpipe.data.photograph import Photograph, joined
 from segpipe.errors import Fault, RejectedImage
 from segpipe.measurement import vessels
 from segpipe.measurement.quality import assess_quality
+from segpipe.measurement.traced import LARGEST_FIELD
 
-DIAMETER = vessels.LARGEST_FIELD  # px across the field at which a photograph's quality is assessed
+DIAMETER = LARGEST_FIELD  # px across the field at which a photograph's quality is assessed
 MOST_VESSEL = 0.5  # of the field; more is the background of a mask that is black on white
 STEPS = ("decode", "field", "measure")
 
