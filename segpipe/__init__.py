@@ -42,6 +42,7 @@ In the order in which data flows:
       nnunet.py          what nnU-Net's dataset.json says
       colours.py         what the colours of arteries and veins mean, by set
       drawings.py        a label's file -> its vessels, and whether its photograph's contrast agrees
+      mask_files.py      a mask's file, made anywhere -> its vessels, and its field where it has one
       datasets.py        a labelled photograph's files -> image, label, field of view
       survey.py          what a look at a label tells: its vessels, and whether it can be right
       soft.py            labels that say how sure a vessel is
@@ -108,6 +109,7 @@ In the order in which data flows:
       check.py           segpipe check: a look at a labelled set
     segment/             segpipe segment
       run.py             its verb
+      bulk.py            what every verb on an archive does: list, group, commit, resume, sum up
       inputs.py          which photographs a run takes: a folder, a prefix, a list
       config.py          its flags
       lists.py           CSV and Parquet files that name photographs
@@ -130,6 +132,13 @@ In the order in which data flows:
       stopwatch.py       seconds by stage, and the bottleneck
       gauges.py          what Prometheus sees
       status.py          segpipe status
+    measuring/           segpipe measure: masks that were made elsewhere
+      run.py  config.py  its verb and its flags
+      pairs.py           which photograph and which field of view belong to a mask
+      started.py         what an output was started with
+      stages.py          what a worker does with a group of masks
+      child.py           untrusted files are decoded and measured in a child process
+      measured.py        the files of one mask -> the columns of its row
     evaluate/            segpipe evaluate
       run.py             its config and verb
       stages.py          what happens to a labelled photograph

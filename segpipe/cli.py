@@ -31,6 +31,11 @@ VERBS = {
         "SegmentConfig",
         "segment a folder or prefix of photographs",
     ),
+    "measure": (
+        "segpipe.measuring.run",
+        "MeasureConfig",
+        "measure masks that were made or corrected elsewhere",
+    ),
     "evaluate": (
         "segpipe.evaluate.run",
         "EvaluateConfig",
@@ -42,7 +47,7 @@ VERBS = {
     "status": ("segpipe.segment.status", "StatusConfig", "tell how far the run on an output is"),
     "demo": ("segpipe.demo", "DemoConfig", "draw data, train, evaluate and segment it"),
 }
-WITH_RAY = ("train", "segment", "evaluate", "scale", "demo")  # whose core can end the process
+WITH_RAY = ("train", "segment", "measure", "evaluate", "scale", "demo")  # whose core can end it
 DEBUG = "--debug"
 LOG_FLAGS = {"--log-level": LEVELS, "--log-format": FORMATS}
 OF_EVERY_VERB = f"""Of every verb:

@@ -45,6 +45,14 @@ class Fault(StrEnum):
     TOO_SMALL = "too_small", "A side has less than 16 px."
     INVALID_PIXEL_VALUES = "invalid_pixel_values", "Values are no numbers, or out of range."
     NO_FIELD_OF_VIEW = "no_field_of_view", "There is no bright disc or field on the image."
+    SIZE_MISMATCH = (
+        "size_mismatch",
+        "Of `segpipe measure`: the mask has another size than its photograph or field of view.",
+    )
+    NO_PAIR = (
+        "no_pair",
+        "Of `segpipe measure`: no photograph or field of view is named like the mask, or several.",
+    )
     NOT_A_PHOTOGRAPH = "not_a_photograph", "A DICOM object of a class that is no photograph."
     SEGPIPE_MASK = "segpipe_mask", "A mask as segpipe writes them, not a photograph."
     MISSING_DICOM_EXTRA = (

@@ -115,6 +115,27 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "if_locked": CHOICE,
         "report_images": ["yes", ""],
     },
+    "measure": {
+        "input": [*PLACES, "nowhere", "nowhere.csv"],
+        "output": PLACES,
+        "fov": [*PLACES, "nowhere", "list.csv"],
+        "photographs": [*PLACES, "nowhere", "list.parquet"],
+        "av_colours": READ_BY["av_colours"],
+        "workers": COUNT,
+        "group_size": COUNT,
+        "table": CHOICE,
+        "max_rejected": ["1.01", *AMOUNT],
+        "max_megapixels": SIZE,
+        "retry_rejected": SWITCH,
+        "repair": SWITCH,
+        "include": ["", " "],
+        "exclude": ["", " "],
+        "column": ["", " ", "{}", "image"],  # image: --input is no list
+        "anonymous": UNSIGNED,
+        "store_patience": AMOUNT,
+        "limit": COUNT,
+        "if_locked": CHOICE,
+    },
     "evaluate": {
         "data": [*PLACES, "nowhere"],
         "output": PLACES,
@@ -193,6 +214,7 @@ def needed(verb: str, labelled: Path, photographs: Path, output: Path) -> dict[s
         "check": {"data": str(labelled), "output": str(output)},
         "train": {"data": str(labelled), "output": str(output), "recipe": "lecture"},
         "segment": {"input": str(photographs), "output": str(output)},
+        "measure": {"input": str(photographs), "output": str(output)},
         "evaluate": {"data": str(labelled), "output": str(output)},
         "scale": {"job": "segment", "workers": "1", "input": str(photographs)}
         | {"output": str(output)},
@@ -258,11 +280,13 @@ def test_a_value_that_cannot_be_meant_is_refused(
 
 
 PLACES_OF = {"data", "input", "output", "checkpoint", "measured"}
+OF_MEASURE = [("measure", "fov"), ("measure", "photographs")]  # other verbs have such of no place
 
 
 @pytest.mark.parametrize(
     ("verb", "field"),
-    [(verb, field) for verb, rows in TABLE.items() for field in rows if field in PLACES_OF],
+    [(verb, field) for verb, rows in TABLE.items() for field in rows if field in PLACES_OF]
+    + OF_MEASURE,
 )
 def test_a_path_with_a_zero_byte_is_refused(labelled, photographs, tmp_path, verb, field):
     """No shell can pass one; a program that calls segpipe can."""

@@ -16,7 +16,7 @@ from verbs import run
 
 import segpipe
 from segpipe.errors import StoreDown, Unfinished, UserError
-from segpipe.segment.run import _store_failures
+from segpipe.segment.bulk import store_failures
 from segpipe.storage.s3_errors import ROWS, Kind
 
 ROOT = Path(segpipe.__file__).parent
@@ -159,7 +159,7 @@ def test_a_bare_error_is_told_whole_and_again_only_where_that_helps(error, told,
     wrapped = RuntimeError("of a library")
     wrapped.__cause__ = error
     for raised in (error, wrapped):
-        with pytest.raises(Unfinished if again else UserError) as ended, _store_failures():
+        with pytest.raises(Unfinished if again else UserError) as ended, store_failures():
             raise raised
         assert str(ended.value).startswith(f"{told}; run the same" if again else f"{told}, check")
         assert ("run the same command again" in str(ended.value)) == again

@@ -11,7 +11,8 @@ deadline are the node's: the photograph is tried again while no other process of
 and then it stays open.
 
 This is the parent's side; the child's is decoder_child.py, and what they say to each other is in
-decoder_pipe.py. Neither imports torch, ray, pyarrow or boto3: a child starts in 0.3 s and holds
+decoder_pipe.py. Other work on untrusted bytes is done the same way: a Guarded and a child of its
+own. Neither imports torch, ray, pyarrow or boto3: a child starts in 0.3 s and holds
 60 MB.
 """
 
@@ -27,10 +28,11 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from segpipe.data.canvas import Geometry
 from segpipe.data.decoder_pipe import (
@@ -73,7 +75,7 @@ ADDED = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc: arrays of a photograph reuse pages, which
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),  # takes 11.3 ms for one of DRIVE's instead of 12.6 ms
 }
-CHILD = "segpipe.data.decoder_child"
+Answer = TypeVar("Answer")
 ROOT = Path(__file__).absolute().parents[2]  # the folder in which a child finds this package
 
 TOO_SLOW = "decoding took longer than the limit"
@@ -109,11 +111,15 @@ class _Killed(Exception):
         self.number = number
 
 
-class Decoder:
-    """Does `fitting.fit` in a child, which starts with the first image, or before, and is reused.
+class Guarded(ABC, Generic[Answer]):
+    """Work on untrusted bytes in a child, which starts with the first of them, or before, and is
+    reused.
 
     Safe for threads, which take turns. Also a context manager.
     """
+
+    module: ClassVar[str]
+    """The child's, which calls `decoder_child.serve`."""
 
     def __init__(self, diameter: float, max_megapixels: float, timeout_s: float) -> None:
         """`diameter` in px; `timeout_s` seconds of CPU for each try, WALL_TIMES on the clock."""
@@ -122,20 +128,27 @@ class Decoder:
         self._child: _Child | None = None
         self._pauses: tuple[float, ...] = PAUSES_S
 
-    def fit(self, data: bytes) -> Fitted:
-        """As the function of that name.
+    @abstractmethod
+    def _read(self, header: dict[str, Any], shared: SharedMemory) -> Answer:
+        """What a child's header, and the memory shared with it, say of one image.
+
+        Raises KeyError, TypeError or ValueError for what no child of this module says.
+        """
+
+    def ask(self, data: bytes) -> Answer:
+        """What the child makes of these bytes.
 
         Raises RejectedImage also for a photograph on which two children crash, StarvedDecoder where
         the node has no memory or CPU for it now, and RuntimeError where no child starts.
         """
         with self._lock:
             try:
-                fitted = self._fit(data)
+                answer = self._ask(data)
             except StarvedDecoder:
                 self._pauses = PAUSES_S[:1]  # the next photograph finds the same node
                 raise
             self._pauses = PAUSES_S
-            return fitted
+            return answer
 
     def start(self) -> None:
         """Start the child now. Raises RuntimeError where none starts."""
@@ -147,13 +160,13 @@ class Decoder:
         with self._lock:
             self._end()
 
-    def __enter__(self) -> Decoder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _fit(self, data: bytes) -> Fitted:
+    def _ask(self, data: bytes) -> Answer:
         timeout_s = WALL_TIMES * self.settings.timeout_s
         end = time.monotonic() + TRIES * timeout_s  # of waiting for a turn alone
         num_crashes, num_late, pauses = 0, 0, list(self._pauses)
@@ -173,7 +186,7 @@ class Decoder:
                         alone.enter_context(_alone(end))
                     time.sleep(pauses.pop(0))
 
-    def _try(self, data: bytes) -> Fitted:
+    def _try(self, data: bytes) -> Answer:
         """Raises RejectedImage, and _Crash or _Killed where the child ends instead of an answer."""
         child = self._living()
         try:
@@ -199,7 +212,7 @@ class Decoder:
             raise _Crash(Fault.DECODER_CRASHED, f"{CRASHED} (exit code {status})")
         raise _Killed(-status)
 
-    def _exchange(self, child: _Child, data: bytes) -> Fitted:
+    def _exchange(self, child: _Child, data: bytes) -> Answer:
         """Raises EOFError or BrokenPipeError where the child dies of it."""
         shared, short = child.shared, len(data) <= SHARED_BYTES
         if short:
@@ -209,11 +222,7 @@ class Decoder:
         header = json.loads(receive(child.replies, length))
         if "rejected" in header:
             raise RejectedImage(Fault(header["code"]), header["rejected"])
-        canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
-        geometry = Geometry.from_list(header["geometry"])
-        fields = {name: header[name] for name in ANSWER_FIELDS}
-        acquisition = Acquisition(**header["acquisition"])
-        return Fitted(canvas, fov, geometry, **fields, acquisition=acquisition)
+        return self._read(header, shared)
 
     def _living(self) -> _Child:
         """The child, or another where none is or it has died between two images.
@@ -226,7 +235,7 @@ class Decoder:
         for _ in range(START_TRIES):
             self._end()
             try:
-                self._child = _start(self.settings)
+                self._child = _start(self.settings, self.module)
                 _await_ready(self._child.replies)
             except EOFError:
                 status = self._end(EXIT_S)
@@ -254,6 +263,23 @@ class Decoder:
             process.kill()  # nothing to one that has ended
         self._child = None
         return 1 if status is None else status
+
+
+class Decoder(Guarded[Fitted]):
+    """Does `fitting.fit` in a child."""
+
+    module = "segpipe.data.decoder_child"
+
+    def fit(self, data: bytes) -> Fitted:
+        """As the function of that name; raises as `ask` does."""
+        return self.ask(data)
+
+    def _read(self, header: dict[str, Any], shared: SharedMemory) -> Fitted:
+        canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
+        geometry = Geometry.from_list(header["geometry"])
+        fields = {name: header[name] for name in ANSWER_FIELDS}
+        acquisition = Acquisition(**header["acquisition"])
+        return Fitted(canvas, fov, geometry, **fields, acquisition=acquisition)
 
 
 @contextmanager
@@ -292,8 +318,8 @@ def _locked(file: int) -> bool:
     return True
 
 
-def _start(settings: Settings) -> _Child:
-    command = [sys.executable, "-P", "-m", CHILD]  # -P: not from the working folder
+def _start(settings: Settings, module: str) -> _Child:
+    command = [sys.executable, "-P", "-m", module]  # -P: not from the working folder
     memory = os.memfd_create("segpipe.data.decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(memory, SharedMemory.num_bytes(settings))

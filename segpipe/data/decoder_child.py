@@ -1,4 +1,4 @@
-"""The child that `segpipe.data.decoder.Decoder` starts: it fits one photograph after the other.
+"""The child that `segpipe.data.decoder` starts: it fits one photograph after the other.
 
 It keeps the limits of memory and CPU time, and dies where a photograph passes them in C code.
 """
@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,9 +38,11 @@ BYTES_PER_PIXEL = 48
 SPARE_BYTES = 256 << 20  # what does not grow with the photograph: Pillow's plugins, pydicom, canvas
 KEPT_BYTES = 160 << 20  # resident: what a photograph of 10 megapixels leaves is worth keeping
 TOO_LARGE = "needs too much memory to decode"
+Work = Callable[[bytes, Settings, SharedMemory], dict[str, Any]]
+"""Bytes -> the header that is sent back; arrays are left in the shared memory."""
 
 
-def main() -> None:
+def serve(work: Work) -> None:
     """Answer until stdin ends. Arguments: MEMORY DIAMETER MEGAPIXELS SECONDS."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's affair
     settings = Settings(*map(float, sys.argv[2:]))
@@ -53,7 +55,7 @@ def main() -> None:
     with suppress(EOFError, BrokenPipeError):  # the parent needs no more, or has ended
         send(replies, READY)
         while True:  # no variable keeps a photograph while the next one is awaited
-            send(replies, *_answer(_next_image(requests, shared), shared, settings, memory))
+            send(replies, *_answer(work, _next_image(requests, shared), shared, settings, memory))
             _return_memory()
 
 
@@ -126,18 +128,25 @@ def _limits(memory: int, seconds: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _answer(data: bytes, shared: SharedMemory, settings: Settings, memory: int) -> list[bytes]:
+def _answer(
+    work: Work, data: bytes, shared: SharedMemory, settings: Settings, memory: int
+) -> list[bytes]:
     """The header that is sent back; the arrays are shared unless the photograph is rejected."""
     try:
         with _limits(memory + len(data), settings.timeout_s):
-            fitted = fit(data, settings.diameter, settings.max_megapixels)
+            header = work(data, settings, shared)
     except Exception as error:
         rejection = _rejection(error)
         return _headed({"rejected": str(rejection), "code": rejection.fault})
+    return _headed(header)
+
+
+def _fit(data: bytes, settings: Settings, shared: SharedMemory) -> dict[str, Any]:
+    """A photograph on its canvas, of which the arrays are shared."""
+    fitted = fit(data, settings.diameter, settings.max_megapixels)
     shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
     header = {"geometry": fitted.geometry.to_list(), "acquisition": asdict(fitted.acquisition)}
-    header |= {name: getattr(fitted, name) for name in ANSWER_FIELDS}
-    return _headed(header)
+    return header | {name: getattr(fitted, name) for name in ANSWER_FIELDS}
 
 
 def _headed(header: dict[str, Any]) -> list[bytes]:
@@ -153,4 +162,4 @@ def _rejection(error: Exception) -> RejectedImage:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_fit)

@@ -38,7 +38,9 @@ NAMED = {"results": RESULTS, "tables": TABLES}  # what the summary lists of them
 UNCODED = "unknown"  # in the summary: rejections in rows of 0.1.0, which had no codes
 
 
-def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[str, Any]:
+def compact(
+    output: Store, manifest: Manifest, table: str = "parquet", verb: str = "segment"
+) -> dict[str, Any]:
     """Parts -> results/ in order of the manifest, one row an input -> what the rows add up to.
 
     `results` are the keys of the files that count, and `tables` those of the same rows as CSV,
@@ -52,7 +54,7 @@ def compact(output: Store, manifest: Manifest, table: str = "parquet") -> dict[s
     totals, files = Totals(), {"results": Rows(output, PARQUET, schema)}
     if table != "parquet":
         files["tables"] = Rows(output, CSV, schema)
-    progress, start, num_done = Progress("segment"), time.monotonic(), 0
+    progress, start, num_done = Progress(verb), time.monotonic(), 0
     current, num_open = [np.zeros(0, np.uint64)], 0
     for number in range(len(manifest.pages)):
         page = manifest.page(number)

@@ -29,6 +29,7 @@ from segpipe.segment.overlay import KIND_COLOURS, VESSEL_COLOUR, of_canvas
 from segpipe.segment.parts import commit_part
 from segpipe.segment.photo import Photo
 from segpipe.segment.stopwatch import Stopwatch
+from segpipe.storage import Store
 
 if TYPE_CHECKING:
     from segpipe.measurement.structures import Structures  # scipy, which other runs do without
@@ -36,25 +37,75 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Group:
-    """Masks of one group of inputs on their way into place; committed, the group is done.
+class RowGroup:
+    """Rows of one group of inputs; committed, the group is done.
 
     Raises StoreDown where the output cannot be written.
     """
 
-    def __init__(self, job: SegmentJob) -> None:
-        self.job, self.watch, self.started = job, Stopwatch(), time.time()
-        self.of_job = {
-            "model": job.card.model,
-            "checkpoint_sha256": job.started.checkpoint,
-            "threshold": job.card.threshold,
-            "settings": job.settings,
-        }
+    def __init__(self, output: Store, of_job: dict[str, Any], verb: str = "segment") -> None:
+        """`of_job`: columns that are the same in each row of a run."""
+        self.output, self.of_job, self.verb = output, of_job, verb
+        self.watch, self.started = Stopwatch(), time.time()
         self.rows: list[dict[str, Any]] = []
         self.writes: list[Future[None]] = []
         self.keys: list[str] = []
         """Of the pictures that are written."""
         self.num_open, self.why_open = 0, ""
+
+    def end(self, photo: Photo, columns: dict[str, Any]) -> None:
+        """An input with its columns, or with the reason why it has none."""
+        if photo.why_open:
+            self.num_open += 1
+            self.why_open = self.why_open or photo.why_open
+            return
+        if photo.rejection is not None:
+            columns = {"status": "rejected", **photo.outcome()}
+        entry = photo.entry
+        row = {"path": entry.key, "bytes": entry.bytes, "version": entry.version}
+        logger.debug("%s: %s: %s", self.verb, entry.key, columns["status"])
+        self.rows.append(row | self.of_job | columns | {"finished": datetime.now(UTC)})
+
+    def commit(self) -> dict[str, npt.NDArray[Any]]:
+        """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""
+        try:
+            with self.watch.time("write"):
+                for write in self.writes:
+                    write.result()
+                self.output.sync(self.keys)  # before the part that names them
+            with self.watch.time("commit"):
+                if self.rows:
+                    commit_part(self.output, self.rows)
+        except OSError as error:  # with a text alone, which survives the way to the driver
+            if must_change(error):
+                raise UserError(
+                    f"{os_error_text(error)}, check the path and who may use it"
+                ) from error
+            raise StoreDown(str(error)) from error
+        counts = Counter(row["status"] for row in self.rows)
+        return {
+            "started": np.asarray([self.started]),
+            "finished": np.asarray([time.time()]),
+            "ok": np.asarray([counts["ok"]]),
+            "rejected": np.asarray([counts["rejected"]]),
+            "open": np.asarray([self.num_open]),
+            "why_open": np.asarray([self.why_open]),
+            "seconds": self.watch.as_array()[None],
+        }
+
+
+class Group(RowGroup):
+    """Masks of one group of inputs on their way into place."""
+
+    def __init__(self, job: SegmentJob) -> None:
+        self.job = job
+        of_job = {
+            "model": job.card.model,
+            "checkpoint_sha256": job.started.checkpoint,
+            "threshold": job.card.threshold,
+            "settings": job.settings,
+        }
+        super().__init__(job.output, of_job)
 
     def add(self, photo: Photo) -> None:
         """An input with its score, or with the reason why it has none."""
@@ -65,20 +116,11 @@ class Group:
                 columns = self._mask(photo, files)
             except Exception as error:
                 photo.fail(error)
-        if photo.why_open:
-            self.num_open += 1
-            self.why_open = self.why_open or photo.why_open
-            return
-        if photo.rejection is not None:
-            columns = {"status": "rejected", **photo.outcome()}
-        else:  # a mask is on its way when nothing can reject its photograph any more
-            put = partial(self.job.output.put, durable=False)
+        if not photo.ended:  # a mask is on its way when nothing can reject its photograph any more
+            put = partial(self.output.put, durable=False)
             self.writes += [transfers().submit(put, *file) for file in files.items()]
             self.keys += files
-        entry = photo.entry
-        row = {"path": entry.key, "bytes": entry.bytes, "version": entry.version}
-        logger.debug("segment: %s: %s", entry.key, columns["status"])
-        self.rows.append(row | self.of_job | columns | {"finished": datetime.now(UTC)})
+        self.end(photo, columns)
 
     def _mask(self, photo: Photo, files: dict[str, bytes]) -> dict[str, Any]:
         """An input's columns; its pictures are added to `files`, by their key in the output."""
@@ -207,30 +249,3 @@ class Group:
                 disc = found.disc.x, found.disc.y, found.disc.width, found.disc.height
         layers = [(colour, where.view(np.uint8) * np.uint8(255)) for colour, where in parts]
         return of_canvas(fitted.canvas, fitted.geometry, layers, disc, fitted.orientation)
-
-    def commit(self) -> dict[str, npt.NDArray[Any]]:
-        """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""
-        try:
-            with self.watch.time("write"):
-                for write in self.writes:
-                    write.result()
-                self.job.output.sync(self.keys)  # before the part that names them
-            with self.watch.time("commit"):
-                if self.rows:
-                    commit_part(self.job.output, self.rows)
-        except OSError as error:  # with a text alone, which survives the way to the driver
-            if must_change(error):
-                raise UserError(
-                    f"{os_error_text(error)}, check the path and who may use it"
-                ) from error
-            raise StoreDown(str(error)) from error
-        counts = Counter(row["status"] for row in self.rows)
-        return {
-            "started": np.asarray([self.started]),
-            "finished": np.asarray([time.time()]),
-            "ok": np.asarray([counts["ok"]]),
-            "rejected": np.asarray([counts["rejected"]]),
-            "open": np.asarray([self.num_open]),
-            "why_open": np.asarray([self.why_open]),
-            "seconds": self.watch.as_array()[None],
-        }

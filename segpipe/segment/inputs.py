@@ -123,6 +123,8 @@ class Inputs:
     """Called now and then while the source is listed, with the number of files seen."""
     outputs: set[str] = field(default_factory=set)
     """Prefixes of the outputs that were found in the input, "" for the input itself."""
+    noun: str = "photograph"
+    """What an input is called, as one file of it."""
     num_timed: int = 0
     """Photographs whose store keeps no etags."""
 
@@ -222,18 +224,18 @@ class Inputs:
             if given
         ]
         if left_out := self.skipped[BY_GLOB]:
-            many = f"{left_out} photograph{'s' * (left_out > 1)}"
+            many = f"{left_out} {self.noun}{'s' * (left_out > 1)}"
             matches = "none matches" if self.include else "none is left by"
             return UserError(f"--input {name}: {many}, {matches} {' and '.join(globs)}, change it")
         if "" in self.outputs:
             return UserError(
                 f"--input {name}: is an output of segpipe (it holds {SETTINGS}), of which nothing "
-                "is a photograph, name the folder of the photographs"
+                f"is a {self.noun}, name the folder of the {self.noun}s"
             )
         if isinstance(self.source, ListedFiles):
             rows = f"{num} {NAMELESS}" if (num := self.skipped[NAMELESS]) else "no row"
             return UserError(
-                f"--input {name}: names no file ({rows} below its header), give each photograph a "
+                f"--input {name}: names no file ({rows} below its header), give each {self.noun} a "
                 "row with its path"
             )
         others = self.skipped.total()
@@ -241,7 +243,7 @@ class Inputs:
         text += f": {_kinds(self.skipped)}" if others else ""
         wanted = " ".join(sorted(EXTENSIONS))
         return UserError(
-            f"--input {name}: no photographs there ({text}), wanted {wanted}, "
+            f"--input {name}: no {self.noun}s there ({text}), wanted {wanted}, "
             "or a .csv list with a column path"
         )
 

@@ -133,10 +133,10 @@ def read_rows(
         raise damaged_file(output, key) from error
 
 
-def drop_part(output: Store, key: str) -> None:
+def drop_part(output: Store, key: str, verb: str = "segment") -> None:
     """Delete a part that cannot be read: its inputs are done again."""
     place = output.uri(key)
-    logger.warning("segment: warning: %s is damaged, its inputs are done again", place)
+    logger.warning("%s: warning: %s is damaged, its inputs are done again", verb, place)
     output.delete(key)
 
 
