@@ -95,6 +95,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "format": CHOICE,
         "table": CHOICE,
         "measure": CHOICE,
+        "min_quality": ["1.01", *AMOUNT],
         "probabilities": SWITCH,
         "tta": TTA,
         "max_rejected": ["1.01", *AMOUNT],

@@ -52,6 +52,10 @@ class SegmentConfig:
     in Parquet alone. May change when resumed: files of the other kind are then deleted."""
     measure: str = "none"
     """Measure each mask's vessels and each photograph's quality into the rows: none or full."""
+    min_quality: float | None = None
+    """Mark masks of less quality (0 to 1) in the column `ungradable`; they are written all the
+    same. Not marked without. Stays as the output was started with: for another cut, compare the
+    column `quality`."""
     probabilities: bool = False
     """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
     tta: str | None = None
@@ -121,3 +125,5 @@ class SegmentConfig:
             raise UserError(f"--column {self.column}: --input is no list, leave it out")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
+        if self.min_quality is not None and not 0 <= self.min_quality <= 1:
+            raise UserError(f"--min-quality {self.min_quality}: must be from 0 to 1")

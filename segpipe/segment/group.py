@@ -122,19 +122,26 @@ class Group:
 
     def _measured(self, fitted: Fitted, score: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Columns of vessels and quality, from the canvas."""
-        if self.job.started.measure == "none":
+        started = self.job.started
+        if not started.assesses:
             return {}
         import cv2
 
         # scipy's graphs take 0.2 s, which other runs need not wait for
-        from segpipe.measurement import quality, vessels
+        from segpipe.measurement import trust, vessels
 
         cv2.setNumThreads(1)  # the cores are the workers'
         with self.watch.time("measure"):
-            hints = quality.assess_quality(fitted.canvas, fitted.fov)
             threshold = self.job.card.threshold
+            zoom = fitted.geometry.box_height / fitted.geometry.scaled_height
+            hints = trust.assess_mask(fitted.canvas, fitted.fov, score, threshold, zoom)
+            columns: dict[str, Any] = {"quality": hints.quality}
+            if (least := started.min_quality) is not None:
+                columns["ungradable"] = not hints.quality >= least  # NaN is none
+            if started.measure == "none":
+                return columns
             found = vessels.measure_canvas(score, fitted.fov, fitted.geometry, threshold)
-            return asdict(found) | asdict(hints)
+            return asdict(found) | asdict(hints) | columns
 
     def commit(self) -> dict[str, npt.NDArray[Any]]:
         """-> one row `started, finished, ok, rejected, open, why_open, seconds [STAGES]`."""

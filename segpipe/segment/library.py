@@ -20,8 +20,8 @@ from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL, classes_of
 from segpipe.data.fitting import Fitted, fit, fit_array
 from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import Fault, RejectedImage, UserError
-from segpipe.measurement import vessels
-from segpipe.measurement.quality import Quality, assess_quality
+from segpipe.measurement import trust, vessels
+from segpipe.measurement.quality import Quality
 from segpipe.measurement.vessels import Measurements
 from segpipe.models import checkpoint, engine
 from segpipe.models.checkpoint import Card
@@ -43,7 +43,7 @@ class Result:
     measurements: Measurements
     """Of the vessels, at the network's scale, as `segpipe segment --measure full` tells them."""
     quality: Quality
-    """Hints at how well the photograph shows its vessels."""
+    """Hints at how well the photograph shows its vessels, and how far the mask can be trusted."""
     note: str
     """What was odd about the file or its field, or ''."""
 
@@ -78,8 +78,11 @@ class Model:
         field = mask != OUTSIDE
         native: Plane = restore(score, geometry).clip(0, 1)
         native[~field] = 0
-        measured = vessels.measure_canvas(score, fov, geometry, self.card.threshold)
-        return Result(mask, native, field, measured, assess_quality(canvas, fov), fitted.note)
+        threshold = self.card.threshold
+        measured = vessels.measure_canvas(score, fov, geometry, threshold)
+        zoom = geometry.box_height / geometry.scaled_height
+        hints = trust.assess_mask(canvas, fov, score, threshold, zoom)
+        return Result(mask, native, field, measured, hints, fitted.note)
 
 
 def load_model(name_or_path: str | os.PathLike[str] = checkpoint.DEFAULT) -> Model:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 SCHEMA_VERSION = "2"  # it changes when a column changes its meaning or type, or goes
 TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
+YES_NO = pa.bool_()
 TIME = pa.timestamp("us", tz="UTC")
 MICROSECONDS = 1_000_000  # in a second
 HART = "total squared curvature: Hart et al. 1999, International Journal of Medical Informatics 53"
@@ -228,6 +229,18 @@ COLUMNS = (
     Column("underexposed_fraction", REAL, "share of the field with green below 16 of 255"),
     Column("overexposed_fraction", REAL, "share of the field with green from 250 of 255"),
     Column("readable_fraction", REAL, "share with light and contrast for vessels, 0 to 1"),
+    Column(
+        "quality",
+        REAL,
+        "how far the mask can be trusted, 0 to 1: the vessel Dice to expect, and near 0 where no "
+        "retina is seen; see [Quality](results.md#quality); null without `--measure full` and "
+        "`--min-quality`, and in rows of releases before 0.2",
+    ),
+    Column(
+        "ungradable",
+        YES_NO,
+        "whether `quality` is below `--min-quality`; null without it, and without a mask",
+    ),
     Column("model", TEXT, "network"),
     Column("checkpoint_sha256", TEXT, "of the checkpoint file"),
     Column("threshold", REAL, "of the score, from the checkpoint"),

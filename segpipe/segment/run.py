@@ -101,6 +101,7 @@ def segment(config: SegmentConfig) -> int:
             summary = _complete(run, manifest, held, listing_s, missing)
             summary["skipped"] = dict(inputs.skipped.most_common())
             summary["notes"] = inputs.notes()
+            summary["min_quality"] = run.started.min_quality
             summary["seconds"] = round(before_s + time.monotonic() - start, 2)
             images = report.OVERLAYS if config.report_images == "on" else 0
             page = report.archive_report(run.source, run.output, summary, images)
@@ -204,6 +205,8 @@ def _find_missing(run: Run, manifest: Manifest) -> Ids:
 
 def _closing_line(summary: dict[str, Any], output: Store) -> str:
     left = f"{summary['open']} still open, run the same command again, " if summary["open"] else ""
+    if summary["ungradable"]:
+        left += f"{summary['ungradable']} ungradable, "
     left += skipped_words(summary["skipped"])
     text = f"{summary['seconds']:.0f} s"
     if rate := summary["images_per_second"]:

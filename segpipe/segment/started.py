@@ -16,7 +16,7 @@ from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_cha
 
 MATCHED = "engine matches the reference"
 FOUND = "fields are found as of"
-ROW_FLAGS = ("--measure", "--probabilities")  # what no mask depends on
+ROW_FLAGS = ("--measure", "--min-quality", "--probabilities")  # what no mask depends on
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Started:
     """With which the first masks are made; None until it is chosen."""
     matched: bool = True
     """Whether that engine matches the reference; else a flag named it."""
+    min_quality: float | None = None
     fields_of: int = 1
     """Which way of finding fields of view (fitting.PIXELS) its masks began with."""
 
@@ -54,7 +55,13 @@ class Started:
             config.max_megapixels,
             config.include,
             config.exclude,
+            min_quality=config.min_quality,
         )
+
+    @property
+    def assesses(self) -> bool:
+        """Whether rows tell of quality, for which a photograph's canvas is kept."""
+        return self.measure != "none" or self.min_quality is not None
 
     def refuse_changed(self, place: str, before: Started) -> None:
         """Raise UserError where an output was started with something else; the engine aside."""
@@ -67,6 +74,7 @@ class Started:
             "--checkpoint": self.checkpoint,
             "--format": self.format,
             "--measure": self.measure,
+            "--min-quality": self.min_quality,
             "--probabilities": self.probabilities,
             "--tta": self.tta,
             "--max-megapixels": self.max_megapixels,
@@ -104,6 +112,7 @@ class Started:
             exclude=tuple(values["--exclude"]),
             engine=engine,
             matched=bool(values.get(MATCHED, True)),
+            min_quality=None if (least := values.get("--min-quality")) is None else float(least),
             fields_of=int(values.get(FOUND, 1)),
         )
 
