@@ -4,8 +4,9 @@
 
 Fits on DRIVE's training photographs and HRF's 01 to 05, degraded as quality_pictures.py has it,
 and on pictures of no retina; writes segpipe/measurement/trust.json. Then STARE, by which nothing
-was chosen, and other pictures. FILE keeps the figures that the fit was made of, so that it can be made again
-without the network. Half an hour of a core; 5 minutes with --only-test. Writes results/quality.md.
+was chosen, and other pictures. FILE keeps the figures that the fit was made of, so that it can be
+made again without the network. Half an hour of a core; 5 minutes with --only-test. Writes
+results/quality.md.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ def collect() -> Rows:
             samples.add(f"{kind}{number}", kind, number, draw(seed(kind, number)), None)
     for number in range(MIXED):
         image, _, fov = draw_fundus(100 + number)
-        for kind, one in no_retinas(image, fov):
-            samples.add(f"drawn{number}", kind, 0, one, None)
+        for kind, picture in no_retinas(image, fov):
+            samples.add(f"drawn{number}", kind, 0, picture, None)
     for name in REAL:
         image = rgb(bundled(name))
         samples.add(name, "others", 0, image, None)
@@ -260,15 +261,16 @@ def tested(samples: Samples) -> list[str]:
         print(name, len(samples.rows), flush=True)
     rows = [row for row in samples.rows if not row["rejected"]]
     told, true = (np.array([row[name] for row in rows]) for name in ("quality", "dice"))
-    plain = np.array([row["kind"] != "none" for row in rows])
+    bad = np.array([row["kind"] != "none" for row in rows])
     lines = [
         f"STARE, {len(rows)} degraded photographs of 20 ({len(samples.rows) - len(rows)} more "
-        f"were rejected, as without a field of view), first observer: **Spearman of quality with the "
-        f"true vessel Dice {spearmanr(told, true)[0]:.3f}** ({spearmanr(told[plain], true[plain])[0]:.3f} "
-        f"without the {int((~plain).sum())} that are as they were), mean error "
-        f"{np.abs(told - true).mean():.3f}, bias {(told - true).mean():+.3f}.",
+        f"were rejected, as without a field of view), first observer: **Spearman of quality with "
+        f"the true vessel Dice {spearmanr(told, true)[0]:.3f}** "
+        f"({spearmanr(told[bad], true[bad])[0]:.3f} without the {int((~bad).sum())} as "
+        f"they were), mean error {np.abs(told - true).mean():.3f}, "
+        f"bias {(told - true).mean():+.3f}.",
         "",
-        "Means over the photographs, quality / true Dice, by strength; a rejected one counts 0 / 0:",
+        "Means over the photographs, quality / true Dice, by strength; a rejected one is 0 / 0:",
         "",
         f"| | as it is | {' | '.join(map(str, range(1, LEVELS + 1)))} | Spearman |",
         "|---|---|" + "---|" * (LEVELS + 1),
@@ -284,7 +286,7 @@ def tested(samples: Samples) -> list[str]:
         lines.append(f"| {kind} | {' | '.join(cells)} | {rho:.2f} |")
     lines += ["", "What a cut keeps of these:", ""]
     lines += [
-        "| `--min-quality` | kept | mean Dice of the kept | of the ungradable | kept below Dice 0.5 |",
+        "| `--min-quality` | kept | their mean Dice | of the ungradable | kept, Dice below 0.5 |",
         "|---|---|---|---|---|",
     ]
     for least in (0.3, 0.5, 0.6, 0.7):
@@ -326,7 +328,8 @@ def others(samples: Samples) -> list[str]:
         told = [row["quality"] for row in some if not row["rejected"]]
         below = sum(one < 0.1 for one in told)
         lines.append(
-            f"| {kind} | {len(some)} | {len(some) - len(told)} | {below} | {max(told, default=0):.2f} |"
+            f"| {kind} | {len(some)} | {len(some) - len(told)} | {below} "
+            f"| {max(told, default=0):.2f} |"
         )
     missed = [row for row in samples.rows[first:] if not row["rejected"] and row["quality"] >= 0.1]
     total = len(samples.rows) - first

@@ -53,7 +53,8 @@ def _as_photograph(values: Floats, like: Labelled, rng: Rng, noise: float = 0.0)
 def blur(one: Labelled, level: int, rng: Rng) -> Labelled:
     """Out of focus."""
     sigma = (0.001, 0.0025, 0.005, 0.01, 0.02)[level] * _diameter(one.fov)
-    return _as_photograph(cv2.GaussianBlur(one.image.astype(np.float32), (0, 0), sigma), one, rng)
+    soft = cv2.GaussianBlur(one.image.astype(np.float32), (0, 0), sigma)
+    return _as_photograph(np.asarray(soft, np.float32), one, rng)
 
 
 def motion(one: Labelled, level: int, rng: Rng) -> Labelled:
@@ -65,9 +66,8 @@ def motion(one: Labelled, level: int, rng: Rng) -> Labelled:
     start, end = ((side // 2 + sign * reach) for sign in (-1, 1))
     corners = [tuple(round(float(v) * 16) for v in place) for place in (start, end)]
     cv2.line(kernel, corners[0], corners[1], 1.0, 1, cv2.LINE_AA, 4)
-    return _as_photograph(
-        cv2.filter2D(one.image.astype(np.float32), -1, kernel / kernel.sum()), one, rng
-    )
+    moved = cv2.filter2D(one.image.astype(np.float32), -1, kernel / kernel.sum())
+    return _as_photograph(np.asarray(moved, np.float32), one, rng)
 
 
 def dark(one: Labelled, level: int, rng: Rng) -> Labelled:
@@ -289,7 +289,7 @@ def colour_noise(rng: Rng) -> Image8:
     if grain:
         values = np.asarray(cv2.GaussianBlur(values, (0, 0), grain), np.float32)
     values = 128 + values / values.std() * np.float32(rng.uniform(20, 80))
-    return np.rint(values.clip(0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(values.clip(0, 255)), np.uint8)
 
 
 def scene(rng: Rng) -> Image8:
@@ -320,7 +320,7 @@ def empty_field(rng: Rng) -> Image8:
     shade = 1 - rng.uniform(0, 0.4) * ((x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2) / SIDE**2
     image = shade[..., None] * colour + rng.normal(0, 2, (SIDE, SIDE, 3))
     image[np.hypot(x - SIDE / 2, y - SIDE / 2) > 0.47 * SIDE] = 3
-    return image.clip(0, 255).astype(np.uint8)
+    return np.asarray(image.clip(0, 255), np.uint8)
 
 
 DRAWN: dict[str, Callable[[Rng], Image8]] = {
@@ -335,4 +335,4 @@ def _grained(picture: Image.Image, rng: Rng) -> Image8:
     y, x = np.mgrid[: image.shape[0], : image.shape[1]] / SIDE - 0.5
     light = 1 + rng.uniform(-0.3, 0.3) * x + rng.uniform(-0.3, 0.3) * y
     values = image * light[..., None] + rng.normal(0, rng.uniform(0, 6), image.shape)
-    return np.rint(values.clip(0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(values.clip(0, 255)), np.uint8)

@@ -51,10 +51,8 @@ def of_training() -> Iterator[tuple[str, Labelled]]:
     folder = drive().parent / "HRF"
     for path in sorted((folder / "images").iterdir()):
         if path.name < "06":
-            label, fov = folder / f"manual1/{path.stem}.tif", folder / f"mask/{path.stem}_mask.tif"
-            planes = [
-                np.asarray(Image.open(one).convert("L").reduce(3)) > 127 for one in (label, fov)
-            ]
+            drawn = folder / f"manual1/{path.stem}.tif", folder / f"mask/{path.stem}_mask.tif"
+            planes = [np.asarray(Image.open(one).convert("L").reduce(3)) > 127 for one in drawn]
             yield f"hrf{path.stem}", Labelled(np.asarray(Image.open(path).reduce(3)), *planes)
 
 
