@@ -176,6 +176,7 @@ def test_compaction_keeps_one_row_of_each_current_input(output, tmp_path):
         "inputs": 2,
         "ok": 1,
         "rejected": 1,
+        "ungradable": 0,
         "rejected_by_code": {"unknown": 1},
         "rejected_by_reason": {"empty file": 1},
         "masks_by_engine": {"eager fp32": 1},

@@ -209,6 +209,7 @@ def begun(labelled, tmp_path_factory, ray_cluster) -> list[object]:
         (["--max-megapixels", "50"], "--max-megapixels 50"),
         (["--format", "both"], "--format both"),
         (["--measure", "full"], "--measure full"),
+        (["--min-quality", "0.5"], "--min-quality 0.5"),
     ],
 )
 def test_what_would_change_the_result_is_refused(begun, capfd, flags, named):

@@ -71,6 +71,6 @@ def test_an_archive_is_screened_as_the_page_tells(labelled, photograph, tmp_path
     (runs / "read.py").write_text(code + tail)
     assert "broken.jpg" in shell(f"python {runs / 'read.py'}", tmp_path)
     rows = pq.read_table(masks / "results").to_pylist()
-    good = [row["path"] for row in rows if (row["readable_fraction"] or 0) >= 0.9]
+    good = [row["path"] for row in rows if (row["quality"] or 0) >= 0.5]
     assert good
     assert pq.read_table(runs / "good.parquet")["path"].to_pylist() == good

@@ -97,6 +97,7 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "measure": CHOICE,
         "structures": CHOICE,
         "overlays": SWITCH,
+        "min_quality": ["1.01", *AMOUNT],
         "probabilities": SWITCH,
         "tta": TTA,
         "max_rejected": ["1.01", *AMOUNT],

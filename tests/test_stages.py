@@ -15,7 +15,7 @@ from segpipe.data import codecs
 from segpipe.data.decoder import Decoder
 from segpipe.data.synthetic_sets import write_labelled
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
-from segpipe.measurement import quality
+from segpipe.measurement import trust
 from segpipe.models.engine import REFERENCE
 from segpipe.segment import group, stages
 from segpipe.segment.job import SegmentJob
@@ -124,7 +124,7 @@ STEPS = [
     (group, "native_mask", "native_mask"),
     (codecs, "encode_mask", "encode_mask"),
     (codecs, "encode_grey", "encode_grey"),
-    (quality, "assess_quality", "quality"),
+    (trust, "assess_mask", "quality"),
 ]
 
 

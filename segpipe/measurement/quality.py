@@ -34,6 +34,8 @@ class Quality:
     """Share of the field whose green is BRIGHT or above."""
     readable_fraction: float
     """Share of the field with light and contrast enough to show vessels."""
+    quality: float = math.nan
+    """How far the mask can be trusted, 0 to 1, by segpipe.measurement.trust; NaN of no mask."""
 
 
 def assess_quality(canvas: Image8, fov: Image8) -> Quality:
@@ -43,15 +45,14 @@ def assess_quality(canvas: Image8, fov: Image8) -> Quality:
     Vessels are darkest in green. Both energies are of differences of Gaussians (Burt and Adelson
     1983), whose ratio neither exposure nor contrast changes; blur takes the finer one first.
     """
-    inside = fov > HALF
+    green, fov = reduce_canvas(canvas, fov)
+    return hints_of(green, fov > HALF)
+
+
+def hints_of(green: Image8, inside: Mask) -> Quality:
+    """green [s, s] uint8 and its field [s, s], as reduce_canvas has them -> as assess_quality."""
     if not inside.any():
         return Quality(*[math.nan] * 5)
-    green = np.ascontiguousarray(canvas[..., 1])
-    top, left, bottom, right = fov_box(inside)
-    if (extent := max(bottom - top, right - left)) >= LARGE * DIAMETER:
-        size = (round(len(fov) * DIAMETER / extent),) * 2
-        green = np.asarray(cv2.resize(green, size, interpolation=cv2.INTER_AREA), np.uint8)
-        inside = np.asarray(cv2.resize(fov, size, interpolation=cv2.INTER_AREA)) > HALF
     levels = cv2.calcHist([green], [0], inside.view(np.uint8), [256], [0, 256]).ravel()
     shares = levels.astype(np.float64) / levels.sum()
     fine = cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)
@@ -69,6 +70,23 @@ def assess_quality(canvas: Image8, fov: Image8) -> Quality:
         overexposed_fraction=float(shares[BRIGHT:].sum()),
         readable_fraction=_readable(half, coarser_band, core[::2, ::2]),
     )
+
+
+def reduce_canvas(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
+    """As assess_quality has them -> green [s, s] and fov [s, s], uint8 both, at the size where they
+    are assessed."""
+    green, inside = np.ascontiguousarray(canvas[..., 1]), fov > HALF
+    if not inside.any():
+        return green, fov
+    top, left, bottom, right = fov_box(inside)
+    if (extent := max(bottom - top, right - left)) < LARGE * DIAMETER:
+        return green, fov
+    size = (round(len(fov) * DIAMETER / extent),) * 2
+    green, fov = (
+        np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.uint8)
+        for one in (green, fov)
+    )
+    return green, fov
 
 
 def _readable(green: Plane, band: Plane, inside: Mask) -> float:

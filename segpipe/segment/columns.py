@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-TEXT, BYTES, REAL = pa.string(), pa.binary(), pa.float32()
+TEXT, BYTES, REAL, YES_NO = pa.string(), pa.binary(), pa.float32(), pa.bool_()
 
 
 class Column(NamedTuple):

@@ -193,12 +193,14 @@ class Totals:
         self.reasons: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
         self.engines: Counter[str] = Counter()
+        self.ungradable = 0
 
     def add(self, table: pa.Table) -> None:
         self.status.update(table["status"].to_pylist())
         rejected = table.filter(pc.is_valid(table["error"]))
         self.reasons.update(rejected["error"].to_pylist())
         self.codes.update(rejected["error_code"].fill_null(UNCODED).to_pylist())
+        self.ungradable += pc.sum(table["ungradable"]).as_py() or 0
         self.engines.update(pc.drop_null(table["engine"]).to_pylist())
 
     def summary(self) -> dict[str, Any]:
@@ -207,6 +209,7 @@ class Totals:
             "inputs": ok + rejected,
             "ok": ok,
             "rejected": rejected,
+            "ungradable": self.ungradable,
             "rejected_by_code": dict(self.codes.most_common()),
             "rejected_by_reason": dict(self.reasons.most_common()),
             "masks_by_engine": dict(self.engines.most_common()),

@@ -59,6 +59,10 @@ class SegmentConfig:
     overlays: bool = False
     """Write each photograph with its vessels drawn in, as a small JPEG in overlays/; with
     --structures all arteries red, veins blue, the disc and its zones."""
+    min_quality: float | None = None
+    """Mark masks of less quality (0 to 1) in the column `ungradable`; they are written all the
+    same. Not marked without. Stays as the output was started with: for another cut, compare the
+    column `quality`."""
     probabilities: bool = False
     """Write each photograph's vessel score too, as greyscale PNG: 255 for score 1."""
     tta: str | None = None
@@ -129,3 +133,5 @@ class SegmentConfig:
             raise UserError(f"--column {self.column}: --input is no list, leave it out")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected {self.max_rejected}: must be from 0 to 1")
+        if self.min_quality is not None and not 0 <= self.min_quality <= 1:
+            raise UserError(f"--min-quality {self.min_quality}: must be from 0 to 1")

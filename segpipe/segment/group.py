@@ -147,8 +147,8 @@ class Group(RowGroup):
         if self.job.started.structures:
             found = self._found(fitted, score, photo.maps)
             columns |= self._structures(photo, found, mask, key, files)
-        elif self.job.started.measure != "none":
-            columns |= self._measured(fitted, score)
+        if self.job.started.assesses:
+            columns |= self._measured(fitted, score, found)
         if self.job.started.overlays:
             columns["overlay_path"] = place = overlay_key(key)
             with self.watch.time("encode"):
@@ -175,17 +175,29 @@ class Group(RowGroup):
             f"{name}_png": png if form != "png" else None,
         }
 
-    def _measured(self, fitted: Fitted, score: npt.NDArray[np.float32]) -> dict[str, Any]:
-        """Columns of vessels and quality, from the canvas."""
+    def _measured(
+        self, fitted: Fitted, score: npt.NDArray[np.float32], found: Structures | None
+    ) -> dict[str, Any]:
+        """Columns of quality, and with --measure full of vessels, and of what else was found."""
         # scipy's graphs take 0.2 s, which other runs need not wait for
-        from segpipe.measurement import quality, vessels
+        from segpipe.measurement import structures, trust, vessels
 
         cv2.setNumThreads(1)  # the cores are the workers'
+        started, threshold = self.job.started, self.job.card.threshold
+        geometry, zoom = fitted.geometry, vessels.zoom_of(fitted.geometry)
         with self.watch.time("measure"):
-            hints = quality.assess_quality(fitted.canvas, fitted.fov)
-            threshold = self.job.card.threshold
-            found = vessels.measure_canvas(score, fitted.fov, fitted.geometry, threshold)
-            return asdict(found) | asdict(hints)
+            hints = trust.assess_mask(fitted.canvas, fitted.fov, score, threshold, zoom)
+            columns: dict[str, Any] = {"quality": hints.quality}
+            if (least := started.min_quality) is not None:
+                columns["ungradable"] = not hints.quality >= least  # NaN is none
+            if started.measure == "none":
+                return columns
+            columns |= asdict(hints)
+            if found is None or found.traced is None:
+                measured = vessels.measure_canvas(score, fitted.fov, geometry, threshold)
+                return columns | asdict(measured)
+            whole = vessels.measure_traced(found.traced, found.mask, zoom)
+            return columns | asdict(whole) | structures.measure(found, zoom)
 
     def _found(
         self,
@@ -209,13 +221,13 @@ class Group(RowGroup):
         key: str,
         files: dict[str, bytes],
     ) -> dict[str, Any]:
-        """Columns of arteries, veins and the disc, and with --measure full what _measured gives
-        too; the picture of them is added to `files`. `key`: of the mask."""
-        from segpipe.measurement import quality, structures, vessels
+        """Columns of arteries, veins and the disc; the picture of them is added to `files`. `key`:
+        of the mask."""
+        from segpipe.measurement import structures
 
         fitted = photo.fitted
         assert fitted is not None
-        geometry, zoom = fitted.geometry, vessels.zoom_of(fitted.geometry)
+        geometry = fitted.geometry
         with self.watch.time("structures"):
             picture = structures.native_kinds(found.plane, mask, geometry)
             columns = structures.disc_columns(found, geometry, fitted.orientation)
@@ -228,11 +240,6 @@ class Group(RowGroup):
         source = next((name for name, eye in eyes.items() if eye), None)
         columns |= {"laterality": eyes.get(source or ""), "laterality_source": source}
         columns["structures_sha256"] = self.job.started.structures
-        if self.job.started.measure != "none" and found.traced is not None:
-            with self.watch.time("measure"):
-                whole = vessels.measure_traced(found.traced, found.mask, zoom)
-                columns |= asdict(whole) | structures.measure(found, zoom)
-                columns |= asdict(quality.assess_quality(fitted.canvas, fitted.fov))
         return columns
 
     def _overlay(

@@ -22,9 +22,9 @@ from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL, classes_of
 from segpipe.data.fitting import Fitted, fit, fit_array
 from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import Fault, RejectedImage, UserError
-from segpipe.measurement import structures, vessels
+from segpipe.measurement import structures, trust, vessels
 from segpipe.measurement.disc import Disc
-from segpipe.measurement.quality import Quality, assess_quality
+from segpipe.measurement.quality import Quality
 from segpipe.measurement.vessels import Measurements
 from segpipe.models import checkpoint, engine
 from segpipe.models import structures as networks
@@ -48,7 +48,7 @@ class Result:
     measurements: Measurements
     """Of the vessels, at the network's scale, as `segpipe segment --measure full` tells them."""
     quality: Quality
-    """Hints at how well the photograph shows its vessels."""
+    """Hints at how well the photograph shows its vessels, and how far the mask can be trusted."""
     note: str
     """What was odd about the file or its field, or ''."""
     kinds: Image8 | None = None
@@ -92,16 +92,18 @@ class Model:
         field = mask != OUTSIDE
         native: Plane = restore(score, geometry).clip(0, 1)
         native[~field] = 0
-        measured = vessels.measure_canvas(score, fov, geometry, self.card.threshold)
-        result = Result(mask, native, field, measured, assess_quality(canvas, fov), fitted.note)
+        threshold, zoom = self.card.threshold, vessels.zoom_of(geometry)
+        measured = vessels.measure_canvas(score, fov, geometry, threshold)
+        hints = trust.assess_mask(canvas, fov, score, threshold, zoom)
+        result = Result(mask, native, field, measured, hints, fitted.note)
         if maps is None:
             return result
-        found = structures.find(score, maps, fov, geometry, self.card.threshold)
+        found = structures.find(score, maps, fov, geometry, threshold)
         return replace(
             result,
             kinds=structures.native_kinds(found.plane, mask, geometry),
             disc=found.disc and found.disc.in_photograph(geometry),
-            structures=structures.measure(found, vessels.zoom_of(geometry)),
+            structures=structures.measure(found, zoom),
         )
 
 

@@ -27,6 +27,7 @@ from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
 from segpipe.html import embedded, jpeg, template
 from segpipe.progress import duration
 from segpipe.segment.compact import result_groups
+from segpipe.segment.cut import Cut
 from segpipe.segment.overlay import KIND_COLOURS, VESSEL_COLOUR, drawn, upright
 from segpipe.segment.rows import posix_seconds
 from segpipe.storage import Source, Store
@@ -35,9 +36,11 @@ OVERLAYS = 24  # photographs shown
 REASONS = 20  # of rejections that are named; the others are summed up
 EXAMPLES = 5  # rejected inputs named for each reason
 COLUMNS = ["path", "status", "error", "error_code", "height", "width", "vessel_density", "finished"]
+COLUMNS += ["quality", "ungradable"]
 REJECTED_COLUMNS = ["path", "error", "error_code"]
 SHOWN_COLUMNS = ["path", "version", "status", "height", "width", "vessel_density"]
 SHOWN_COLUMNS += ["mask_path", "mask_png", "arteries_veins_path", "arteries_veins_png"]
+SHOWN_COLUMNS += ["quality"]
 DISC = ["disc_x_px", "disc_y_px", "disc_width_px", "disc_height_px"]
 SHOWN_COLUMNS += DISC
 
@@ -70,6 +73,8 @@ def archive_report(source: Source, output: Store, summary: dict[str, Any], overl
         examples=bool(overlays),
         plots=stats.plots(),
         sheet=_contact_sheet(source, output, stats.shown),
+        cut=stats.cut,
+        at_cut=_contact_sheet(source, output, stats.cut.shown),
     )
     return page.encode()
 
@@ -90,6 +95,7 @@ class ReportStats:
 
     def __init__(self, num_ok: int, num_shown: int) -> None:
         self.sizes, self.densities = Histogram(OCTAVES), Histogram(SHARES)
+        self.qualities, self.cut = Histogram(SHARES), Cut(num_shown)
         self.timeline = Timeline()
         self.rejections: dict[str, Rejections] = {}
         self.shown: list[dict[str, Any]] = []
@@ -100,10 +106,13 @@ class ReportStats:
     def add(self, read: Callable[[list[str]], pa.Table]) -> None:
         """Count a row group, which `read` reads columns of."""
         rows = read(COLUMNS)
-        ok = rows.filter(pc.equal(rows["status"], "ok"))
+        ok = _of_masks(rows)
         pixels = pc.multiply(ok["height"].cast(pa.int64()), ok["width"].cast(pa.int64()))
         self.sizes.add(np.log2(_numbers(pixels) / 1e6))
         self.densities.add(_numbers(ok["vessel_density"]))
+        quality = _numbers(ok["quality"])
+        self.qualities.add(quality[~np.isnan(quality)])
+        self.cut.add(ok, lambda: _of_masks(read(SHOWN_COLUMNS)))
         self.timeline.add(posix_seconds(rows["finished"]))
         whys = rows.filter(pc.is_valid(rows["error"])).select(REJECTED_COLUMNS)
         for row in whys.to_pylist():
@@ -115,8 +124,8 @@ class ReportStats:
         here = self._wanted - self._num_ok
         here = here[(here >= 0) & (here < len(ok))]
         if len(here):
-            rows = read(SHOWN_COLUMNS)  # with masks, of this group alone
-            self.shown += rows.filter(pc.equal(rows["status"], "ok")).take(here).to_pylist()
+            rows = _of_masks(read(SHOWN_COLUMNS))  # with masks, of this group alone
+            self.shown += rows.take(here).to_pylist()
         self._num_ok += len(ok)
 
     def plots(self) -> list[Plot]:
@@ -125,8 +134,13 @@ class ReportStats:
             (_throughput, self.timeline),
             (_image_sizes, self.sizes),
             (_vessel_densities, self.densities),
+            (_mask_qualities, self.qualities),
         ]
         return [draw(kept) for draw, kept in drawn if kept.counts.any()]
+
+
+def _of_masks(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.equal(rows["status"], "ok"))
 
 
 def _numbers(column: pa.ChunkedArray) -> Numbers:
@@ -267,6 +281,13 @@ def _vessel_densities(densities: Histogram) -> Plot:
     edges, counts = densities.filled(10)  # whole steps of 5 %
     png = plots.bars(100 * edges, counts, "vessels, % of the field of view")
     return _histogram("Vessel density, photographs", text, counts, png)
+
+
+def _mask_qualities(qualities: Histogram) -> Plot:
+    text = f"half of them below {qualities.median():.2f}"
+    edges, counts = qualities.filled(10)  # whole steps of 0.05
+    png = plots.bars(edges, counts, "quality")
+    return _histogram("Quality, photographs", text, counts, png)
 
 
 def _histogram(title: str, text: str, counts: Counts, png: bytes) -> Plot:

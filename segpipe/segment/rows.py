@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segpipe.segment.columns import BYTES, REAL, TEXT, Column, structure_columns
+from segpipe.segment.columns import BYTES, REAL, TEXT, YES_NO, Column, structure_columns
 
 SCHEMA_VERSION = "2"  # it changes when a column changes its meaning or type, or goes
 TIME = pa.timestamp("us", tz="UTC")
@@ -221,6 +221,18 @@ FIRST_COLUMNS = (
     Column("underexposed_fraction", REAL, "share of the field with green below 16 of 255"),
     Column("overexposed_fraction", REAL, "share of the field with green from 250 of 255"),
     Column("readable_fraction", REAL, "share with light and contrast for vessels, 0 to 1"),
+    Column(
+        "quality",
+        REAL,
+        "how far the mask can be trusted, 0 to 1: the vessel Dice to expect, and near 0 where no "
+        "retina is seen; see [Quality](results.md#quality); null without `--measure full` and "
+        "`--min-quality`, and in rows of releases before 0.2",
+    ),
+    Column(
+        "ungradable",
+        YES_NO,
+        "whether `quality` is below `--min-quality`; null without it, and without a mask",
+    ),
 )
 LAST_COLUMNS = (
     Column("model", TEXT, "network"),

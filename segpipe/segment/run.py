@@ -114,13 +114,15 @@ class Run(Bulk):
     def summary(self) -> dict[str, Any]:
         card, num_flips = self.checkpoint.card, num_scores(self.started.tta)
         model = asdict(card) | {"flips": num_flips, "sha256": self.checkpoint.sha256}
-        return {"engine": None, "model": model}
+        return {"engine": None, "model": model, "min_quality": self.started.min_quality}
 
     def report(self, summary: dict[str, Any]) -> bytes:
         images = report.OVERLAYS if self.flags.report_images == "on" else 0
         return report.archive_report(self.source, self.output, summary, images)
 
     def closing_line(self, summary: dict[str, Any], left: str) -> str:
+        if summary["ungradable"]:
+            left = f"{summary['ungradable']} ungradable, {left}"
         text = f"{summary['seconds']:.0f} s"
         if rate := summary["images_per_second"]:
             text += f", {rate:.1f} images/s ({summary['engine']['name']}), "

@@ -132,7 +132,7 @@ class Scoring:
         from segpipe.models.predict import Scorer  # torch: only where the network runs
 
         # what is measured later takes 1 MB a row to hand on
-        self.keep_canvas = job.started.measure != "none" or job.started.overlays
+        self.keep_canvas = job.started.assesses or job.started.overlays
         self.engine = Engine("torch", precision)
         tta = job.started.tta
         self.scorer = Scorer(weights, tta, device, num_threads, precision, batch_size)

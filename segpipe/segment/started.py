@@ -18,7 +18,10 @@ from segpipe.storage.settings import REMEDY, SETTINGS, read_settings, refuse_cha
 MATCHED = "engine matches the reference"
 FOUND = "fields are found as of"
 STRUCTURES = "structures checkpoint"
-ROW_FLAGS = ("--measure", "--probabilities", "--overlays", "--structures", STRUCTURES)
+ROW_FLAGS = (
+    *("--measure", "--min-quality", "--probabilities"),
+    *("--overlays", "--structures", STRUCTURES),
+)
 """What no mask depends on."""
 
 
@@ -44,6 +47,7 @@ class Started:
     overlays: bool = False
     structures: str = ""
     """sha256 of the checkpoint that finds arteries, veins and the disc; "": vessels alone."""
+    min_quality: float | None = None
     fields_of: int = 1
     """Which way of finding fields of view (fitting.PIXELS) its masks began with."""
 
@@ -64,7 +68,13 @@ class Started:
             config.exclude,
             overlays=config.overlays,
             structures=structures,
+            min_quality=config.min_quality,
         )
+
+    @property
+    def assesses(self) -> bool:
+        """Whether rows tell of quality, for which a photograph's canvas is kept."""
+        return self.measure != "none" or self.min_quality is not None
 
     def refuse_changed(self, place: str, before: Started) -> None:
         """Raise UserError where an output was started with something else; the engine aside."""
@@ -82,6 +92,7 @@ class Started:
             "--checkpoint": self.checkpoint,
             "--format": self.format,
             "--measure": self.measure,
+            "--min-quality": self.min_quality,
             "--probabilities": self.probabilities,
             "--overlays": self.overlays,
             "--structures": "all" if self.structures else "vessels",
@@ -129,6 +140,7 @@ class Started:
             matched=bool(values.get(MATCHED, True)),
             overlays=bool(values.get("--overlays", False)),
             structures=str(values.get(STRUCTURES, "")),
+            min_quality=None if (least := values.get("--min-quality")) is None else float(least),
             fields_of=int(values.get(FOUND, 1)),
         )
 
