@@ -1,6 +1,6 @@
 """Train the network of arteries, veins and the optic disc: `segment --structures all` uses it.
 
-    python benchmarks/structures_training.py OUTPUT [--sets DRIVE HRF] [--steps 6000] [--seed 0]
+    python benchmarks/structures_training.py OUTPUT [--sets DRIVE HRF] [--steps 11000] [--seed 0]
 
 Needs DRIVE, DRIVE_AV, HRF and discs.csv below SEGPIPE_DATA; one process of one thread. Run again it
 resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.maps at the end.
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--sets", nargs="+", default=["DRIVE", "HRF"])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=11_000)
     parser.add_argument("--seed", type=int, default=0)
     config = parser.parse_args()
     torch.set_num_threads(1)

@@ -45,6 +45,7 @@ In the order in which data flows:
       mask_files.py      a mask's file, made anywhere -> its vessels, and its field where it has one
       datasets.py        a labelled photograph's files -> image, label, field of view
       survey.py          what a look at a label tells: its vessels, and whether it can be right
+      eye.py             which eye a file's name says
       soft.py            labels that say how sure a vessel is
       crops.py           random crops and augmentation, a pure function of (seed, epoch, image, k)
       synthetic.py       drawn photographs with exact labels
@@ -64,16 +65,21 @@ In the order in which data flows:
       forms.py           native forms of networks, and what each can do
       engine.py          how a network runs: the quickest way that keeps its masks
       bf16.py            whether a CPU has such arithmetic
+      structures.py      canvas -> maps of arteries and of the disc, by a second network
       shipped.py         the verb that lists what the package ships
       weights/           what the package ships
     metrics.py           counts that add -> Dice, MCC, AUC, ...
     measurement/         mask -> vessel measurements; photograph -> quality hints
+      traced.py          mask -> vessels traced, and parts of them
       vessels.py         mask -> density, length, calibre, tortuosity, branch points
       skeleton.py        vessels -> centre lines, traced and smoothed
       calibre.py         widths across centre lines
       curvature.py       how much centre lines bend
       branching.py       branch points and the angles between daughters
       fractal.py         box counting
+      structures.py      maps -> arteries, veins, disc, and their measurements
+      kinds.py           the kind of each vessel: artery or vein
+      disc.py  zones.py  the optic disc; rings around it, and central equivalents
       agreement.py       mask and label -> clDice, sensitivity by width
       quality.py         focus, exposure, what is readable
     plots.py  html.py    what training and evaluation draw; parts of reports
@@ -117,6 +123,7 @@ In the order in which data flows:
       output.py          what lies in an output, and in which order it is written
       keys.py            an input's id, and where its mask goes
       rows.py            columns of the results, with type and meaning; rows of older releases
+      columns.py         what a column is; those of arteries, veins, disc and zones
       manifest.py        the inputs of an attempt
       parts.py           the groups that are done
       todo.py            what is left, and what was deleted since
@@ -129,6 +136,7 @@ In the order in which data flows:
       groups.py  pipeline.py    groups as a data set of Ray, and its stages
       compact.py         parts -> results
       report.py          the HTML report
+      overlay.py         a photograph with what was found drawn in
       stopwatch.py       seconds by stage, and the bottleneck
       gauges.py          what Prometheus sees
       status.py          segpipe status

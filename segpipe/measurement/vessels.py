@@ -86,12 +86,12 @@ def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
     if not traced.num_components:
         return Measurements("no vessel", density, native, 0.0, 0.0)
     found = of_lines(traced, area * traced.scale**2, native)
-    bends = math.isnan(found["mean_squared_curvature"])
+    straight = "mean_squared_curvature" not in found
     missing = {
         "no calibre away from branch points": math.isnan(found["calibre_mean"]),
         "too small for box counting": math.isnan(found["fractal_dimension"]),
         "no segment is long enough": math.isnan(found["tortuosity"]),
-        "no segment is long enough for curvature": bends and not math.isnan(found["tortuosity"]),
+        "no segment is long enough for curvature": straight and not math.isnan(found["tortuosity"]),
     }
     note = "; ".join(note for note, is_so in missing.items() if is_so) or None
     return Measurements(note, density, native, **found, num_components=traced.num_components)
@@ -153,7 +153,9 @@ def zoom_of(geometry: Geometry) -> float:
 
 def _curvatures(bend: float, length: float, diameter: float, native: float) -> dict[str, float]:
     """Mean squared curvature (1/px^2) along so many px of centre lines, in a field `diameter` px
-    across where it was measured and `native` as it is told -> the columns."""
+    across where it was measured and `native` as it is told -> the columns; none where it is NaN."""
+    if math.isnan(bend):
+        return {}
     return {
         "total_squared_curvature_per_px": bend * length * diameter / native,
         "total_squared_curvature": bend * length * diameter,

@@ -111,7 +111,9 @@ def _quality(photograph: Photograph, fov: Mask) -> dict[str, Any]:
     canvas, on_canvas, _ = fit_field(photograph.image, fov, DIAMETER)
     said = photograph.acquisition
     source = {"laterality_source": "file" if said.laterality else None}
-    return asdict(assess_quality(canvas, on_canvas)) | asdict(said) | source
+    hints = asdict(assess_quality(canvas, on_canvas))
+    del hints["quality"]  # which a network's score decides
+    return hints | asdict(said) | source
 
 
 def _refuse_inverted(classes: Image8) -> None:
