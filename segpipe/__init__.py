@@ -82,6 +82,7 @@ In the order in which data flows:
       disc.py  zones.py  the optic disc; rings around it, and central equivalents
       agreement.py       mask and label -> clDice, sensitivity by width
       quality.py         focus, exposure, what is readable
+      trust.py           how far a mask can be trusted
     plots.py  html.py    what training and evaluation draw; parts of reports
     ray_compat.py        what segpipe uses of Ray that is private
     cluster/             Ray
@@ -136,6 +137,7 @@ In the order in which data flows:
       groups.py  pipeline.py    groups as a data set of Ray, and its stages
       compact.py         parts -> results
       report.py          the HTML report
+      cut.py             what the report tells of --min-quality
       overlay.py         a photograph with what was found drawn in
       stopwatch.py       seconds by stage, and the bottleneck
       gauges.py          what Prometheus sees

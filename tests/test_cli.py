@@ -268,7 +268,7 @@ def test_an_unknown_verb_is_told_the_known_ones(refused):
 
 
 UNITS = "seconds?|milliseconds|hours?|bytes|MB|Gbit|px|millions|GETs|PUTs|currency"
-UNITS += "|share|part|rate|norm|decay|standard deviation"  # without a unit
+UNITS += "|share|part|rate|norm|decay|standard deviation|quality"  # without a unit
 
 
 def docstrings(config: type) -> dict[str, str]:
