@@ -15,7 +15,7 @@ SURE = 0.5  # a pixel is disc from here on
 LEAST_PEAK = 0.7  # of a disc's surest pixels, below which there is none
 LEAST_AREA, LARGEST_AREA = 0.003, 0.06  # squared field diameters: half and thrice as wide as usual
 TEMPORAL = 0.12  # field diameters from the middle from which a disc lies to one side
-REDUCED = 2  # px: the disc is found on every other pixel of every other row
+REDUCED = 4  # px: the disc is found on every fourth pixel of every fourth row
 
 
 @dataclass(frozen=True)
