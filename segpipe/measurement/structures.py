@@ -15,7 +15,7 @@ import numpy as np
 
 from segpipe.data.arrays import Image8, Plane
 from segpipe.data.canvas import Geometry
-from segpipe.data.classes import VESSEL
+from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.fov import fov_box
 from segpipe.measurement import kinds, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
@@ -34,6 +34,8 @@ from segpipe.measurement.zones import (
 
 ARTERIES, DISC = range(2)
 """The maps [2, S, S] float32: how sure it is of an artery and no vein, and of the optic disc."""
+BESIDE_VESSELS = np.full(256, kinds.BACKGROUND, np.uint8)  # what a mask's class is in the picture
+BESIDE_VESSELS[OUTSIDE] = kinds.OUTSIDE
 OfLines = Callable[[Traced, float, float], dict[str, Any]]
 NAMES = {"artery": ARTERY, "vein": VEIN}
 OF_KIND = (
@@ -103,9 +105,9 @@ def native_kinds(plane: Image8, mask: Image8, geometry: Geometry) -> Image8:
     box = plane[: g.scaled_height, : g.scaled_width]
     size = g.box_width, g.box_height
     enlarged = np.asarray(cv2.resize(box, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    picture = np.where(mask == 0, np.uint8(kinds.OUTSIDE), np.uint8(kinds.BACKGROUND))
+    picture = np.asarray(cv2.LUT(mask, BESIDE_VESSELS), np.uint8)
     part = np.s_[g.top : g.top + g.box_height, g.left : g.left + g.box_width]
-    np.copyto(picture[part], enlarged, where=mask[part] == VESSEL)
+    cv2.copyTo(enlarged, (mask[part] == VESSEL).view(np.uint8), picture[part])
     return picture
 
 
