@@ -24,6 +24,7 @@ from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, CROSSING, VEIN, agreed
 from segpipe.measurement.traced import cut, trace_mask
 from segpipe.measurement.zones import ARTERIOLES, VENULES, ZONES, equivalent
+from segpipe.measuring.measured import Files, measured
 from segpipe.models import structures as networks
 from segpipe.models.engine import Engine
 from segpipe.models.resunet import StructuresUNet
@@ -178,6 +179,21 @@ def test_a_mask_without_vessels_has_no_kinds():
     columns = structures.measure(found, 1.0)
     assert columns["artery_density"] == columns["vein_length_density"] == 0
     assert columns["artery_calibre_mean"] is None
+
+
+def test_a_picture_of_kinds_is_measured_as_what_it_was_made_of():
+    """By `segpipe measure`; within crossings a file does not say which branch is which."""
+    mask, artery, disc = spokes()
+    found, geometry = found_in(mask, artery, disc)
+    picture = structures.native_kinds(found.plane, mask, geometry)
+    columns, _ = measured(Files(codecs.encode_kinds(picture)), None, 200.0)
+    assert columns["zone_note"] == "no optic disc"
+    wanted = structures.measure(found, 1.0)
+    for name in structures.OF_KIND:
+        for kind in ("artery", "vein"):
+            value = wanted[f"{kind}_{name}"]
+            assert columns[f"{kind}_{name}"] == pytest.approx(value, rel=0.01), (kind, name)
+    assert columns["calibre_mean_px"] == vessels.measure(mask).calibre_mean_px
 
 
 def test_parts_of_paths_are_runs_of_their_points():

@@ -1,7 +1,8 @@
 """A mask's file, made anywhere -> its vessels, and its field of view where it says so.
 
-Two kinds are read. Classes, as segpipe writes them: 0 outside the field of view, 1 vessel, 2
-background, also in the colours of its palette, black, white and mid-grey. And binary ones, vessels
+Three kinds are read. Classes, as segpipe writes them: 0 outside the field of view, 1 vessel, 2
+background, also in the colours of its palette, black, white and mid-grey. Its pictures of arteries
+and veins, which are known by their palette. And binary ones, vessels
 white on black, 1 on 0, or in the colours of a scheme, which say nothing of the field. What has
 other values is rejected, never guessed at.
 """
@@ -15,7 +16,13 @@ import numpy as np
 
 from segpipe.data.arrays import Image8, Mask
 from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL
-from segpipe.data.codecs import MASK_PALETTE, PNG_SIGNATURE, WHITE, decode_image
+from segpipe.data.codecs import (
+    KINDS_PALETTE,
+    MASK_PALETTE,
+    PNG_SIGNATURE,
+    WHITE,
+    decode_image,
+)
 from segpipe.data.colours import FLAG, Scheme
 from segpipe.data.drawings import SHARE, Drawing, NotTwoValued, read_drawing
 from segpipe.data.headers import png_palette
@@ -33,6 +40,8 @@ class MaskFile:
     """[H, W]"""
     fov: Mask | None
     """[H, W]: the field of view, None where the file is binary."""
+    kinds: Image8 | None = None
+    """[H, W]: 0 outside, 1 artery, 2 vein, 3 crossing, 4 background; None without such colours."""
     note: str = ""
     """What to know about it, or ''."""
 
@@ -45,13 +54,24 @@ def read_mask(
     Raises RejectedImage for what is no image, and for values that have no known meaning.
     """
     rgb = decode_image(data, max_megapixels)
-    own = data.startswith(PNG_SIGNATURE) and png_palette(data) == bytes(MASK_PALETTE)
-    classes = _classes(rgb, own)
+    palette = png_palette(data) if data.startswith(PNG_SIGNATURE) else b""
+    if palette == bytes(KINDS_PALETTE):
+        kinds = _kinds(rgb)
+        return MaskFile((kinds > 0) & (kinds < len(KINDS_PALETTE) // 3 - 1), kinds > 0, kinds)
+    classes = _classes(rgb, palette == bytes(MASK_PALETTE))
     if classes is not None:
         return MaskFile(classes == VESSEL, classes != OUTSIDE)
     drawing = _drawing(data, scheme)
     note = f"{drawing.grey:.1%} of what is drawn is grey, cut in the middle"
-    return MaskFile(drawing.foreground, None, note if drawing.grey > SHARE else "")
+    return MaskFile(drawing.foreground, None, note=note if drawing.grey > SHARE else "")
+
+
+def _kinds(rgb: Image8) -> Image8:
+    """rgb [H, W, 3] in KINDS_PALETTE -> the kind of each pixel [H, W]."""
+    kinds = np.zeros(rgb.shape[:2], np.uint8)
+    for kind in range(1, len(KINDS_PALETTE) // 3):
+        kinds[(rgb == KINDS_PALETTE[3 * kind : 3 * kind + 3]).all(axis=2)] = kind
+    return kinds
 
 
 def _classes(rgb: Image8, own: bool) -> Image8 | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -74,6 +75,17 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     return Kinds(plane, kind[segment])
 
 
+def told_kinds(traced: Traced, kinds: Image8) -> Kinds:
+    """kinds [H, W] uint8 of the mask's pixels, as a picture of kinds has them -> those of its
+    vessels where they were traced; a segment has the kind of most of its points."""
+    plane = np.asarray(field(kinds, traced, cv2.INTER_NEAREST), np.uint8)
+    points, segment = traced.paths.points, traced.paths.segment
+    at = plane[tuple(np.rint(part).astype(np.int64) for part in (points.imag, points.real))]
+    num = len(traced.paths.start)
+    more = np.bincount(segment, (at == ARTERY).astype(np.float64) - (at == VEIN), num)
+    return Kinds(plane, np.where(more >= 0, ARTERY, VEIN).astype(np.uint8)[segment])
+
+
 def _joints(traced: Traced, places: Places) -> tuple[Ints, Floats]:
     """-> pairs [P, 2] of segments that meet, and what it costs that their kinds differ [P]."""
     chord, half, _ = leaving(places, traced.paths, traced.points, traced.depth, traced.diameter)
@@ -139,13 +151,14 @@ def picture(mask: Image8, plane: Image8) -> Image8:
     return np.asarray(table[mask, plane], np.uint8)
 
 
-def field(plane: Plane, traced: Traced) -> Plane:
-    """plane [S, S] float32 of the mask's px -> [h, w] float32 where its vessels were traced."""
+def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) -> npt.NDArray[Any]:
+    """plane [S, S] of the mask's px -> [h, w] where its vessels were traced; `how` OpenCV takes
+    what lies between pixels."""
     height, width = traced.vessel.shape
     shift = traced.to_mask(np.zeros(1, np.complex128))[0]
     back = np.array([[1 / traced.scale, 0, shift.real], [0, 1 / traced.scale, shift.imag]])
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(plane, back, (width, height), flags=how), np.float32)
+    flags = how | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(plane, back, (width, height), flags=flags), plane.dtype)
 
 
 def is_kind(kinds: Kinds, kind: int, traced: Traced) -> tuple[Mask, Image8]:

@@ -19,9 +19,11 @@ from segpipe.data.fov import find_field
 from segpipe.data.mask_files import MaskFile, read_mask
 from segpipe.data.photograph import Photograph, joined
 from segpipe.errors import Fault, RejectedImage
-from segpipe.measurement import vessels
+from segpipe.measurement import structures, vessels
+from segpipe.measurement.kinds import told_kinds
 from segpipe.measurement.quality import assess_quality
-from segpipe.measurement.traced import LARGEST_FIELD
+from segpipe.measurement.structures import Structures
+from segpipe.measurement.traced import LARGEST_FIELD, trace_mask
 
 DIAMETER = LARGEST_FIELD  # px across the field at which a photograph's quality is assessed
 MOST_VESSEL = 0.5  # of the field; more is the background of a mask that is black on white
@@ -64,7 +66,7 @@ def measured(
     if mask.fov is None:
         _refuse_inverted(classes)
     with _timed(seconds, "measure"):
-        columns = measured_vessels(classes)
+        columns = measured_vessels(classes, mask.kinds)
         if photograph is not None:
             columns |= _quality(photograph, fov)
     notes = [mask.note, *(of_field.pop("notes", [])), photograph.note if photograph else ""]
@@ -74,9 +76,14 @@ def measured(
     return {"status": "ok"} | {name: _plain(value) for name, value in columns.items()}, seconds
 
 
-def measured_vessels(mask: Image8) -> dict[str, Any]:
-    """mask [H, W] uint8 classes -> the columns of its vessels, as `segpipe.measure` tells them."""
-    return asdict(vessels.measure(mask))
+def measured_vessels(mask: Image8, kinds: Image8 | None) -> dict[str, Any]:
+    """mask [H, W] uint8 classes -> the columns of its vessels, as `segpipe.measure` tells them;
+    with the kinds [H, W] uint8 of its pixels those of arteries and veins too."""
+    traced = None if kinds is None else trace_mask(mask)
+    if traced is None or kinds is None:
+        return asdict(vessels.measure(mask))
+    found = Structures(traced, mask, told_kinds(traced, kinds), kinds, None)
+    return asdict(vessels.measure_traced(traced, mask, 1.0)) | structures.measure(found, 1.0)
 
 
 def _field(
