@@ -191,7 +191,8 @@ def test_a_picture_of_kinds_is_measured_as_what_it_was_made_of():
     wanted = structures.measure(found, 1.0)
     for name in structures.OF_KIND:
         for kind in ("artery", "vein"):
-            value = wanted[f"{kind}_{name}"]
+            if (value := wanted[f"{kind}_{name}"]) is None:
+                continue
             assert columns[f"{kind}_{name}"] == pytest.approx(value, rel=0.01), (kind, name)
     assert columns["calibre_mean_px"] == vessels.measure(mask).calibre_mean_px
 
