@@ -78,6 +78,7 @@ In the order in which data flows:
       branching.py       branch points and the angles between daughters
       fractal.py         box counting
       structures.py      maps -> arteries, veins, disc, and their measurements
+      names.py           which measurements there are of kinds and zones
       kinds.py           the kind of each vessel: artery or vein
       disc.py  zones.py  the optic disc; rings around it, and central equivalents
       agreement.py       mask and label -> clDice, sensitivity by width

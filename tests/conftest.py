@@ -71,6 +71,16 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def archive(labelled: Path, tmp_path_factory) -> Path:
+    """Six drawn photographs and a file that is none."""
+    folder = tmp_path_factory.mktemp("archive")
+    for path in labelled.glob("*/images/*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def plain(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four photographs of the drawn set as a plain folder: no splits, no masks."""

@@ -62,16 +62,6 @@ def test_rows_that_were_not_marked_have_no_share():
 
 
 @pytest.fixture(scope="module")
-def archive(labelled: Path, tmp_path_factory) -> Path:
-    """Six drawn photographs and a file that is none."""
-    folder = tmp_path_factory.mktemp("archive")
-    for path in labelled.glob("*/images/*"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def plain(archive: Path, tmp_path_factory, ray_cluster) -> Path:
     """An output that is measured and not marked."""
     output = tmp_path_factory.mktemp("plain")

@@ -462,16 +462,6 @@ def scaled(output: Path | str, *flags: object) -> tuple[list[dict], dict[str, st
     return lines_of(str(output)), {name: cores for name, cores in seen.items() if cores}
 
 
-@pytest.fixture(scope="module")
-def archive(labelled: Path, tmp_path_factory) -> Path:
-    """Six drawn photographs and a file that is none."""
-    folder = tmp_path_factory.mktemp("archive")
-    for path in labelled.glob("*/images/*"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
-    return folder
-
-
 TRAINING = ["--epochs", 2, "--crops-per-image", 5, "--crop-size", 64, "--batch-size", 4]
 
 

@@ -22,8 +22,9 @@ from segpipe.kernels.resunet import bf16_problem
 from segpipe.measurement import structures, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, CROSSING, VEIN, agreed
+from segpipe.measurement.names import OF_KIND, ZONES
 from segpipe.measurement.traced import cut, trace_mask
-from segpipe.measurement.zones import ARTERIOLES, VENULES, ZONES, equivalent
+from segpipe.measurement.zones import ARTERIOLES, VENULES, equivalent
 from segpipe.measuring.measured import Files, measured
 from segpipe.models import structures as networks
 from segpipe.models.engine import Engine
@@ -189,7 +190,7 @@ def test_a_picture_of_kinds_is_measured_as_what_it_was_made_of():
     columns, _ = measured(Files(codecs.encode_kinds(picture)), None, 200.0)
     assert columns["zone_note"] == "no optic disc"
     wanted = structures.measure(found, 1.0)
-    for name in structures.OF_KIND:
+    for name in OF_KIND:
         for kind in ("artery", "vein"):
             if (value := wanted[f"{kind}_{name}"]) is None:
                 continue

@@ -56,7 +56,7 @@ def read_mask(
     rgb = decode_image(data, max_megapixels)
     palette = png_palette(data) if data.startswith(PNG_SIGNATURE) else b""
     if palette == bytes(KINDS_PALETTE):
-        kinds = _kinds(rgb)
+        kinds = kinds_in(rgb)
         return MaskFile((kinds > 0) & (kinds < len(KINDS_PALETTE) // 3 - 1), kinds > 0, kinds)
     classes = _classes(rgb, palette == bytes(MASK_PALETTE))
     if classes is not None:
@@ -66,7 +66,7 @@ def read_mask(
     return MaskFile(drawing.foreground, None, note=note if drawing.grey > SHARE else "")
 
 
-def _kinds(rgb: Image8) -> Image8:
+def kinds_in(rgb: Image8) -> Image8:
     """rgb [H, W, 3] in KINDS_PALETTE -> the kind of each pixel [H, W]."""
     kinds = np.zeros(rgb.shape[:2], np.uint8)
     for kind in range(1, len(KINDS_PALETTE) // 3):

@@ -143,14 +143,6 @@ def _mark_crossings(plane: Image8, traced: Traced, kind: Image8, places: Places)
         cv2.circle(plane, (round(middle.real), round(middle.imag)), round(radius), CROSSING, -1)
 
 
-def picture(mask: Image8, plane: Image8) -> Image8:
-    """mask [H, W] uint8 classes, plane [H, W] uint8 kinds -> [H, W] uint8: its vessels' kinds."""
-    table = np.full((3, CROSSING + 1), BACKGROUND, np.uint8)
-    table[0] = OUTSIDE
-    table[1, :] = np.arange(CROSSING + 1)
-    return np.asarray(table[mask, plane], np.uint8)
-
-
 def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) -> npt.NDArray[Any]:
     """plane [S, S] of the mask's px -> [h, w] where its vessels were traced; `how` OpenCV takes
     what lies between pixels."""

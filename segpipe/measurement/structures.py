@@ -20,13 +20,14 @@ from segpipe.data.fov import fov_box
 from segpipe.measurement import kinds, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, VEIN, Kinds
+from segpipe.measurement.names import KINDS, OF_KIND, OF_ZONE, ZONES
 from segpipe.measurement.traced import BORDER_PX, Traced, trace_mask
+from segpipe.measurement.vessels import Measurements
 from segpipe.measurement.zones import (
     ARTERIOLES,
     LARGEST,
     LEAST_SHARE,
     VENULES,
-    ZONES,
     Ring,
     equivalent,
     vessel_widths,
@@ -38,24 +39,6 @@ BESIDE_VESSELS = np.full(256, kinds.BACKGROUND, np.uint8)  # what a mask's class
 BESIDE_VESSELS[OUTSIDE] = kinds.OUTSIDE
 OfLines = Callable[[Traced, float, float], dict[str, Any]]
 NAMES = {"artery": ARTERY, "vein": VEIN}
-OF_KIND = (
-    "density",
-    "length_density_per_px",
-    "length_density",
-    "calibre_mean_px",
-    "calibre_mean",
-    "calibre_std_px",
-    "calibre_std",
-    "fractal_dimension",
-    "tortuosity",
-    "total_squared_curvature_per_px",
-    "total_squared_curvature",
-    "mean_squared_curvature_per_px2",
-    "mean_squared_curvature",
-    "branch_angle_mean_deg",
-    "num_branch_points",
-)
-OF_ZONE = ("density", "length_density", "calibre_mean_px", "calibre_mean", "tortuosity")
 
 
 class Structures(NamedTuple):
@@ -130,6 +113,13 @@ def disc_columns(found: Structures, geometry: Geometry, orientation: int) -> dic
     }
 
 
+def of_all_vessels(found: Structures, zoom: float) -> Measurements:
+    """What `vessels.measure` tells of the canvas's mask, which is not traced again."""
+    if found.traced is None:
+        return vessels.measure(found.mask, zoom)
+    return vessels.measure_traced(found.traced, found.mask, zoom)
+
+
 def measure(found: Structures, zoom: float) -> dict[str, Any]:
     """Columns of arteries and veins, of the zones around the disc, and of the central vessels.
 
@@ -166,7 +156,7 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
             columns |= _central(widths, zoom / traced.scale, found.disc.diameter * traced.scale)
             few = [
                 f"{len(widths[name])} of {LARGEST} {many}"
-                for name, many in (("artery", "arteries"), ("vein", "veins"))
+                for name, many in KINDS.items()
                 if len(widths[name]) < LARGEST
             ]
             notes += [f"B: {', '.join(few)}"] if few else []

@@ -103,12 +103,13 @@ def of_lines(traced: Traced, area: float, native: float) -> dict[str, Any]:
     paths, points, depth, diameter = traced.paths, traced.points, traced.depth, traced.diameter
     width = _line_width(nearest(depth, paths.points), traced.calibres.widths)
     bend = mean_squared_curvature(paths, points, diameter)
-    places = find_places(paths, traced.forks, arc_lengths(paths, points), depth)
+    lengths = arc_lengths(paths, points)
+    places = find_places(paths, traced.forks, lengths, depth)
     angles = branch_angles(places, paths, points, depth, diameter)
     cell = max(1, round(diameter / CELLS))
     return of_lengths(traced, area, native) | {
         "fractal_dimension": fractal_dimension(traced.vessel, width, cell),
-        **_curvatures(bend, float(arc_lengths(paths, points).sum()), diameter, native),
+        **_curvatures(bend, float(lengths.sum()), diameter, native),
         "branch_angle_mean_deg": float(angles.mean()) if len(angles) else math.nan,
         "num_branch_points": count_branch_points(places),
     }

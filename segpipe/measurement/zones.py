@@ -21,8 +21,6 @@ from segpipe.measurement.disc import Disc
 from segpipe.measurement.skeleton import Floats, arc_lengths
 from segpipe.measurement.traced import BORDER_PX, Traced
 
-ZONES = {"zone_b": (0.5, 1.0), "zone_c": (0.5, 2.0)}
-"""Of each the inner and the outer edge, in disc diameters from the disc's margin."""
 LEAST_SHARE = 0.5  # of a zone that lies in the field of view, below which nothing is told of it
 LARGEST = 6  # vessels of a kind that an equivalent is made of
 LEAST_SPAN = 0.5  # of a zone's depth that a vessel crosses to count

@@ -83,7 +83,7 @@ def measured_vessels(mask: Image8, kinds: Image8 | None) -> dict[str, Any]:
     if traced is None or kinds is None:
         return asdict(vessels.measure(mask))
     found = Structures(traced, mask, told_kinds(traced, kinds), kinds, None)
-    return asdict(vessels.measure_traced(traced, mask, 1.0)) | structures.measure(found, 1.0)
+    return asdict(structures.of_all_vessels(found, 1.0)) | structures.measure(found, 1.0)
 
 
 def _field(

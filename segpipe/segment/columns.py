@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from segpipe.measurement.names import KINDS, OF_KIND, OF_ZONE, ZONES
+
 TEXT, BYTES, REAL, YES_NO = pa.string(), pa.binary(), pa.float32(), pa.bool_()
 
 
@@ -25,28 +27,6 @@ class Column(NamedTuple):
     """What AutoMorph and VascX call it, and what differs there; '' where they have none."""
 
 
-KINDS = {"artery": "arteries", "vein": "veins"}
-ZONES = {
-    "zone_b": "zone B (0.5 to 1 disc diameter from the disc's margin)",
-    "zone_c": "zone C (0.5 to 2 disc diameters from the disc's margin)",
-}
-OF_KIND = (
-    "length_density_per_px",
-    "length_density",
-    "calibre_mean_px",
-    "calibre_mean",
-    "calibre_std_px",
-    "calibre_std",
-    "fractal_dimension",
-    "tortuosity",
-    "total_squared_curvature_per_px",
-    "total_squared_curvature",
-    "mean_squared_curvature_per_px2",
-    "mean_squared_curvature",
-    "branch_angle_mean_deg",
-    "num_branch_points",
-)
-OF_ZONE = ("length_density", "calibre_mean_px", "calibre_mean", "tortuosity")
 KNUDTSON = "Knudtson et al. 2003, Current Eye Research 27: revised formulas"
 OF_DISC = (
     Column("arteries_veins_path", TEXT, "key of the picture of arteries and veins; null without"),
@@ -132,13 +112,15 @@ def structure_columns(of_all: Sequence[Column]) -> Iterator[Column]:
     yield from OF_DISC
     for kind, many in KINDS.items():
         yield Column(f"{kind}_density", REAL, f"{many} / field of view; a crossing is of both")
-        for name in OF_KIND:
+        for name in OF_KIND[1:]:
             yield _like(like[name], kind, f"of {many} alone: {like[name].meaning}")
-    for zone, words in ZONES.items():
+    for zone, (inner, outer) in ZONES.items():
+        span = f"{inner:g} to {outer:g} disc diameter{'s' * (outer > 1)} from the disc's margin"
+        words = f"zone {zone[-1].upper()} ({span})"
         for kind, many in {"vessel": "vessels", **KINDS}.items():
             of = f"{zone}_{kind}"
             yield Column(f"{of}_density", REAL, f"{many} / area, in {words}")
-            for name in OF_ZONE:
+            for name in OF_ZONE[1:]:
                 yield _like(like[name], of, f"of {many} in {words}: {like[name].meaning}")
     yield from CENTRAL
 

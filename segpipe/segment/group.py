@@ -193,10 +193,10 @@ class Group(RowGroup):
             if started.measure == "none":
                 return columns
             columns |= asdict(hints)
-            if found is None or found.traced is None:
+            if found is None:
                 measured = vessels.measure_canvas(score, fitted.fov, geometry, threshold)
                 return columns | asdict(measured)
-            whole = vessels.measure_traced(found.traced, found.mask, zoom)
+            whole = structures.of_all_vessels(found, zoom)
             return columns | asdict(whole) | structures.measure(found, zoom)
 
     def _found(

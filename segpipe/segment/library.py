@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -93,14 +93,13 @@ class Model:
         native: Plane = restore(score, geometry).clip(0, 1)
         native[~field] = 0
         threshold, zoom = self.card.threshold, vessels.zoom_of(geometry)
-        measured = vessels.measure_canvas(score, fov, geometry, threshold)
         hints = trust.assess_mask(canvas, fov, score, threshold, zoom)
-        result = Result(mask, native, field, measured, hints, fitted.note)
         if maps is None:
-            return result
+            measured = vessels.measure_canvas(score, fov, geometry, threshold)
+            return Result(mask, native, field, measured, hints, fitted.note)
         found = structures.find(score, maps, fov, geometry, threshold)
-        return replace(
-            result,
+        return Result(
+            *(mask, native, field, structures.of_all_vessels(found, zoom), hints, fitted.note),
             kinds=structures.native_kinds(found.plane, mask, geometry),
             disc=found.disc and found.disc.in_photograph(geometry),
             structures=structures.measure(found, zoom),

@@ -11,12 +11,13 @@ from PIL import ExifTags, Image, ImageOps
 from segpipe.data.arrays import Image8
 from segpipe.data.canvas import Geometry
 from segpipe.html import jpeg_file
+from segpipe.measurement.names import ZONES
 
 VESSEL_COLOUR = (0, 255, 170)  # green-blue: the one hue a retina does not have
 KIND_COLOURS = ((255, 45, 45), (70, 120, 255), (0, 255, 0))
 """Of arteries, veins and crossings."""
 DISC_COLOUR, ZONE_COLOUR = (255, 225, 60), (255, 255, 255)
-ZONE_EDGES = (0.5, 1.0, 2.0)  # disc diameters from its margin: of zones B and C
+ZONE_EDGES = sorted({edge for edges in ZONES.values() for edge in edges})
 FINER = 4  # bits: lines are drawn to a sixteenth of a px
 SIDE_PX = 512  # most of a picture's longer side
 

@@ -20,9 +20,10 @@ from segpipe import plots
 from segpipe.data.arrays import Mask
 from segpipe.data.canvas import fit_fov
 from segpipe.data.classes import VESSEL
-from segpipe.data.codecs import KINDS_PALETTE, MASK_PALETTE, decode_image
+from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.data.fitting import Fitted
+from segpipe.data.mask_files import kinds_in
 from segpipe.errors import RejectedImage, StarvedDecoder, StoreDown, UserError
 from segpipe.html import embedded, jpeg, template
 from segpipe.progress import duration
@@ -321,10 +322,8 @@ def _layers(row: dict[str, Any], output: Store, most: float) -> list[tuple[Colou
     """What is drawn into a row's photograph: a colour, and where [H, W] bool."""
     if row["arteries_veins_path"] or row["arteries_veins_png"]:
         png = row["arteries_veins_png"] or output.get(row["arteries_veins_path"])
-        kinds = decode_image(png, most)
-        in_file = (KINDS_PALETTE[3 * kind : 3 * kind + 3] for kind in (1, 2, 3))
-        where = [(kinds == np.array(colour)).all(axis=2) for colour in in_file]
-        return list(zip(KIND_COLOURS, where, strict=True))
+        kinds = kinds_in(decode_image(png, most))
+        return [(colour, kinds == kind) for kind, colour in enumerate(KIND_COLOURS, start=1)]
     png = row["mask_png"] or output.get(row["mask_path"])
     mask = decode_image(png, most)[..., 0]
     return [(VESSEL_COLOUR, mask == MASK_PALETTE[3 * VESSEL])]

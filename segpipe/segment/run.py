@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -57,7 +56,7 @@ def _open(config: SegmentConfig) -> Run:
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
     more = structures.wanted(loaded) if config.structures == "all" else None
-    of_more = hashlib.sha256(more).hexdigest() if more else ""
+    of_more = structures.about()["sha256"] if more else ""
     started = Started.of(config, source.uri(), loaded.sha256, loaded.card.tta, of_more)
     run = Run(source, output, config, weights, loaded, more, started)
     run.refuse_changed()
