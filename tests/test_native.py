@@ -200,7 +200,8 @@ def test_a_compiler_that_fails_leaves_it_to_the_next(folder, monkeypatch, tmp_pa
     first = stub(tmp_path / "c++", "exit 1")
     second = stub(tmp_path / "g++", 'echo made > "$last"')
     assert build.build(folder) == ""
-    assert [len(calls(compiler)) for compiler in (first, second)] == [3, 3]
+    assert 1 <= len(calls(first)) <= 3  # its first failure calls off what has not begun
+    assert len(calls(second)) == 3
     assert {path.read_text() for path in folder.iterdir()} == {"made\n"}
 
 
