@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 from scipy.spatial import cKDTree
 from skimage import measure as independent
-from skimage.morphology import thin as independent_thin
 
 from segpipe.data import synthetic
 from segpipe.data.classes import BACKGROUND, VESSEL, classes_of
@@ -222,14 +221,6 @@ def test_the_density_is_a_plain_count():
     found = vessels.measure(classes_of(vessel, fov))
     assert found.vessel_density == (vessel & fov).sum() / fov.sum()
     assert found.field_diameter_px == max(np.ptp(np.nonzero(fov), axis=1)) + 1
-
-
-def test_centre_lines_are_those_of_scikit_image():
-    rng = np.random.default_rng(1)
-    shapes = [synthetic.draw_fundus(5)[1], rng.random((200, 300)) < 0.6, np.ones((90, 120), bool)]
-    for shape in shapes:
-        vessel = np.pad(shape, 2)
-        np.testing.assert_array_equal(thin(vessel.view(np.uint8)), independent_thin(vessel))
 
 
 def test_every_pixel_of_a_centre_line_is_traced_once_and_in_order():

@@ -141,9 +141,12 @@ def test_all_variants_that_this_cpu_runs_agree(monkeypatch):
         levels = kernels.native_score((canvas[..., 0] / 255).astype(np.float32), one, geometry)
         png = np.frombuffer(kernels.packed_rows(levels), np.uint8)
         of_score = [levels.astype(float), png.astype(float)]
+        line = kernels.thin_lines(np.pad(levels > 128, 1).astype(np.uint8)).astype(float)
+        large, num = kernels.without_specks((levels > 200).astype(np.uint8), 9)
+        of_lines = [line, large.astype(float), np.array(num)]
         library = native.library()
         kind = library.segnet_lite_lanes(), library.has_tiles()
-        return kind, [scores, resunet, *of_loss, *of_score, mask]
+        return kind, [scores, resunet, *of_loss, *of_score, *of_lines, mask]
 
     def path_of(variant: build.Variant) -> Path:
         kept = (build.library_path(folder, variant) for folder in native._folders())
@@ -447,7 +450,7 @@ def test_the_kernels_tests_pass_with_address_and_undefined_behaviour_sanitizers(
         "PYTHONMALLOC": "malloc",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
     }
-    names = ("test_kernels.py", "test_resunet_kernel.py", "test_layers.py")
+    names = ("test_kernels.py", "test_resunet_kernel.py", "test_layers.py", "test_lines_kernel.py")
     tests = [ROOT / "tests" / name for name in names]
     words = [sys.executable, "-m", "pytest", "-q", "-p", "sanitized", "--timeout=1800", *tests]
     done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True)

@@ -36,9 +36,12 @@ def _optional(kind: Any) -> Any:
 
 
 F32_OR_NONE, F64_OR_NONE = _optional(F32), _optional(F64)
-INT, FLOAT, NETWORK = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
+INT, FLOAT, DOUBLE = ctypes.c_int32, ctypes.c_float, ctypes.c_double
+NETWORK = ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
+    "thin_lines": (U8, INT, INT, U8),
+    "without_specks": (U8, INT, INT, DOUBLE, I32),
     "native_score": (F32, U8, INT, I32, U8),
     "resized_levels": (U8, *[INT] * 3, F32, *[INT] * 2, U8),
     "packed_rows": (U8, INT, INT, INT, U8, I64),

@@ -62,9 +62,8 @@ def fractal_dimension(vessel: Image8, width: float = 0.0, cell: int = 2) -> floa
 def _cells(vessel: Image8, cell: int) -> Image8:
     """Which cells of so many px hold vessel."""
     height, width = (-(-side // cell) for side in vessel.shape)
-    down, right = height * cell - vessel.shape[0], width * cell - vessel.shape[1]
-    padded = np.pad(vessel, ((0, down), (0, right)))
-    size = padded.shape[1] // cell, padded.shape[0] // cell
-    # the mean of a cell's px of 0 and 255 rounds to 0 where none of up to 15x15 is set
-    shares = cv2.resize(padded * np.uint8(255), size, interpolation=cv2.INTER_AREA)
-    return (np.asarray(shares) > 0).view(np.uint8)
+    whole = np.zeros((height * cell, width * cell), np.uint8)
+    whole[: vessel.shape[0], : vessel.shape[1]] = vessel
+    rows = np.bitwise_or.reduce(whole.reshape(height, cell, -1), axis=1)
+    columns = np.ascontiguousarray(rows.T).reshape(width, cell, height)
+    return np.asarray(np.bitwise_or.reduce(columns, axis=1).T, np.uint8)

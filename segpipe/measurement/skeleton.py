@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 
 SPUR_PX = 3.0  # a branch that leaves its vessel's wall by less is the wall's roughness
@@ -30,10 +31,11 @@ Points = npt.NDArray[np.complex128]
 def thin(vessel: Image8) -> Mask:
     """vessel [h, w] uint8, 0 or 1, empty along its border -> its centre lines [h, w] bool.
 
-    Algorithm A1 of Guo and Hall 1989, pixel by pixel what scikit-image's `thin` does in 100 ms for
-    a mask of DRIVE's size; this takes 5. Zhang and Suen's, its `skeletonize`, takes 5 too, but eats
-    up to half of a diagonal line whose width is even; Lee's takes 16.
+    Algorithm A1 of Guo and Hall 1989, pixel by pixel what scikit-image's `thin` does. Zhang and
+    Suen's, its `skeletonize`, eats up to half of a diagonal line whose width is even.
     """
+    if not kernels.missing():
+        return kernels.thin_lines(vessel)
     width, size = vessel.shape[1], vessel.size
     around = (-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1)
     bits = np.asarray(cv2.filter2D(vessel, -1, BITS), np.uint8).ravel()  # those left around each

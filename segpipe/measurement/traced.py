@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import SAME_SCALE
 from segpipe.data.classes import OUTSIDE, VESSEL
@@ -136,10 +137,13 @@ def _resample(vessel: Mask, scale: float) -> Image8:
 def _without_specks(vessel: Mask, diameter: float) -> tuple[Image8, int]:
     """vessel [h, w] bool -> its 8-connected components of a vessel's area [h, w] uint8, their
     number."""
+    least = SPECK * diameter**2
+    if not kernels.missing():
+        return kernels.without_specks(vessel.view(np.uint8), least)
     large = vessel.astype(np.uint8)
     num, label = cv2.connectedComponents(large, connectivity=8, ltype=cv2.CV_32S)
     pixels = np.flatnonzero(vessel)
     component = np.asarray(label).ravel()[pixels]
-    kept = np.bincount(component, minlength=num) >= SPECK * diameter**2
+    kept = np.bincount(component, minlength=num) >= least
     large.ravel()[pixels[~kept[component]]] = 0
     return large, int(kept.sum())

@@ -30,7 +30,8 @@ SMALL = ["--recipe", "lecture", "--crops-per-image", 10, "--crop-size", 32, "--b
 STEPS = 4  # an epoch of the drawn set's four training images
 UNET = ["--model", "unet", "--width", 4]
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["segpipe.train"])  # torch is imported once for all ranks
+# What a rank imports is imported once for all: torch's optimizers alone take seconds by _dynamo.
+CONTEXT.set_forkserver_preload(["ranks", "torch._dynamo", "matplotlib.pyplot"])
 
 
 def train(data: object, output: object, *flags: object, world_size: int = 1) -> Path:

@@ -1,0 +1,128 @@
+// Vessels -> their parts of some size, and their centre lines. Called through ctypes by lines.py.
+#include "border.h"
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+// The next pixel of a vessel from here on; the end where there is none.
+const uint8_t *next(const uint8_t *at, const uint8_t *end) {
+  const void *found = std::memchr(at, 1, size_t(end - at));
+  return found ? static_cast<const uint8_t *>(found) : end;
+}
+
+// ---- thinning: algorithm A1 of Guo and Hall 1989
+
+// For each of both steps: whether a pixel goes that has these bits of pixels around it. Bits go
+// clockwise from the upper left, the paper's p1 to p8.
+using Goes = std::array<std::array<bool, 256>, 2>;
+
+Goes table() {
+  Goes goes{};
+  for (int bits = 0; bits < 256; bits++) {
+    const auto p = [bits](int number) { return (bits >> ((number - 1) & 7)) & 1; };
+    int pieces = 0, pairs = 0, others = 0;
+    for (int k = 2; k <= 8; k += 2) {
+      pieces += !p(k) && (p(k + 1) || p(k + 2));
+      pairs += p(k - 1) || p(k);
+      others += p(k) || p(k + 1);
+    }
+    const int fewest = std::min(pairs, others);
+    const bool loose = pieces == 1 && (fewest == 2 || fewest == 3);
+    goes[0][bits] = loose && !((p(2) || p(3) || !p(5)) && p(4));
+    goes[1][bits] = loose && !((p(6) || p(7) || !p(1)) && p(8));
+  }
+  return goes;
+}
+
+// vessel [height, width] of 0 and 1, empty along its border -> its centre lines.
+void thin(const uint8_t *vessel, int height, int width, uint8_t *line) {
+  static const Goes goes = table();
+  const int around[8] = {-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1};
+  const int size = height * width;
+  std::copy(vessel, vessel + size, line);
+  std::vector<uint8_t> bits(size);
+  std::vector<int32_t> edge, gone; // what may go: the pixels with background beside them
+  for (int y = 1; y < height - 1; y++) {
+    const uint8_t *row = vessel + size_t(y) * width, *end = row + width;
+    for (const uint8_t *at = next(row, end); at != end; at = next(at + 1, end)) {
+      const int pixel = int(at - vessel);
+      for (int bit = 0; bit < 8; bit++) bits[pixel] |= at[around[bit]] << bit;
+      if (bits[pixel] != 255) edge.push_back(pixel);
+    }
+  }
+  for (int step = 0, idle = 0; idle < 2; step++) { // steps of both kinds in which nothing went
+    gone.clear();
+    const auto &now = goes[step % 2];
+    const auto kept = std::partition(edge.begin(), edge.end(), [&](int at) { return !now[bits[at]]; });
+    gone.assign(kept, edge.end());
+    edge.erase(kept, edge.end());
+    for (const int pixel : gone) line[pixel] = 0;
+    for (const int pixel : gone)
+      for (int bit = 0; bit < 8; bit++) {
+        const int near = pixel + around[bit];
+        if (bits[near] == 255) edge.push_back(near);
+        bits[near] &= uint8_t(~(1 << ((bit + 4) & 7)));
+      }
+    idle = gone.empty() ? idle + 1 : 0;
+  }
+}
+
+// ---- connected parts
+
+struct Run {
+  int32_t row, from, to; // columns, the last one behind
+};
+
+// vessel [height, width] of 0 and 1: 8-connected parts of less than `least` pixels go -> how many
+// stay.
+int remove_specks(uint8_t *vessel, int height, int width, double least) {
+  std::vector<Run> runs;
+  std::vector<int32_t> above; // of each run another of its part, or itself
+  const auto part_of = [&](int run) {
+    while (above[run] != run) run = above[run] = above[above[run]];
+    return run;
+  };
+  size_t begun = 0; // where the runs of the row above begin
+  for (int y = 0; y < height; y++) {
+    const uint8_t *row = vessel + size_t(y) * width, *end = row + width;
+    size_t other = begun; // the first run of the row above that may reach the next one
+    const size_t first = runs.size();
+    for (const uint8_t *at = next(row, end); at != end;) {
+      const uint8_t *last = std::find(at, end, 0);
+      const Run run{y, int32_t(at - row), int32_t(last - row)};
+      const int number = int(runs.size());
+      runs.push_back(run), above.push_back(number);
+      while (other < first && runs[other].to < run.from) other++;
+      for (size_t k = other; k < first && runs[k].from <= run.to; k++)
+        above[part_of(int(k))] = number;
+      at = next(last, end);
+    }
+    begun = first;
+  }
+  std::vector<int32_t> area(runs.size());
+  for (size_t k = 0; k < runs.size(); k++) area[part_of(int(k))] += runs[k].to - runs[k].from;
+  int stay = 0;
+  for (size_t k = 0; k < runs.size(); k++) {
+    const Run &run = runs[k];
+    const int part = part_of(int(k));
+    stay += part == int(k) && area[part] >= least;
+    uint8_t *row = vessel + size_t(run.row) * width;
+    if (area[part] < least) std::fill(row + run.from, row + run.to, 0);
+  }
+  return stay;
+}
+
+} // namespace
+
+extern "C" int32_t thin_lines(const uint8_t *vessel, int32_t height, int32_t width, uint8_t *line) {
+  return guarded([&] { thin(vessel, height, width, line); });
+}
+
+extern "C" int32_t without_specks(uint8_t *vessel, int32_t height, int32_t width, double least,
+                                  int32_t *stay) {
+  return guarded([&] { *stay = remove_specks(vessel, height, width, least); });
+}

@@ -1,0 +1,38 @@
+"""Vessels: their parts of some size, and their centre lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from segpipe.kernels import native
+from segpipe.kernels.native import shaped
+
+MOST_PIXELS = 2**31 - 1
+
+
+def thin_lines(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """As skeleton.thin. Raises ValueError for another shape or dtype, or one that is not empty
+    along its border."""
+    checked = _plane(vessel)
+    if any(edge.any() for edge in (checked[:1], checked[-1:], checked[:, :1], checked[:, -1:])):
+        raise ValueError("vessel: wanted one that is empty along its border")
+    line = np.empty(vessel.shape, np.bool_)
+    native.library().thin_lines(checked, *vessel.shape, line.view(np.uint8))
+    return line
+
+
+def without_specks(
+    vessel: npt.NDArray[np.uint8], least: float
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """vessel [h, w] uint8, 0 or 1 -> its 8-connected components of `least` pixels or more [h, w]
+    uint8, and their number. Raises ValueError for another shape or dtype."""
+    large, stay = _plane(vessel).copy(), np.zeros(1, np.int32)
+    native.library().without_specks(large, *vessel.shape, least, stay)
+    return large, int(stay[0])
+
+
+def _plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if vessel.ndim != 2 or vessel.size > MOST_PIXELS:
+        raise ValueError(f"vessel: {vessel.shape}, wanted [h, w]")
+    return shaped("vessel", vessel, vessel.shape, np.uint8)
