@@ -13,7 +13,7 @@ from scipy.sparse import csgraph
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.measurement.branching import Places, find_places, leaving
 from segpipe.measurement.skeleton import Floats, Ints, arc_lengths, nearest
-from segpipe.measurement.traced import Traced
+from segpipe.measurement.traced import BORDER_PX, Traced
 
 OUTSIDE, ARTERY, VEIN, CROSSING, BACKGROUND = range(5)
 """Of a picture of kinds; CROSSING: an artery and a vein, one above the other."""
@@ -147,6 +147,12 @@ def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) 
     """plane [S, S] of the mask's px -> [h, w] where its vessels were traced; `how` OpenCV takes
     what lies between pixels."""
     height, width = traced.vessel.shape
+    if traced.scale == 1:  # not a pixel lies between two
+        (top, left), found = traced.corner, np.zeros((height, width), plane.dtype)
+        inner = np.s_[BORDER_PX : height - BORDER_PX, BORDER_PX : width - BORDER_PX]
+        rows, columns = (side - 2 * BORDER_PX for side in (height, width))
+        found[inner] = plane[top : top + rows, left : left + columns]
+        return found
     shift = traced.to_mask(np.zeros(1, np.complex128))[0]
     back = np.array([[1 / traced.scale, 0, shift.real], [0, 1 / traced.scale, shift.imag]])
     flags = how | cv2.WARP_INVERSE_MAP

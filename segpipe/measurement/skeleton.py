@@ -240,8 +240,13 @@ def filtered(paths: Paths, *weights: Floats) -> Points:
     points = paths.points[inner.clip(first, last)]
     outside = ~ring & (mirror != at)
     points[outside] = 2 * paths.points[mirror[outside]] - points[outside]
-    found = [np.convolve(points, one, "same")[mirror == at] for one in weights]
-    return np.asarray(found if len(found) > 1 else found[0], np.complex128)
+    kept = mirror == at
+    found = np.empty((len(weights), len(paths.points)), np.complex128)
+    for row, one in zip(found, weights, strict=True):
+        row.real, row.imag = (
+            np.convolve(part, one, "same")[kept] for part in (points.real, points.imag)
+        )
+    return found if len(found) > 1 else found[0]
 
 
 def chord_lengths(paths: Paths, points: Points) -> Floats:
