@@ -20,6 +20,7 @@ from segpipe.measurement.skeleton import (
 PROFILE = 17  # samples across a vessel
 BLUR_PX = 0.85  # sigma: by 1, 2, 1, so that a line at 45 degrees is not always met between pixels
 CORE = 3  # samples from the centre line on in which cover may rise: it lies beside the middle
+RISE = 12  # of 255 by which cover rises where another vessel begins
 MOST_TURN = 0.7  # radians, of the bend that goes on to a tip
 TIP = 17  # samples from where a free end is straightened to beyond its tip
 ALONG = 4  # points before and behind, from which its direction is taken
@@ -113,7 +114,9 @@ def _covered(coverage: Image8, start: Points, reach: Points, num: int) -> Floats
     )
     outer = np.asarray(profile[:, CORE:])
     highest = profile[:, :CORE].max(axis=1)
-    profile[:, CORE:] = np.minimum.accumulate(np.minimum(outer, highest[:, None]), axis=1)
+    lowest = np.minimum.accumulate(np.minimum(outer, highest[:, None]), axis=1)
+    other = np.logical_or.accumulate(outer - lowest > RISE, axis=1)
+    profile[:, CORE:] = np.where(other, 0, lowest)
     covered = profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
     return np.asarray(covered / 255 * np.abs(reach) / (num - 1))
 

@@ -131,10 +131,11 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
     of_kinds = {
         name: traced.only(*kinds.is_kind(found.kinds, kind, traced)) for name, kind in NAMES.items()
     }
+    shares = _shares(found)
     native, area = traced.diameter / traced.scale * zoom, float(np.count_nonzero(traced.fov))
     columns: dict[str, Any] = {}
     for name, part in of_kinds.items():
-        values = _of_part(part, area, native, vessels.of_lines)
+        values = _of_part(part, area, native, vessels.of_lines) | {"density": shares[NAMES[name]]}
         columns |= {f"{name}_{column}": values.get(column) for column in OF_KIND}
     if found.disc is None:
         return columns | {"zone_note": "no optic disc"}
@@ -161,6 +162,14 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
             ]
             notes += [f"B: {', '.join(few)}"] if few else []
     return columns | {"zone_note": "; ".join(notes) or None}
+
+
+def _shares(found: Structures) -> np.ndarray[Any, Any]:
+    """By kind the share of the field that its vessels take, in pixels of the mask; a crossing is of
+    both."""
+    num = np.bincount(found.plane[found.mask == VESSEL], minlength=kinds.BACKGROUND + 1)
+    num[[ARTERY, VEIN]] += num[kinds.CROSSING]
+    return np.asarray(num / np.count_nonzero(found.mask))
 
 
 def _of_part(part: Traced, area: float, native: float, of: OfLines) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -178,6 +178,32 @@ def koch(width: float, levels: int = 5, size: float = 0.8) -> Shape:
         squared_curvature=math.nan,
         more={"fractal_dimension": math.log(4) / math.log(3)},
     )
+
+
+VEIN_WIDTH = 1.5  # of the artery beside it
+PAIRS = ("straight", "arc")
+
+
+def beside(name: str, width: float) -> dict[str, Shape]:
+    """An artery of this width and a wider vein that runs beside it, one such width between them:
+    both of one shape of PAIRS, arcs of circles about one centre."""
+    wide = VEIN_WIDTH * width
+    apart = width + (width + wide) / 2  # of the centre lines
+    if name == "arc":
+        return {"artery": arc(width, 0.3), "vein": arc(wide, 0.3 + apart)}
+    artery, vein = straight(width), straight(wide)
+    return {
+        "artery": replace(artery, outlines=[one - 0.5j * apart for one in artery.outlines]),
+        "vein": replace(vein, outlines=[one + 0.5j * apart for one in vein.outlines]),
+    }
+
+
+def draw_kinds(pair: dict[str, Shape], diameter: int, angle: float, offset: complex) -> Image8:
+    """-> [diameter, diameter] uint8: 0 outside the field, 1 artery, 2 vein, 4 background."""
+    artery, vein = (draw(pair[kind], diameter, angle, offset) for kind in ("artery", "vein"))
+    other = np.where(artery == OUTSIDE, OUTSIDE, 4)
+    found = np.where(artery == VESSEL, 1, np.where(vein == VESSEL, 2, other))
+    return found.astype(np.uint8)
 
 
 SHAPES: dict[str, Callable[[float], Shape]] = {
