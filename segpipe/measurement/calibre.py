@@ -20,7 +20,8 @@ from segpipe.measurement.skeleton import (
 PROFILE = 17  # samples across a vessel
 BLUR_PX = 0.85  # sigma: by 1, 2, 1, so that a line at 45 degrees is not always met between pixels
 CORE = 3  # samples from the centre line on in which cover may rise: it lies beside the middle
-RISE = 12  # of 255 by which cover rises where another vessel begins
+RISE = 12  # of 255 by which cover rises, across a vessel, where another one begins
+ANY_RISE = 255  # along a vessel, whose cover varies where it lies between pixels
 MOST_TURN = 0.7  # radians, of the bend that goes on to a tip
 TIP = 17  # samples from where a free end is straightened to beyond its tip
 ALONG = 4  # points before and behind, from which its direction is taken
@@ -66,7 +67,8 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     coverage = np.asarray(cv2.GaussianBlur(coverage, (3, 3), BLUR_PX), np.uint8)
     normal = 1j * along[some] / np.abs(along[some])
     widths = sum(
-        _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1) for side in (-1, 1)
+        _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1, RISE)
+        for side in (-1, 1)
     )
     return Calibres(some, np.asarray(widths), steps[some])
 
@@ -96,7 +98,7 @@ def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> 
     turn = np.angle((base - middle) * (middle - far).conj())  # between chords; on by half at base
     along = (base - middle) * np.exp(0.5j * turn.clip(-MOST_TURN, MOST_TURN))
     along /= np.maximum(np.abs(along), 1e-9)
-    tip = _covered(coverage, base, along * (3 * half + 2), TIP)
+    tip = _covered(coverage, base, along * (3 * half + 2), TIP, ANY_RISE)
     place = np.repeat(np.arange(len(cut)), cut)
     number = np.arange(len(place)) - np.repeat(np.cumsum(cut) - cut, cut)
     moved = points.copy()
@@ -105,9 +107,10 @@ def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> 
     return moved
 
 
-def _covered(coverage: Image8, start: Points, reach: Points, num: int) -> Floats:
+def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int) -> Floats:
     """-> [M] float64 px of vessel from each point of `start` [M] on, along `reach` [M] (px) and no
-    farther: what comes after a gap is another vessel. `num` samples are taken along each."""
+    farther: what comes after a gap, or from where cover rises by more than `rise` again, is another
+    vessel. `num` samples are taken along each."""
     at = start[:, None] + reach[:, None] * np.linspace(0, 1, num)
     profile = cv2.remap(
         coverage, at.real.astype(np.float32), at.imag.astype(np.float32), cv2.INTER_LINEAR
@@ -115,7 +118,7 @@ def _covered(coverage: Image8, start: Points, reach: Points, num: int) -> Floats
     outer = np.asarray(profile[:, CORE:])
     highest = profile[:, :CORE].max(axis=1)
     lowest = np.minimum.accumulate(np.minimum(outer, highest[:, None]), axis=1)
-    other = np.logical_or.accumulate(outer - lowest > RISE, axis=1)
+    other = np.logical_or.accumulate(outer - lowest > rise, axis=1)
     profile[:, CORE:] = np.where(other, 0, lowest)
     covered = profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
     return np.asarray(covered / 255 * np.abs(reach) / (num - 1))
