@@ -47,8 +47,8 @@ COLUMNS = {  # of table.md: keys of table.json
 KIND_TITLES = {  # of metrics.json's arteries_veins
     "artery_dice": "artery Dice",
     "vein_dice": "vein Dice",
-    "artery_vein_accuracy": "artery or vein, right",
-    "artery_vein_found": "of arteries and veins found",
+    "artery_vein_accuracy": "artery/vein accuracy",
+    "artery_vein_found": "artery/vein pixels found",
 }
 
 
@@ -155,8 +155,8 @@ def disc_titles(discs: Mapping[str, Any]) -> dict[str, str]:
     near, error = f"{discs['num_near']} of {discs['num_labelled']}", discs["median_diameter_error"]
     none = f"{discs['num_said_none']} of {discs['num_without']}"
     titles = {f"disc centres within {NEAR} diameters": near}
-    titles["discs' diameters, median error"] = "–" if math.isnan(error) else f"{error:.1%}"
-    return titles | ({"without a disc, said to have none": none} if discs["num_without"] else {})
+    titles["disc diameter, median error"] = "–" if math.isnan(error) else f"{error:.1%}"
+    return titles | {"without a disc, said to have none": none}
 
 
 def structure_lines(result: Mapping[str, Any]) -> list[str]:
