@@ -466,6 +466,13 @@ def test_discs_of_no_photograph_are_refused(refused, eyes, tmp_path):
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_a_set_without_labels_of_arteries_and_veins_is_refused(refused, labelled):
+    line = refused("--data", labelled, *FLAGS)
+    wanted = f"no labels in the colours of arteries and veins in {labelled.name} (docs/"
+    assert f"--structures all: {wanted}" in line
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_a_file_of_discs_that_is_not_there_is_refused(refused, eyes, tmp_path):
     line = refused("--data", eyes, "--discs", tmp_path / "d.csv", *FLAGS)
     assert f"--discs {tmp_path}/d.csv: no such file, check the path" in line

@@ -126,8 +126,16 @@ def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[Labelled
 
 
 def _with_discs(sets: Sequence[LabelledData], config: EvaluateConfig) -> list[LabelledData]:
-    """With the rows of --discs. Raises UserError where it names no photograph of theirs."""
+    """With the rows of --discs. Raises UserError where it names no photograph of theirs, and where
+    there is nothing that --structures all could be measured by."""
+    names = ", ".join(data.name for data in sets)
     if config.discs is None:
+        kinds = any(example.kinds for data in sets for example in data.examples)
+        if config.structures == "all" and not kinds:
+            raise UserError(
+                f"--structures all: no labels in the colours of arteries and veins in {names} "
+                "(docs/training-data.md), leave it out or give --discs"
+            )
         return list(sets)
     rows = discs.read_discs(config.discs, config.anonymous and config.discs.startswith("s3://"))
     found = [
@@ -140,7 +148,6 @@ def _with_discs(sets: Sequence[LabelledData], config: EvaluateConfig) -> list[La
         for data in sets
     ]
     if not any(data.discs for data in found):
-        names = ", ".join(data.name for data in sets)
         raise UserError(
             f"--discs {config.discs}: names no photograph of {names}, wanted files as "
             f"{sets[0].examples[0].image} in its column file; check it and --data"

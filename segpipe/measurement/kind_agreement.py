@@ -71,9 +71,9 @@ def compare(told: Image8, label: Image8, inside: Mask) -> KindCounts:
         wrong = pixels((kind,), (other, BACKGROUND)) + pixels((kinds.CROSSING,), (BACKGROUND,))
         return own, own + pixels((kind, kinds.CROSSING), (CROSSING,)), missed, wrong
 
-    right_arteries, *artery = outcomes(kinds.ARTERY, ARTERY, VEIN)
-    right_veins, *vein = outcomes(kinds.VEIN, VEIN, ARTERY)
+    arteries, *artery = outcomes(kinds.ARTERY, ARTERY, VEIN)
+    veins, *vein = outcomes(kinds.VEIN, VEIN, ARTERY)
     vessel = kinds.ARTERY, kinds.VEIN, kinds.CROSSING
     found = pixels(vessel, (ARTERY, VEIN))
     known = int(table[:, [ARTERY, VEIN]].sum())
-    return KindCounts(*artery, *vein, right_arteries + right_veins, found, known)
+    return KindCounts(*[*artery, *vein, arteries + veins, found, known])
