@@ -92,13 +92,14 @@ def read_discs(uri: str, anonymous: bool = False) -> list[DiscRow]:
 
 def _row(uri: str, line: int, row: dict[str, str]) -> DiscRow:
     values = {name: value.strip() for name, value in row.items()}
-    ok, where = values["ok"], f"--discs {uri}: line {line}"
+    ok, place = values["ok"], f"{uri}: line {line}"
     if ok not in (RIGHT, WRONG, NONE):
         raise UserError(
-            f'{where}: ok is "{ok}", wanted {RIGHT} (right), {WRONG} (left out) or {NONE} (no disc)'
+            f'--discs {place}: ok is "{ok}", wanted {RIGHT} (right), {WRONG} (left out) or '
+            f"{NONE} (no disc)"
         )
     if not values["file"].strip("/"):
-        raise UserError(f"{where}: names no file, give that of the photograph")
+        raise UserError(f"--discs {place}: names no file, give that of the photograph")
     numbers = {}
     for name in NUMBERS if ok == RIGHT else ():
         try:
@@ -108,7 +109,7 @@ def _row(uri: str, line: int, row: dict[str, str]) -> DiscRow:
         least = 0 if name in ("height", "width") else -math.inf
         if not least < numbers[name] < math.inf:
             raise UserError(
-                f'{where}: {name} is "{values[name]}", wanted a number of px'
+                f'--discs {place}: {name} is "{values[name]}", wanted a number of px'
                 f"{' above 0' if least == 0 else ''}; correct it, or set ok to {WRONG}"
             )
     label = DiscLabel(**numbers) if numbers else None
