@@ -106,8 +106,8 @@ LAYOUTS = (
         photograph="{number}[^/]*",
         masked=True,
     ),
-    Layout(  # before RITE, whose folder of vessels it has
-        "VC-Net",
+    Layout(  # as VC-Net ships it, and LES-AV and HRF alike; before that whose vessel/ it has too
+        "RITE",
         "(training|test)/label/",
         "{split}/images/{number}.png",
         (

@@ -6,9 +6,9 @@
                Artery/vein labels training/21_av.png where there is no 1st_manual/
     DRIVE_AV   DRIVE/ and DRIVE_AV/training/21_av.png, side by side
     RITE       training/images/21_training.tif  training/vessel/21_training.png, or else
-               training/av/21_training.png
-    VC-Net     training/images/0.png  training/vessel/0.png, or else training/label/0.png
-               training/mask/0.png, the same below test/: its copies of RITE, LES-AV and HRF
+               training/av/21_training.png; as VC-Net ships it, and LES-AV and HRF alike:
+               training/images/0.png  training/vessel/0.png, or else training/label/0.png
+               training/mask/0.png
     STARE      stare-images/im0001.ppm  labels-ah/im0001.ah.pgm  labels-vk/im0001.vk.pgm (second)
                mask/im0001_mask.gif where there are masks; photographs without a label are left out
     CHASE_DB1  Image_01L.jpg  Image_01L_1stHO.png  Image_01L_2ndHO.png (second)
