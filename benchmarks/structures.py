@@ -10,35 +10,35 @@ is right for either kind. Writes results/structures.md.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from av_labels import ARTERY, BACKGROUND, KIND_BITS, NONE, RIGHT, VEIN, disc_of, label_of
 from common import data_folder, facts, run, write
 
 from segpipe.data.canvas import fit_field, native_mask
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import decode_photograph, encode_kinds
-from segpipe.data.datasets import load_example
+from segpipe.data.datasets import load_example, load_kinds
 from segpipe.data.fov import find_fov
 from segpipe.data.layouts import Example, open_labelled
-from segpipe.measurement import kinds, quality, structures, vessels
+from segpipe.evaluate import discs
+from segpipe.evaluate.report import disc_titles
+from segpipe.measurement import kind_agreement, kinds, quality, structures, vessels
+from segpipe.measurement.kind_agreement import KindCounts
 from segpipe.models import checkpoint, engine
 from segpipe.models import structures as networks
-from segpipe.storage import open_store
+from segpipe.storage import Store, open_store
 
 SETS = {"HRF": "HRF 06 to 15", "DRIVE": "DRIVE test, labels of DRIVE_AV"}
-NEAR = 0.25  # disc diameters: a centre is right so far from the label's
+BESIDE = {"DRIVE": "."}  # where the folder of the labels lies beside that of the set
 COPIES, MEASURES = 15, ("none", "full")
-Counts = dict[str, float]
 Result = TypeVar("Result")
 
 
@@ -54,15 +54,17 @@ class Finder:
         self.maps = networks.open_maps(networks.read(), chosen)
 
 
-def examples(name: str) -> tuple[Example, ...]:
-    return open_labelled(open_store(str(data_folder() / name))).examples("test")
+def opened(name: str) -> tuple[Store, tuple[Example, ...]]:
+    """A set's store, and its test photographs."""
+    store = open_store(str(data_folder() / BESIDE.get(name, name)))
+    return store, open_labelled(store).examples("test")
 
 
-def kinds_of(finder: Finder, name: str) -> dict[str, Counts]:
+def kinds_of(finder: Finder, name: str) -> dict[str, KindCounts]:
     """Counts of pixels, of the kinds that are told and of the map alone."""
-    store = open_store(str(data_folder() / name))
-    counts: defaultdict[str, Counts] = defaultdict(dict)
-    for example in examples(name):
+    store, examples = opened(name)
+    counts: defaultdict[str, KindCounts] = defaultdict(KindCounts)
+    for example in examples:
         one = load_example(store, example)
         image, fov, geometry = fit_field(one.image, one.fov, finder.card.diameter)
         score, maps = finder.score(image, fov), finder.maps(image, fov)
@@ -70,19 +72,19 @@ def kinds_of(finder: Finder, name: str) -> dict[str, Counts]:
         mask = native_mask(score, fov, geometry, threshold)
         found = structures.find(score, maps, fov, geometry, threshold)
         plain = np.where(maps[structures.ARTERIES] >= 0.5, kinds.ARTERY, kinds.VEIN)
-        label = label_of(name, example, one.fov.view(np.uint8)) & KIND_BITS
+        label = load_kinds(store, example, one)
+        assert label is not None
         for what, plane in (("told", found.plane), ("map alone", plain.astype(np.uint8))):
             told = structures.native_kinds(plane, mask, geometry)
-            for key, value in counted(told, label).items():
-                counts[what][key] = counts[what].get(key, 0) + value
+            counts[what] += kind_agreement.compare(told, label, one.fov)
     return counts
 
 
 def alike(finder: Finder, name: str) -> float:
     """Of the vessels' pixels on the canvas the share that has the kind torch's fp32 gives it."""
-    store, same, whole = open_store(str(data_folder() / name)), 0, 0
+    (store, examples), same, whole = opened(name), 0, 0
     reference = networks.open_maps(networks.read(), engine.REFERENCE)
-    for example in examples(name)[::5]:
+    for example in examples[::5]:
         one = load_example(store, example)
         image, fov, geometry = fit_field(one.image, one.fov, finder.card.diameter)
         score, threshold = finder.score(image, fov), finder.card.threshold
@@ -96,49 +98,22 @@ def alike(finder: Finder, name: str) -> float:
     return same / whole
 
 
-def counted(told: np.ndarray, label: np.ndarray) -> Counts:
-    """Pixels of each outcome."""
-    crossing = told == kinds.CROSSING
-    values: Counts = {}
-    for name, kind, code in (("artery", kinds.ARTERY, ARTERY), ("vein", kinds.VEIN, VEIN)):
-        other = {ARTERY: VEIN, VEIN: ARTERY}[code]
-        values[f"{name} hit"] = ((told == kind) | crossing)[label == code].sum()
-        values[f"{name} missed"] = (label == code).sum() - values[f"{name} hit"]
-        wrong = (told == kind)[(label == other) | (label == BACKGROUND)].sum()
-        values[f"{name} wrong"] = wrong + crossing[label == BACKGROUND].sum()
-    known = (label == ARTERY) | (label == VEIN)
-    values["found"] = np.isin(told, (kinds.ARTERY, kinds.VEIN, kinds.CROSSING))[known].sum()
-    values["known"] = known.sum()
-    return values
-
-
-def dice(counts: Counts, name: str) -> float:
-    hit, missed, wrong = (counts[f"{name} {what}"] for what in ("hit", "missed", "wrong"))
-    return 2 * hit / (2 * hit + missed + wrong)
-
-
-def discs_of(finder: Finder, name: str) -> dict[str, list[float]]:
-    """Of each photograph with a right label: distance of centres and ratio of diameters, in disc
-    diameters; NaN where none is found. `none`: of those without a disc, whether one is found."""
-    store = open_store(str(data_folder() / name))
-    values: dict[str, list[float]] = {"apart": [], "ratio": [], "none": []}
-    for example in examples(name):
-        said = disc_of(name, example)
-        if said is None or said[0] not in (RIGHT, NONE):
+def discs_of(finder: Finder, name: str) -> dict[str, Any]:
+    """What evaluation tells of a set's discs, where fields are found."""
+    store, examples = opened(name)
+    file = str(data_folder() / "discs.csv")
+    rows = discs.discs_of(discs.read_discs(file), file, store, examples, name)
+    told = []
+    for example in examples:
+        row = rows.get(example.name)
+        if row is None or row.ok == discs.WRONG:
             continue
         image = decode_photograph(store.get(example.image)).image
         canvas, fov, geometry = fit_field(image, find_fov(image), finder.card.diameter)
         score, maps = finder.score(canvas, fov), finder.maps(canvas, fov)
         found = structures.find(score, maps, fov, geometry, finder.card.threshold).disc
-        disc = found and found.in_photograph(geometry)
-        if said[0] == NONE:
-            values["none"].append(float(disc is not None))
-            continue
-        x, y, height, width = said[1]
-        size = (height + width) / 2
-        values["apart"].append(math.hypot(disc.x - x, disc.y - y) / size if disc else math.nan)
-        values["ratio"].append(disc.diameter / size if disc else math.nan)
-    return values
+        told.append(discs.of_photograph(row.label, found and found.in_photograph(geometry)))
+    return discs.summary(told)
 
 
 def milliseconds(finder: Finder, path: str) -> dict[str, float]:
@@ -205,11 +180,8 @@ def main() -> None:
     ]
     for name, title in SETS.items():
         for what, counts in kinds_of(finder, name).items():
-            right = (counts["artery hit"] + counts["vein hit"]) / counts["found"]
-            lines.append(
-                f"| {title}, {what} | {dice(counts, 'artery'):.4f} | {dice(counts, 'vein'):.4f} | "
-                f"{right:.4f} | {counts['found'] / counts['known']:.4f} |"
-            )
+            figures = " | ".join(f"{value:.4f}" for value in counts.summary().values())
+            lines.append(f"| {title}, {what} | {figures} |")
     lines += [
         "",
         f"{alike(finder, 'HRF'):.2%} of the vessels' pixels have the kind that torch in fp32 gives",
@@ -218,19 +190,13 @@ def main() -> None:
         "Optic discs: photographs with a right label in discs.csv (those of STARE were looked at",
         "for this table alone).",
         "",
-        f"| photographs | centre within {NEAR} disc diameters | diameter: median error | without "
-        "a disc, said to have none |",
+        f"| photographs | centre within {discs.NEAR} disc diameters | diameter: median error | "
+        "without a disc, said to have none |",
         "|---|---|---|---|",
     ]
     for name in ("DRIVE", "HRF", "STARE"):
-        values = discs_of(finder, name)
-        near = sum(apart <= NEAR for apart in values["apart"])
-        error = np.nanmedian(np.abs(np.asarray(values["ratio"]) - 1))
-        none = values["none"]
-        lines.append(
-            f"| {name}, {'all' if name == 'STARE' else 'test'} | {near} of {len(values['apart'])} "
-            f"| {error:.1%} | {sum(not one for one in none)} of {len(none)} |"
-        )
+        cells = " | ".join(disc_titles(discs_of(finder, name)).values())
+        lines.append(f"| {name}, {'all' if name == 'STARE' else 'test'} | {cells} |")
     small, large = (
         milliseconds(finder, path)
         for path in ("DRIVE/test/images/01_test.tif", "HRF/images/06_h.jpg")

@@ -37,6 +37,7 @@ In the order in which data flows:
       classes.py         what each pixel of a label or mask is
       known_sets.py      how each published set names its files
       layouts.py         labelled sets: which files belong together
+      unknown_sets.py    what is said of a folder in no known layout
       several.py         several labelled sets below one folder, as one
       globs.py           sets whose files the user names
       nnunet.py          what nnU-Net's dataset.json says
@@ -82,6 +83,7 @@ In the order in which data flows:
       kinds.py           the kind of each vessel: artery or vein
       disc.py  zones.py  the optic disc; rings around it, and central equivalents
       agreement.py       mask and label -> clDice, sensitivity by width
+      kind_agreement.py  arteries and veins beside a label of them -> Dice, accuracy
       quality.py         focus, exposure, what is readable
       trust.py           how far a mask can be trusted
     plots.py  html.py    what training and evaluation draw; parts of reports
@@ -151,8 +153,9 @@ In the order in which data flows:
       child.py           untrusted files are decoded and measured in a child process
       measured.py        the files of one mask -> the columns of its row
     evaluate/            segpipe evaluate
-      run.py             its config and verb
+      run.py  config.py  its verb and its flags
       stages.py          what happens to a labelled photograph
+      discs.py           optic discs of a CSV file, beside those that are found
       bootstrap.py       intervals over photographs
       report.py          figures, page and table
     scaling/             segpipe scale: a job on more and more cores, beside its ceilings

@@ -14,7 +14,8 @@ from segpipe.cluster.session import ray_session
 from segpipe.cluster.workers import data_stage
 from segpipe.data.synthetic_sets import write_archive_image, write_labelled_example
 from segpipe.errors import UserError
-from segpipe.evaluate.run import EvaluateConfig, evaluate
+from segpipe.evaluate.config import EvaluateConfig
+from segpipe.evaluate.run import evaluate
 from segpipe.flags import check_at_least, check_seed
 from segpipe.progress import Progress
 from segpipe.segment.config import SegmentConfig

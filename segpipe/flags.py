@@ -10,6 +10,7 @@ from typing import Any
 from segpipe.errors import UserError, some_of
 
 DEVICES = ("auto", "cpu", "gpu")
+STRUCTURES = ("vessels", "all")  # that are found; all: arteries, veins and the optic disc too
 MOST = 2**53  # of a number; up to it, whole ones are exact as floats too
 EMPTY = '""'  # a value, as it is told
 NUMBERS: dict[type[int | float], str] = {int: "a whole number", float: "a number"}

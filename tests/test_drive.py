@@ -5,10 +5,13 @@ Run: SEGPIPE_DATA=folder-that-holds-DRIVE pytest -m cluster tests/test_drive.py
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
+from needs import real_set
 from PIL import Image
 from verbs import run
 
@@ -54,3 +57,22 @@ def test_the_second_observer_is_measured_as_published(drive, tmp_path, ray_clust
     published = {"dice": 0.7891, "mcc": 0.7591, "sensitivity": 0.7746, "specificity": 0.9725}
     published["accuracy"] = 0.9473
     assert {key: observer[key] for key in published} == pytest.approx(published, abs=5e-4)
+
+
+def test_arteries_veins_and_discs_have_the_figures_of_the_results(drive, tmp_path, ray_cluster):
+    """Of results/structures.md, counted there without Ray; other engines differ a little."""
+    for name in ("DRIVE", "DRIVE_AV"):
+        (tmp_path / "sets" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "sets" / name).symlink_to(real_set(name), target_is_directory=True)
+    words = ["--data", tmp_path / "sets", "--output", tmp_path / "out", "--structures", "all"]
+    assert run("evaluate", *words, "--discs", drive.parent / "discs.csv") == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    page = (Path(__file__).parents[1] / "results/structures.md").read_text()
+    kinds = re.search(r"\| DRIVE test, labels of DRIVE_AV, told \| (.*) \|", page)
+    discs = re.search(r"\| DRIVE, test \| (\d+) of (\d+) \|", page)
+    num_labelled, *figures = found["arteries_veins"].values()
+    assert num_labelled == 20
+    assert figures == pytest.approx(list(map(float, kinds[1].split(" | "))), abs=2e-3)
+    assert [found["discs"][name] for name in ("num_near", "num_labelled")] == list(
+        map(int, discs.groups())
+    )

@@ -217,7 +217,7 @@ def test_scores_are_those_of_the_engine_in_the_field(loaded_rows, name):
     for engine in (Engine("native", "fp32"), Engine("torch", "fp32")):
         if engine.backend == "native" and kernels.missing():
             continue
-        scored = Scoring(weights, "none", engine, False, "cpu", 1)(dict(loaded_rows))
+        scored = Scoring(weights, "none", None, engine, False, "cpu", 1)(dict(loaded_rows))
         assert scored["engine"].tolist() == [engine.name] * 2
         apart = np.abs(scored["score"] - wanted)[inside]
         assert (apart > 2e-3).mean() < (1e-3 if name == "segnet-lite" else 1e-9)
@@ -225,7 +225,7 @@ def test_scores_are_those_of_the_engine_in_the_field(loaded_rows, name):
 
 def test_a_photograph_that_cannot_be_read_is_not_scored(loaded_rows):
     weights = checkpoint.read("segnet-lite")
-    scoring = Scoring(weights, "none", REFERENCE, True, "cpu", 1)
+    scoring = Scoring(weights, "none", None, REFERENCE, True, "cpu", 1)
     scored = scoring(loaded_rows | {"error": np.array(["a.png: broken", ""])})["score"]
     assert not scored[0].any()
     assert scored[1].any()
@@ -237,9 +237,9 @@ def test_where_an_engine_is_missing_the_reference_takes_its_place_or_the_flag_is
     """The latter where the engine was named though it does not match the reference."""
     monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
     weights, native = checkpoint.read("segnet-lite"), Engine("native", "fp32")
-    assert Scoring(weights, "none", native, True, "cpu", 1).engine == REFERENCE
+    assert Scoring(weights, "none", None, native, True, "cpu", 1).engine == REFERENCE
     with pytest.raises(UserError, match=r"--backend native --precision fp32: .*no C\+\+ compiler"):
-        Scoring(weights, "none", native, False, "cpu", 1)
+        Scoring(weights, "none", None, native, False, "cpu", 1)
 
 
 # ---- intervals

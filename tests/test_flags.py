@@ -145,6 +145,8 @@ TABLE: dict[str, dict[str, list[str] | str]] = {
         "fov": CHOICE,
         "tta": TTA,
         "report_images": ["yes", ""],
+        "structures": CHOICE,
+        "discs": ["discs.csv", *PLACES],  # the first: without --structures all
         "workers": COUNT,
         "precision": CHOICE,
         "backend": CHOICE,
@@ -281,13 +283,14 @@ def test_a_value_that_cannot_be_meant_is_refused(
 
 
 PLACES_OF = {"data", "input", "output", "checkpoint", "measured"}
-OF_MEASURE = [("measure", "fov"), ("measure", "photographs")]  # other verbs have such of no place
+OF_ONE = [("measure", "fov"), ("measure", "photographs"), ("evaluate", "discs")]
+"""Other verbs have such of no place, or none."""
 
 
 @pytest.mark.parametrize(
     ("verb", "field"),
     [(verb, field) for verb, rows in TABLE.items() for field in rows if field in PLACES_OF]
-    + OF_MEASURE,
+    + OF_ONE,
 )
 def test_a_path_with_a_zero_byte_is_refused(labelled, photographs, tmp_path, verb, field):
     """No shell can pass one; a program that calls segpipe can."""

@@ -212,7 +212,7 @@ def test_files_as_the_page_names_them_are_recognised(name, cells, tmp_path):
     found = layouts.open_labelled(open_store(str(tmp_path)))
     assert found.layout == name.replace("your own", "plain")
     (example,) = found.training + found.test
-    example = replace(example, colours="")
+    example = replace(example, colours="", kinds=None, kind_colours="")
     assert example == layouts.Example(Path(image).stem, image, manual, mask, second)
     known = next(layout for layout in layouts.LAYOUTS if layout.name == found.layout)
     assert (known.mask is None, known.second is None) == (mask is None, second is None)

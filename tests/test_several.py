@@ -20,7 +20,8 @@ from segpipe.data.datasets import load_example
 from segpipe.data.globs import Reading
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.data.several import open_sets
-from segpipe.evaluate.run import EvaluateConfig, _open_sets
+from segpipe.evaluate.config import EvaluateConfig
+from segpipe.evaluate.run import _open_sets
 from segpipe.models import checkpoint
 from segpipe.storage import open_store
 from segpipe.storage.settings import read_settings

@@ -34,6 +34,11 @@ class Scheme:
         wanted = meanings or MEANINGS
         return tuple(dict.fromkeys(colour for name, colour in self.meanings if name in wanted))
 
+    def code(self, colour: Colour) -> int:
+        """1 + the place in MEANINGS of what this colour means; of two meanings uncertain."""
+        names = [name for name, other in self.meanings if other == colour]
+        return 1 + MEANINGS.index("uncertain" if "uncertain" in names else names[0])
+
     def __str__(self) -> str:
         """As the flag takes it."""
         return ",".join(f"{name}={in_hex(colour)}" for name, colour in self.meanings)
@@ -69,6 +74,12 @@ class Scheme:
         return scheme
 
 
+def tells_kinds(text: str) -> bool:
+    """Whether a scheme, as the flag takes it or "", tells arteries from veins."""
+    names = {name for name, _ in Scheme.parse(text).meanings} if text else set()
+    return {"artery", "vein"} <= names
+
+
 def in_hex(colour: Colour) -> str:
     """As RRGGBB."""
     return bytes(colour).hex().upper()
@@ -84,6 +95,7 @@ SCHEMES = {
     "LES-AV": Scheme(
         (("artery", RED), ("vein", BLUE), ("crossing", WHITE), ("uncertain", GREEN)),
     ),
+    # VC-Net (Hu et al. 2021) ships its copies of RITE, LES-AV and HRF in these colours, too.
     # Artery/vein labels by the ids of DRIVE: a crossing has the colour of the upper vessel.
     "DRIVE_AV": Scheme((("artery", RED), ("vein", BLUE), ("uncertain", GREEN))),
     # Of HRF: one green for crossings, for the tangle on the disc and for branches left open.

@@ -6,7 +6,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -90,6 +90,21 @@ def load_second(store: Source, example: Example, like: Labelled) -> Image8 | Non
     return classes_of(vessel, like.fov)
 
 
+def load_kinds(store: Source, example: Example, like: Labelled) -> Image8 | None:
+    """What its drawing of arteries and veins tells [H, W] uint8, as Drawing.meanings; None where
+    there is none. Raises UserError that names the file that does not fit."""
+    if example.kinds is None:
+        return None
+    own = replace(example, label=example.kinds, colours=example.kind_colours)
+    drawing = _fitting(store, own, example.kinds, like.fov.shape)
+    if drawing.problem or drawing.meanings is None:
+        told = drawing.text or "holds no colours"
+        raise UserError(
+            f"{store.uri(example.kinds)}: {told}, wanted {example.kind_colours}; replace it"
+        )
+    return drawing.meanings
+
+
 def field_overlap(store: Source, example: Example, image: Image8) -> float | None:
     """Intersection over union of the set's field of view and the one that is found in the image.
 
@@ -120,13 +135,18 @@ def drawing_of(store: Source, example: Example, key: str) -> Drawing:
 
 def _foreground(store: Source, example: Example, key: str, shape: tuple[int, ...]) -> Mask:
     """A drawing on its image, which has this shape -> [H, W] bool."""
-    foreground = drawing_of(store, example, key).foreground
-    if foreground.shape != shape[:2]:
+    return _fitting(store, example, key, shape).foreground
+
+
+def _fitting(store: Source, example: Example, key: str, shape: tuple[int, ...]) -> Drawing:
+    """A drawing that has the shape of its image."""
+    drawing = drawing_of(store, example, key)
+    if drawing.foreground.shape != shape[:2]:
         raise UserError(
-            f"{store.uri(key)}: {_size(foreground.shape)} px, but its image {example.image} "
-            f"has {_size(shape)} px, give both one size"
+            f"{store.uri(key)}: {_size(drawing.foreground.shape)} px, but its image "
+            f"{example.image} has {_size(shape)} px, give both one size"
         )
-    return foreground
+    return drawing
 
 
 def _found(store: Source, example: Example, image: Image8) -> Mask:

@@ -18,7 +18,7 @@ from PIL import Image
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import scale_to
 from segpipe.data.codecs import FORMATS, WHITE
-from segpipe.data.colours import BLACK, Scheme, in_hex
+from segpipe.data.colours import BLACK, MEANINGS, Scheme, in_hex
 from segpipe.data.depth import FULL_RANGE
 from segpipe.data.fov import fov_diameter
 from segpipe.data.photograph import MAX_MEGAPIXELS, TURNED_BACK, check_area
@@ -64,6 +64,9 @@ class Drawing:
     """Share of pixels between two values among those that are not black, as JPEG makes of edges."""
     coloured: bool = False
     """Whether it was read by its colours."""
+    meanings: Image8 | None = None
+    """[H, W] of one that was: 0 background, else 1 + the place of what its colour means in
+    colours.MEANINGS."""
 
 
 def read_drawing(data: bytes, scheme: Scheme | None = None) -> Drawing:
@@ -91,8 +94,12 @@ def read_drawing(data: bytes, scheme: Scheme | None = None) -> Drawing:
         drawing = replace(drawing, problem="transparency", text=text)
     if turned is None:
         return drawing
-    back = Image.fromarray(drawing.foreground.view(np.uint8)).transpose(turned)
-    return replace(drawing, foreground=np.asarray(back).view(bool))
+    foreground, meanings = (
+        None if plane is None else np.asarray(Image.fromarray(plane).transpose(turned))
+        for plane in (drawing.foreground.view(np.uint8), drawing.meanings)
+    )
+    assert foreground is not None
+    return replace(drawing, foreground=foreground.view(bool), meanings=meanings)
 
 
 def _levels(picture: Image.Image) -> Image8:
@@ -165,8 +172,11 @@ def _by_colours(rgb: Image8, scheme: Scheme | None) -> Drawing | None:
     if off > SHARE * drawn:
         words = _colours(codes, counts, strange)
         raise NotTwoValued(f"holds {words}, of no meaning in {scheme}", coloured=True)
-    is_drawn = distance.argmin(axis=1) > 0
-    return Drawing(is_drawn[np.searchsorted(codes, packed)], grey=off / drawn, coloured=True)
+    of_colour = np.array([0, *map(scheme.code, scheme.colours())], np.uint8)
+    meaning = of_colour[distance.argmin(axis=1)]
+    meaning[strange & (meaning > 0)] = 1 + MEANINGS.index("uncertain")
+    meanings = meaning[np.searchsorted(codes, packed)]
+    return Drawing(meanings > 0, grey=off / drawn, coloured=True, meanings=meanings)
 
 
 def _colours(codes: npt.NDArray[Any], counts: npt.NDArray[Any], which: Mask) -> str:

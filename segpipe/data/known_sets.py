@@ -106,6 +106,17 @@ LAYOUTS = (
         photograph="{number}[^/]*",
         masked=True,
     ),
+    Layout(  # as VC-Net ships it, and LES-AV and HRF alike; before that whose vessel/ it has too
+        "RITE",
+        "(training|test)/label/",
+        "{split}/images/{number}.png",
+        (
+            LabelPlace("{split}/vessel/{number}.png"),
+            LabelPlace("{split}/label/{number}.png", "LES-AV"),
+        ),
+        "{split}/mask/{number}.png",
+        splits=OWN_NAMES,
+    ),
     Layout(
         "RITE",
         "(training|test)/(av|vessel)/",

@@ -6,7 +6,9 @@
                Artery/vein labels training/21_av.png where there is no 1st_manual/
     DRIVE_AV   DRIVE/ and DRIVE_AV/training/21_av.png, side by side
     RITE       training/images/21_training.tif  training/vessel/21_training.png, or else
-               training/av/21_training.png
+               training/av/21_training.png; as VC-Net ships it, and LES-AV and HRF alike:
+               training/images/0.png  training/vessel/0.png, or else training/label/0.png
+               training/mask/0.png
     STARE      stare-images/im0001.ppm  labels-ah/im0001.ah.pgm  labels-vk/im0001.vk.pgm (second)
                mask/im0001_mask.gif where there are masks; photographs without a label are left out
     CHASE_DB1  Image_01L.jpg  Image_01L_1stHO.png  Image_01L_2ndHO.png (second)
@@ -20,6 +22,8 @@
     plain      images/a.jpg  labels/a.png  masks/a.png where there are masks; the same below
                training/ (or train/) and test/ for a set with splits
 
+Where both lie there, the label is the one named first, and the other tells arteries and veins.
+
 Extensions may be those of any format that is read, and .gz after them. Below each folder there may
 be more folders, the same for a photograph and its drawings. Either all photographs of a split have
 a mask of the field of view or none has. A split without any label is left out.
@@ -30,14 +34,15 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from segpipe.data import nnunet
 from segpipe.data.codecs import EXTENSIONS
-from segpipe.data.colours import SCHEMES
+from segpipe.data.colours import SCHEMES, tells_kinds
 from segpipe.data.globs import Reading
-from segpipe.data.known_sets import LAYOUTS, PLAIN, SPLITS, LabelPlace, Layout
+from segpipe.data.known_sets import LAYOUTS, SPLITS, LabelPlace, Layout
+from segpipe.data.unknown_sets import MEDICAL, PACKED, unknown
 from segpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,8 +52,6 @@ if TYPE_CHECKING:
     )  # its libraries stay out of processes that only decode
 
 GZIPPED = ".gz"  # after the extension of an image: unpacked as it is read
-PACKED = (".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".7z", ".rar")
-MEDICAL = (".nii.gz", ".nii", ".mha", ".nrrd", ".npz", ".b2nd")  # volumes: not read
 GLOBS = "globs"  # the name of the layout that --images and --labels describe
 
 
@@ -69,6 +72,10 @@ class Example:
     colours: str = ""
     """What the colours of the drawings mean, as colours.Scheme.parse takes it; "": white on black
     alone."""
+    kinds: str | None = None
+    """A drawing of arteries and veins in colours, if any; it may be the label itself."""
+    kind_colours: str = ""
+    """What its colours mean, as `colours`; "" without one."""
 
     def as_row(self) -> dict[str, str]:
         """By field, as a row of a table; "" for None, which Ray's batches turn into NaN."""
@@ -77,8 +84,8 @@ class Example:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Example:
         """The example in a row that may have other columns too."""
-        mask, second = row["mask"] or None, row["second"] or None
-        return cls(row["name"], row["image"], row["label"], mask, second, row["colours"])
+        keys = {field.name: row[field.name] for field in fields(cls)}
+        return cls(**keys | {name: keys[name] or None for name in ("mask", "second", "kinds")})
 
 
 @dataclass(frozen=True)
@@ -142,12 +149,20 @@ def open_labelled(
     keys = list(entries)
     if reading.globs:
         pairs = reading.globs.pairs(keys, store.uri)
-        found = tuple(Example(*pair, second=None, colours=reading.colours) for pair in pairs)
+        meanings = reading.colours
+        found = tuple(
+            replace(
+                Example(*pair, second=None, colours=meanings),
+                kinds=pair[1] if tells_kinds(meanings) else None,
+                kind_colours=meanings if tells_kinds(meanings) else "",
+            )
+            for pair in pairs
+        )
         return LabelledSet(store.uri(), GLOBS, False, found, (), entries, {}, {}, {}, ())
     matching = (one for one in LAYOUTS if any(re.match(one.mark, key) for key in keys))
     layout = next(matching, None)
     if layout is None:
-        raise _unknown(store, sorted([*keys, *others]))
+        raise unknown(store, sorted([*keys, *others]))
     notes = []
     if layout.channels:
         nnunet.check_channels(store.uri(), filter(None, map(image_path, keys)))
@@ -195,36 +210,7 @@ def image_path(key: str) -> str | None:
     return path if extension.lower() in EXTENSIONS else None
 
 
-# ---- sets in no layout, and what belongs to none
-
-
-def _unknown(store: Source, found: list[str]) -> UserError:
-    more = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else "".join(found)
-    names = ", ".join(dict.fromkeys(one.name for one in LAYOUTS if one.name != PLAIN))
-    wanted = (
-        f" (wanted {names}, or images/ beside labels/ of the same names: docs/training-data.md has "
-        "all; or name files by --images and --labels)"
-    )
-    return UserError(
-        f"{store.uri()}: no labelled set in a known layout, found {more or 'no files'}"
-        f"{_advice(store, found) or wanted}"
-    )
-
-
-def _advice(store: Source, keys: Iterable[str]) -> str:
-    """What to do with files in no known layout, where that can be seen; else nothing."""
-    for key in keys:
-        above, _, below = key.partition("/")
-        while below:
-            if any(re.match(one.mark, below) for one in LAYOUTS):
-                return f", name {store.uri(above)} instead"
-            folder, _, below = below.partition("/")
-            above = f"{above}/{folder}"
-        if key.lower().endswith(MEDICAL):
-            return f", volumes as {key} are not read: save photographs as PNG"
-        if key.lower().endswith(PACKED):
-            return f", unpack {key}"
-    return ""
+# ---- what belongs to none
 
 
 def _strangers(layout: Layout, keys: Iterable[str], others: Iterable[str]) -> list[str]:
@@ -310,6 +296,9 @@ class _Split:
         self.label_place: LabelPlace
         self.label_place, self.labelled = next((one for one in found if one[1]), found[0])
         self.colours = colours or str(SCHEMES.get(self.label_place.colours, ""))
+        coloured = [place for place, labelled in found if place.colours and labelled]
+        self.kinds_place = coloured[0] if coloured else self.label_place
+        self.kind_colours = colours or str(SCHEMES.get(self.kinds_place.colours, ""))
 
     def _matching(self, template: str) -> dict[str, _Place]:
         """Path -> place of each file that a template describes."""
@@ -365,7 +354,12 @@ class _Split:
         assert image is not None
         name = path[len(self.folder) + 1 :] if self.folder else path
         second = self._find(layout.second, place, path)
-        return Example(name, image, label, mask, second, self.colours)
+        kinds, meanings = None, self.kind_colours
+        if tells_kinds(meanings):
+            kinds = self._find(self.kinds_place.template, place, path)
+        return Example(
+            name, image, label, mask, second, self.colours, kinds, meanings if kinds else ""
+        )
 
     def _key(self, template: str, place: _Place, path: str) -> str:
         """The key of the file of a place; `path`: of its photograph."""

@@ -116,4 +116,5 @@ def _below(name: str, example: Example) -> Example:
         label=f"{name}/{example.label}",
         mask=key(example.mask),
         second=key(example.second),
+        kinds=key(example.kinds),
     )

@@ -15,6 +15,7 @@ from segpipe import plots
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
 from segpipe.data.fov import fov_box
+from segpipe.evaluate.discs import NEAR
 from segpipe.html import embedded, jpeg, template
 from segpipe.metrics import Confusion, Counts
 
@@ -41,6 +42,13 @@ COLUMNS = {  # of table.md: keys of table.json
     "clDice": "cldice",
     "best threshold": "best_threshold",
     "Dice there": "best_dice",
+}
+
+KIND_TITLES = {  # of metrics.json's arteries_veins
+    "artery_dice": "artery Dice",
+    "vein_dice": "vein Dice",
+    "artery_vein_accuracy": "artery/vein accuracy",
+    "artery_vein_found": "artery/vein pixels found",
 }
 
 
@@ -128,6 +136,8 @@ def page(
         result=result,
         figures={TITLES[file]: embedded(png, "png") for file, png in drawn.items()},
         sheet=sheet,
+        kind_titles=KIND_TITLES,
+        discs=disc_titles(result["discs"]) if "discs" in result else {},
         false_alarm=f"rgb{plots.FALSE_ALARM}",
         missed=f"rgb{plots.MISSED}",
     )
@@ -140,8 +150,29 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def disc_titles(discs: Mapping[str, Any]) -> dict[str, str]:
+    """Of metrics.json's discs: what is told of them in a row, by its title."""
+    near, error = f"{discs['num_near']} of {discs['num_labelled']}", discs["median_diameter_error"]
+    none = f"{discs['num_said_none']} of {discs['num_without']}"
+    titles = {f"disc centres within {NEAR} diameters": near}
+    titles["disc diameter, median error"] = "–" if math.isnan(error) else f"{error:.1%}"
+    return titles | {"without a disc, said to have none": none}
+
+
+def structure_lines(result: Mapping[str, Any]) -> list[str]:
+    """What metrics.json tells of arteries, veins and discs, as lines to print."""
+    lines = []
+    if told := result.get("arteries_veins"):
+        values = ", ".join(f"{title} {told[key]:.4f}" for key, title in KIND_TITLES.items())
+        lines.append(f"{told['num_labelled']} images with arteries and veins pooled: {values}")
+    if told := result.get("discs"):
+        lines.append(", ".join(f"{title}: {value}" for title, value in disc_titles(told).items()))
+    return lines
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of table.json -> the same in Markdown."""
+    """Rows of table.json -> the same in Markdown; with arteries, veins and discs where any row has
+    them."""
 
     def cell(value: Any) -> str:
         if value is None or value != value:
@@ -149,6 +180,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
         return text.replace("|", "\\|").replace("\n", " ")
 
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    lines += [[cell(row[key]) for key in COLUMNS.values()] for row in rows]
+    cells = [{title: row[key] for title, key in COLUMNS.items()} | _more(row) for row in rows]
+    titles = list(dict.fromkeys(title for one in cells for title in one))
+    lines = [titles, ["---"] * len(titles)]
+    lines += [[cell(one.get(title)) for title in titles] for one in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _more(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Cells of table.md about arteries, veins and discs, by title."""
+    kinds = row.get("arteries_veins", {})
+    cells = {title: kinds[key] for key, title in KIND_TITLES.items() if kinds}
+    return cells | (disc_titles(row["discs"]) if "discs" in row else {})

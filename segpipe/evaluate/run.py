@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,88 +21,26 @@ from segpipe.data import survey
 from segpipe.data.classes import VESSEL
 from segpipe.data.codecs import MASK_PALETTE, decode_image
 from segpipe.data.globs import Reading
-from segpipe.data.known_sets import SPLITS
 from segpipe.data.layouts import Example, LabelledSet, open_labelled
 from segpipe.errors import UserError
-from segpipe.evaluate import bootstrap, report
+from segpipe.evaluate import bootstrap, discs, report
 from segpipe.evaluate.bootstrap import LEVEL
+from segpipe.evaluate.config import EvaluateConfig
+from segpipe.evaluate.discs import DiscRow
 from segpipe.evaluate.report import Pictures, draw, spread, table
 from segpipe.evaluate.stages import EvaluateJob, Scoring, count, load_labelled
-from segpipe.flags import DEVICES, check_anonymous, check_at_least, check_choices
 from segpipe.measurement import agreement
+from segpipe.measurement.disc import Disc
+from segpipe.measurement.kind_agreement import KindCounts
 from segpipe.metrics import BINS, Confusion
-from segpipe.models import checkpoint, engine
+from segpipe.models import checkpoint, engine, structures
 from segpipe.models.checkpoint import Card
-from segpipe.models.tta import TTA, num_scores
+from segpipe.models.tta import num_scores
 from segpipe.progress import Progress
-from segpipe.storage import Store, check_places, check_there, open_store, preflight
+from segpipe.storage import Store, check_there, open_store, preflight
 from segpipe.storage.places import refuse_inside
 
 COMPARED = 3  # photographs in comparison.png: highest, median and lowest Dice
-FIELDS = ("given", "found")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Measure a checkpoint against labelled sets."""
-
-    data: tuple[str, ...]
-    """Labelled sets: folders or s3://bucket/prefix in layouts that docs/training-data.md names."""
-    output: str
-    """Folder or s3://bucket/prefix for metrics.json, figures and report.html; of several sets a
-    folder each, and table.md and table.json."""
-    checkpoint: str | None = None
-    """Checkpoint file, or the name of a shipped one; the shipped default without."""
-    split: str = "test"
-    """Part of the set to measure on: test or training; of a set without parts all."""
-    fov: str = "given"
-    """Field of view: given by the set's masks where it has some, or found in each photograph."""
-    tta: str | None = None
-    """Test-time augmentation: none, or flip4, which averages the scores of four mirror images;
-    without, as the checkpoint was made for."""
-    report_images: str = "on"
-    """Names and pictures in the report: on, or off where they may identify patients."""
-    workers: int | None = None
-    """Processes that run the network; one a core or GPU without."""
-    precision: str = "auto"
-    """Of the network: fp32, bf16, or auto: the quickest that matches the reference, fp32."""
-    backend: str = "auto"
-    """What runs the network: native, its own loop in C++ on CPUs; torch; or auto: the quickest that
-    matches the reference, as segment chooses."""
-    device: str = "auto"
-    """Where the network runs: auto, cpu or gpu."""
-    anonymous: bool = False
-    """Read --data without S3 credentials: public buckets."""
-    accept_labels: bool = False
-    """Measure by labels that cannot be right, as `segpipe check` tells, with a warning."""
-    images: str | None = None
-    """Glob of the photographs below --data, of a set in no known layout; with --labels."""
-    labels: str | None = None
-    """Glob of the labels below --data; a star stands for the same in both."""
-    masks: str | None = None
-    """Glob of the masks of the field of view below --data; without, fields are found."""
-    av_colours: str | None = None
-    """What the colours of labels mean: RITE, LES-AV, DRIVE_AV or HRF, or MEANING=RRGGBB,... of
-    artery, vein, crossing, uncertain and vessel; without, as the layout says. All are vessels."""
-
-    def check(self) -> None:
-        """Raise UserError for a flag that cannot be meant."""
-        if not self.data:
-            raise UserError("--data: no labelled set named, name one or more")
-        check_places(self, "data", "output", "checkpoint")
-        choices = {
-            "split": SPLITS,
-            "fov": FIELDS,
-            "tta": TTA,
-            "report_images": ("on", "off"),
-            "precision": engine.PRECISION,
-            "backend": engine.BACKENDS,
-            "device": DEVICES,
-        }
-        check_choices(self, choices)
-        check_at_least(self, 1, "workers")
-        check_anonymous(self.anonymous, "--data", self.data)
-        Reading.of(self)
 
 
 @dataclass(frozen=True)
@@ -119,6 +57,8 @@ class LabelledData:
     """As layouts names it."""
     notes: tuple[str, ...] = ()
     """What is to be told of it."""
+    discs: Mapping[str, DiscRow] = field(default_factory=dict)
+    """By the photograph's name, of --discs."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -134,13 +74,14 @@ def evaluate(config: EvaluateConfig) -> None:
     weights = checkpoint.read(config.checkpoint)
     loaded = checkpoint.load(weights, f"--checkpoint {config.checkpoint or checkpoint.DEFAULT}")
     engine.check_fits(loaded)
+    more = structures.wanted(loaded) if config.structures == "all" else None
     card = replace(loaded.card, flips=num_scores(config.tta or loaded.card.tta))
-    sets = _open_sets(stores, config)
+    sets = _with_discs(_open_sets(stores, config), config)
     job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
     with ray_session():
         for data in sets:
             _survey(config, data, prefix=f"{data.name}: " if len(sets) > 1 else "")
-        tallies = _measured(config, sets, job, (weights, card.tta))
+        tallies = _measured(config, sets, job, (weights, card.tta, more))
     results = [summarise(data, tally, card) for data, tally in zip(sets, tallies, strict=True)]
     engines = sorted(set().union(*(tally.engines for tally in tallies)))
     print(f"evaluate: the network was run by {', '.join(engines)}")
@@ -159,6 +100,8 @@ def evaluate(config: EvaluateConfig) -> None:
             pairs = ((name, low, ends["high"][name]) for name, low in ends["low"].items())
             told = ", ".join(f"{name} {low:.4f} to {high:.4f}" for name, low, high in pairs)
             print(f"evaluate: {LEVEL} % intervals over photographs: {told}")
+        for line in report.structure_lines(result):
+            print(f"evaluate: {line}")
         print(f"evaluate: wrote {output.uri('metrics.json')}, report.html and comparison.png")
         return
     rows = [table_row(data, result) for data, result in zip(sets, results, strict=True)]
@@ -176,10 +119,40 @@ def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[Labelled
         _check_split(labelled, config.split)
         examples = labelled.examples(config.split)
         given = config.fov == "given" and examples[0].mask is not None
-        field = "given" if given else "found"
+        fov = "given" if given else "found"
         name = unique_name(store.uri(), [data.name for data in sets])
-        sets.append(LabelledData(name, store, examples, field, labelled.layout, labelled.notes))
+        sets.append(LabelledData(name, store, examples, fov, labelled.layout, labelled.notes))
     return sets
+
+
+def _with_discs(sets: Sequence[LabelledData], config: EvaluateConfig) -> list[LabelledData]:
+    """With the rows of --discs. Raises UserError where it names no photograph of theirs, and where
+    there is nothing that --structures all could be measured by."""
+    names = ", ".join(data.name for data in sets)
+    if config.discs is None:
+        kinds = any(example.kinds for data in sets for example in data.examples)
+        if config.structures == "all" and not kinds:
+            raise UserError(
+                f"--structures all: no labels in the colours of arteries and veins in {names} "
+                "(docs/training-data.md), leave it out or give --discs"
+            )
+        return list(sets)
+    rows = discs.read_discs(config.discs, config.anonymous and config.discs.startswith("s3://"))
+    found = [
+        replace(
+            data,
+            discs=discs.discs_of(
+                rows, config.discs, data.store, data.examples, data.name, data.layout
+            ),
+        )
+        for data in sets
+    ]
+    if not any(data.discs for data in found):
+        raise UserError(
+            f"--discs {config.discs}: names no photograph of {names}, wanted files as "
+            f"{sets[0].examples[0].image} in its column file; check it and --data"
+        )
+    return found
 
 
 def _check_split(labelled: LabelledSet, split: str) -> None:
@@ -223,6 +196,10 @@ class Tally:
         self.images: dict[str, dict[str, Any]] = {}
         self.engines: set[str] = set()
         self.resampled: dict[str, bootstrap.Kept] = {}
+        self.kinds: dict[str, KindCounts] = {}
+        """Of each photograph with a label of arteries and veins."""
+        self.discs: dict[str, Disc | None] = {}
+        """That were found, in px of the photograph; none without --structures all."""
         self.masks: dict[str, bytes] = {}
         """The predictions as PNG files: some 15 KB of a photograph of DRIVE."""
 
@@ -243,6 +220,11 @@ class Tally:
         self.engines.add(row["engine"])
         self.resampled[row["name"]] = bootstrap.keep(row["counts"], threshold, row["hits"])
         self.masks[row["name"]] = row["mask_png"]
+        if any(row.get("kinds", ())):
+            self.kinds[row["name"]] = KindCounts(*map(int, row["kinds"]))
+        if "disc" in row:
+            place = tuple(map(float, row["disc"]))
+            self.discs[row["name"]] = None if math.isnan(place[0]) else Disc(*place)
 
     @property
     def second_observer(self) -> Confusion | None:
@@ -254,9 +236,10 @@ def _measured(
     config: EvaluateConfig,
     sets: Sequence[LabelledData],
     job: EvaluateJob,
-    network: tuple[bytes, str],
+    network: tuple[bytes, str, bytes | None],
 ) -> list[Tally]:
-    """One tally a set; all photographs go through the same `network`: its weights and its tta.
+    """One tally a set; all photographs go through the same `network`: its weights, its tta, and
+    the checkpoint that finds arteries, veins and the disc, where one does.
 
     Raises UserError where no engine that the flags allow runs here.
     """
@@ -290,7 +273,10 @@ def _measured(
 
 def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
     """What metrics.json holds; docs/evaluation.md tells each key."""
-    images = [{"name": example.name, **tally.images[example.name]} for example in data.examples]
+    images = [
+        {"name": name, **tally.images[name], **_structures(data, tally, name)}
+        for name in (example.name for example in data.examples)
+    ]
     result: dict[str, Any] = {
         "pooled": metrics.summary(tally.counts, card.threshold) | agreement.summary(tally.hits),
         "images": images,
@@ -301,6 +287,11 @@ def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
     if tally.second_observer is not None:
         beyond = agreement.summary(tally.second_hits)
         result["second_observer"] = tally.second_observer.summary() | beyond
+    if tally.kinds:
+        pooled = sum(tally.kinds.values(), KindCounts())
+        result["arteries_veins"] = {"num_labelled": len(tally.kinds), **pooled.summary()}
+    if of_discs := [image["disc"] for image in images if "disc" in image]:
+        result["discs"] = discs.summary(of_discs)
     result["calibration"] = metrics.reliability(tally.counts).summary()
     result["field_of_view"] = data.field_of_view
     if overlaps := [image["field_iou"] for image in images if "field_iou" in image]:
@@ -308,6 +299,17 @@ def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
     result["engine"] = ", ".join(sorted(tally.engines))
     result["checkpoint"] = asdict(card)
     return result
+
+
+def _structures(data: LabelledData, tally: Tally, name: str) -> dict[str, Any]:
+    """What is told of a photograph's arteries, veins and disc, where it has labels of them."""
+    told: dict[str, Any] = {}
+    if name in tally.kinds:
+        told["arteries_veins"] = tally.kinds[name].summary()
+    row = data.discs.get(name)
+    if row is not None and row.ok != discs.WRONG and name in tally.discs:
+        told["disc"] = discs.of_photograph(row.label, tally.discs[name])
+    return told
 
 
 def as_json(value: object) -> bytes:
@@ -337,6 +339,7 @@ def table_row(data: LabelledData, result: Mapping[str, Any]) -> dict[str, Any]:
         "second_observer_dice": result.get("second_observer", {}).get("dice"),
         "field_iou": result.get("field_iou"),
         "engine": result["engine"],
+        **{key: result[key] for key in ("arteries_veins", "discs") if key in result},
     }
 
 

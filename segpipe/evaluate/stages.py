@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segpipe import metrics
 from segpipe.data import codecs
-from segpipe.data.canvas import (
-    canvas_side,
-    fit_field,
-    plan_fit,
-    restore,
-)
+from segpipe.data.arrays import Image8, Mask
+from segpipe.data.canvas import Geometry, canvas_side, fit_field, fit_fov, plan_fit, restore
 from segpipe.data.classes import VESSEL, classes_of
-from segpipe.data.datasets import Labelled, field_overlap, load_example, load_second
+from segpipe.data.datasets import Labelled, field_overlap, load_example, load_kinds, load_second
 from segpipe.data.layouts import Example
-from segpipe.errors import (
-    UserError,
-)
-from segpipe.measurement import agreement
+from segpipe.errors import UserError
+from segpipe.measurement import agreement, kind_agreement, structures
+from segpipe.measurement.disc import Disc
+from segpipe.measurement.kind_agreement import KindCounts
+from segpipe.measurement.structures import Structures
 from segpipe.metrics import Confusion
 from segpipe.models.engine import Engine, open_or_stand_in, open_score
 from segpipe.models.forms import Score
+from segpipe.models.structures import Maps, open_maps
 from segpipe.storage import Store
 
 
@@ -64,55 +63,68 @@ def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
 class Scoring:
     """A checkpoint's network in a process of its own, run as segment would run it."""
 
+    maps: Maps | None = None
+
     def __init__(
         self,
         weights: bytes,
         tta: str,
+        structures: bytes | None,
         engine: Engine,
         stand_in_allowed: bool,
         device: str,
         num_threads: int,
     ) -> None:
-        """`stand_in_allowed`: for an engine that does not run here."""
+        """`structures`: the checkpoint that finds arteries, veins and the disc, where one does;
+        `stand_in_allowed`: for an engine that does not run here."""
         self.score: Score
-        if stand_in_allowed:
-            opened = open_or_stand_in(weights, engine, num_threads, tta, device)
-            self.score, self.engine = opened
-            return
         try:
-            self.score, self.engine = open_score(weights, engine, num_threads, tta, device), engine
+            if stand_in_allowed:
+                opened = open_or_stand_in(weights, engine, num_threads, tta, device)
+            else:
+                opened = open_score(weights, engine, num_threads, tta, device), engine
         except OSError as error:
             raise UserError(
                 f"--backend {engine.backend} --precision {engine.precision}: {error} on "
                 f"{platform.node()}; use auto for what each machine has"
             ) from error
+        self.score, self.engine = opened
+        if structures:
+            self.maps = open_maps(structures, self.engine, num_threads, device)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """canvas [N, S, S, 3] and fov [N, S, S] uint8 become score [N, S, S] float32 and engine.
+        """canvas [N, S, S, 3] and fov [N, S, S] uint8 become score [N, S, S] float32 and engine,
+        where structures are found also maps [N, 2, S, S] float32.
 
-        The score is 0 where error is not empty.
+        Score and maps are 0 where error is not empty.
         """
         canvases, fovs = batch.pop("canvas"), batch.pop("fov")
-        score = np.zeros(fovs.shape, np.float32)
+        num, *size = fovs.shape
+        found = {"score": np.zeros(fovs.shape, np.float32)}
+        if self.maps:
+            found["maps"] = np.zeros((num, 2, *size), np.float32)
         for n in np.flatnonzero(batch["error"] == ""):
-            score[n] = self.score(canvases[n], fovs[n])
-        return batch | {"score": score, "engine": np.full(len(score), self.engine.name)}
+            found["score"][n] = self.score(canvases[n], fovs[n])
+            if self.maps:
+                found["maps"][n] = self.maps(canvases[n], fovs[n])
+        return batch | found | {"engine": np.full(num, self.engine.name)}
 
 
 def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
-    """A scored example -> what evaluation keeps of it.
+    """A scored example -> what evaluation keeps of it, or an error.
 
     counts [2, BINS] of the score in the field, `hits` [5, 2] of agreement.compare, the second
     observer's confusion `second` [4] and `second_hits` [5, 2] (zeros without one), the fields'
     overlap `field_iou` (NaN where the set gives none), and the prediction as `mask_png`, which is a
-    hundredth of its pixels' size.
+    hundredth of its pixels' size. With maps also what `_structures` tells.
     """
-    score, error = row.pop("score"), row.pop("error")
+    score, maps, error = row.pop("score"), row.pop("maps", None), row.pop("error")
     kept = {key: row[key] for key in ("set", "name", "engine")} | {"error": error}
     if error:
         return kept
     store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
-    native = restore(score, plan_fit(labelled.fov, job.diameter))
+    geometry = plan_fit(labelled.fov, job.diameter)
+    native = restore(score, geometry)
     label, inside = labelled.label == VESSEL, labelled.fov
     predicted = classes_of(native >= np.float32(job.threshold), inside)
     kept |= {
@@ -120,6 +132,15 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         "hits": agreement.compare(predicted == VESSEL, label, inside),
         "mask_png": codecs.encode_mask(predicted),
     }
+    if maps is not None:
+        cv2.setNumThreads(1)  # the cores are the workers'
+        try:
+            drawing = load_kinds(store, example, labelled)
+        except UserError as problem:
+            return kept | {"error": str(problem)}
+        fov = fit_fov(inside, geometry, canvas_side(job.diameter))
+        found = structures.find(score, maps, fov, geometry, job.threshold)
+        kept |= _structures(found, predicted, drawing, inside, geometry)
     second = load_second(store, example, labelled)
     drawn, second_hits = Confusion(0, 0, 0, 0), np.zeros_like(kept["hits"])
     if second is not None:
@@ -131,3 +152,21 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         "second_hits": second_hits,
         "field_iou": math.nan if overlap is None else overlap,
     }
+
+
+def _structures(
+    found: Structures,
+    predicted: Image8,
+    label: Image8 | None,
+    inside: Mask,
+    geometry: Geometry,
+) -> dict[str, Any]:
+    """`kinds`: KindCounts [9], zeros without a label [H, W] of them; `disc` [5] as Disc, in px of
+    the photograph, NaN where none is found."""
+    counts = KindCounts()
+    if label is not None:
+        told = structures.native_kinds(found.plane, predicted, geometry)
+        counts = kind_agreement.compare(told, label, inside)
+    disc = found.disc.in_photograph(geometry) if found.disc else None
+    place = astuple(disc) if disc else (math.nan,) * len(fields(Disc))
+    return {"kinds": list(astuple(counts)), "disc": list(place)}

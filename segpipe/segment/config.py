@@ -8,6 +8,7 @@ from segpipe.data.photograph import MAX_MEGAPIXELS
 from segpipe.errors import UserError
 from segpipe.flags import (
     DEVICES,
+    STRUCTURES,
     check_above_0,
     check_anonymous,
     check_at_least,
@@ -22,7 +23,6 @@ from segpipe.storage import PATIENCE_S, check_places, lock
 FORMATS = ("png", "parquet", "both")
 TABLES = ("parquet", "csv", "both")
 MEASURES = ("none", "full")
-STRUCTURES = ("vessels", "all")
 
 
 @dataclass(frozen=True)
