@@ -32,6 +32,10 @@ LONG = (  # minutes each
     "test_train.py",
     "test_bulk.py",
     "test_trainer.py",
+    "test_several.py",
+    "test_structures_run.py",
+    "test_evaluate_structures.py",
+    "test_soft_labels.py",
 )
 
 
