@@ -6,9 +6,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segpipe.models import checkpoint
+from segpipe.models import checkpoint, structures
 
-ACCURACY = {"auc": "AUC", "dice": "Dice"}
+ACCURACY = {
+    "auc": "AUC",
+    "dice": "Dice",
+    "artery_dice": "artery Dice",
+    "vein_dice": "vein Dice",
+}
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,10 @@ class ModelsConfig:
 
 
 def models(config: ModelsConfig) -> None:
-    """Print them, the default first."""
+    """Print them, the default first; the network of structures is no checkpoint for others."""
     found = {name: describe(name) for name in checkpoint.shipped()}
+    found[structures.NAME] = {"default": False, "bytes": len(structures.read())}
+    found[structures.NAME] |= structures.about()
     names = sorted(found, key=lambda name: (name != checkpoint.DEFAULT, name))
     if config.json:
         print(json.dumps({name: found[name] for name in names}, indent=1))
@@ -43,7 +50,8 @@ def describe(name: str) -> dict[str, Any]:
 
 def _told(name: str, facts: dict[str, Any]) -> str:
     accuracy = "; ".join(
-        f"{data} " + " ".join(f"{word} {figures[key]:.4f}" for key, word in ACCURACY.items())
+        f"{data} "
+        + " ".join(f"{word} {figures[key]:.4f}" for key, word in ACCURACY.items() if key in figures)
         for data, figures in facts["accuracy"].items()
     )
     default = " (default)" if facts["default"] else ""
@@ -52,8 +60,9 @@ def _told(name: str, facts: dict[str, Any]) -> str:
         "accuracy": accuracy,
         "speed": facts["speed"],
         "trained on": facts["training_data"],
-        "threshold": f"{facts['threshold']:.4f}",
+        "threshold": f"{facts['threshold']:.4f}" if "threshold" in facts else "",
         "terms": facts["terms"],
         "sha256": facts["sha256"],
     }
-    return "\n".join([f"{name}{default}", *(f"  {key:<10} {text}" for key, text in lines.items())])
+    told = (f"  {key:<10} {text}" for key, text in lines.items() if text)
+    return "\n".join([f"{name}{default}", *told])
