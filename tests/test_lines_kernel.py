@@ -10,7 +10,7 @@ from skimage.morphology import thin as independent_thin
 
 from segpipe import kernels
 from segpipe.data import synthetic
-from segpipe.measurement import skeleton, traced
+from segpipe.measurement import fractal, skeleton, traced
 
 NEEDS_LIBRARY = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing() or "-")
 
@@ -59,12 +59,28 @@ def test_vessels_that_reach_the_border_are_parts_too(path):
         assert traced._without_specks(vessel.view(np.bool_), 1.0)[1] == num
 
 
+def test_boxes_are_those_of_a_count_by_hand(path):
+    """Distinct boxes of the cells' own coordinates, over all places of the grid."""
+    for cells in drawn():
+        for side in (2, 3, 5, 16):
+            places = sorted({side * place // fractal.OFFSETS for place in range(fractal.OFFSETS)})
+            y, x = np.nonzero(cells)
+            wanted = [
+                len(set(zip((y - a) // side, (x - b) // side, strict=True)))
+                for a in places
+                for b in places
+            ]
+            assert fractal.box_counts(cells, [side])[0] == pytest.approx(np.mean(wanted), abs=1e-12)
+
+
 @NEEDS_LIBRARY
 def test_what_does_not_fit_is_refused():
     vessel = np.zeros((9, 9), np.uint8)
     vessel[0, 4] = 1
     with pytest.raises(ValueError, match="empty along its border"):
         kernels.thin_lines(vessel)
+    with pytest.raises(ValueError, match=r"sides \[0\], offsets 4: wanted whole ones above 0"):
+        kernels.box_counts(vessel, [0], 4)
     for refused in (kernels.thin_lines, lambda one: kernels.without_specks(one, 3)):
         with pytest.raises(ValueError, match=r"\(9, 9\) float32, wanted \(9, 9\) uint8"):
             refused(np.zeros((9, 9), np.float32))

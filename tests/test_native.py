@@ -143,7 +143,8 @@ def test_all_variants_that_this_cpu_runs_agree(monkeypatch):
         of_score = [levels.astype(float), png.astype(float)]
         line = kernels.thin_lines(np.pad(levels > 128, 1).astype(np.uint8)).astype(float)
         large, num = kernels.without_specks((levels > 200).astype(np.uint8), 9)
-        of_lines = [line, large.astype(float), np.array(num)]
+        boxes = kernels.box_counts(large, [2, 3, 8], 4)
+        of_lines = [line, large.astype(float), np.array(num), boxes]
         library = native.library()
         kind = library.segnet_lite_lanes(), library.has_tiles()
         return kind, [scores, resunet, *of_loss, *of_score, *of_lines, mask]

@@ -5,7 +5,7 @@
     segnet_lite.py the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
     layers.py      a training step's layers and their gradients, quicker
     resunet.py     the scores of models.resunet, quicker
-    lines.py       skeleton.thin and traced's specks, quicker
+    lines.py       skeleton.thin, fractal's boxes and traced's specks, quicker
     masks.py       canvas.native_mask, quicker
     pictures.py    Pillow's bilinear `resize`, quicker
     scores.py      canvas.native_score and codecs.encode_grey, quicker
@@ -15,7 +15,7 @@ knows torch: a process that segments with these starts in half a second.
 """
 
 from segpipe.kernels.layers import Layers
-from segpipe.kernels.lines import thin_lines, without_specks
+from segpipe.kernels.lines import box_counts, thin_lines, without_specks
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.pictures import resized, resizes
@@ -30,6 +30,7 @@ __all__ = [
     "ResUNetScores",
     "SegNetLiteGradients",
     "SegNetLiteScores",
+    "box_counts",
     "fingerprint",
     "missing",
     "native_mask",

@@ -1,4 +1,5 @@
-// Vessels -> their parts of some size, and their centre lines. Called through ctypes by lines.py.
+// Vessels -> their parts of some size, their centre lines, the boxes that hold them. Called through
+// ctypes by lines.py.
 #include "border.h"
 #include <algorithm>
 #include <array>
@@ -121,7 +122,68 @@ int remove_specks(uint8_t *vessel, int height, int width, double least) {
   return stay;
 }
 
+// ---- boxes that hold vessel
+
+// cells [height, width] of 0 and 1: how many boxes of a grid of this side hold any, the mean over
+// the grid's places, `offsets` along each axis.
+class Boxes {
+  int height, width;
+  std::vector<int32_t> sums; // of the cells above and to the left of a corner
+  // Where boxes begin and end along an axis of `size` cells.
+  static std::vector<int32_t> edges(int size, int side, int from) {
+    std::vector<int32_t> found{0};
+    for (int at = from; at < size; at += side)
+      if (at > 0) found.push_back(at);
+    found.push_back(size);
+    return found;
+  }
+  int count(int side, int down, int right) const { // a box begins there
+    const std::vector<int32_t> rows = edges(height, side, down), columns = edges(width, side, right);
+    int held = 0;
+    for (size_t r = 1; r < rows.size(); r++) {
+      const int32_t *upper = &sums[size_t(rows[r - 1]) * (width + 1)];
+      const int32_t *lower = &sums[size_t(rows[r]) * (width + 1)];
+      int32_t before = 0;
+      for (size_t c = 1; c < columns.size(); c++) {
+        const int32_t so_far = lower[columns[c]] - upper[columns[c]];
+        held += so_far > before, before = so_far;
+      }
+    }
+    return held;
+  }
+
+public:
+  Boxes(const uint8_t *cells, int height, int width)
+      : height(height), width(width), sums(size_t(height + 1) * (width + 1)) {
+    for (int y = 0; y < height; y++)
+      for (int x = 0, row = 0; x < width; x++) {
+        row += cells[size_t(y) * width + x];
+        sums[size_t(y + 1) * (width + 1) + x + 1] = sums[size_t(y) * (width + 1) + x + 1] + row;
+      }
+  }
+  double mean(int side, int offsets) const {
+    int held = 0, grids = 0;
+    for (int a = 0; a < offsets; a++)
+      for (int b = 0; b < offsets; b++) {
+        const int down = side * a / offsets, right = side * b / offsets;
+        const bool again = (a && down == side * (a - 1) / offsets) ||
+                           (b && right == side * (b - 1) / offsets);
+        if (again) continue;
+        held += count(side, down, right), grids++;
+      }
+    return double(held) / grids;
+  }
+};
+
 } // namespace
+
+extern "C" int32_t box_counts(const uint8_t *cells, int32_t height, int32_t width,
+                              const int32_t *sides, int32_t num, int32_t offsets, double *means) {
+  return guarded([&] {
+    const Boxes boxes(cells, height, width);
+    for (int k = 0; k < num; k++) means[k] = boxes.mean(sides[k], offsets);
+  });
+}
 
 extern "C" int32_t thin_lines(const uint8_t *vessel, int32_t height, int32_t width, uint8_t *line) {
   return guarded([&] { thin(vessel, height, width, line); });

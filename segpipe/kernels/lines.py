@@ -1,6 +1,8 @@
-"""Vessels: their parts of some size, and their centre lines."""
+"""Vessels: their parts of some size, their centre lines, and the boxes that hold them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,18 @@ def without_specks(
     large, stay = _plane(vessel).copy(), np.zeros(1, np.int32)
     native.library().without_specks(large, *vessel.shape, least, stay)
     return large, int(stay[0])
+
+
+def box_counts(
+    cells: npt.NDArray[np.uint8], sides: Sequence[int], offsets: int
+) -> npt.NDArray[np.float64]:
+    """As fractal.box_counts. Raises ValueError for another shape or dtype, or no side."""
+    if min(sides, default=0) < 1 or offsets < 1:
+        raise ValueError(f"sides {sides}, offsets {offsets}: wanted whole ones above 0")
+    means = np.empty(len(sides))
+    of = np.array(sides, np.int32)
+    native.library().box_counts(_plane(cells), *cells.shape, of, len(sides), offsets, means)
+    return means
 
 
 def _plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

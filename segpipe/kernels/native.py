@@ -40,6 +40,7 @@ INT, FLOAT, DOUBLE = ctypes.c_int32, ctypes.c_float, ctypes.c_double
 NETWORK = ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
+    "box_counts": (U8, INT, INT, I32, INT, INT, F64),
     "thin_lines": (U8, INT, INT, U8),
     "without_specks": (U8, INT, INT, DOUBLE, I32),
     "native_score": (F32, U8, INT, I32, U8),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8
+from segpipe.measurement.skeleton import Floats
 
 BOXES = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # sides in cells
 CELLS = 270  # across a field: boxes are from a 135th, a usual calibre, to an eighth of it
@@ -40,6 +43,24 @@ def fractal_dimension(vessel: Image8, width: float = 0.0, cell: int = 2) -> floa
     sides = [side for side in BOXES if side * FEWEST_ACROSS <= extent]
     if len(sides) < FEWEST_SIDES:
         return math.nan
+    counts = box_counts(cells, sides)
+    plain = np.asarray(sides, np.float64)
+    is_line = width * WIDEST < extent * cell
+    large = plain + (max(0.0, math.pi / 4 * width - 1) / cell if is_line else 0.0)
+    num_large = counts * (plain / large) ** 2
+    size = np.log(large) - np.log(large).mean()
+    dimension = 1.5
+    for _ in range(ROUNDS):
+        across = np.maximum(num_large ** (1 / dimension) - 1, TINY)
+        dimension *= float(-(size @ np.log(across)) / (size @ size))  # least squares
+    return dimension
+
+
+def box_counts(cells: Image8, sides: Sequence[int]) -> Floats:
+    """cells [h, w] uint8, 0 or 1 -> how many boxes of a grid of each of these sides hold any, the
+    mean over OFFSETS places of the grid along each axis."""
+    if not kernels.missing():
+        return kernels.box_counts(cells, sides, OFFSETS)
     padded, counts = np.pad(cells, sides[-1]), []
     for side in sides:
         near = padded[sides[-1] - side :, sides[-1] - side :]
@@ -47,16 +68,7 @@ def fractal_dimension(vessel: Image8, width: float = 0.0, cell: int = 2) -> floa
         places = sorted({side * place // OFFSETS for place in range(OFFSETS)})
         num = [np.count_nonzero(any_in[a::side, b::side]) for a in places for b in places]
         counts.append(np.mean(num))
-    plain = np.asarray(sides, np.float64)
-    is_line = width * WIDEST < extent * cell
-    large = plain + (max(0.0, math.pi / 4 * width - 1) / cell if is_line else 0.0)
-    num_large = np.asarray(counts) * (plain / large) ** 2
-    size = np.log(large) - np.log(large).mean()
-    dimension = 1.5
-    for _ in range(ROUNDS):
-        across = np.maximum(num_large ** (1 / dimension) - 1, TINY)
-        dimension *= float(-(size @ np.log(across)) / (size @ size))  # least squares
-    return dimension
+    return np.array(counts)
 
 
 def _cells(vessel: Image8, cell: int) -> Image8:
