@@ -30,7 +30,7 @@ from segpipe.data.fov import find_fov
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.evaluate import discs
 from segpipe.evaluate.report import disc_titles
-from segpipe.measurement import kind_agreement, kinds, quality, structures, vessels
+from segpipe.measurement import kind_agreement, kinds, structures, trust, vessels
 from segpipe.measurement.kind_agreement import KindCounts
 from segpipe.models import checkpoint, engine
 from segpipe.models import structures as networks
@@ -141,7 +141,7 @@ def milliseconds(finder: Finder, path: str) -> dict[str, float]:
     assert traced is not None
     timed("all vessels measured", lambda: vessels.measure_traced(traced, found.mask, zoom))
     timed("kinds and zones measured", lambda: structures.measure(found, zoom))
-    timed("quality", lambda: quality.assess_quality(canvas, fov))
+    timed("quality", lambda: trust.assess_mask(canvas, fov, score, threshold, zoom))
     timed(
         "vessels alone, measured", lambda: vessels.measure_canvas(score, fov, geometry, threshold)
     )
