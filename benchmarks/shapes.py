@@ -27,8 +27,7 @@ from common import ROOT, facts, last_json, run, tree_at, write
 from segpipe.data import synthetic
 from segpipe.data.arrays import Image8
 from segpipe.data.classes import VESSEL, classes_of
-from segpipe.measurement import traced, vessels
-from segpipe.measuring.measured import measured_vessels
+from segpipe.measurement import vessels
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 import drawn_vessels
@@ -160,6 +159,8 @@ def of_boxes() -> list[float]:
 
 def beside() -> list[str]:
     """An artery beside a vein, each against its own arithmetic."""
+    from segpipe.measuring.measured import measured_vessels  # --summary runs without
+
     lines = ["| | " + " | ".join(f"{size:,} px: median | worst" for size in FIELDS) + " |"]
     lines.append("|---|" + "---|---|" * len(FIELDS))
     errors: dict[str, list[Errors]] = {}
@@ -194,6 +195,8 @@ def beside() -> list[str]:
 def at_working_sizes() -> list[str]:
     """The thinnest straight, curved and forked vessels of a field of 2,048 px, measured at others;
     and the CPU time for the mask of a drawn photograph as large."""
+    from segpipe.measurement import traced  # --summary runs without
+
     lines = ["| measured at, px across | calibre: median | worst | length: worst | ms |"]
     lines.append("|---|---|---|---|---|")
     _, *fundus = synthetic.draw_fundus(1, 2 * FIELDS[1] + 48, 2 * FIELDS[1] + 48)
