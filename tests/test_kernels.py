@@ -7,6 +7,7 @@ import copy
 import math
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -231,6 +232,33 @@ def test_what_pillow_works_down_the_columns_of_first_is_left_to_it():
     assert not kernels.resizes((900, 300), 600, 200)
     with pytest.raises(ValueError, match="wanted less of a change"):
         kernels.resized(np.zeros((900, 300), np.uint8), 600, 200)
+
+
+@pytest.mark.parametrize(
+    ("shape", "height", "width"),
+    [((1088, 1088), 574, 574), ((700, 901), 333, 451), ((640, 640), 601, 599), ((99, 130), 1, 7)],
+)
+def test_a_picture_averaged_over_areas_is_opencvs(shape, height, width):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (*shape, 3), np.uint8)
+    for picture in (noise, cv2.GaussianBlur(noise, (9, 9), 3), (noise > 127) * np.uint8(255)):
+        wanted = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        for channel in range(3):
+            found = kernels.averaged(picture, height, width, channel)
+            np.testing.assert_array_equal(found, wanted[..., channel])
+        plane = np.ascontiguousarray(picture[..., 0])
+        np.testing.assert_array_equal(kernels.averaged(plane, height, width), wanted[..., 0])
+
+
+def test_what_cannot_be_averaged_is_refused():
+    picture = np.zeros((90, 80, 3), np.uint8)
+    for size in ((91, 40), (40, 81), (0, 40)):
+        with pytest.raises(ValueError, match="wanted a smaller one"):
+            kernels.averaged(picture, *size)
+    with pytest.raises(ValueError, match="with its channel"):
+        kernels.averaged(picture, 40, 40, 3)
+    with pytest.raises(ValueError, match="float32, wanted"):
+        kernels.averaged(picture.astype(np.float32), 40, 40)
 
 
 def test_a_mask_of_another_size_is_refused():

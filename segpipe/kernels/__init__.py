@@ -7,7 +7,7 @@
     resunet.py     the scores of models.resunet, quicker
     lines.py       skeleton.thin, fractal's boxes and traced's specks, quicker
     masks.py       canvas.native_mask, quicker
-    pictures.py    Pillow's bilinear `resize`, quicker
+    pictures.py    Pillow's bilinear `resize` and OpenCV's by areas, quicker
     scores.py      canvas.native_score and codecs.encode_grey, quicker
 
 Where there is none `missing` says so, and those who call take the plain path. Nothing here
@@ -18,7 +18,7 @@ from segpipe.kernels.layers import Layers
 from segpipe.kernels.lines import box_counts, thin_lines, without_specks
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
-from segpipe.kernels.pictures import resized, resizes
+from segpipe.kernels.pictures import averaged, resized, resizes
 from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
@@ -30,6 +30,7 @@ __all__ = [
     "ResUNetScores",
     "SegNetLiteGradients",
     "SegNetLiteScores",
+    "averaged",
     "box_counts",
     "fingerprint",
     "missing",

@@ -44,6 +44,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "thin_lines": (U8, INT, INT, U8),
     "without_specks": (U8, INT, INT, DOUBLE, I32),
     "native_score": (F32, U8, INT, I32, U8),
+    "averaged_levels": (U8, *[INT] * 5, U8),
     "resized_levels": (U8, *[INT] * 3, F32, *[INT] * 2, U8),
     "packed_rows": (U8, INT, INT, INT, U8, I64),
     "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),

@@ -1,4 +1,4 @@
-"""A picture in another size, as Pillow makes it."""
+"""A picture in another size, as Pillow and OpenCV make it."""
 
 from __future__ import annotations
 
@@ -47,6 +47,23 @@ def resized(
     given = shaped("picture", picture, shape, np.uint8)
     edges = np.array(box, np.float32)  # as Pillow has them
     native.library().resized_levels(given, *shape[:2], channels, edges, height, width, other)
+    return other
+
+
+def averaged(
+    picture: npt.NDArray[np.uint8], height: int, width: int, channel: int = 0
+) -> npt.NDArray[np.uint8]:
+    """picture [h, w] or [h, w, C] uint8 -> its channel [height, width], each pixel the mean of its
+    area. Each level is that of OpenCV's `resize` with INTER_AREA, where a side of the picture is no
+    multiple of the result's. Raises ValueError for another shape or dtype, or a larger result."""
+    planes = picture if picture.ndim == 3 else picture[..., None]
+    if planes.ndim != 3 or not 0 <= channel < planes.shape[2]:
+        raise ValueError(f"picture: {picture.shape}, wanted [h, w] or [h, w, C] with its channel")
+    if not (0 < height <= planes.shape[0] and 0 < width <= planes.shape[1]):
+        raise ValueError(f"[{height}, {width}] of {picture.shape}: wanted a smaller one")
+    given = shaped("picture", planes, planes.shape, np.uint8).ravel()[channel:]
+    other = np.empty((height, width), np.uint8)
+    native.library().averaged_levels(given, *planes.shape, height, width, other)
     return other
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.fov import fov_box
 
@@ -15,6 +16,7 @@ DIAMETER = 540.0  # px of the field where photographs are assessed: DRIVE's
 LARGE = 1.1  # diameters from which a field is reduced to that
 HALF = 127  # of 255: a soft field's edge
 FLAT = 0.004  # local contrast: the flattest hundredth of DRIVE's training photographs has as much
+GREEN = 1  # of red, green, blue
 DARK, BRIGHT = 16, 250  # grey levels of green beyond which vessels drown in noise or saturation
 LOCAL_PX = 34  # side of a neighbourhood: a sixteenth of the diameter
 RIM_PX = 12  # the frame's edge reaches so far into the field under the widest blur
@@ -75,16 +77,16 @@ def hints_of(green: Image8, inside: Mask) -> Quality:
 def reduce_canvas(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
     """As assess_quality has them -> green [s, s] and fov [s, s], uint8 both, at the size where they
     are assessed."""
-    green, inside = np.ascontiguousarray(canvas[..., 1]), fov > HALF
-    if not inside.any():
-        return green, fov
-    top, left, bottom, right = fov_box(inside)
+    inside = fov > HALF
+    top, left, bottom, right = fov_box(inside) if inside.any() else (0, 0, 0, 0)
     if (extent := max(bottom - top, right - left)) < LARGE * DIAMETER:
-        return green, fov
-    size = (round(len(fov) * DIAMETER / extent),) * 2
+        return np.ascontiguousarray(canvas[..., GREEN]), fov
+    side = round(len(fov) * DIAMETER / extent)
+    if not kernels.missing() and len(fov) % side:
+        return kernels.averaged(canvas, side, side, GREEN), kernels.averaged(fov, side, side)
     green, fov = (
-        np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.uint8)
-        for one in (green, fov)
+        np.asarray(cv2.resize(one, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+        for one in (np.ascontiguousarray(canvas[..., GREEN]), fov)
     )
     return green, fov
 
