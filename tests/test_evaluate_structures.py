@@ -275,6 +275,8 @@ def test_a_row_of_another_photograph_is_left_out(tmp_path, name):
         (f"{HEADER},a.png,1,2,3,4,yes\n", r'line 2: ok is "yes", wanted 1 \(right\), 0'),
         (f"{HEADER},,1,2,3,4,1\n", "line 2: names no file"),
         (f'{HEADER},"a,1\n', "cannot be read as CSV"),
+        (f"{HEADER},a.png,1,5,2,5,3,4,1\n", "line 2: has 9 values, wanted 7, as there are columns"),
+        (f"x,{HEADER}1,,a.png,1,2,3,4,1\n", "has the column x twice, leave one"),
         (HEADER + ",01_test.tif,1,2,3,4,1\n" * 2, "lines 2 and 3 are both of test/images/01_test"),
     ],
 )
@@ -464,6 +466,13 @@ def test_discs_of_no_photograph_are_refused(refused, eyes, tmp_path):
     line = refused("--data", eyes, "--discs", tmp_path / "d.csv", *FLAGS)
     wanted = "names no photograph of EYES, wanted files as images/1.png in its column file"
     assert f"--discs {tmp_path}/d.csv: {wanted}" in line
+
+
+@pytest.mark.parametrize("place", ["1e9,2,3,4", "1,-2,3,4", "1,2,1e308,1e308"])
+def test_a_disc_that_is_not_within_its_photograph_is_refused(refused, eyes, tmp_path, place):
+    (tmp_path / "d.csv").write_text(f"{HEADER},1.png,{place},1\n")
+    line = refused("--data", eyes, "--discs", tmp_path / "d.csv", *FLAGS)
+    assert f"--discs {tmp_path}/d.csv: line 2: the disc is not within images/1.png, which" in line
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -4,6 +4,7 @@ Run: pytest tests/test_measure.py
 """
 
 import math
+import time
 from dataclasses import asdict, fields
 from functools import cache
 from itertools import pairwise
@@ -270,6 +271,22 @@ def test_a_field_that_is_vessel_all_over_is_measured():
     found = vessels.measure(np.full((300, 400), VESSEL, np.uint8))
     assert found.vessel_density == 1
     assert found.fractal_dimension == pytest.approx(2, abs=0.05)
+
+
+def test_more_vessels_than_opencv_takes_at_once_are_measured():
+    mask = np.full((600, 600), BACKGROUND, np.uint8)
+    mask[::2] = VESSEL
+    found = vessels.measure(mask)
+    assert found.num_components == 300
+    assert found.length_density == pytest.approx(300, rel=1e-3)
+
+
+def test_a_net_of_branch_points_alone_is_measured_in_seconds():
+    y, x = np.indices((280, 280))
+    began = time.process_time()
+    found = vessels.measure(np.where((x + y) % 2, VESSEL, BACKGROUND).astype(np.uint8))
+    assert found.num_components == 1
+    assert time.process_time() - began < 20  # minutes, where the walk starts from one root
 
 
 # ---- size

@@ -95,6 +95,14 @@ def test_the_page_shows_each_column_with_its_type_and_meaning():
     assert ROW.metadata == {b"segpipe_schema": rows.SCHEMA_VERSION.encode()}
 
 
+def test_densities_of_zones_are_per_area_of_their_zone():
+    told = {one.name: one.meaning for one in COLUMNS if one.name.endswith("length_density")}
+    assert "/ field's area" in told["artery_length_density"]
+    zones = [meaning for name, meaning in told.items() if name.startswith("zone_")]
+    assert len(zones) == 6
+    assert all("/ zone's area within the field, per field diameter" in one for one in zones)
+
+
 def order(column: rows.Column) -> tuple[Any, ...]:
     """As the page has them, behind the name."""
     return column.type, column.unit, column.meaning, column.source, column.peers

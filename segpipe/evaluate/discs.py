@@ -13,13 +13,14 @@ import csv
 import io
 import math
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from segpipe.data.layouts import Example
+from segpipe.data.survey import Look
 from segpipe.errors import UserError, some_of
 from segpipe.measurement.disc import Disc
 from segpipe.storage import Store, named, read_uri
@@ -81,8 +82,17 @@ def read_discs(uri: str, anonymous: bool = False) -> list[DiscRow]:
                 f"--discs {uri}: has the columns {some_of(names) or 'of an empty file'}, wanted "
                 f"{', '.join(COLUMNS)}; add {', '.join(lacking)}"
             )
+        if twice := [name for name in ("set", *COLUMNS) if names.count(name) > 1]:
+            raise UserError(f"--discs {uri}: has the column {twice[0]} twice, leave one")
         reader.fieldnames = names
-        rows = [(reader.line_num, {name: row[name] or "" for name in names}) for row in reader]
+        rows = []
+        for row in reader:
+            if more := row.pop(None, None):
+                raise UserError(
+                    f"--discs {uri}: line {reader.line_num}: has {len(names) + len(more)} values, "
+                    f"wanted {len(names)}, as there are columns; numbers have a point"
+                )
+            rows.append((reader.line_num, {name: row[name] or "" for name in names}))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"--discs {uri}: cannot be read as CSV ({error}), save it as CSV in UTF-8"
@@ -143,6 +153,20 @@ def discs_of(
                 )
             found[example.name] = row
     return found
+
+
+def check_places(discs: Mapping[str, DiscRow], uri: str, looks: Sequence[Look]) -> None:
+    """Raise UserError where a disc of `discs_of` does not lie in its photograph."""
+    for look in looks:
+        row = discs.get(look.name)
+        if row is None or row.label is None:
+            continue
+        inside = 0 <= row.label.x < look.width and 0 <= row.label.y < look.height
+        if not inside or row.label.width > look.width or row.label.height > look.height:
+            raise UserError(
+                f"--discs {uri}: line {row.line}: the disc is not within {look.image}, which has "
+                f"{look.width} x {look.height} px; give px of this photograph, or set ok to {WRONG}"
+            )
 
 
 def of_photograph(label: DiscLabel | None, disc: Disc | None) -> dict[str, Any]:

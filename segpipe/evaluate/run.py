@@ -169,6 +169,7 @@ def _check_split(labelled: LabelledSet, split: str) -> None:
 def _survey(config: EvaluateConfig, data: LabelledData, prefix: str) -> None:
     """Look at every label before any is measured by; `prefix` is put before what is printed."""
     looks = labels.look_at_all(data.store, list(data.examples), config.fov == "found", True)
+    discs.check_places(data.discs, str(config.discs), looks)
     text = prefix + survey.overview(data.layout, looks)
     accept = config.accept_labels
     labels.settle("evaluate", data.store.uri, looks, accept, text, data.notes)

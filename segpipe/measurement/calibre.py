@@ -25,6 +25,7 @@ ANY_RISE = 255  # along a vessel, whose cover varies where it lies between pixel
 MOST_TURN = 0.7  # radians, of the bend that goes on to a tip
 TIP = 17  # samples from where a free end is straightened to beyond its tip
 ALONG = 4  # points before and behind, from which its direction is taken
+MOST_PROFILES = 1 << 14  # that are sampled at once: OpenCV takes fewer than 2^15
 EVERY = 4.236  # points of a path from sample to sample: no fraction, or it keeps step with stairs
 
 
@@ -111,6 +112,12 @@ def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int
     """-> [M] float64 px of vessel from each point of `start` [M] on, along `reach` [M] (px) and no
     farther: what comes after a gap, or from where cover rises by more than `rise` again, is another
     vessel. `num` samples are taken along each."""
+    if len(start) > MOST_PROFILES:
+        parts = range(0, len(start), MOST_PROFILES)
+        some = [np.s_[part : part + MOST_PROFILES] for part in parts]
+        return np.concatenate(
+            [_covered(coverage, start[part], reach[part], num, rise) for part in some]
+        )
     at = start[:, None] + reach[:, None] * np.linspace(0, 1, num)
     profile = cv2.remap(
         coverage, at.real.astype(np.float32), at.imag.astype(np.float32), cv2.INTER_LINEAR

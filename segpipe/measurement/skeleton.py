@@ -147,8 +147,8 @@ def _walk(edges: Ints, num_nodes: int) -> tuple[Ints, Ints]:
     """Edges that form paths and rings -> their nodes, one path after the other, and where each
     starts.
 
-    One root is joined to both ends of every path and to a point of every ring: a walk into the
-    depth from there takes each from end to end.
+    Roots, each joined to the next one, are joined to both ends of every path and to a point of
+    every ring: a walk into the depth from the first takes each from end to end.
     """
     degree = np.bincount(edges.ravel(), minlength=num_nodes)
     starts = np.flatnonzero(degree == 1)
@@ -169,13 +169,16 @@ def _walk(edges: Ints, num_nodes: int) -> tuple[Ints, Ints]:
 
 
 def _depth_first(edges: Ints, starts: Ints, num_nodes: int) -> Ints:
-    root = np.stack([np.full(len(starts), num_nodes), starts], axis=1)
-    both = np.concatenate([edges, edges[:, ::-1], root])
-    graph = sparse.coo_array(
-        (np.ones(len(both)), tuple(both.T)), (num_nodes + 1, num_nodes + 1)
-    ).tocsr()
+    # A root for each start: SciPy looks through all that one root has again after each of them.
+    roots = np.arange(num_nodes, num_nodes + len(starts) + 1)
+    first, following = (
+        np.stack([roots[:-1], ends], axis=1) for ends in (np.sort(starts), roots[1:])
+    )
+    both = np.concatenate([edges, edges[:, ::-1], first, following])
+    size = num_nodes + len(roots)
+    graph = sparse.coo_array((np.ones(len(both)), tuple(both.T)), (size, size)).tocsr()
     order = csgraph.depth_first_order(graph, num_nodes, return_predecessors=False)
-    return np.asarray(order[1:], np.int64)
+    return np.asarray(order[order < num_nodes], np.int64)
 
 
 def without_spurs(skeleton: Mask, depth: Plane) -> Mask:

@@ -121,7 +121,8 @@ def structure_columns(of_all: Sequence[Column]) -> Iterator[Column]:
             of = f"{zone}_{kind}"
             yield Column(f"{of}_density", REAL, f"{many} / area, in {words}")
             for name in OF_ZONE[1:]:
-                yield _like(like[name], of, f"of {many} in {words}: {like[name].meaning}")
+                meaning = like[name].meaning.replace("field's area", "zone's area within the field")
+                yield _like(like[name], of, f"of {many} in {words}: {meaning}")
     yield from CENTRAL
 
 
