@@ -99,7 +99,8 @@ def _drawing(data: bytes, scheme: Scheme | None) -> Drawing:
             warnings.simplefilter("ignore")
             drawing = read_drawing(data, scheme)
     except NotTwoValued as error:
-        help_ = f", {FLAG} says what colours mean" if error.coloured else ""
+        classes = ", or the classes 0, 1 and 2 in 8 bits"
+        help_ = f", {FLAG} says what colours mean" if error.coloured else classes
         raise RejectedImage(error.fault, f"{error}{help_}") from error
     except (RejectedImage, MemoryError):
         raise
