@@ -242,6 +242,7 @@ MASKS = {
     "a/binary.png": white(DRAWN),
     "b/binary_mask.gif": Image.fromarray(OTHER_DRAWN.astype(np.uint8)),
     "b/colours.png": coloured(),
+    "b/deep.png": Image.fromarray(CLASSES.astype(np.uint16)),
     "b/larger.png": white(np.pad(DRAWN, 1)),
     "b/alone.png": white(DRAWN),
     "b/inverted.png": white(~DRAWN),
@@ -253,11 +254,15 @@ PHOTOGRAPHS = {
     "a/own.png": Image.fromarray(OTHER_IMAGE),
     "a/binary.tif": Image.fromarray(IMAGE),
     "b/binary.png": Image.fromarray(OTHER_IMAGE),
-    **{f"b/{name}.png": Image.fromarray(IMAGE) for name in ("colours", "larger", "inverted")},
+    **{
+        f"b/{name}.png": Image.fromarray(IMAGE)
+        for name in ("colours", "deep", "larger", "inverted")
+    },
     "broken.png": Image.fromarray(IMAGE),
 }
 REJECTED = {
     "b/colours.png": ("invalid_pixel_values", "holds colours FF0000, FF00FF, --av-colours says"),
+    "b/deep.png": ("invalid_pixel_values", "or the classes 0, 1 and 2 in 8 bits"),
     "b/larger.png": (
         "size_mismatch",
         "its photograph has 565 x 584 px, the mask itself 567 x 586 px",
@@ -284,7 +289,7 @@ def test_each_mask_has_a_row_that_says_what_measure_says(measured):
         json.loads((measured / "out/summary.json").read_text()),
     )
     assert set(rows) == set(MASKS) - {"notes.txt"}
-    assert (summary["ok"], summary["rejected"], summary["open"]) == (3, 5, 0)
+    assert (summary["ok"], summary["rejected"], summary["open"]) == (3, 6, 0)
     assert summary["skipped"] == {".txt": 1}
     assert_measured(rows["a/own.jpg.png"], segpipe.measure(CLASSES))
     for path, image, vessel in (
@@ -323,7 +328,7 @@ def test_a_finished_run_is_up_to_date_and_other_settings_are_refused(measured, c
     words = ["measure", "--input", measured / "masks", "--output", measured / "out"]
     pairs = ["--photographs", measured / "photographs"]
     assert run(*words, *pairs, "--table", "both", "--max-rejected", 1) == 0
-    assert "measure: all 8 inputs are done, 1 file skipped" in capfd.readouterr().out
+    assert "measure: all 9 inputs are done, 1 file skipped" in capfd.readouterr().out
     assert run(*words) == 2
     told = capfd.readouterr().err
     assert f"without --photographs: {measured / 'out'} was started with" in told
