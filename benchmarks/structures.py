@@ -9,6 +9,7 @@ is right for either kind. Writes results/structures.md.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -30,6 +31,7 @@ from segpipe.data.fov import find_fov
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.evaluate import discs
 from segpipe.evaluate.report import disc_titles
+from segpipe.flags import STRUCTURES
 from segpipe.measurement import kind_agreement, kinds, structures, trust, vessels
 from segpipe.measurement.kind_agreement import KindCounts
 from segpipe.models import checkpoint, engine
@@ -38,7 +40,7 @@ from segpipe.storage import Store, open_store
 
 SETS = {"HRF": "HRF 06 to 15", "DRIVE": "DRIVE test, labels of DRIVE_AV"}
 BESIDE = {"DRIVE": "."}  # where the folder of the labels lies beside that of the set
-COPIES, MEASURES = 15, ("none", "full")
+COPIES, ROUNDS, MEASURES = 10, 3, ("none", "full")
 Result = TypeVar("Result")
 
 
@@ -150,21 +152,22 @@ def milliseconds(finder: Finder, path: str) -> dict[str, float]:
 
 def rates() -> dict[str, list[float]]:
     """Steady images/s of `segpipe segment` on two cores, vessels alone and all structures, for
-    each of MEASURES; DRIVE's test photographs COPIES times over."""
+    each of MEASURES: the best of ROUNDS, in turns; DRIVE's test photographs COPIES times over."""
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(folder) / "photographs"
         photographs.mkdir()
         for path in sorted((data_folder() / "DRIVE/test/images").iterdir()):
             for number in range(COPIES):
                 shutil.copy(path, photographs / f"{number}_{path.name}")
-        found: dict[str, list[float]] = {}
-        for measure in MEASURES:
-            for what in ("vessels", "all"):
-                output = Path(folder) / f"{measure}-{what}"
+        found = {measure: [0.0, 0.0] for measure in MEASURES}
+        for number, measure in itertools.product(range(ROUNDS), MEASURES):
+            for place, what in enumerate(STRUCTURES):
+                output = Path(folder) / f"{measure}-{what}-{number}"
                 words = ["-m", "segpipe", "segment", "--input", photographs, "--output", output]
                 run([*words, "--measure", measure, "--structures", what])
                 summary = json.loads((output / "summary.json").read_bytes())
-                found.setdefault(measure, []).append(summary["images_per_second"])
+                rate = summary["images_per_second"]
+                found[measure][place] = max(found[measure][place], rate)
     return found
 
 
@@ -210,7 +213,7 @@ def main() -> None:
         *(f"| {name} | {small[name]:.1f} | {large[name]:.1f} |" for name in small),
         "",
         f"`segpipe segment` on DRIVE's 20 test photographs {COPIES} times over, two workers,",
-        "steady images/s:",
+        f"steady images/s, the best of {ROUNDS} in turns:",
         "",
         "| | vessels alone | `--structures all` | times as long |",
         "|---|---|---|---|",
