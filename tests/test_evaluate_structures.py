@@ -22,9 +22,9 @@ from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import UserError
 from segpipe.evaluate import discs, report
 from segpipe.evaluate.config import EvaluateConfig
-from segpipe.evaluate.discs import DiscLabel, discs_of, of_photograph, read_discs
+from segpipe.evaluate.discs import discs_of, of_photograph, read_discs
 from segpipe.measurement import kinds
-from segpipe.measurement.disc import Disc
+from segpipe.measurement.disc import Disc, DiscPlace
 from segpipe.measurement.kind_agreement import KindCounts, compare
 from segpipe.storage import open_store
 
@@ -254,7 +254,7 @@ def found_in(path: Path, text: str, *names: str) -> dict[str, discs.DiscRow]:
 def test_a_row_names_a_photograph_by_some_of_its_folders(tmp_path, name):
     text = f"{HEADER}{name},10,20,8,12,1\n,test/9.tif,1,1,1,1,1\n"
     found = found_in(tmp_path / "d.csv", text, "D2", "DRIVE")
-    assert {name: row.label for name, row in found.items()} == {"01_test": DiscLabel(10, 20, 8, 12)}
+    assert {name: row.label for name, row in found.items()} == {"01_test": DiscPlace(10, 20, 8, 12)}
 
 
 @pytest.mark.parametrize("name", ["HRF,01_test.tif", ",training/01_test.tif", ",1_test.tif"])
@@ -295,7 +295,7 @@ def test_a_file_that_may_be_of_two_photographs_is_told(tmp_path):
 
 
 def test_discs_are_compared_as_arithmetic_says():
-    label = DiscLabel(100, 100, 90, 110)
+    label = DiscPlace(100, 100, 90, 110)
     away = of_photograph(label, Disc(115, 80, 100, 120, 0.9))
     assert away == {
         "labelled": True,

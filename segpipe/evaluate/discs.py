@@ -22,28 +22,13 @@ import numpy as np
 from segpipe.data.layouts import Example
 from segpipe.data.survey import Look
 from segpipe.errors import UserError, some_of
-from segpipe.measurement.disc import Disc
+from segpipe.measurement.disc import Disc, DiscPlace
 from segpipe.storage import Store, named, read_uri
 
 NUMBERS = ("x", "y", "height", "width")
 COLUMNS = ("file", *NUMBERS, "ok")  # beside `set`, which may be missing
 RIGHT, WRONG, NONE = "1", "0", "none"  # of `ok`
 NEAR = 0.25  # disc diameters: a centre is right so far from the label's
-
-
-@dataclass(frozen=True)
-class DiscLabel:
-    """In px of the photograph."""
-
-    x: float
-    y: float
-    height: float
-    width: float
-
-    @property
-    def diameter(self) -> float:
-        """Mean of height and width."""
-        return (self.height + self.width) / 2
 
 
 @dataclass(frozen=True)
@@ -56,8 +41,8 @@ class DiscRow:
     file: str
     """Of the photograph; folders before its name may leave out some of its own."""
     ok: str
-    label: DiscLabel | None
-    """Where `ok` is RIGHT."""
+    label: DiscPlace | None
+    """Where `ok` is RIGHT, in px of the photograph."""
 
     def names(self, uri: str, set_names: Sequence[str]) -> bool:
         """Whether this is the photograph's row; `set_names`: what its set may be called, beside
@@ -122,7 +107,7 @@ def _row(uri: str, line: int, row: dict[str, str]) -> DiscRow:
                 f'--discs {place}: {name} is "{values[name]}", wanted a number of px'
                 f"{' above 0' if least == 0 else ''}; correct it, or set ok to {WRONG}"
             )
-    label = DiscLabel(**numbers) if numbers else None
+    label = DiscPlace(**numbers) if numbers else None
     return DiscRow(line, values.get("set", ""), values["file"], ok, label)
 
 
@@ -169,7 +154,7 @@ def check_places(discs: Mapping[str, DiscRow], uri: str, looks: Sequence[Look]) 
             )
 
 
-def of_photograph(label: DiscLabel | None, disc: Disc | None) -> dict[str, Any]:
+def of_photograph(label: DiscPlace | None, disc: Disc | None) -> dict[str, Any]:
     """The label (None: no disc) and what was found, both in px of the photograph -> what
     metrics.json tells of it. Distances are in disc diameters of the label."""
     found = {"labelled": label is not None, "found": disc is not None}

@@ -19,20 +19,26 @@ REDUCED = 4  # px: the disc is found on every fourth pixel of every fourth row
 
 
 @dataclass(frozen=True)
-class Disc:
+class DiscPlace:
     """In px of the canvas, or of the photograph as its file has them; pixels' centres are whole."""
 
     x: float
     y: float
     height: float
     width: float
-    confidence: float
-    """Mean of the network's probability over its pixels, 0 to 1."""
 
     @property
     def diameter(self) -> float:
         """Mean of height and width."""
         return (self.height + self.width) / 2
+
+
+@dataclass(frozen=True)
+class Disc(DiscPlace):
+    """One that was found."""
+
+    confidence: float
+    """Mean of the network's probability over its pixels, 0 to 1."""
 
     def in_photograph(self, geometry: Geometry) -> Disc:
         """The same in px of the photograph whose canvas this is of."""
