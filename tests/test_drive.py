@@ -15,6 +15,8 @@ from needs import real_set
 from PIL import Image
 from verbs import run
 
+from segpipe.measurement.kind_agreement import FIGURES
+
 pytestmark = pytest.mark.cluster
 LECTURE = ["--recipe", "lecture", "--epochs", 2]
 
@@ -70,9 +72,12 @@ def test_arteries_veins_and_discs_have_the_figures_of_the_results(drive, tmp_pat
     page = (Path(__file__).parents[1] / "results/structures.md").read_text()
     kinds = re.search(r"\| DRIVE test, labels of DRIVE_AV, told \| (.*) \|", page)
     discs = re.search(r"\| DRIVE, test \| (\d+) of (\d+) \|", page)
-    num_labelled, *figures = found["arteries_veins"].values()
-    assert num_labelled == 20
-    assert figures == pytest.approx(list(map(float, kinds[1].split(" | "))), abs=2e-3)
+    told = found["arteries_veins"]
+    assert told["num_labelled"] == 20
+    wanted = list(map(float, kinds[1].split(" | ")))
+    assert [told[name] for name in FIGURES] == pytest.approx(wanted, abs=2e-3)
+    for name in FIGURES:
+        assert told["intervals"]["low"][name] < told[name] < told["intervals"]["high"][name]
     assert [found["discs"][name] for name in ("num_near", "num_labelled")] == list(
         map(int, discs.groups())
     )

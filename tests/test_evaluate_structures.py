@@ -6,12 +6,13 @@ Run: pytest tests/test_evaluate_structures.py
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from verbs import ONE, run
 
 import segpipe
@@ -22,10 +23,13 @@ from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import UserError
 from segpipe.evaluate import discs, report
 from segpipe.evaluate.config import EvaluateConfig
-from segpipe.evaluate.discs import discs_of, of_photograph, read_discs
+from segpipe.evaluate.discs import DiscRow, discs_of, of_photograph, read_discs
+from segpipe.evaluate.run import LabelledData, Tally, summarise
 from segpipe.measurement import kinds
 from segpipe.measurement.disc import Disc, DiscPlace
-from segpipe.measurement.kind_agreement import KindCounts, compare
+from segpipe.measurement.kind_agreement import FIGURES, KindCounts, compare
+from segpipe.metrics import BINS
+from segpipe.models.checkpoint import Card
 from segpipe.storage import open_store
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -312,11 +316,105 @@ def test_discs_are_compared_as_arithmetic_says():
     assert discs.summary([away, far, missed, none, alarm]) == {
         "num_labelled": 3,
         "num_near": 1,
+        "share_near": pytest.approx(1 / 3),
         "median_diameter_error": pytest.approx(0.2),
         "num_without": 2,
         "num_said_none": 1,
     }
     assert math.isnan(discs.summary([none])["median_diameter_error"])
+
+
+# ---- intervals
+
+CARD = Card("net", 1024.0, 0.5, "drawn", ("outside", "vessel", "background"), "0")
+
+
+def summarised(kinds_of: list[KindCounts], near: list[bool | None]) -> dict:
+    """What metrics.json holds of photographs with these counts, and discs that are found near, are
+    found far, or (None) are not there at all."""
+    tally, rows = Tally(), {}
+    blank = {"counts": np.ones((2, BINS), int), "hits": np.ones((5, 2), int), "second": [0] * 4}
+    blank |= {"second_hits": 0, "field_iou": math.nan, "engine": "torch fp32", "mask_png": b""}
+    for number, (counts, is_near) in enumerate(zip(kinds_of, near, strict=True)):
+        name = str(number)
+        disc = [100.0 if is_near else 200.0, 100, 80, 80, 0.9]
+        tally.add(blank | {"name": name, "kinds": astuple(counts), "disc": disc}, 0.5)
+        label = None if is_near is None else DiscPlace(100, 100, 80, 80)
+        rows[name] = DiscRow(2, "", name, "none" if is_near is None else "1", label)
+    examples = tuple(Example(name, name, "label", None, None) for name in rows)
+    return summarise(LabelledData("EYES", STORE, examples, "given", discs=rows), tally, CARD)
+
+
+def drawn_counts(num: int) -> list[KindCounts]:
+    rng = np.random.default_rng(4)
+    outcomes = [rng.multinomial(900, rng.dirichlet([8, 2, 1])) for _ in range(3 * num)]
+    return [
+        KindCounts(*outcomes[n], *outcomes[n + num], int(a), int(a + b), 900)
+        for n, (a, b, _) in enumerate(outcomes[2 * num :])
+    ]
+
+
+def test_the_intervals_of_kinds_are_scipys():
+    """Of those photographs alone that have a label of them."""
+    counts = drawn_counts(12)
+    result = summarised([*counts, KindCounts(), KindCounts()], [None] * 14)
+    told = result["arteries_veins"]
+    assert told["num_labelled"] == 12
+    for name in FIGURES:
+
+        def pooled(places, name=name):
+            return sum((counts[n] for n in places), KindCounts()).summary()[name]
+
+        found = stats.bootstrap(
+            (np.arange(12),),
+            pooled,
+            vectorized=False,
+            n_resamples=2000,
+            method="percentile",
+            rng=np.random.default_rng(1),
+        ).confidence_interval
+        for end, wanted in (("low", found.low), ("high", found.high)):
+            width = found.high - found.low
+            assert abs(told["intervals"][end][name] - wanted) < 0.06 * width, (end, name)
+        assert told[name] == pytest.approx(pooled(range(12)))
+
+
+def test_the_interval_of_the_share_of_discs_near_is_the_binomials():
+    """Seven of ten; photographs without a disc do not count."""
+    result = summarised([KindCounts()] * 14, [True] * 7 + [False] * 3 + [None] * 4)
+    told = result["discs"]
+    assert (told["num_near"], told["num_labelled"], told["share_near"]) == (7, 10, 0.7)
+    for end, share in (("low", 0.025), ("high", 0.975)):
+        wanted = stats.binom.ppf(share, 10, 0.7) / 10
+        assert told["intervals"][end] == {"share_near": pytest.approx(wanted)}
+    assert "arteries_veins" not in result
+
+
+def test_intervals_of_kinds_and_discs_are_printed_and_on_the_page():
+    result = summarised(drawn_counts(3), [True, False, True])
+    told = result["arteries_veins"]
+    ends = [told["intervals"][end]["vein_dice"] for end in ("low", "high")]
+    vein = f"{told['vein_dice']:.4f} ({ends[0]:.4f} to {ends[1]:.4f})"
+    disc = "2 of 3 (0.0% to 100.0%)"
+    lines = report.structure_lines(result)
+    assert f"vein Dice {vein}," in lines[0]
+    assert f"disc centres within 0.25 diameters: {disc}," in lines[1]
+    assert lines[2] == "in parentheses: 95 % intervals over photographs"
+    page = report.page("EYES", result, {}, []).decode()
+    assert f'vein Dice</th><td class="number">{vein}<' in page
+    assert f'diameters</th><td class="number">{disc}<' in page
+    assert "In parentheses: 95 % intervals over photographs (bootstrap)." in page
+    table = report.table([dict.fromkeys(report.COLUMNS.values(), 0.5) | result])
+    assert f"| {vein} |" in table
+    assert f"| {disc} |" in table
+
+
+def test_one_photograph_with_arteries_veins_and_a_disc_has_no_interval_of_them():
+    result = summarised([*drawn_counts(1), KindCounts()], [True, None])
+    assert "intervals" in result
+    assert "intervals" not in result["arteries_veins"] | result["discs"]
+    assert "parentheses" not in report.page("EYES", result, {}, []).decode()
+    assert len(report.structure_lines(result)) == 2
 
 
 # ---- a run
@@ -387,6 +485,7 @@ def test_discs_are_those_that_segment_finds(metrics, results):
     assert metrics["discs"] == {
         "num_labelled": 1,
         "num_near": int(first["distance"] <= 0.25),
+        "share_near": float(first["distance"] <= 0.25),
         "median_diameter_error": first["diameter_error"],
         "num_without": 1,
         "num_said_none": int(not found[1]),
@@ -429,12 +528,15 @@ def test_the_documentation_has_their_keys(metrics):
     section = text.partition("## Arteries, veins and the optic disc")[2].partition("\n## ")[0]
     told = {
         (above, key)
-        for above, cell in re.findall(r"^\| `([a-z_]+)\.`: (`.*?) \|", section, re.MULTILINE)
+        for above, cell in re.findall(r"^\| `([a-z_.]+)\.`: (`.*?) \|", section, re.MULTILINE)
         for key in re.findall(r"`([^`]+)`", cell)
     }
     of_one = metrics["images"][0]["disc"] | metrics["images"][1]["disc"]
     wanted = {"arteries_veins": metrics["arteries_veins"], "discs": metrics["discs"]}
     wanted["disc"] = of_one
+    for end in ("low", "high"):
+        wanted[f"arteries_veins.intervals.{end}"] = dict.fromkeys(FIGURES)
+        wanted[f"discs.intervals.{end}"] = {"share_near": None}
     assert told == {(above, key) for above, values in wanted.items() for key in values}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,17 +51,20 @@ def figures(kept: Kept) -> dict[str, float]:
     }
 
 
-def intervals(photographs: Sequence[Kept]) -> dict[str, dict[str, float]]:
-    """`low` and `high` of each of `figures`: between them lie 95 % of RESAMPLES resamples.
+def intervals(
+    photographs: Sequence[Kept], of: Callable[[Kept], dict[str, float]] = figures
+) -> dict[str, dict[str, float]]:
+    """`low` and `high` of each figure: between them lie 95 % of RESAMPLES resamples.
 
-    Each draws as many photographs as there are, with replacement, and pools them (Efron 1979; the
-    percentile interval). A resample without a value, as a sensitivity without a vessel, is left
-    out; NaN where none has one.
+    `photographs` are counts that add, and `of` makes figures of their sum. Each resample draws as
+    many photographs as there are, with replacement, and pools them (Efron 1979; the percentile
+    interval). One without a value, as a sensitivity without a vessel, is left out; NaN where none
+    has one.
     """
     num = len(photographs)
     drawn = np.random.default_rng(SEED).multinomial(num, np.full(num, 1 / num), RESAMPLES)
     pooled = (drawn.astype(np.float64) @ np.stack(photographs)).astype(np.int64)
-    rows = [figures(row) for row in pooled]
+    rows = [of(row) for row in pooled]
     ends: dict[str, dict[str, float]] = {"low": {}, "high": {}}
     for name in rows[0]:
         values = np.array([row[name] for row in rows])
@@ -68,3 +72,10 @@ def intervals(photographs: Sequence[Kept]) -> dict[str, dict[str, float]]:
         both = np.percentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
         ends["low"][name], ends["high"][name] = map(float, both)
     return ends
+
+
+def key_of_intervals(
+    photographs: Sequence[Kept], of: Callable[[Kept], dict[str, float]] = figures
+) -> dict[str, Any]:
+    """`intervals` under their key of metrics.json, which a single photograph does not have."""
+    return {"intervals": intervals(photographs, of)} if len(photographs) > 1 else {}

@@ -22,7 +22,9 @@ import numpy as np
 from segpipe.data.layouts import Example
 from segpipe.data.survey import Look
 from segpipe.errors import UserError, some_of
+from segpipe.evaluate.bootstrap import Kept
 from segpipe.measurement.disc import Disc, DiscPlace
+from segpipe.metrics import ratio
 from segpipe.storage import Store, named, read_uri
 
 NUMBERS = ("x", "y", "height", "width")
@@ -169,14 +171,27 @@ def of_photograph(label: DiscPlace | None, disc: Disc | None) -> dict[str, Any]:
     }
 
 
+def near(photographs: Sequence[dict[str, Any]]) -> list[Kept]:
+    """[2] of each that has a disc: 1 where the centre that is found is near the label's, and 1."""
+    labelled = (one for one in photographs if one["labelled"])
+    return [np.array([one["distance"] <= NEAR, 1]) for one in labelled]
+
+
+def share_near(num: Kept) -> dict[str, float]:
+    """Of the sum of `near`."""
+    return {"share_near": ratio(*num.tolist())}
+
+
 def summary(photographs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What is told of all together, from `of_photograph` of each."""
-    labelled = [one for one in photographs if one["labelled"]]
-    errors = [one["diameter_error"] for one in labelled if one["found"]]
+    num = sum(near(photographs), np.zeros(2, np.int64))
+    found = [one for one in photographs if one["labelled"] and one["found"]]
+    errors = [one["diameter_error"] for one in found]
     others = [one for one in photographs if not one["labelled"]]
     return {
-        "num_labelled": len(labelled),
-        "num_near": sum(one["distance"] <= NEAR for one in labelled),
+        "num_labelled": int(num[1]),
+        "num_near": int(num[0]),
+        **share_near(num),
         "median_diameter_error": float(np.median(errors)) if errors else math.nan,
         "num_without": len(others),
         "num_said_none": sum(not one["found"] for one in others),

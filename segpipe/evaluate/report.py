@@ -15,6 +15,7 @@ from segpipe import plots
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
 from segpipe.data.fov import fov_box
+from segpipe.evaluate.bootstrap import LEVEL
 from segpipe.evaluate.discs import NEAR
 from segpipe.html import embedded, jpeg, template
 from segpipe.metrics import Confusion, Counts
@@ -136,8 +137,8 @@ def page(
         result=result,
         figures={TITLES[file]: embedded(png, "png") for file, png in drawn.items()},
         sheet=sheet,
-        kind_titles=KIND_TITLES,
-        discs=disc_titles(result["discs"]) if "discs" in result else {},
+        structures=_structures(result),
+        note=_note(result),
         false_alarm=f"rgb{plots.FALSE_ALARM}",
         missed=f"rgb{plots.MISSED}",
     )
@@ -150,9 +151,33 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def kind_titles(kinds: Mapping[str, Any]) -> dict[str, str]:
+    """Of metrics.json's arteries_veins: each figure by its title."""
+    told = {title: (kinds[key], _interval(kinds, key, ".4f")) for key, title in KIND_TITLES.items()}
+    return {
+        title: "–" if value != value else f"{value:.4f}{ends}"
+        for title, (value, ends) in told.items()
+    }
+
+
+def _interval(told: Mapping[str, Any], key: str, form: str) -> str:
+    """Of one of the figures, behind it in parentheses; "" of a single photograph."""
+    if "intervals" not in told:
+        return ""
+    low, high = (told["intervals"][end][key] for end in ("low", "high"))
+    return f" ({low:{form}} to {high:{form}})"
+
+
+def _structures(row: Mapping[str, Any]) -> dict[str, str]:
+    """What metrics.json or a row of table.json tells of arteries, veins and discs, by title."""
+    kinds = kind_titles(row["arteries_veins"]) if "arteries_veins" in row else {}
+    return kinds | (disc_titles(row["discs"]) if "discs" in row else {})
+
+
 def disc_titles(discs: Mapping[str, Any]) -> dict[str, str]:
     """Of metrics.json's discs: what is told of them in a row, by its title."""
-    near, error = f"{discs['num_near']} of {discs['num_labelled']}", discs["median_diameter_error"]
+    near = f"{discs['num_near']} of {discs['num_labelled']}{_interval(discs, 'share_near', '.1%')}"
+    error = discs["median_diameter_error"]
     none = f"{discs['num_said_none']} of {discs['num_without']}"
     titles = {f"disc centres within {NEAR} diameters": near}
     titles["disc diameter, median error"] = "–" if math.isnan(error) else f"{error:.1%}"
@@ -163,11 +188,17 @@ def structure_lines(result: Mapping[str, Any]) -> list[str]:
     """What metrics.json tells of arteries, veins and discs, as lines to print."""
     lines = []
     if told := result.get("arteries_veins"):
-        values = ", ".join(f"{title} {told[key]:.4f}" for key, title in KIND_TITLES.items())
+        values = ", ".join(f"{title} {value}" for title, value in kind_titles(told).items())
         lines.append(f"{told['num_labelled']} images with arteries and veins pooled: {values}")
     if told := result.get("discs"):
         lines.append(", ".join(f"{title}: {value}" for title, value in disc_titles(told).items()))
-    return lines
+    return [*lines, *filter(None, [_note(result)])]
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """What `_interval` writes, where it writes any."""
+    some = any("intervals" in result.get(key, {}) for key in ("arteries_veins", "discs"))
+    return f"in parentheses: {LEVEL} % intervals over photographs" if some else ""
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -180,15 +211,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
         return text.replace("|", "\\|").replace("\n", " ")
 
-    cells = [{title: row[key] for title, key in COLUMNS.items()} | _more(row) for row in rows]
+    cells = [{title: row[key] for title, key in COLUMNS.items()} | _structures(row) for row in rows]
     titles = list(dict.fromkeys(title for one in cells for title in one))
     lines = [titles, ["---"] * len(titles)]
     lines += [[cell(one.get(title)) for title in titles] for one in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _more(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Cells of table.md about arteries, veins and discs, by title."""
-    kinds = row.get("arteries_veins", {})
-    cells = {title: kinds[key] for key, title in KIND_TITLES.items() if kinds}
-    return cells | (disc_titles(row["discs"]) if "discs" in row else {})

@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -282,17 +282,19 @@ def summarise(data: LabelledData, tally: Tally, card: Card) -> dict[str, Any]:
         "pooled": metrics.summary(tally.counts, card.threshold) | agreement.summary(tally.hits),
         "images": images,
     }
-    if len(images) > 1:
-        kept = [tally.resampled[example.name] for example in data.examples]
-        result["intervals"] = bootstrap.intervals(kept)
+    result |= bootstrap.key_of_intervals([tally.resampled[one.name] for one in data.examples])
     if tally.second_observer is not None:
         beyond = agreement.summary(tally.second_hits)
         result["second_observer"] = tally.second_observer.summary() | beyond
     if tally.kinds:
         pooled = sum(tally.kinds.values(), KindCounts())
-        result["arteries_veins"] = {"num_labelled": len(tally.kinds), **pooled.summary()}
+        kept = [np.array(astuple(counts)) for counts in tally.kinds.values()]
+        ends = bootstrap.key_of_intervals(kept, lambda row: KindCounts(*row.tolist()).summary())
+        result["arteries_veins"] = {"num_labelled": len(kept), **pooled.summary(), **ends}
     if of_discs := [image["disc"] for image in images if "disc" in image]:
+        kept = discs.near(of_discs)
         result["discs"] = discs.summary(of_discs)
+        result["discs"] |= bootstrap.key_of_intervals(kept, discs.share_near)
     result["calibration"] = metrics.reliability(tally.counts).summary()
     result["field_of_view"] = data.field_of_view
     if overlaps := [image["field_iou"] for image in images if "field_iou" in image]:
