@@ -16,12 +16,14 @@ from scipy import stats
 from verbs import ONE, run
 
 import segpipe
+from segpipe import labels
 from segpipe.data.datasets import Labelled, load_kinds
 from segpipe.data.globs import Reading
 from segpipe.data.layouts import Example, open_labelled
 from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import UserError
 from segpipe.evaluate import discs, report
+from segpipe.evaluate import run as evaluate
 from segpipe.evaluate.config import EvaluateConfig
 from segpipe.evaluate.discs import DiscRow, discs_of, of_photograph, read_discs
 from segpipe.evaluate.run import LabelledData, Tally, summarise
@@ -538,6 +540,47 @@ def test_the_documentation_has_their_keys(metrics):
         wanted[f"arteries_veins.intervals.{end}"] = dict.fromkeys(FIGURES)
         wanted[f"discs.intervals.{end}"] = {"share_near": None}
     assert told == {(above, key) for above, values in wanted.items() for key in values}
+
+
+# ---- sets that lack labels
+
+
+def told_of(capfd, data_of: dict[str, str | None], path: Path | None = None) -> list[str]:
+    """What is logged of sets, by their names and their photograph's drawing of kinds."""
+    sets = [
+        LabelledData(name, open_store(f"/{name}"), (replace(EXAMPLES[0], kinds=kinds),), "given")
+        for name, kinds in data_of.items()
+    ]
+    config = EvaluateConfig(("sets",), "out", structures="all", discs=path and str(path))
+    for data in evaluate._with_discs(sets, config):
+        labels.settle("evaluate", data.store.uri, [], False, data.name, data.notes)
+    return capfd.readouterr().err.splitlines()
+
+
+def no_kinds(name: str) -> str:
+    why = "(docs/training-data.md), they are not measured there"
+    return f"evaluate: no labels in the colours of arteries and veins in {name} {why}"
+
+
+def test_a_set_without_arteries_and_veins_beside_one_with_them_is_told(capfd):
+    assert told_of(capfd, {"DRIVE": None, "RITE": "av.png"}) == [no_kinds("DRIVE")]
+    assert told_of(capfd, {"RITE": "av.png", "LES-AV": "av.png"}) == []
+
+
+@pytest.mark.parametrize("row", ["DRIVE,01_test.tif,1,2,3,4,0", ",9.tif,1,2,3,4,1"])
+def test_a_set_without_a_right_disc_is_told(capfd, tmp_path, row):
+    path = tmp_path / "d.csv"
+    path.write_text(f"{HEADER}RITE,01_test.tif,1,2,3,4,1\n{row}\n")
+    told = told_of(capfd, {"DRIVE": "av.png", "RITE": None}, path)
+    disc = f"evaluate: --discs {path}: no right row of DRIVE, discs are not measured there"
+    assert told == [disc, no_kinds("RITE")]
+
+
+@pytest.mark.parametrize("row", ["01_test.tif,1,2,3,4,1", "01_test.tif,,,,,none"])
+def test_a_set_with_a_disc_or_a_photograph_without_one_is_not_told(capfd, tmp_path, row):
+    path = tmp_path / "d.csv"
+    path.write_text(f"{HEADER},{row}\n")
+    assert told_of(capfd, {"DRIVE": "av.png"}, path) == []
 
 
 # ---- refusals

@@ -40,6 +40,7 @@ from segpipe.progress import Progress
 from segpipe.storage import Store, check_there, open_store, preflight
 from segpipe.storage.places import refuse_inside
 
+NO_KINDS = "no labels in the colours of arteries and veins"
 COMPARED = 3  # photographs in comparison.png: highest, median and lowest Dice
 
 
@@ -126,17 +127,19 @@ def _open_sets(stores: Sequence[Store], config: EvaluateConfig) -> list[Labelled
 
 
 def _with_discs(sets: Sequence[LabelledData], config: EvaluateConfig) -> list[LabelledData]:
-    """With the rows of --discs. Raises UserError where it names no photograph of theirs, and where
-    there is nothing that --structures all could be measured by."""
+    """With the rows of --discs, and notes of what a set has no labels of. Raises UserError where
+    the file names no photograph of theirs, and where there is nothing that --structures all could
+    be measured by."""
     names = ", ".join(data.name for data in sets)
-    if config.discs is None:
-        kinds = any(example.kinds for data in sets for example in data.examples)
-        if config.structures == "all" and not kinds:
-            raise UserError(
-                f"--structures all: no labels in the colours of arteries and veins in {names} "
-                "(docs/training-data.md), leave it out or give --discs"
-            )
+    if config.structures != "all":
         return list(sets)
+    if config.discs is None:
+        if not any(example.kinds for data in sets for example in data.examples):
+            raise UserError(
+                f"--structures all: {NO_KINDS} in {names} (docs/training-data.md), leave it out or "
+                "give --discs"
+            )
+        return [_with_notes(data, None) for data in sets]
     rows = discs.read_discs(config.discs, config.anonymous and config.discs.startswith("s3://"))
     found = [
         replace(
@@ -152,7 +155,19 @@ def _with_discs(sets: Sequence[LabelledData], config: EvaluateConfig) -> list[La
             f"--discs {config.discs}: names no photograph of {names}, wanted files as "
             f"{sets[0].examples[0].image} in its column file; check it and --data"
         )
-    return found
+    return [_with_notes(data, config.discs) for data in found]
+
+
+def _with_notes(data: LabelledData, uri: str | None) -> LabelledData:
+    """With notes of what it has no labels of; `uri`: of the discs, where they are given."""
+    notes = list(data.notes)
+    if not any(example.kinds for example in data.examples):
+        notes.append(
+            f"{NO_KINDS} in {data.name} (docs/training-data.md), they are not measured there"
+        )
+    if uri and all(row.ok == discs.WRONG for row in data.discs.values()):
+        notes.append(f"--discs {uri}: no right row of {data.name}, discs are not measured there")
+    return replace(data, notes=tuple(notes))
 
 
 def _check_split(labelled: LabelledSet, split: str) -> None:
