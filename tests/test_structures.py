@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawn_vessels import draw, star, straight
+from drawn_vessels import arc, draw, fork, star, straight
 from PIL import Image, ImageOps
 
 from segpipe import kernels
@@ -22,7 +22,7 @@ from segpipe.kernels.resunet import bf16_problem
 from segpipe.measurement import structures, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, CROSSING, VEIN, agreed
-from segpipe.measurement.names import OF_KIND, ZONES
+from segpipe.measurement.names import OF_KIND, OF_ZONE, ZONES
 from segpipe.measurement.traced import cut, trace_mask
 from segpipe.measurement.zones import ARTERIOLES, VENULES, equivalent
 from segpipe.measuring.measured import Files, measured
@@ -357,6 +357,59 @@ def test_zones_hold_what_arithmetic_says():
     assert columns["artery_density"] + columns["vein_density"] == pytest.approx(
         np.count_nonzero(found.mask == 1) / np.count_nonzero(found.mask), rel=0.08
     )
+
+
+def around(x: float, y: float) -> np.ndarray:
+    """The map of a disc 140 px wide, so far from the field's middle."""
+    return ellipse((FIELD - 1) / 2 + x, (FIELD - 1) / 2 + y, 140, 140)
+
+
+@pytest.mark.parametrize("kind", ["artery", "vein"])
+def test_the_squared_curvature_in_a_zone_is_the_angle_within_it_over_the_radius(kind):
+    """An arc about the field's middle, a disc upon it, and a straight vessel outside the zones: the
+    arc's points that are an angle apart from the disc's centre are 2 R sin(angle / 2) away."""
+    radius, at = 0.3 * FIELD, math.radians(75 + 10)
+    mask = draw(arc(0.01, 0.3, 150.0), FIELD, 10.0)
+    cv2.line(mask, (300, 212), (724, 212), 1, 9)
+    disc = around(radius * math.cos(at), radius * math.sin(at))
+    found, _ = found_in(mask, np.full(mask.shape, 0.9 if kind == "artery" else 0.1), disc)
+    columns = structures.measure(found, 2.0)
+    for (zone, edges), near in zip(ZONES.items(), (0.1, 0.06), strict=True):
+        inner, outer = (2 * math.asin((edge + 0.5) * 140 / (2 * radius)) for edge in edges)
+        total, mean = 2 * (outer - inner) / 0.3, 0.3**-2
+        for name in ("vessel", kind):
+            of = f"{zone}_{name}"
+            told = {key: columns[f"{of}_{key}"] for key in OF_ZONE}
+            assert told["total_squared_curvature"] == pytest.approx(total, rel=near), of
+            assert told["mean_squared_curvature"] == pytest.approx(mean, rel=near), of
+            per_px = total / (2 * FIELD)
+            assert told["total_squared_curvature_per_px"] == pytest.approx(per_px, rel=near)
+            per_px2 = (2 * radius) ** -2
+            assert told["mean_squared_curvature_per_px2"] == pytest.approx(per_px2, rel=near)
+            assert told["num_branch_points"] == 0
+            assert told["branch_angle_mean_deg"] is None
+        other = "vein" if kind == "artery" else "artery"
+        assert columns[f"{zone}_{other}_total_squared_curvature"] is None
+
+
+@pytest.mark.parametrize(("away", "zones"), [(60, ""), (175, "bc"), (280, "c")])
+def test_a_branch_point_belongs_to_the_zones_that_it_lies_in(away, zones):
+    """An artery's Y in the field's middle, a disc so many px below, and a vein that crosses the
+    zones without a branch."""
+    mask = draw(fork(0.01, 70.0), FIELD, 0.0)
+    row = FIELD // 2 + away + 160
+    cv2.line(mask, (FIELD // 2 - 60, row), (FIELD // 2 + 60, row), 1, 9)
+    artery = np.where(np.arange(FIELD)[:, None] < row - 8, 0.9, 0.1) * np.ones(FIELD)
+    columns = structures.measure(found_in(mask, artery, around(0, away))[0], 1.0)
+    assert columns["artery_branch_angle_mean_deg"] == pytest.approx(70.0, abs=3)
+    for zone in ZONES:
+        inside = zone[-1] in zones
+        for name in ("vessel", "artery"):
+            assert columns[f"{zone}_{name}_num_branch_points"] == inside
+            angle = columns[f"{zone}_{name}_branch_angle_mean_deg"]
+            assert angle == (pytest.approx(70.0, abs=3) if inside else None)
+        assert columns[f"{zone}_vein_num_branch_points"] == 0
+        assert columns[f"{zone}_vein_branch_angle_mean_deg"] is None
 
 
 def test_a_vessel_that_forks_in_the_zone_counts_once():

@@ -54,11 +54,6 @@ def find_places(paths: Paths, forks: Points, lengths: Floats, depth: Plane) -> P
     return Places(leaving, segment, at_last, np.bincount(leaving, minlength=num))
 
 
-def count_branch_points(places: Places) -> int:
-    """Number of places where three or more vessels meet."""
-    return int(np.count_nonzero(places.num_branches >= 3))
-
-
 def leaving(
     places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
 ) -> tuple[Points, Floats, Mask]:
@@ -86,15 +81,49 @@ def leaving(
 def branch_angles(
     places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
 ) -> Floats:
-    """-> [A] float64 degrees, of every place of exactly three branches the least of their angles:
+    """-> [P] float64 degrees, of every place of exactly three branches the least of their angles:
     that between the daughters, as the parent vessel comes from the other side.
 
-    `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. A
-    place is left out that has a branch too short for a direction.
+    `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. NaN
+    of places of more or fewer, and of those that have a branch too short for a direction.
     """
     kept = places.num_branches[places.place] == 3
     along, _, long = (part[kept] for part in leaving(places, paths, points, depth, diameter))
     order = np.argsort(places.place[kept], kind="stable").reshape(-1, 3)
     order = order[long[order].all(axis=1)]
     turn = along[order] / along[np.roll(order, 1, axis=1)]
-    return np.asarray(np.degrees(np.abs(np.angle(turn))).min(axis=1, initial=180.0))
+    angles = np.full(len(places.num_branches), math.nan)
+    of = places.place[kept][order[:, 0]]
+    angles[of] = np.degrees(np.abs(np.angle(turn))).min(axis=1, initial=180.0)
+    return angles
+
+
+class Branchings(NamedTuple):
+    """Places where three or more vessels meet."""
+
+    at: Points
+    """[P] complex128 px, the middle of each."""
+    angles: Floats
+    """[P] degrees between the daughters, NaN as of branch_angles."""
+
+    def only(self, kept: Mask) -> Branchings:
+        """Those that are kept [P]."""
+        return Branchings(self.at[kept], self.angles[kept])
+
+    @property
+    def mean_angle(self) -> float:
+        """Degrees; NaN of none."""
+        told = self.angles[~np.isnan(self.angles)]
+        return float(told.mean()) if len(told) else math.nan
+
+
+def find_branchings(
+    places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
+) -> Branchings:
+    """Where places of three or more branches lie, and their angles; all as of branch_angles."""
+    end = np.where(places.at_last == 1, paths.last[places.segment], paths.start[places.segment])
+    num = places.num_branches
+    at = np.zeros(len(num), np.complex128)
+    np.add.at(at, places.place, paths.points[end] / num[places.place])
+    angles = branch_angles(places, paths, points, depth, diameter)
+    return Branchings(at, angles).only(num >= 3)

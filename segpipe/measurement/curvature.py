@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from segpipe.measurement.skeleton import Floats, Paths, Points, filtered
+from segpipe.data.arrays import Mask
+from segpipe.measurement.skeleton import Floats, Ints, Paths, Points, filtered
 
 SIGMA = 0.015  # diameters along a path: the stairs of pixels are noise of a higher derivative
 PER_SIGMA = 4  # points that are enough of a smoothed path
@@ -14,8 +16,30 @@ REACH = 3.5  # sigmas at which the filters end
 MARGIN = 1.5  # sigmas from an end within which nothing is told: the reflection there is straight
 
 
-def mean_squared_curvature(paths: Paths, points: Points, diameter: float) -> float:
-    """-> mean of the squared curvature along the paths, 1 / px^2; NaN where none is long enough.
+class Bends(NamedTuple):
+    """How much centre lines bend, at some of their points."""
+
+    at: Ints
+    """[M] the points."""
+    squared: Floats
+    """[M] squared curvature, 1/px^2."""
+    weights: Floats
+    """[M] in proportion to the centre line that each stands for: the weights of a mean."""
+
+    @property
+    def mean(self) -> float:
+        """1/px^2; NaN of none."""
+        some = self.weights.any()
+        return float(np.average(self.squared, weights=self.weights)) if some else math.nan
+
+    def only(self, points: Mask) -> Bends:
+        """At those of the points [N] of the paths."""
+        kept = points[self.at]
+        return Bends(self.at[kept], self.squared[kept], self.weights[kept])
+
+
+def squared_curvature(paths: Paths, points: Points, diameter: float) -> Bends:
+    """-> the squared curvature along the paths, where they are long enough.
 
     `points` [N] complex128 px are those of `paths`, smoothed, in a field `diameter` px across. The
     curvature is Im(conj(p') p'') / |p'|^3 of paths smoothed by SIGMA with a filter that keeps
@@ -25,27 +49,25 @@ def mean_squared_curvature(paths: Paths, points: Points, diameter: float) -> flo
     """
     sigma = SIGMA * diameter
     every = max(1, int(sigma / PER_SIGMA))
-    kept = _every(paths, points, every)
-    if not len(kept.points):
-        return math.nan
+    kept, at = _every(paths, points, every)
+    if not len(at):
+        return Bends(at, np.zeros(0), np.zeros(0))
     first, second = filtered(kept, *_derivatives(sigma / every))
     number, segment = np.arange(len(kept.points)), kept.segment
     end = np.minimum(number - kept.start[segment], kept.last[segment] - number)
     inner = kept.closed[segment] | (end >= MARGIN * sigma / every)
     step = np.abs(first[inner])
-    if not step.size or not step.sum():
-        return math.nan
     curvature = (first[inner].conj() * second[inner]).imag / np.maximum(step, 1e-9) ** 3
-    return float(np.average(curvature**2, weights=step))
+    return Bends(at[inner], curvature**2, step)
 
 
-def _every(paths: Paths, points: Points, step: int) -> Paths:
-    """Every so many points of the paths, which keep their first ones."""
+def _every(paths: Paths, points: Points, step: int) -> tuple[Paths, Ints]:
+    """Every so many points of the paths, which keep their first ones, and which they are."""
     number = np.arange(len(points)) - paths.start[paths.segment]
-    kept = number % step == 0
+    kept = np.flatnonzero(number % step == 0)
     num = (paths.last - paths.start) // step + 1
     start = np.cumsum(num) - num
-    return Paths(points[kept], start, start + num - 1, paths.forks, paths.closed)
+    return Paths(points[kept], start, start + num - 1, paths.forks, paths.closed), kept
 
 
 def _derivatives(sigma: float) -> tuple[Floats, Floats]:

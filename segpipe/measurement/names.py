@@ -19,7 +19,19 @@ OF_KIND = (
     "branch_angle_mean_deg",
     "num_branch_points",
 )
-OF_ZONE = ("density", "length_density", "calibre_mean_px", "calibre_mean", "tortuosity")
+OF_ZONE = (
+    "density",
+    "length_density",
+    "calibre_mean_px",
+    "calibre_mean",
+    "tortuosity",
+    "total_squared_curvature_per_px",
+    "total_squared_curvature",
+    "mean_squared_curvature_per_px2",
+    "mean_squared_curvature",
+    "branch_angle_mean_deg",
+    "num_branch_points",
+)
 KINDS = {"artery": "arteries", "vein": "veins"}
 """By the beginning of their columns' names, in words."""
 ZONES = {"zone_b": (0.5, 1.0), "zone_c": (0.5, 2.0)}

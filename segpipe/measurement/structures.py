@@ -18,6 +18,8 @@ from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.fov import fov_box
 from segpipe.measurement import kinds, vessels
+from segpipe.measurement.branching import Branchings
+from segpipe.measurement.curvature import Bends
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
 from segpipe.measurement.kinds import ARTERY, VEIN, Kinds
 from segpipe.measurement.names import KINDS, OF_KIND, OF_ZONE, ZONES
@@ -37,7 +39,7 @@ ARTERIES, DISC = range(2)
 """The maps [2, S, S] float32: how sure it is of an artery and no vein, and of the optic disc."""
 BESIDE_VESSELS = np.full(256, kinds.BACKGROUND, np.uint8)  # what a mask's class is in the picture
 BESIDE_VESSELS[OUTSIDE] = kinds.OUTSIDE
-OfLines = Callable[[Traced, float, float], dict[str, Any]]
+OfLines = Callable[[Traced, Bends, Branchings, float, float], dict[str, Any]]
 NAMES = {"artery": ARTERY, "vein": VEIN}
 
 
@@ -128,17 +130,22 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
     traced = found.traced
     if traced is None or found.kinds is None:
         return {"zone_note": "no field of view"}
-    of_kinds = {
-        name: traced.only(*kinds.is_kind(found.kinds, kind, traced)) for name, kind in NAMES.items()
-    }
+    masks = {name: kinds.is_kind(found.kinds, kind, traced) for name, kind in NAMES.items()}
+    of_kinds = {name: traced.only(*of_kind) for name, of_kind in masks.items()}
+    bends = vessels.bends_of(traced)  # whole segments are of a kind, and so is what is told of them
+    branchings = {name: vessels.branchings_of(part) for name, part in of_kinds.items()}
     shares = _shares(found)
     native, area = traced.diameter / traced.scale * zoom, float(np.count_nonzero(traced.fov))
     columns: dict[str, Any] = {}
     for name, part in of_kinds.items():
-        values = _of_part(part, area, native, vessels.of_lines) | {"density": shares[NAMES[name]]}
+        own = bends.only(masks[name][0]), branchings[name]
+        values = _of_part(part, *own, area, native, vessels.of_lines)
+        values["density"] = shares[NAMES[name]]
         columns |= {f"{name}_{column}": values.get(column) for column in OF_KIND}
     if found.disc is None:
         return columns | {"zone_note": "no optic disc"}
+    whole = np.ones(len(traced.points), np.bool_), traced.vessel
+    branchings["vessel"] = vessels.branchings_of(traced)
     notes = []
     for zone, edges in ZONES.items():
         ring = Ring(traced, found.disc, edges)
@@ -146,10 +153,12 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
             notes.append(f"{zone[-1].upper()}: {ring.share:.0%} of it in the field of view")
             continue
         area = float(np.count_nonzero(ring.plane))
-        widths = {}
-        for name, part in {"vessel": traced, **of_kinds}.items():
-            inside = part.only(ring.holds(part), part.vessel & ring.plane.view(np.uint8))
-            values = _of_part(inside, area, native, vessels.of_lengths)
+        holds, widths = ring.holds(traced.points), {}
+        for name, (points, vessel) in {"vessel": whole, **masks}.items():
+            inside = traced.only(points & holds, vessel & ring.plane.view(np.uint8))
+            near = branchings[name].only(ring.holds(branchings[name].at))
+            own = bends.only(points & holds), near
+            values = _of_part(inside, *own, area, native, vessels.of_part)
             columns |= {f"{zone}_{name}_{column}": values.get(column) for column in OF_ZONE}
             if name != "vessel" and zone == "zone_b":
                 widths[name] = vessel_widths(inside, ring)
@@ -172,11 +181,14 @@ def _shares(found: Structures) -> np.ndarray[Any, Any]:
     return np.asarray(num / np.count_nonzero(found.mask))
 
 
-def _of_part(part: Traced, area: float, native: float, of: OfLines) -> dict[str, Any]:
+def _of_part(
+    part: Traced, bends: Bends, branchings: Branchings, area: float, native: float, of: OfLines
+) -> dict[str, Any]:
     """Of some of the vessels, in an area of so many px^2; what is NaN is left out."""
-    values = {"density": float(np.count_nonzero(part.vessel)) / area, "length_density": 0.0}
+    density = float(np.count_nonzero(part.vessel)) / area
+    values = {"density": density, "length_density": 0.0, "num_branch_points": 0}
     if len(part.paths.start):
-        values |= of(part, area, native)
+        values |= of(part, bends, branchings, area, native)
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from segpipe.data.arrays import Image8, Plane
 from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
-from segpipe.measurement.branching import branch_angles, count_branch_points, find_places
+from segpipe.measurement.branching import Branchings, find_branchings, find_places
 from segpipe.measurement.calibre import mean_and_std
-from segpipe.measurement.curvature import mean_squared_curvature
+from segpipe.measurement.curvature import Bends, squared_curvature
 from segpipe.measurement.fractal import CELLS, fractal_dimension
 from segpipe.measurement.quality import HALF
 from segpipe.measurement.skeleton import Floats, arc_lengths, chord_lengths, nearest
@@ -85,7 +85,8 @@ def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
     native = traced.diameter / traced.scale * zoom
     if not traced.num_components:
         return Measurements("no vessel", density, native, 0.0, 0.0)
-    found = of_lines(traced, area * traced.scale**2, native)
+    parts = bends_of(traced), branchings_of(traced)
+    found = of_lines(traced, *parts, area * traced.scale**2, native)
     straight = "mean_squared_curvature" not in found
     missing = {
         "no calibre away from branch points": math.isnan(found["calibre_mean"]),
@@ -97,26 +98,33 @@ def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
     return Measurements(note, density, native, **found, num_components=traced.num_components)
 
 
-def of_lines(traced: Traced, area: float, native: float) -> dict[str, Any]:
+def bends_of(traced: Traced) -> Bends:
+    """Along the vessels' centre lines."""
+    return squared_curvature(traced.paths, traced.points, traced.diameter)
+
+
+def branchings_of(traced: Traced) -> Branchings:
+    """Of the vessels' centre lines."""
+    paths, points, depth = traced.paths, traced.points, traced.depth
+    places = find_places(paths, traced.forks, arc_lengths(paths, points), depth)
+    return find_branchings(places, paths, points, depth, traced.diameter)
+
+
+def of_lines(
+    traced: Traced, bends: Bends, branchings: Branchings, area: float, native: float
+) -> dict[str, Any]:
     """What the vessels' centre lines tell, by the names of Measurements, in a field of `area` px^2
     that is `native` px across in the photograph; NaN is unmeasurable."""
-    paths, points, depth, diameter = traced.paths, traced.points, traced.depth, traced.diameter
-    width = _line_width(nearest(depth, paths.points), traced.calibres.widths)
-    bend = mean_squared_curvature(paths, points, diameter)
-    lengths = arc_lengths(paths, points)
-    places = find_places(paths, traced.forks, lengths, depth)
-    angles = branch_angles(places, paths, points, depth, diameter)
-    cell = max(1, round(diameter / CELLS))
-    return of_lengths(traced, area, native) | {
-        "fractal_dimension": fractal_dimension(traced.vessel, width, cell),
-        **_curvatures(bend, float(lengths.sum()), diameter, native),
-        "branch_angle_mean_deg": float(angles.mean()) if len(angles) else math.nan,
-        "num_branch_points": count_branch_points(places),
-    }
+    width = _line_width(nearest(traced.depth, traced.paths.points), traced.calibres.widths)
+    cell = max(1, round(traced.diameter / CELLS))
+    dimension = fractal_dimension(traced.vessel, width, cell)
+    return of_part(traced, bends, branchings, area, native) | {"fractal_dimension": dimension}
 
 
-def of_lengths(traced: Traced, area: float, native: float) -> dict[str, Any]:
-    """Lengths, calibres and tortuosity alone; else as of_lines."""
+def of_part(
+    traced: Traced, bends: Bends, branchings: Branchings, area: float, native: float
+) -> dict[str, Any]:
+    """All but the fractal dimension; else as of_lines."""
     paths, points, diameter = traced.paths, traced.points, traced.diameter
     lengths, chords = arc_lengths(paths, points), chord_lengths(paths, points)
     mean, std = mean_and_std(traced.calibres.widths, traced.calibres.weights)
@@ -130,6 +138,9 @@ def of_lengths(traced: Traced, area: float, native: float) -> dict[str, Any]:
         "calibre_std_px": std / diameter * native,
         "calibre_std": std / diameter,
         "tortuosity": float(lengths[long].sum() / chords[long].sum()) if long.any() else math.nan,
+        **_curvatures(bends.mean, float(lengths.sum()), diameter, native),
+        "branch_angle_mean_deg": branchings.mean_angle,
+        "num_branch_points": len(branchings.at),
     }
 
 

@@ -18,7 +18,7 @@ from scipy.sparse import csgraph
 from segpipe.data.arrays import Mask
 from segpipe.measurement.branching import find_places
 from segpipe.measurement.disc import Disc
-from segpipe.measurement.skeleton import Floats, arc_lengths
+from segpipe.measurement.skeleton import Floats, Points, arc_lengths
 from segpipe.measurement.traced import BORDER_PX, Traced
 
 LEAST_SHARE = 0.5  # of a zone that lies in the field of view, below which nothing is told of it
@@ -51,9 +51,9 @@ class Ring:
         self.share = float(np.count_nonzero(self.plane) / whole)
         """Of the zone that lies in the field."""
 
-    def holds(self, traced: Traced) -> Mask:
-        """[N] bool: which points of the paths lie in it."""
-        away = np.abs(traced.points - self.middle)
+    def holds(self, points: Points) -> Mask:
+        """points [N] complex128 px -> [N] bool: which of them lie in it."""
+        away = np.abs(points - self.middle)
         return np.asarray((away >= self.inner) & (away < self.outer))
 
 
