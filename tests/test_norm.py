@@ -15,6 +15,7 @@ from processes import wait_until
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segpipe.models import torch_compat
 from segpipe.models.loss import Loss
 from segpipe.models.norm import GlobalBatchNorm2d, synchronise
 from segpipe.models.wnet import WNet
@@ -39,7 +40,7 @@ def _rank(rank: int, num: int, work: Callable[[int, int], Any], folder: Path) ->
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=num)
     torch.save(work(rank, num), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    torch_compat.leave_group()
 
 
 def share(values: Tensor, rank: int, num: int) -> Tensor:

@@ -460,7 +460,8 @@ def synced_buffers(meet: str) -> list[bool]:
     module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     wrapped = [torch_compat.data_parallel(module), DistributedDataParallel(module)]
     found = [one.will_sync_module_buffers() for one in wrapped]
-    dist.destroy_process_group()
+    del wrapped
+    torch_compat.leave_group()
     return found
 
 

@@ -6,9 +6,11 @@ Each entry says what breaks without it, and has a test in tests/test_ray_compat.
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,3 +49,13 @@ def data_parallel(module: nn.Module) -> nn.Module:
     which are all ranks' already.
     """
     return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def leave_group() -> None:
+    """Leave torch's default process group, when nothing here needs its data_parallel any more.
+
+    That is a cycle, which the garbage collector frees. Freed after this it would free the group,
+    and wait with the GIL for a thread of gloo's that may wait for the GIL (torch 2.13.0).
+    """
+    gc.collect()
+    dist.destroy_process_group()

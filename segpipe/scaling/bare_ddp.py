@@ -23,6 +23,7 @@ import tyro
 from segpipe.data.datasets import load_example
 from segpipe.data.fov import fov_diameter
 from segpipe.data.layouts import Example, open_labelled
+from segpipe.models import torch_compat
 from segpipe.scaling import findings
 from segpipe.storage import Store, open_store
 from segpipe.storage.lock import Claim
@@ -71,8 +72,13 @@ class BareConfig:
 
 
 def main(config: BareConfig) -> None:
+    dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
+    _train(config)
+    torch_compat.leave_group()
+
+
+def _train(config: BareConfig) -> None:
     on_gpu = config.device == "cuda"
-    dist.init_process_group("nccl" if on_gpu else "gloo")
     place = Rank(
         dist.get_rank(),
         dist.get_world_size(),
@@ -91,7 +97,6 @@ def main(config: BareConfig) -> None:
         name = f"{'native' if job.native else 'torch'} {config.precision}"
         row = {"items": len(ended) * config.batch_size, "rate": rate, "engine": name}
         print(json.dumps(row), flush=True)
-    dist.destroy_process_group()
 
 
 def _job(config: BareConfig) -> TrainJob:

@@ -18,6 +18,7 @@ from segpipe.data import survey
 from segpipe.data.globs import Reading
 from segpipe.data.layouts import Example
 from segpipe.data.several import open_sets, set_names
+from segpipe.models import torch_compat
 from segpipe.storage import lock, open_store
 from segpipe.train import crop_plan, states
 from segpipe.train.config import TrainConfig
@@ -61,26 +62,30 @@ def _run(job: TrainJob, meet: str, world_size: int, number: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", meet, rank=number, world_size=world_size)
     try:
-        threads = worker_threads(world_size)  # as workers of Ray have
-        trainer = Trainer(job, Rank(number, world_size, num_threads=threads))
-        if state := states.newest(job.output):
-            trainer.restore(state)
-        cropper, last = Cropper(job.plan, world_size), job.plan.epochs * job.plan.steps_per_epoch
-        crops = (cropper.share(step, number) for step in range(trainer.next_step, last))
-        squashed = partial(crop_plan.squashed, size=job.plan.crops.crop_size)
-        canvas = partial(crop_plan.canvas, diameter=job.plan.diameter)
-
-        def photographs(load: partial, examples: tuple[Example, ...]) -> list[Batch]:
-            mine = [load(job.plan.store, one) for one in examples[number::world_size]]
-            return [{name: array[None] for name, array in one.items()} for one in mine]
-
-        sets = {
-            TEST: partial(photographs, squashed, job.test),
-            HELD_BACK: partial(photographs, canvas, job.held_back),
-        }
-        trainer.run(crops, sets)
+        _train(job, world_size, number)
     finally:
-        dist.destroy_process_group()
+        torch_compat.leave_group()
+
+
+def _train(job: TrainJob, world_size: int, number: int) -> None:
+    threads = worker_threads(world_size)  # as workers of Ray have
+    trainer = Trainer(job, Rank(number, world_size, num_threads=threads))
+    if state := states.newest(job.output):
+        trainer.restore(state)
+    cropper, last = Cropper(job.plan, world_size), job.plan.epochs * job.plan.steps_per_epoch
+    crops = (cropper.share(step, number) for step in range(trainer.next_step, last))
+    squashed = partial(crop_plan.squashed, size=job.plan.crops.crop_size)
+    canvas = partial(crop_plan.canvas, diameter=job.plan.diameter)
+
+    def photographs(load: partial, examples: tuple[Example, ...]) -> list[Batch]:
+        mine = [load(job.plan.store, one) for one in examples[number::world_size]]
+        return [{name: array[None] for name, array in one.items()} for one in mine]
+
+    sets = {
+        TEST: partial(photographs, squashed, job.test),
+        HELD_BACK: partial(photographs, canvas, job.held_back),
+    }
+    trainer.run(crops, sets)
 
 
 def history(output: Path) -> list[dict[str, str]]:
