@@ -9,9 +9,6 @@ resumes. Writes OUTPUT/state.pt as it goes and OUTPUT/structures.maps at the end
 from __future__ import annotations
 
 import argparse
-import math
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,22 +28,19 @@ from av_labels import (
     label_of,
 )
 from common import data_folder
-from torch import Tensor, nn
+from resumed_training import Recipe, train
+from torch import Tensor
 
 from segpipe.data import crops
 from segpipe.data.arrays import Image8
 from segpipe.data.canvas import canvas_side, fit_classes, fit_field
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
-from segpipe.models.network import to_planes
-from segpipe.models.predict import channels_last
 from segpipe.models.resunet import StructuresUNet
 from segpipe.models.structures import DIAMETER, DISC, FILE, KIND, VESSELS, dump
 from segpipe.storage import open_store
-from segpipe.train.ema import ExponentialMovingAverage
 
-CROP, BATCH, RATE, WARMUP, DECAY, CLIP, EMA = 768, 3, 3e-3, 100, 1e-4, 0.3, 0.998
-SAVE_STEPS = 250
+CROP, BATCH = 768, 3
 NEAR = np.ones((5, 5), np.uint8)  # what a vessel's label is widened by: masks are wider at times
 
 
@@ -97,68 +91,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=11_000)
     parser.add_argument("--seed", type=int, default=0)
     config = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     torch.manual_seed(config.seed)
-    config.output.mkdir(parents=True, exist_ok=True)
     photographs = list(canvases(config.sets))
-    network = channels_last(StructuresUNet()).train()
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
-    mean = ExponentialMovingAverage(network, EMA)
-    first, state = 0, config.output / "state.pt"
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        mean.network.load_state_dict(saved["mean"])
-        first = saved["step"]
     augmentation = crops.AUGMENTATIONS["wider"]
-    start, losses = time.time(), []
-    for step in range(first, config.steps):
-        rate = (
-            RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        rng = np.random.default_rng((config.seed, step))
-        chosen = rng.permutation(len(photographs))[:BATCH]
+
+    def batch(step: int) -> tuple[Image8, list[Image8]]:
+        chosen = np.random.default_rng((config.seed, step)).permutation(len(photographs))[:BATCH]
+        place = config.seed, step
         pairs = [
-            crops.crop(
-                photographs[at][0],
-                photographs[at][1],
-                config.seed,
-                step,
-                int(at),
-                0,
-                CROP,
-                augmentation,
-                "fov",
-            )
-            for at in chosen
+            crops.crop(image, label, *place, int(at), 0, CROP, augmentation, "fov")
+            for at, (image, label) in ((at, photographs[at]) for at in chosen)
         ]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs]))
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network(to_planes(images).contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits.float(), [label for _, label in pairs])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        optimizer.step()
-        mean.update(step)
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            took = (time.time() - start) / (step + 1 - first)
-            print(
-                f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}, {took:.3f} s/step", flush=True
-            )
-        if (step + 1) % SAVE_STEPS == 0 or step + 1 == config.steps:
-            parts = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(
-                parts | {"mean": mean.network.state_dict(), "step": step + 1}, f"{state}.part"
-            )
-            os.replace(f"{state}.part", state)
+        return np.stack([image for image, _ in pairs]), [label for _, label in pairs]
+
+    recipe = Recipe(config.steps, decay=1e-4, clip=0.3, average=0.998)
+    weights = train(StructuresUNet(), batch, loss_of, recipe, config.output)
     trained = StructuresUNet()
-    trained.load_state_dict(torch.load(state, weights_only=True)["mean"])
+    trained.load_state_dict(weights)
     (config.output / FILE).write_bytes(dump(trained))
 
 
