@@ -1,7 +1,11 @@
-"""The loops over lines, against scikit-image, SciPy and the plain path without a library.
+"""The loops over lines, against scikit-image, SciPy, OpenCV and the plain path without a library.
 
 Run: pytest tests/test_lines_kernel.py
 """
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from skimage.morphology import thin as independent_thin
 
 from segpipe import kernels
 from segpipe.data import synthetic
-from segpipe.measurement import fractal, skeleton, traced
+from segpipe.measurement import fractal, kinds, skeleton, traced
 
 NEEDS_LIBRARY = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing() or "-")
 
@@ -73,12 +77,82 @@ def test_boxes_are_those_of_a_count_by_hand(path):
             assert fractal.box_counts(cells, [side])[0] == pytest.approx(np.mean(wanted), abs=1e-12)
 
 
+def lines() -> list[np.ndarray]:
+    """Centre lines [h, w] bool, and planes of pixels that meet in every way; rings among them."""
+    rng = np.random.default_rng(3)
+    shares = rng.uniform(0.1, 0.7, 200)
+    tangles = [np.pad(rng.random((9, 8)) < share, 1) for share in shares]
+    ring = np.pad(np.zeros((4, 3), bool), 1, constant_values=True)
+    rings = np.tile(np.pad(ring, 1), (3, 4))
+    return [independent_thin(vessel) for vessel in drawn()] + [rings, *tangles]
+
+
+@pytest.fixture
+def both_ways(monkeypatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
+    """A function -> what it gives with the library, and without one."""
+    if kernels.missing():
+        pytest.skip(kernels.missing())
+
+    def results(function):
+        quick = function()
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "missing", lambda: "switched off")
+            return quick, function()
+
+    return results
+
+
+def test_segments_are_those_of_scipys_walk_in_its_order(both_ways):
+    num_rings = 0
+    for line in lines():
+        (quick, forks), (plain, plain_forks) = both_ways(partial(skeleton.trace, line))
+        for one, other in zip((*quick, forks), (*plain, plain_forks), strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+        num_rings += np.count_nonzero(quick.closed)
+    assert num_rings > 10
+
+
+def test_spurs_are_those_of_scipys_walk(both_ways):
+    num_gone = 0
+    for line in lines():
+        depth = np.random.default_rng(4).uniform(0, 6, line.shape).astype(np.float32)
+        quick, plain = both_ways(partial(skeleton.without_spurs, line, depth))
+        np.testing.assert_array_equal(quick, plain)
+        num_gone += np.count_nonzero(line & ~quick)
+    assert num_gone > 1000
+
+
+def test_depths_are_those_of_opencv(both_ways):
+    for vessel in drawn():
+        quick, plain = both_ways(partial(traced._half_widths, np.pad(vessel, 1)))
+        np.testing.assert_allclose(quick, plain, rtol=0, atol=1e-4)  # OpenCV 4 counts parts of a px
+
+
+def test_the_nearest_is_the_one_that_opencv_finds(both_ways):
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        label = np.zeros(rng.integers(1, 60, 2), np.int32)
+        marked = rng.integers(0, label.size, rng.integers(1, 40))
+        label.ravel()[marked] = rng.integers(1, 1000, len(marked))
+        quick, plain = both_ways(partial(kinds._nearest, label))
+        np.testing.assert_array_equal(quick, plain)
+
+
 @NEEDS_LIBRARY
 def test_what_does_not_fit_is_refused():
     vessel = np.zeros((9, 9), np.uint8)
     vessel[0, 4] = 1
     with pytest.raises(ValueError, match="empty along its border"):
         kernels.thin_lines(vessel)
+    with pytest.raises(ValueError, match="empty along its border"):
+        kernels.trace_lines(vessel.view(np.bool_))
+    with pytest.raises(ValueError, match="empty along its border"):
+        kernels.vessel_depth(np.roll(vessel, 1, axis=0))
+    with pytest.raises(ValueError, match=r"depth: \(9, 8\) float32, wanted \(9, 9\) float32"):
+        kernels.without_spurs(np.zeros((9, 9), np.bool_), np.zeros((9, 8), np.float32), 3, 1.5)
+    with pytest.raises(ValueError, match=r"label: \(1, 9000\), wanted \[h, w\] of at most 8192"):
+        kernels.nearest_labels(np.zeros((1, 9000), np.int32))
     with pytest.raises(ValueError, match=r"sides \[0\], offsets 4: wanted whole ones above 0"):
         kernels.box_counts(vessel, [0], 4)
     for refused in (kernels.thin_lines, lambda one: kernels.without_specks(one, 3)):

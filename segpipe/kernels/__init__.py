@@ -5,8 +5,10 @@
     segnet_lite.py the scores, the loss and the gradients of models.segnet's SegNetLite, quicker
     layers.py      a training step's layers and their gradients, quicker
     resunet.py     the scores of models.resunet, quicker
+    distances.py   OpenCV's distances within vessels and to the nearest centre line, quicker
     lines.py       skeleton.thin, fractal's boxes and traced's specks, quicker
     masks.py       canvas.native_mask, quicker
+    paths.py       skeleton.trace and without_spurs, quicker
     pictures.py    Pillow's bilinear `resize` and OpenCV's by areas, quicker
     scores.py      canvas.native_score and codecs.encode_grey, quicker
 
@@ -14,10 +16,12 @@ Where there is none `missing` says so, and those who call take the plain path. N
 knows torch: a process that segments with these starts in half a second.
 """
 
+from segpipe.kernels.distances import nearest_labels, vessel_depth
 from segpipe.kernels.layers import Layers
 from segpipe.kernels.lines import box_counts, thin_lines, without_specks
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
+from segpipe.kernels.paths import trace_lines, without_spurs
 from segpipe.kernels.pictures import averaged, resized, resizes
 from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
@@ -36,9 +40,13 @@ __all__ = [
     "missing",
     "native_mask",
     "native_score",
+    "nearest_labels",
     "packed_rows",
     "resized",
     "resizes",
     "thin_lines",
+    "trace_lines",
+    "vessel_depth",
     "without_specks",
+    "without_spurs",
 ]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.measurement.branching import Places, find_places, leaving
 from segpipe.measurement.skeleton import Floats, Ints, arc_lengths, nearest
@@ -53,14 +54,10 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     points = traced.paths.points
     rows, columns = (np.rint(part).astype(np.int64) // EVERY for part in (points.imag, points.real))
     vessel = traced.vessel[::EVERY, ::EVERY].view(np.bool_)
-    lines = np.ones(vessel.shape, np.uint8)
-    lines[rows, columns] = 0
-    label = cv2.distanceTransformWithLabels(
-        lines, cv2.DIST_L2, cv2.DIST_MASK_3, labelType=cv2.DIST_LABEL_PIXEL
-    )[1]
-    of_label = np.zeros(len(rows) + 1, np.int64)
-    of_label[label[rows, columns]] = segment
-    near = of_label[label[vessel]]
+    own = np.zeros(vessel.shape, np.int32)
+    own[rows, columns] = segment + 1
+    label = _nearest(own) - 1
+    near = label[vessel]
     prob = artery[::EVERY, ::EVERY][vessel].clip(1e-6, 1 - 1e-6)
     odds = np.log(prob / (1 - prob)).clip(-SUREST, SUREST)
     lengths = arc_lengths(traced.paths, points)
@@ -69,10 +66,23 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     is_artery = agreed(evidence, *_joints(traced, places))
     kind = np.where(is_artery, ARTERY, VEIN).astype(np.uint8)
     size = traced.vessel.shape[::-1]
-    few = kind[of_label][label]
+    few = kind[label]
     plane = np.asarray(cv2.resize(few, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     _mark_crossings(plane, traced, kind, places)
     return Kinds(plane, kind[segment])
+
+
+def _nearest(label: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """label [h, w] int32, 0 where there is none -> everywhere that of the nearest that has one."""
+    if not kernels.missing():
+        return kernels.nearest_labels(label)
+    lines = (label == 0).view(np.uint8)
+    number = cv2.distanceTransformWithLabels(
+        lines, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )[1]
+    of_number = np.zeros(int(number.max()) + 1, np.int32)
+    of_number[number[label > 0]] = label[label > 0]
+    return of_number[number]
 
 
 def told_kinds(traced: Traced, kinds: Image8) -> Kinds:

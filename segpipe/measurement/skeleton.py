@@ -107,6 +107,15 @@ def trace(skeleton: Mask) -> tuple[Paths, Points]:
 
     Diagonal neighbours are joined only where no pixel beside both joins them already.
     """
+    if not kernels.missing():
+        found = kernels.trace_lines(skeleton)
+        points, branch_points = (
+            x + 1j * y
+            for y, x in (np.divmod(part, skeleton.shape[1]) for part in (found[0], found[-1]))
+        )
+        begins = found.start.astype(np.int64)
+        last = np.append(begins, len(points))[1:] - 1
+        return Paths(points, begins, last, found.forks, found.closed), branch_points
     pixels, edges = _edges(skeleton)
     y, x = np.divmod(pixels, skeleton.shape[1])
     place = x + 1j * y
@@ -188,6 +197,8 @@ def without_spurs(skeleton: Mask, depth: Plane) -> Mask:
     width at its other end, or shorter than CORNER of them: `depth` [h, w] float32 tells it in px
     (the distance to the nearest background pixel).
     """
+    if not kernels.missing():
+        return kernels.without_spurs(skeleton, depth, SPUR_PX, CORNER)
     paths, _ = trace(skeleton)
     if not len(paths.start):
         return skeleton

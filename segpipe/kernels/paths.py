@@ -1,0 +1,59 @@
+"""Centre lines: their segments in path order, and lines without spurs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from segpipe.kernels import native
+from segpipe.kernels.lines import bordered
+from segpipe.kernels.native import shaped
+
+MOST_EDGES = 3  # for a pixel: to the right, down, and left and down; or right and down for them
+
+Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int32]
+
+
+class Segments(NamedTuple):
+    """Of a line. Pixels are numbered row by row."""
+
+    points: Indices
+    """[N] pixels, one segment after the other."""
+    start: Indices
+    """[S] where each segment starts in points."""
+    forks: Bools
+    """[S, 2] whether its first and its last point are branch points."""
+    closed: Bools
+    """[S] whether it is a ring."""
+    branch_points: Indices
+    """[K] pixels, ascending."""
+
+
+def trace_lines(line: npt.NDArray[np.bool_]) -> Segments:
+    """line [h, w] bool -> its segments, in the order of skeleton.trace. Raises ValueError for
+    another shape or dtype, or one that is not empty along its border."""
+    checked = bordered(line.view(np.uint8))
+    most = MOST_EDGES * int(np.count_nonzero(checked))
+    points, starts = np.empty(2 * most, np.int32), np.empty(most, np.int32)
+    kinds, forks = np.empty((most, 3), np.uint8), np.empty(most, np.int32)
+    counts = np.zeros(3, np.int32)
+    native.library().trace_lines(checked, *line.shape, points, starts, kinds, forks, counts)
+    num_points, num_segments, num_forks = counts
+    kind = kinds[:num_segments].view(np.bool_)
+    start = starts[:num_segments]
+    return Segments(points[:num_points], start, kind[:, :2], kind[:, 2], forks[:num_forks])
+
+
+def without_spurs(
+    line: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], least: float, corner: float
+) -> npt.NDArray[np.bool_]:
+    """line [h, w] bool, depth [h, w] float32 px -> the line without branches of one free end that
+    are shorter than the depth at their fork + `least`, or than `corner` times that + 1. Raises
+    ValueError for another shape or dtype, or a line that is not empty along its border."""
+    left = bordered(line.view(np.uint8)).copy()
+    checked = shaped("depth", depth, line.shape, np.float32)
+    native.library().without_spurs(left, *line.shape, checked, least, corner)
+    return left.view(np.bool_)
