@@ -14,7 +14,7 @@ from skimage.morphology import thin as independent_thin
 
 from segpipe import kernels
 from segpipe.data import synthetic
-from segpipe.measurement import fractal, kinds, skeleton, traced
+from segpipe.measurement import fractal, kinds, skeleton, traced, trust
 
 NEEDS_LIBRARY = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing() or "-")
 
@@ -61,6 +61,25 @@ def test_vessels_that_reach_the_border_are_parts_too(path):
         vessel = (rng.random((13, 11)) < rng.uniform(0.2, 0.7)).astype(np.uint8)
         _, num = ndimage.label(vessel, np.ones((3, 3)))
         assert traced._without_specks(vessel.view(np.bool_), 1.0)[1] == num
+
+
+def test_long_parts_are_as_scipy_counts_them(path):
+    for vessel in [*drawn(), np.ones((9, 3), np.uint8)]:
+        label, num = ndimage.label(vessel, np.ones((3, 3)))
+        areas = np.bincount(label.ravel())[1:]
+        for least in (1, 9, trust.LONG_PX):
+            extents = [max(np.ptp(y), np.ptp(x)) + 1 for y, x in where_each(label, num)]
+            long = np.array(extents, int) >= least
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(trust, "LONG_PX", least)
+                assert trust._parts(vessel) == (num, areas[long].sum())
+
+
+def where_each(label: np.ndarray, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of each of the parts 1 to `num`."""
+    pixels = np.argsort(label, axis=None, kind="stable")
+    parts = np.split(pixels, np.cumsum(np.bincount(label.ravel(), minlength=num + 1))[:-1])[1:]
+    return [np.divmod(part, label.shape[1]) for part in parts]
 
 
 def test_boxes_are_those_of_a_count_by_hand(path):

@@ -6,7 +6,7 @@
     layers.py      a training step's layers and their gradients, quicker
     resunet.py     the scores of models.resunet, quicker
     distances.py   OpenCV's distances within vessels and to the nearest centre line, quicker
-    lines.py       skeleton.thin, fractal's boxes and traced's specks, quicker
+    lines.py       skeleton.thin, fractal's boxes, traced's specks and trust's parts, quicker
     masks.py       canvas.native_mask, quicker
     paths.py       skeleton.trace and without_spurs, quicker
     pictures.py    Pillow's bilinear `resize` and OpenCV's by areas, quicker
@@ -18,11 +18,11 @@ knows torch: a process that segments with these starts in half a second.
 
 from segpipe.kernels.distances import nearest_labels, vessel_depth
 from segpipe.kernels.layers import Layers
-from segpipe.kernels.lines import box_counts, thin_lines, without_specks
+from segpipe.kernels.lines import box_counts, long_parts, thin_lines, without_specks
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.paths import trace_lines, without_spurs
-from segpipe.kernels.pictures import averaged, resized, resizes
+from segpipe.kernels.pictures import averaged, block_means, resized, resizes
 from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
@@ -35,8 +35,10 @@ __all__ = [
     "SegNetLiteGradients",
     "SegNetLiteScores",
     "averaged",
+    "block_means",
     "box_counts",
     "fingerprint",
+    "long_parts",
     "missing",
     "native_mask",
     "native_score",

@@ -32,6 +32,14 @@ def without_specks(
     return large, int(stay[0])
 
 
+def long_parts(vessel: npt.NDArray[np.uint8], least: int) -> tuple[int, int]:
+    """vessel [h, w] uint8, 0 or 1 -> the number of its 8-connected components, and how many pixels
+    are of those that are `least` px high or wide. Raises ValueError for another shape or dtype."""
+    counts = np.zeros(2, np.int32)
+    native.library().long_parts(plane(vessel), *vessel.shape, least, counts)
+    return int(counts[0]), int(counts[1])
+
+
 def box_counts(
     cells: npt.NDArray[np.uint8], sides: Sequence[int], offsets: int
 ) -> npt.NDArray[np.float64]:

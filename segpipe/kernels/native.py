@@ -43,6 +43,8 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "box_counts": (U8, INT, INT, I32, INT, INT, F64),
     "thin_lines": (U8, INT, INT, U8),
     "without_specks": (U8, INT, INT, DOUBLE, I32),
+    "long_parts": (U8, INT, INT, INT, I32),
+    "block_levels": (U8, *[INT] * 4, U8),
     "trace_lines": (U8, INT, INT, I32, I32, U8, I32, I32),
     "without_spurs": (U8, INT, INT, F32, DOUBLE, DOUBLE),
     "vessel_depth": (U8, INT, INT, F32),
