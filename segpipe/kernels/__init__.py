@@ -8,7 +8,7 @@
     distances.py   OpenCV's distances within vessels and to the nearest centre line, quicker
     lines.py       skeleton.thin, fractal's boxes, traced's specks and trust's parts, quicker
     masks.py       canvas.native_mask, quicker
-    paths.py       skeleton.trace and without_spurs, quicker
+    paths.py       skeleton.trace, without_spurs and what is read along and across lines, quicker
     pictures.py    Pillow's bilinear `resize` and OpenCV's by areas, quicker
     scores.py      canvas.native_score and codecs.encode_grey, quicker
 
@@ -21,7 +21,7 @@ from segpipe.kernels.layers import Layers
 from segpipe.kernels.lines import box_counts, long_parts, thin_lines, without_specks
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
-from segpipe.kernels.paths import trace_lines, without_spurs
+from segpipe.kernels.paths import cover_sums, padded_paths, trace_lines, without_spurs
 from segpipe.kernels.pictures import averaged, block_means, resized, resizes
 from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
@@ -37,6 +37,7 @@ __all__ = [
     "averaged",
     "block_means",
     "box_counts",
+    "cover_sums",
     "fingerprint",
     "long_parts",
     "missing",
@@ -44,6 +45,7 @@ __all__ = [
     "native_score",
     "nearest_labels",
     "packed_rows",
+    "padded_paths",
     "resized",
     "resizes",
     "thin_lines",

@@ -2,9 +2,9 @@
 // distances by masks of 5x5 (its distransform.cpp), in its order where two are as near. Called
 // through ctypes by distances.py.
 #include "border.h"
+#include "scan.h"
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 namespace {
@@ -21,13 +21,7 @@ constexpr int MARGIN = 2;
 // `depth` is 0 to begin with.
 void measure(const uint8_t *vessel, int height, int width, float *depth) {
   std::vector<int32_t> pixels;
-  const uint8_t *end = vessel + size_t(height) * width;
-  for (const uint8_t *at = vessel; at != end; at++) {
-    const void *next = std::memchr(at, 1, size_t(end - at));
-    if (!next) break;
-    at = static_cast<const uint8_t *>(next);
-    pixels.push_back(int32_t(at - vessel));
-  }
+  each_pixel(vessel, size_t(height) * width, [&](int32_t pixel) { pixels.push_back(pixel); });
   const auto nearest = [&](int pixel, int side) { // by the pixels above and before, or those behind
     const float *at = depth + pixel;
     const int row = side * width;

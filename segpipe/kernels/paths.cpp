@@ -1,10 +1,13 @@
-// Centre lines -> their segments in path order; lines without spurs. Called through ctypes by
+// Centre lines -> their segments in path order, lines without spurs, and what filters along segments
+// and profiles across them take. Called through ctypes by
 // paths.py.
 #include "border.h"
+#include "scan.h"
 #include <algorithm>
 #include <cmath>
+#include <complex>
 #include <cstdint>
-#include <cstring>
+#include <numeric>
 #include <unordered_set>
 #include <vector>
 
@@ -30,19 +33,15 @@ public:
   Line(const uint8_t *line, int height, int width)
       : step{1, width, width + 1, width - 1, -1, -width, -width - 1, 1 - width},
         ways(size_t(height) * width) {
-    const uint8_t *end = line + ways.size();
-    for (const uint8_t *at = line; at != end; at++) {
-      const void *next = std::memchr(at, 1, size_t(end - at));
-      if (!next) break;
-      at = static_cast<const uint8_t *>(next);
-      const int pixel = int(at - line);
+    each_pixel(line, ways.size(), [&](int32_t pixel) {
+      const uint8_t *at = line + pixel;
       const bool right = at[1], down = at[width]; // diagonals only where no pixel beside joins both
       const bool joined[4] = {right, down, at[width + 1] && !right && !down,
                               at[width - 1] && !at[-1] && !down};
       for (int way = 0; way < 4; way++)
         if (joined[way]) ways[pixel] |= 1 << way, ways[pixel + step[way]] |= 1 << back(way);
       pixels.push_back(pixel);
-    }
+    });
   }
   bool is_fork(int pixel) const { return degree(pixel) >= 3; }
   bool is_free(int pixel) const { return degree(pixel) == 1; }
@@ -160,7 +159,58 @@ void remove_spurs(uint8_t *plane, int height, int width, const float *depth, dou
   }
 }
 
+using Point = std::complex<double>;
+
+// Each segment with `reach` points more at both ends: its reflection through them, and of a ring
+// what follows; `own` says which points are the segment's.
+void pad(const Point *points, const int64_t *starts, const int64_t *lasts, const uint8_t *closed,
+         int num, int reach, double *real, double *imag, uint8_t *own) {
+  for (int k = 0; k < num; k++) {
+    const int64_t first = starts[k], last = lasts[k], size = last - first + 1;
+    for (int64_t at = first - reach; at <= last + reach; at++) {
+      const int64_t end = std::clamp(at, first, last);
+      Point point = points[end];
+      if (at != end && closed[k])
+        point = points[first + ((at - first) % size + size) % size];
+      else if (at != end)
+        point = 2.0 * point - points[std::clamp(2 * end - at, first, last)];
+      *real++ = point.real(), *imag++ = point.imag(), *own++ = at == end;
+    }
+  }
+}
+
+// Levels of cover from a centre line outwards, `size` of each profile: behind the first `core` they
+// rise no more, and are 0 from where they would by more than `rise` -> their sums by trapezoids.
+void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, double *sums) {
+  for (int k = 0; k < num; k++, levels += size) {
+    int lowest = *std::max_element(levels, levels + core);
+    int sum = std::accumulate(levels, levels + core, 0), end = 0;
+    for (int at = core; at < size; at++) {
+      lowest = std::min<int>(lowest, levels[at]);
+      if (levels[at] - lowest > rise) {
+        end = 0;
+        break;
+      }
+      sum += end = lowest;
+    }
+    sums[k] = sum - uint8_t(levels[0] + end) / 2.0; // in 8 bits, as NumPy adds levels
+  }
+}
+
 } // namespace
+
+extern "C" int32_t padded_paths(const double *points, const int64_t *starts, const int64_t *lasts,
+                                const uint8_t *closed, int32_t num, int32_t reach, double *real,
+                                double *imag, uint8_t *own) {
+  return guarded([&] {
+    pad(reinterpret_cast<const Point *>(points), starts, lasts, closed, num, reach, real, imag, own);
+  });
+}
+
+extern "C" int32_t cover_sums(const uint8_t *levels, int32_t num, int32_t size, int32_t core,
+                              int32_t rise, double *sums) {
+  return guarded([&] { sum_cover(levels, num, size, core, rise, sums); });
+}
 
 extern "C" int32_t trace_lines(const uint8_t *line, int32_t height, int32_t width, int32_t *points,
                                int32_t *starts, uint8_t *kinds, int32_t *forks, int32_t *counts) {

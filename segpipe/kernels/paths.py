@@ -1,4 +1,5 @@
-"""Centre lines: their segments in path order, and lines without spurs."""
+"""Centre lines: their segments in path order, lines without spurs, and what is read along and
+across them."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ MOST_EDGES = 3  # for a pixel: to the right, down, and left and down; or right a
 
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
 
 
 class Segments(NamedTuple):
@@ -57,3 +59,42 @@ def without_spurs(
     checked = shaped("depth", depth, line.shape, np.float32)
     native.library().without_spurs(left, *line.shape, checked, least, corner)
     return left.view(np.bool_)
+
+
+def padded_paths(
+    points: npt.NDArray[np.complex128],
+    start: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int64],
+    closed: Bools,
+    reach: int,
+) -> tuple[Floats, Floats, Bools]:
+    """points [N] of paths that start and end there [S], rings or not -> real and imaginary parts
+    [M] of all with `reach` points more at both ends of each, as skeleton.filtered takes them, and
+    which are the path's own. Raises ValueError for another dtype, or where the paths are not one
+    after the other in `points`."""
+    num = len(start)
+    begins = np.append(start, len(points))
+    if reach < 0 or begins[0] != 0 or not (last == begins[1:] - 1).all() or (last < start).any():
+        raise ValueError("paths: wanted one after the other, and no negative reach")
+    arrays = (
+        shaped("points", points, (len(points),), np.complex128).view(np.float64),
+        shaped("start", start, (num,), np.int64),
+        shaped("last", last, (num,), np.int64),
+        shaped("closed", closed, (num,), np.bool_).view(np.uint8),
+    )
+    size = len(points) + 2 * reach * num
+    real, imag, own = np.empty(size), np.empty(size), np.empty(size, np.bool_)
+    native.library().padded_paths(*arrays, num, reach, real, imag, own.view(np.uint8))
+    return real, imag, own
+
+
+def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int) -> Floats:
+    """levels [M, K] uint8 of K samples from a centre line outwards -> their sums [M] by trapezoids,
+    as calibre.py counts a vessel's. Raises ValueError for another shape or dtype, or profiles of no
+    more than `core` samples."""
+    if levels.ndim != 2 or not 0 < core < levels.shape[1]:
+        raise ValueError(f"levels: {levels.shape}, wanted [M, more than {core}]")
+    sums = np.empty(len(levels))
+    given = shaped("levels", levels, levels.shape, np.uint8)
+    native.library().cover_sums(given, *levels.shape, core, rise, sums)
+    return sums

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Plane
 from segpipe.measurement.skeleton import (
     Floats,
@@ -119,16 +120,25 @@ def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int
             [_covered(coverage, start[part], reach[part], num, rise) for part in some]
         )
     at = start[:, None] + reach[:, None] * np.linspace(0, 1, num)
-    profile = cv2.remap(
-        coverage, at.real.astype(np.float32), at.imag.astype(np.float32), cv2.INTER_LINEAR
-    )
-    outer = np.asarray(profile[:, CORE:])
+    across, down = (part.astype(np.float32) for part in (at.real, at.imag))
+    levels = np.asarray(cv2.remap(coverage, across, down, cv2.INTER_LINEAR), np.uint8)
+    return _sums(levels, rise) / 255 * np.abs(reach) / (num - 1)
+
+
+def _sums(levels: Image8, rise: int) -> Floats:
+    """Levels of cover [M, K] along some profiles -> the sums by trapezoids of what is of the vessel
+    that a profile begins in."""
+    if not kernels.missing():
+        return kernels.cover_sums(levels, CORE, rise)
+    profile = levels.copy()
+    outer = profile[:, CORE:]
     highest = profile[:, :CORE].max(axis=1)
     lowest = np.minimum.accumulate(np.minimum(outer, highest[:, None]), axis=1)
     other = np.logical_or.accumulate(outer - lowest > rise, axis=1)
     profile[:, CORE:] = np.where(other, 0, lowest)
-    covered = profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
-    return np.asarray(covered / 255 * np.abs(reach) / (num - 1))
+    return np.asarray(
+        profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
+    )
 
 
 def mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
