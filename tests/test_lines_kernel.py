@@ -14,7 +14,7 @@ from skimage.morphology import thin as independent_thin
 
 from segpipe import kernels
 from segpipe.data import synthetic
-from segpipe.measurement import fractal, kinds, skeleton, traced, trust
+from segpipe.measurement import calibre, fractal, kinds, skeleton, traced, trust
 
 NEEDS_LIBRARY = pytest.mark.skipif(bool(kernels.missing()), reason=kernels.missing() or "-")
 
@@ -142,6 +142,24 @@ def test_spurs_are_those_of_scipys_walk(both_ways):
     assert num_gone > 1000
 
 
+@pytest.mark.parametrize("size", [1, 5, 15])
+def test_paths_are_filtered_as_numpy_convolves_them(both_ways, size):
+    filters = np.random.default_rng(6).normal(size=(2, size))
+    for line in lines():
+        paths, _ = skeleton.trace(line)
+        quick, plain = both_ways(partial(skeleton.filtered, paths, *filters))
+        np.testing.assert_allclose(quick, plain, rtol=1e-12, atol=1e-9)
+
+
+def test_cover_of_profiles_is_summed_as_numpy_does(both_ways):
+    rng = np.random.default_rng(7)
+    for size in (4, 9, 17):
+        steps = rng.integers(-90, 40, (2000, size))  # most fall, some rise again
+        levels = (255 + np.cumsum(steps, axis=1)).clip(0, 255).astype(np.uint8)
+        for rise in (calibre.RISE, calibre.ANY_RISE):
+            np.testing.assert_array_equal(*both_ways(partial(calibre._sums, levels, rise)))
+
+
 def test_depths_are_those_of_opencv(both_ways):
     for vessel in drawn():
         quick, plain = both_ways(partial(traced._half_widths, np.pad(vessel, 1)))
@@ -170,6 +188,13 @@ def test_what_does_not_fit_is_refused():
         kernels.vessel_depth(np.roll(vessel, 1, axis=0))
     with pytest.raises(ValueError, match=r"depth: \(9, 8\) float32, wanted \(9, 9\) float32"):
         kernels.without_spurs(np.zeros((9, 9), np.bool_), np.zeros((9, 8), np.float32), 3, 1.5)
+    points, ends = np.zeros(3, np.complex128), np.array([2])
+    with pytest.raises(ValueError, match="paths: wanted one after the other"):
+        kernels.filtered_paths(points, ends, ends, np.zeros(1, np.bool_), np.ones(3))
+    with pytest.raises(ValueError, match=r"weights: \(2,\), wanted an odd number"):
+        kernels.filtered_paths(points, ends - 2, ends, np.zeros(1, np.bool_), np.ones(2))
+    with pytest.raises(ValueError, match=r"levels: \(9, 9\), wanted \[M, more than 9\]"):
+        kernels.cover_sums(vessel, 9, 12)
     with pytest.raises(ValueError, match=r"label: \(1, 9000\), wanted \[h, w\] of at most 8192"):
         kernels.nearest_labels(np.zeros((1, 9000), np.int32))
     with pytest.raises(ValueError, match=r"sides \[0\], offsets 4: wanted whole ones above 0"):

@@ -21,7 +21,7 @@ from segpipe.kernels.layers import Layers
 from segpipe.kernels.lines import box_counts, long_parts, thin_lines, without_specks
 from segpipe.kernels.masks import native_mask
 from segpipe.kernels.native import fingerprint, missing
-from segpipe.kernels.paths import cover_sums, padded_paths, trace_lines, without_spurs
+from segpipe.kernels.paths import cover_sums, filtered_paths, trace_lines, without_spurs
 from segpipe.kernels.pictures import averaged, block_means, resized, resizes
 from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
@@ -38,6 +38,7 @@ __all__ = [
     "block_means",
     "box_counts",
     "cover_sums",
+    "filtered_paths",
     "fingerprint",
     "long_parts",
     "missing",
@@ -45,7 +46,6 @@ __all__ = [
     "native_score",
     "nearest_labels",
     "packed_rows",
-    "padded_paths",
     "resized",
     "resizes",
     "thin_lines",

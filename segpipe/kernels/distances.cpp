@@ -20,20 +20,24 @@ constexpr int MARGIN = 2;
 // vessel [height, width] of 0 and 1, empty along MARGIN px of its border -> px to the background;
 // `depth` is 0 to begin with.
 void measure(const uint8_t *vessel, int height, int width, float *depth) {
-  std::vector<int32_t> pixels;
-  each_pixel(vessel, size_t(height) * width, [&](int32_t pixel) { pixels.push_back(pixel); });
-  const auto nearest = [&](int pixel, int side) { // by the pixels above and before, or those behind
+  int last = -1;
+  float before = 0;
+  // By the pixels above and before, or those behind: `side` is -1 or 1.
+  const auto nearer = [&](int pixel, int side, float so_far) {
     const float *at = depth + pixel;
     const int row = side * width;
     const float knight = std::min(std::min(at[2 * row - 1], at[2 * row + 1]),
                                   std::min(at[row - 2], at[row + 2]));
     const float diagonal = std::min(at[row - 1], at[row + 1]);
-    const float straight = std::min(at[row], at[side]);
-    return std::min(std::min(knight + PX.knight, diagonal + PX.diagonal), straight + PX.straight);
+    const float near = std::min(std::min(knight + PX.knight, diagonal + PX.diagonal),
+                                std::min(at[row] + PX.straight, so_far));
+    before = std::min(near, (last == pixel + side ? before : 0) + PX.straight);
+    last = pixel;
+    return before;
   };
-  for (const int32_t pixel : pixels) depth[pixel] = nearest(pixel, -1);
-  for (auto at = pixels.rbegin(); at != pixels.rend(); at++)
-    depth[*at] = std::min(depth[*at], nearest(*at, 1));
+  const size_t size = size_t(height) * width;
+  each_pixel(vessel, size, [&](int32_t at) { depth[at] = nearer(at, -1, float(FAR)); });
+  each_pixel_back(vessel, size, [&](int32_t at) { depth[at] = nearer(at, 1, depth[at]); });
 }
 
 // ---- which is nearest

@@ -161,12 +161,14 @@ void remove_spurs(uint8_t *plane, int height, int width, const float *depth, dou
 
 using Point = std::complex<double>;
 
-// Each segment with `reach` points more at both ends: its reflection through them, and of a ring
-// what follows; `own` says which points are the segment's.
-void pad(const Point *points, const int64_t *starts, const int64_t *lasts, const uint8_t *closed,
-         int num, int reach, double *real, double *imag, uint8_t *own) {
+// Every segment's points by a filter [2 reach + 1] along it. Beyond its ends a segment goes on as its
+// reflection through them, a ring goes round.
+void filter(const Point *points, const int64_t *starts, const int64_t *lasts, const uint8_t *closed,
+            int num, const double *weights, int reach, Point *filtered) {
+  std::vector<double> real, imag, sums[2];
   for (int k = 0; k < num; k++) {
     const int64_t first = starts[k], last = lasts[k], size = last - first + 1;
+    real.clear(), imag.clear();
     for (int64_t at = first - reach; at <= last + reach; at++) {
       const int64_t end = std::clamp(at, first, last);
       Point point = points[end];
@@ -174,8 +176,16 @@ void pad(const Point *points, const int64_t *starts, const int64_t *lasts, const
         point = points[first + ((at - first) % size + size) % size];
       else if (at != end)
         point = 2.0 * point - points[std::clamp(2 * end - at, first, last)];
-      *real++ = point.real(), *imag++ = point.imag(), *own++ = at == end;
+      real.push_back(point.real()), imag.push_back(point.imag());
     }
+    for (int part = 0; part < 2; part++) {
+      const double *__restrict from = part ? imag.data() : real.data();
+      sums[part].assign(size, 0);
+      double *__restrict to = sums[part].data();
+      for (int tap = 2 * reach; tap >= 0; tap--, from++)
+        for (int64_t x = 0; x < size; x++) to[x] += from[x] * weights[tap];
+    }
+    for (int64_t x = 0; x < size; x++) filtered[first + x] = {sums[0][x], sums[1][x]};
   }
 }
 
@@ -199,11 +209,12 @@ void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, dou
 
 } // namespace
 
-extern "C" int32_t padded_paths(const double *points, const int64_t *starts, const int64_t *lasts,
-                                const uint8_t *closed, int32_t num, int32_t reach, double *real,
-                                double *imag, uint8_t *own) {
+extern "C" int32_t filtered_paths(const double *points, const int64_t *starts, const int64_t *lasts,
+                                  const uint8_t *closed, int32_t num, const double *weights,
+                                  int32_t reach, double *filtered) {
   return guarded([&] {
-    pad(reinterpret_cast<const Point *>(points), starts, lasts, closed, num, reach, real, imag, own);
+    filter(reinterpret_cast<const Point *>(points), starts, lasts, closed, num, weights, reach,
+           reinterpret_cast<Point *>(filtered));
   });
 }
 

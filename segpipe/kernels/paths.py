@@ -61,31 +61,33 @@ def without_spurs(
     return left.view(np.bool_)
 
 
-def padded_paths(
+def filtered_paths(
     points: npt.NDArray[np.complex128],
     start: npt.NDArray[np.int64],
     last: npt.NDArray[np.int64],
     closed: Bools,
-    reach: int,
-) -> tuple[Floats, Floats, Bools]:
-    """points [N] of paths that start and end there [S], rings or not -> real and imaginary parts
-    [M] of all with `reach` points more at both ends of each, as skeleton.filtered takes them, and
-    which are the path's own. Raises ValueError for another dtype, or where the paths are not one
-    after the other in `points`."""
-    num = len(start)
-    begins = np.append(start, len(points))
-    if reach < 0 or begins[0] != 0 or not (last == begins[1:] - 1).all() or (last < start).any():
-        raise ValueError("paths: wanted one after the other, and no negative reach")
+    weights: Floats,
+) -> npt.NDArray[np.complex128]:
+    """points [N] of paths that start and end there [S], rings or not -> the points [N] after a
+    filter [2 R + 1] along each, as skeleton.filtered has them. Raises ValueError for another dtype,
+    or where the paths are not one after the other in `points`."""
+    num, size = len(start), len(points)
+    begins = np.append(start, size)
+    if begins[0] != 0 or not (last == begins[1:] - 1).all() or (last < start).any():
+        raise ValueError("paths: wanted one after the other")
+    if len(weights) % 2 == 0:
+        raise ValueError(f"weights: {weights.shape}, wanted an odd number")
     arrays = (
-        shaped("points", points, (len(points),), np.complex128).view(np.float64),
+        shaped("points", points, (size,), np.complex128).view(np.float64),
         shaped("start", start, (num,), np.int64),
         shaped("last", last, (num,), np.int64),
         shaped("closed", closed, (num,), np.bool_).view(np.uint8),
     )
-    size = len(points) + 2 * reach * num
-    real, imag, own = np.empty(size), np.empty(size), np.empty(size, np.bool_)
-    native.library().padded_paths(*arrays, num, reach, real, imag, own.view(np.uint8))
-    return real, imag, own
+    given = shaped("weights", weights, (len(weights),), np.float64)
+    found = np.empty(size, np.complex128)
+    reach = len(weights) // 2
+    native.library().filtered_paths(*arrays, num, given, reach, found.view(np.float64))
+    return found
 
 
 def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int) -> Floats:

@@ -56,7 +56,6 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     start, last = paths.start[segment], paths.last[segment]
     number = np.arange(len(points))
     along = points[np.minimum(number + ALONG, last)] - points[np.maximum(number - ALONG, start)]
-    steps = np.abs(points[np.minimum(number + 1, last)] - points[np.maximum(number - 1, start)])
     apart = along != 0
     for end, is_fork in zip((start, last), paths.forks.T, strict=True):
         reach = np.where(is_fork[segment], nearest(depth, points[end]), 0)
@@ -65,6 +64,8 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     some = some[np.arange(0, len(some), EVERY).astype(np.int64)]
     if not len(some):
         return Calibres(some, np.zeros(0), np.zeros(0))
+    ahead, behind = np.minimum(some + 1, last[some]), np.maximum(some - 1, start[some])
+    steps = np.abs(points[ahead] - points[behind])
     half = 1.25 * nearest(depth, points[some]) + 2.0
     coverage = np.asarray(cv2.GaussianBlur(coverage, (3, 3), BLUR_PX), np.uint8)
     normal = 1j * along[some] / np.abs(along[some])
@@ -72,7 +73,7 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
         _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1, RISE)
         for side in (-1, 1)
     )
-    return Calibres(some, np.asarray(widths), steps[some])
+    return Calibres(some, np.asarray(widths), steps)
 
 
 def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> Points:

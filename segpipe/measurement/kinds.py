@@ -53,12 +53,12 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
         return Kinds(np.full(traced.vessel.shape, VEIN, np.uint8), np.zeros(0, np.uint8))
     points = traced.paths.points
     rows, columns = (np.rint(part).astype(np.int64) // EVERY for part in (points.imag, points.real))
-    vessel = traced.vessel[::EVERY, ::EVERY].view(np.bool_)
-    own = np.zeros(vessel.shape, np.int32)
+    vessel, seen = (one[::EVERY, ::EVERY].ravel() for one in (traced.vessel, artery))
+    own = np.zeros(traced.vessel[::EVERY, ::EVERY].shape, np.int32)
     own[rows, columns] = segment + 1
-    label = _nearest(own) - 1
-    near = label[vessel]
-    prob = artery[::EVERY, ::EVERY][vessel].clip(1e-6, 1 - 1e-6)
+    label = _nearest(own)
+    pixels = np.flatnonzero(vessel)
+    near, prob = label.ravel()[pixels] - 1, seen[pixels].clip(1e-6, 1 - 1e-6)
     odds = np.log(prob / (1 - prob)).clip(-SUREST, SUREST)
     lengths = arc_lengths(traced.paths, points)
     places = find_places(traced.paths, traced.forks, lengths, traced.depth)
@@ -66,7 +66,7 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     is_artery = agreed(evidence, *_joints(traced, places))
     kind = np.where(is_artery, ARTERY, VEIN).astype(np.uint8)
     size = traced.vessel.shape[::-1]
-    few = kind[label]
+    few = np.append(np.uint8(VEIN), kind).take(label)
     plane = np.asarray(cv2.resize(few, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     _mark_crossings(plane, traced, kind, places)
     return Kinds(plane, kind[segment])
@@ -142,10 +142,10 @@ def agreed(evidence: Floats, pairs: Ints, costs: Floats) -> Mask:
 def _mark_crossings(plane: Image8, traced: Traced, kind: Image8, places: Places) -> None:
     """CROSSING in the discs where two branches of each kind meet."""
     paths = traced.paths
-    for place in np.flatnonzero(places.num_branches == 4):
+    num = len(places.num_branches)
+    num_arteries = np.bincount(places.place, kind[places.segment] == ARTERY, num)
+    for place in np.flatnonzero((places.num_branches == 4) & (num_arteries == 2)):
         of = places.place == place
-        if np.count_nonzero(kind[places.segment[of]] == ARTERY) != 2:
-            continue
         at_last, segment = places.at_last[of] == 1, places.segment[of]
         at = paths.points[np.where(at_last, paths.last[segment], paths.start[segment])]
         middle, half = at.mean(), float(nearest(traced.depth, at).max())
@@ -157,11 +157,13 @@ def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) 
     """plane [S, S] of the mask's px -> [h, w] where its vessels were traced; `how` OpenCV takes
     what lies between pixels."""
     height, width = traced.vessel.shape
+    top, left = (at - BORDER_PX for at in traced.corner)
     if traced.scale == 1:  # not a pixel lies between two
-        (top, left), found = traced.corner, np.zeros((height, width), plane.dtype)
-        inner = np.s_[BORDER_PX : height - BORDER_PX, BORDER_PX : width - BORDER_PX]
-        rows, columns = (side - 2 * BORDER_PX for side in (height, width))
-        found[inner] = plane[top : top + rows, left : left + columns]
+        part = plane[max(top, 0) : top + height, max(left, 0) : left + width]
+        if part.shape == (height, width):
+            return part
+        found = np.zeros((height, width), plane.dtype)
+        found[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]] = part
         return found
     shift = traced.to_mask(np.zeros(1, np.complex128))[0]
     back = np.array([[1 / traced.scale, 0, shift.real], [0, 1 / traced.scale, shift.imag]])
@@ -172,5 +174,7 @@ def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) 
 def is_kind(kinds: Kinds, kind: int, traced: Traced) -> tuple[Mask, Image8]:
     """-> which points [N] of the paths are of a kind, and which vessel px [h, w] uint8; a crossing
     is of both."""
-    of_kind = (kinds.plane == kind) | (kinds.plane == CROSSING)
-    return kinds.of_points == kind, traced.vessel & of_kind.view(np.uint8)
+    of_kind = np.zeros(256, np.uint8)
+    of_kind[[kind, CROSSING]] = 1
+    vessel = traced.vessel & np.asarray(cv2.LUT(kinds.plane, of_kind), np.uint8)
+    return kinds.of_points == kind, vessel

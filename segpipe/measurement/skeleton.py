@@ -244,18 +244,10 @@ def filtered(paths: Paths, *weights: Floats) -> Points:
     """
     if not len(paths.points):
         return np.zeros((len(weights), 0) if len(weights) > 1 else 0, np.complex128)
-    real, imag, kept = _padded(paths, len(weights[0]) // 2)
-    found = np.empty((len(weights), len(paths.points)), np.complex128)
-    for row, one in zip(found, weights, strict=True):
-        row.real, row.imag = (np.convolve(part, one, "same")[kept] for part in (real, imag))
-    return found if len(found) > 1 else found[0]
-
-
-def _padded(paths: Paths, reach: int) -> tuple[Floats, Floats, Mask]:
-    """-> real and imaginary parts [M] of the paths' points, and of `reach` beyond their ends; which
-    are their own."""
     if not kernels.missing():
-        return kernels.padded_paths(*paths[:3], paths.closed, reach)
+        found = np.stack([kernels.filtered_paths(*paths[:3], paths.closed, one) for one in weights])
+        return found if len(found) > 1 else found[0]
+    reach = len(weights[0]) // 2
     padded = paths.last - paths.start + 1 + 2 * reach
     first, last = np.repeat(paths.start, padded), np.repeat(paths.last, padded)
     ring = np.repeat(paths.closed, padded)
@@ -265,7 +257,13 @@ def _padded(paths: Paths, reach: int) -> tuple[Floats, Floats, Mask]:
     points = paths.points[inner.clip(first, last)]
     outside = ~ring & (mirror != at)
     points[outside] = 2 * paths.points[mirror[outside]] - points[outside]
-    return points.real, points.imag, mirror == at
+    kept = mirror == at
+    found = np.empty((len(weights), len(paths.points)), np.complex128)
+    for row, one in zip(found, weights, strict=True):
+        row.real, row.imag = (
+            np.convolve(part, one, "same")[kept] for part in (points.real, points.imag)
+        )
+    return found if len(found) > 1 else found[0]
 
 
 def chord_lengths(paths: Paths, points: Points) -> Floats:
