@@ -44,8 +44,7 @@ void measure(const uint8_t *vessel, int height, int width, float *depth) {
 
 // Of each pixel of a row, MARGIN around it: how far the nearest is that is known, and its label.
 struct Row {
-  int32_t *away;
-  int32_t *label;
+  int32_t *away, *label;
 };
 
 // A row by the two rows before it, the nearer one first, then by the pixel beside: of those that
@@ -66,17 +65,18 @@ template <int SIDE> void spread(Row row, Row near, Row far, int width) {
     for (const Move &move : MOVES) {
       const Row &other = move.rows == 1 ? near : far;
       const int at = x + SIDE * move.columns;
-      const int32_t by = other.away[at] + move.parts;
-      of = by < best ? other.label[at] : of;
+      const int32_t by = other.away[at] + move.parts, its = other.label[at];
+      of = by < best ? its : of;
       best = by < best ? by : best;
     }
     away[x] = best, label[x] = of;
   }
-  int32_t before = FAR, its = 0;
+  int32_t lead = INT32_MAX, its = 0; // how far a pixel before is, less the way to it
   for (int k = 0, x = SIDE == 1 ? 0 : width - 1; k < width; k++, x += SIDE) {
-    const int32_t by = before + PARTS.straight;
-    its = by < away[x] ? its : label[x];
-    away[x] = before = by < away[x] ? by : away[x];
+    const int32_t own = away[x] - k * PARTS.straight;
+    its = lead < own ? its : label[x];
+    lead = lead < own ? lead : own;
+    away[x] = lead + k * PARTS.straight;
     label[x] = its;
   }
 }

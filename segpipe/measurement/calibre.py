@@ -57,9 +57,9 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     number = np.arange(len(points))
     along = points[np.minimum(number + ALONG, last)] - points[np.maximum(number - ALONG, start)]
     apart = along != 0
-    for end, is_fork in zip((start, last), paths.forks.T, strict=True):
-        reach = np.where(is_fork[segment], nearest(depth, points[end]), 0)
-        apart &= np.abs(points - points[end]) >= reach + 1
+    for end, is_fork in zip((paths.start, paths.last), paths.forks.T, strict=True):
+        reach = np.where(is_fork, nearest(depth, points[end]), 0)
+        apart &= np.abs(points - points[end][segment]) >= (reach + 1)[segment]
     some = np.flatnonzero(apart)
     some = some[np.arange(0, len(some), EVERY).astype(np.int64)]
     if not len(some):

@@ -65,7 +65,7 @@ def find_disc(prob: Plane, fov: Image8, diameter: float) -> Disc | None:
     num, label, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
     if num < 2:
         return None
-    pixels = np.flatnonzero(found)
+    pixels = np.flatnonzero(found.view(np.bool_))
     part, sure = label.ravel()[pixels], small.ravel()[pixels]
     best = 1 + int(np.argmax(np.bincount(part, sure, num)[1:]))
     area = float(stats[best, cv2.CC_STAT_AREA]) * REDUCED**2

@@ -57,7 +57,7 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     own = np.zeros(traced.vessel[::EVERY, ::EVERY].shape, np.int32)
     own[rows, columns] = segment + 1
     label = _nearest(own)
-    pixels = np.flatnonzero(vessel)
+    pixels = np.flatnonzero(vessel.view(np.bool_))
     near, prob = label.ravel()[pixels] - 1, seen[pixels].clip(1e-6, 1 - 1e-6)
     odds = np.log(prob / (1 - prob)).clip(-SUREST, SUREST)
     lengths = arc_lengths(traced.paths, points)
