@@ -174,7 +174,5 @@ def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) 
 def is_kind(kinds: Kinds, kind: int, traced: Traced) -> tuple[Mask, Image8]:
     """-> which points [N] of the paths are of a kind, and which vessel px [h, w] uint8; a crossing
     is of both."""
-    of_kind = np.zeros(256, np.uint8)
-    of_kind[[kind, CROSSING]] = 1
-    vessel = traced.vessel & np.asarray(cv2.LUT(kinds.plane, of_kind), np.uint8)
-    return kinds.of_points == kind, vessel
+    of_kind = (kinds.plane == kind) | (kinds.plane == CROSSING)
+    return kinds.of_points == kind, traced.vessel & of_kind.view(np.uint8)

@@ -104,7 +104,7 @@ def reduce_canvas(canvas: Image8, fov: Image8) -> Reduced:
 
 def averaged(plane: Image8, side: int) -> Image8:
     """plane [S, S] uint8 -> [side, side], of which each pixel is the mean of its area."""
-    if not kernels.missing() and len(plane) > side and len(plane) % side:
+    if not kernels.missing() and min(plane.shape) > side and len(plane) % side:
         return kernels.averaged(plane, side, side)
     return np.asarray(cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
