@@ -45,7 +45,7 @@ from segpipe.data.fitting import fit_array
 from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import RejectedImage
 from segpipe.measurement import trust
-from segpipe.measurement.quality import HALF, hints_of, reduce_canvas
+from segpipe.measurement.quality import hints_of, reduce_canvas
 from segpipe.models import checkpoint, engine
 from segpipe.segment.stages import keep_pages
 
@@ -124,7 +124,7 @@ class Samples:
         zoom = geometry.box_height / geometry.scaled_height
         start = time.process_time()
         reduced = reduce_canvas(canvas, fov)
-        hints = hints_of(reduced[0], reduced[1] > HALF)
+        hints = hints_of(reduced)
         middle = time.process_time()
         found = trust.figures_of(hints, canvas, fov, score, threshold, zoom, reduced)
         row |= {"figures": found, "quality": trust.quality_of(found, trust.coefficients())}

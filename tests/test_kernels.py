@@ -250,6 +250,17 @@ def test_a_picture_averaged_over_areas_is_opencvs(shape, height, width):
         np.testing.assert_array_equal(kernels.averaged(plane, height, width), wanted[..., 0])
 
 
+@pytest.mark.parametrize("side", [3, 4, 7, 8, 12])
+def test_means_of_blocks_are_opencvs(side):
+    rng = np.random.default_rng(side)
+    for channels in (1, 3):
+        picture = rng.integers(0, 256, (side * 13, side * 9, channels), np.uint8)
+        wanted = cv2.resize(picture, (9, 13), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(
+            kernels.block_means(picture, side), wanted.reshape(13, 9, channels)
+        )
+
+
 def test_what_cannot_be_averaged_is_refused():
     picture = np.zeros((90, 80, 3), np.uint8)
     for size in ((91, 40), (40, 81), (0, 40)):
@@ -259,6 +270,9 @@ def test_what_cannot_be_averaged_is_refused():
         kernels.averaged(picture, 40, 40, 3)
     with pytest.raises(ValueError, match="float32, wanted"):
         kernels.averaged(picture.astype(np.float32), 40, 40)
+    for side in (2, 7):
+        with pytest.raises(ValueError, match=rf"wanted \[h, w, C\] of blocks of {side} px"):
+            kernels.block_means(picture, side)
 
 
 def test_a_mask_of_another_size_is_refused():

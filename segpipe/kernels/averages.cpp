@@ -1,5 +1,6 @@
 // A smaller picture whose pixels are means over areas, with the levels of OpenCV's INTER_AREA: sums
-// in float, along rows first (its resize.cpp, ResizeArea_Invoker). Called through ctypes by
+// in float, along rows first (its resize.cpp, ResizeArea_Invoker); whole numbers where areas are
+// blocks of pixels. Called through ctypes by
 // pictures.py.
 #ifdef __clang__ // products are rounded before they are added
 #pragma STDC FP_CONTRACT OFF
@@ -57,6 +58,12 @@ void across(const float *__restrict numbers, const Areas &areas, float *__restri
   }
 }
 
+// Every CHANNELS-th level of a row.
+template <int CHANNELS>
+void widen(const uint8_t *__restrict row, int width, float *__restrict numbers) {
+  for (int x = 0; x < width; x++) numbers[x] = row[x * CHANNELS];
+}
+
 void average(const uint8_t *picture, int width, int channels, const Areas &rows,
              const Areas &columns, uint8_t *out) {
   const int to_height = int(rows.count.size()), to = int(columns.count.size());
@@ -66,7 +73,12 @@ void average(const uint8_t *picture, int width, int channels, const Areas &rows,
     if (done == y) return; // the last row of an area is the first of the next
     done = y;
     const uint8_t *row = picture + size_t(y) * width * channels;
-    for (int x = 0; x < width; x++) numbers[x] = row[size_t(x) * channels];
+    switch (channels) {
+    case 1: widen<1>(row, width, numbers.data()); break;
+    case 3: widen<3>(row, width, numbers.data()); break;
+    default:
+      for (int x = 0; x < width; x++) numbers[x] = row[size_t(x) * channels];
+    }
     switch (columns.taps) {
     case 2: across<2>(numbers.data(), columns, sums.data()); break;
     case 3: across<3>(numbers.data(), columns, sums.data()); break;
@@ -92,7 +104,31 @@ void average(const uint8_t *picture, int width, int channels, const Areas &rows,
   }
 }
 
+// picture [height, width, channels] -> the means of its blocks of `side` x `side`, all channels; a
+// half is rounded to the even level.
+void average_blocks(const uint8_t *picture, int height, int width, int channels, int side,
+                    uint8_t *out) {
+  const int run = width * channels, to = width / side;
+  std::vector<uint32_t> sums(run);
+  for (int y = 0; y < height / side; y++) {
+    std::fill(sums.begin(), sums.end(), 0);
+    for (int k = 0; k < side; k++, picture += run)
+      for (int x = 0; x < run; x++) sums[x] += picture[x];
+    for (int x = 0; x < to; x++)
+      for (int channel = 0; channel < channels; channel++) {
+        uint32_t sum = 0;
+        for (int k = 0; k < side; k++) sum += sums[(x * side + k) * channels + channel];
+        *out++ = uint8_t(std::nearbyint(float(sum) * (1.0f / (side * side))));
+      }
+  }
+}
+
 } // namespace
+
+extern "C" int32_t block_levels(const uint8_t *picture, int32_t height, int32_t width,
+                                int32_t channels, int32_t side, uint8_t *averaged) {
+  return guarded([&] { average_blocks(picture, height, width, channels, side, averaged); });
+}
 
 extern "C" int32_t averaged_levels(const uint8_t *picture, int32_t height, int32_t width,
                                    int32_t channels, int32_t to_height, int32_t to_width,

@@ -81,45 +81,75 @@ void thin(const uint8_t *vessel, int height, int width, uint8_t *line) {
 
 struct Run {
   int32_t row, from, to; // columns, the last one behind
+  int32_t size() const { return to - from; }
 };
 
-// vessel [height, width] of 0 and 1: 8-connected parts of less than `least` pixels go -> how many
-// stay.
-int remove_specks(uint8_t *vessel, int height, int width, double least) {
-  std::vector<Run> runs;
+// The 8-connected parts of vessel [height, width] of 0 and 1, as runs of its rows.
+class Parts {
   std::vector<int32_t> above; // of each run another of its part, or itself
-  const auto part_of = [&](int run) {
+
+public:
+  std::vector<Run> runs;
+  int of(int run) { // the run that its part is called by
     while (above[run] != run) run = above[run] = above[above[run]];
     return run;
-  };
-  size_t begun = 0; // where the runs of the row above begin
-  for (int y = 0; y < height; y++) {
-    const uint8_t *row = vessel + size_t(y) * width, *end = row + width;
-    size_t other = begun; // the first run of the row above that may reach the next one
-    const size_t first = runs.size();
-    for (const uint8_t *at = next(row, end); at != end;) {
-      const uint8_t *last = std::find(at, end, 0);
-      const Run run{y, int32_t(at - row), int32_t(last - row)};
-      const int number = int(runs.size());
-      runs.push_back(run), above.push_back(number);
-      while (other < first && runs[other].to < run.from) other++;
-      for (size_t k = other; k < first && runs[k].from <= run.to; k++)
-        above[part_of(int(k))] = number;
-      at = next(last, end);
-    }
-    begun = first;
   }
+  Parts(const uint8_t *vessel, int height, int width) {
+    size_t begun = 0; // where the runs of the row above begin
+    for (int y = 0; y < height; y++) {
+      const uint8_t *row = vessel + size_t(y) * width, *end = row + width;
+      size_t other = begun; // the first run of the row above that may reach the next one
+      const size_t first = runs.size();
+      for (const uint8_t *at = next(row, end); at != end;) {
+        const uint8_t *last = std::find(at, end, 0);
+        const Run run{y, int32_t(at - row), int32_t(last - row)};
+        const int number = int(runs.size());
+        runs.push_back(run), above.push_back(number);
+        while (other < first && runs[other].to < run.from) other++;
+        for (size_t k = other; k < first && runs[k].from <= run.to; k++) above[of(int(k))] = number;
+        at = next(last, end);
+      }
+      begun = first;
+    }
+  }
+};
+
+// vessel [height, width] of 0 and 1: parts of less than `least` pixels go -> how many stay.
+int remove_specks(uint8_t *vessel, int height, int width, double least) {
+  Parts parts(vessel, height, width);
+  const std::vector<Run> &runs = parts.runs;
   std::vector<int32_t> area(runs.size());
-  for (size_t k = 0; k < runs.size(); k++) area[part_of(int(k))] += runs[k].to - runs[k].from;
+  for (size_t k = 0; k < runs.size(); k++) area[parts.of(int(k))] += runs[k].size();
   int stay = 0;
   for (size_t k = 0; k < runs.size(); k++) {
     const Run &run = runs[k];
-    const int part = part_of(int(k));
+    const int part = parts.of(int(k));
     stay += part == int(k) && area[part] >= least;
     uint8_t *row = vessel + size_t(run.row) * width;
     if (area[part] < least) std::fill(row + run.from, row + run.to, 0);
   }
   return stay;
+}
+
+// vessel [height, width] of 0 and 1 -> how many parts it has, and how many pixels are of those that
+// reach over `least` rows or columns.
+void count_parts(const uint8_t *vessel, int height, int width, int least, int32_t *counts) {
+  struct Box {
+    int top = INT32_MAX, bottom = 0, left = INT32_MAX, right = 0, area = 0;
+  };
+  Parts parts(vessel, height, width);
+  std::vector<Box> boxes(parts.runs.size());
+  for (size_t k = 0; k < boxes.size(); k++) {
+    const Run &run = parts.runs[k];
+    Box &box = boxes[parts.of(int(k))];
+    box.top = std::min(box.top, run.row), box.bottom = std::max(box.bottom, run.row + 1);
+    box.left = std::min(box.left, run.from), box.right = std::max(box.right, run.to);
+    box.area += run.size();
+  }
+  for (const Box &box : boxes) {
+    counts[0] += box.area > 0;
+    if (std::max(box.bottom - box.top, box.right - box.left) >= least) counts[1] += box.area;
+  }
 }
 
 // ---- boxes that hold vessel
@@ -192,4 +222,9 @@ extern "C" int32_t thin_lines(const uint8_t *vessel, int32_t height, int32_t wid
 extern "C" int32_t without_specks(uint8_t *vessel, int32_t height, int32_t width, double least,
                                   int32_t *stay) {
   return guarded([&] { *stay = remove_specks(vessel, height, width, least); });
+}
+
+extern "C" int32_t long_parts(const uint8_t *vessel, int32_t height, int32_t width, int32_t least,
+                              int32_t *counts) {
+  return guarded([&] { count_parts(vessel, height, width, least, counts); });
 }

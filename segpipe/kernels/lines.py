@@ -16,9 +16,7 @@ MOST_PIXELS = 2**31 - 1
 def thin_lines(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """As skeleton.thin. Raises ValueError for another shape or dtype, or one that is not empty
     along its border."""
-    checked = _plane(vessel)
-    if any(edge.any() for edge in (checked[:1], checked[-1:], checked[:, :1], checked[:, -1:])):
-        raise ValueError("vessel: wanted one that is empty along its border")
+    checked = bordered(vessel)
     line = np.empty(vessel.shape, np.bool_)
     native.library().thin_lines(checked, *vessel.shape, line.view(np.uint8))
     return line
@@ -29,9 +27,17 @@ def without_specks(
 ) -> tuple[npt.NDArray[np.uint8], int]:
     """vessel [h, w] uint8, 0 or 1 -> its 8-connected components of `least` pixels or more [h, w]
     uint8, and their number. Raises ValueError for another shape or dtype."""
-    large, stay = _plane(vessel).copy(), np.zeros(1, np.int32)
+    large, stay = plane(vessel).copy(), np.zeros(1, np.int32)
     native.library().without_specks(large, *vessel.shape, least, stay)
     return large, int(stay[0])
+
+
+def long_parts(vessel: npt.NDArray[np.uint8], least: int) -> tuple[int, int]:
+    """vessel [h, w] uint8, 0 or 1 -> the number of its 8-connected components, and how many pixels
+    are of those that are `least` px high or wide. Raises ValueError for another shape or dtype."""
+    counts = np.zeros(2, np.int32)
+    native.library().long_parts(plane(vessel), *vessel.shape, least, counts)
+    return int(counts[0]), int(counts[1])
 
 
 def box_counts(
@@ -42,11 +48,22 @@ def box_counts(
         raise ValueError(f"sides {sides}, offsets {offsets}: wanted whole ones above 0")
     means = np.empty(len(sides))
     of = np.array(sides, np.int32)
-    native.library().box_counts(_plane(cells), *cells.shape, of, len(sides), offsets, means)
+    native.library().box_counts(plane(cells), *cells.shape, of, len(sides), offsets, means)
     return means
 
 
-def _plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def bordered(vessel: npt.NDArray[np.uint8], px: int = 1) -> npt.NDArray[np.uint8]:
+    """vessel [h, w] uint8, C-contiguous. Raises ValueError for another shape or dtype, or one that
+    is not empty along so many px of its border."""
+    checked = plane(vessel)
+    edges = checked[:px], checked[-px:], checked[:, :px], checked[:, -px:]
+    if any(edge.any() for edge in edges):
+        raise ValueError("vessel: wanted one that is empty along its border")
+    return checked
+
+
+def plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """vessel [h, w] uint8, C-contiguous. Raises ValueError for another shape or dtype."""
     if vessel.ndim != 2 or vessel.size > MOST_PIXELS:
         raise ValueError(f"vessel: {vessel.shape}, wanted [h, w]")
     return shaped("vessel", vessel, vessel.shape, np.uint8)

@@ -9,6 +9,7 @@ from segpipe.kernels import native
 from segpipe.kernels.native import shaped
 
 CHANNELS = 4  # most that a picture may have
+MOST_BLOCK = 256  # px: up to there a sum is exact in float
 MOST_SCALE = 2.0  # px of a picture for one of the result: beyond it Pillow is as quick
 
 Box = tuple[float, float, float, float]
@@ -65,6 +66,20 @@ def averaged(
     other = np.empty((height, width), np.uint8)
     native.library().averaged_levels(given, *planes.shape, height, width, other)
     return other
+
+
+def block_means(picture: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """picture [h, w, C] uint8 -> [h / side, w / side, C]: means of blocks, the levels of OpenCV's
+    `resize` with INTER_AREA, which rounds blocks of 2 px differently. Raises ValueError for these,
+    another shape or dtype, or a height or width that is no multiple of `side`."""
+    fits = picture.ndim == 3 and 2 < side < MOST_BLOCK
+    if not fits or any(size % side for size in picture.shape[:2]):
+        raise ValueError(f"picture: {picture.shape}, wanted [h, w, C] of blocks of {side} px")
+    height, width, channels = picture.shape
+    means = np.empty((height // side, width // side, channels), np.uint8)
+    given = shaped("picture", picture, picture.shape, np.uint8)
+    native.library().block_levels(given, *picture.shape, side, means)
+    return means
 
 
 def _whole(shape: tuple[int, ...]) -> Box:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Plane
 from segpipe.measurement.skeleton import (
     Floats,
@@ -55,15 +56,16 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     start, last = paths.start[segment], paths.last[segment]
     number = np.arange(len(points))
     along = points[np.minimum(number + ALONG, last)] - points[np.maximum(number - ALONG, start)]
-    steps = np.abs(points[np.minimum(number + 1, last)] - points[np.maximum(number - 1, start)])
     apart = along != 0
-    for end, is_fork in zip((start, last), paths.forks.T, strict=True):
-        reach = np.where(is_fork[segment], nearest(depth, points[end]), 0)
-        apart &= np.abs(points - points[end]) >= reach + 1
+    for end, is_fork in zip((paths.start, paths.last), paths.forks.T, strict=True):
+        reach = np.where(is_fork, nearest(depth, points[end]), 0)
+        apart &= np.abs(points - points[end][segment]) >= (reach + 1)[segment]
     some = np.flatnonzero(apart)
     some = some[np.arange(0, len(some), EVERY).astype(np.int64)]
     if not len(some):
         return Calibres(some, np.zeros(0), np.zeros(0))
+    ahead, behind = np.minimum(some + 1, last[some]), np.maximum(some - 1, start[some])
+    steps = np.abs(points[ahead] - points[behind])
     half = 1.25 * nearest(depth, points[some]) + 2.0
     coverage = np.asarray(cv2.GaussianBlur(coverage, (3, 3), BLUR_PX), np.uint8)
     normal = 1j * along[some] / np.abs(along[some])
@@ -71,7 +73,7 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
         _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1, RISE)
         for side in (-1, 1)
     )
-    return Calibres(some, np.asarray(widths), steps[some])
+    return Calibres(some, np.asarray(widths), steps)
 
 
 def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> Points:
@@ -119,16 +121,25 @@ def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int
             [_covered(coverage, start[part], reach[part], num, rise) for part in some]
         )
     at = start[:, None] + reach[:, None] * np.linspace(0, 1, num)
-    profile = cv2.remap(
-        coverage, at.real.astype(np.float32), at.imag.astype(np.float32), cv2.INTER_LINEAR
-    )
-    outer = np.asarray(profile[:, CORE:])
+    across, down = (part.astype(np.float32) for part in (at.real, at.imag))
+    levels = np.asarray(cv2.remap(coverage, across, down, cv2.INTER_LINEAR), np.uint8)
+    return _sums(levels, rise) / 255 * np.abs(reach) / (num - 1)
+
+
+def _sums(levels: Image8, rise: int) -> Floats:
+    """Levels of cover [M, K] along some profiles -> the sums by trapezoids of what is of the vessel
+    that a profile begins in."""
+    if not kernels.missing():
+        return kernels.cover_sums(levels, CORE, rise)
+    profile = levels.copy()
+    outer = profile[:, CORE:]
     highest = profile[:, :CORE].max(axis=1)
     lowest = np.minimum.accumulate(np.minimum(outer, highest[:, None]), axis=1)
     other = np.logical_or.accumulate(outer - lowest > rise, axis=1)
     profile[:, CORE:] = np.where(other, 0, lowest)
-    covered = profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
-    return np.asarray(covered / 255 * np.abs(reach) / (num - 1))
+    return np.asarray(
+        profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
+    )
 
 
 def mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:

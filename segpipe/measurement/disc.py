@@ -65,10 +65,12 @@ def find_disc(prob: Plane, fov: Image8, diameter: float) -> Disc | None:
     num, label, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
     if num < 2:
         return None
-    best = 1 + int(np.argmax(np.bincount(label.ravel(), small.ravel(), num)[1:]))
+    pixels = np.flatnonzero(found.view(np.bool_))
+    part, sure = label.ravel()[pixels], small.ravel()[pixels]
+    best = 1 + int(np.argmax(np.bincount(part, sure, num)[1:]))
     area = float(stats[best, cv2.CC_STAT_AREA]) * REDUCED**2
-    rows, columns = np.nonzero(label == best)
-    probs = small[rows, columns]
+    rows, columns = np.divmod(pixels[part == best], found.shape[1])
+    probs = sure[part == best]
     if not LEAST_AREA <= area / diameter**2 <= LARGEST_AREA or probs.max() < LEAST_PEAK:
         return None
     # the variance along an ellipse's axis is a sixteenth of the squared axis

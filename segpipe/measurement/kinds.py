@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.measurement.branching import Places, find_places, leaving
 from segpipe.measurement.skeleton import Floats, Ints, arc_lengths, nearest
@@ -52,16 +53,12 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
         return Kinds(np.full(traced.vessel.shape, VEIN, np.uint8), np.zeros(0, np.uint8))
     points = traced.paths.points
     rows, columns = (np.rint(part).astype(np.int64) // EVERY for part in (points.imag, points.real))
-    vessel = traced.vessel[::EVERY, ::EVERY].view(np.bool_)
-    lines = np.ones(vessel.shape, np.uint8)
-    lines[rows, columns] = 0
-    label = cv2.distanceTransformWithLabels(
-        lines, cv2.DIST_L2, cv2.DIST_MASK_3, labelType=cv2.DIST_LABEL_PIXEL
-    )[1]
-    of_label = np.zeros(len(rows) + 1, np.int64)
-    of_label[label[rows, columns]] = segment
-    near = of_label[label[vessel]]
-    prob = artery[::EVERY, ::EVERY][vessel].clip(1e-6, 1 - 1e-6)
+    vessel, seen = (one[::EVERY, ::EVERY].ravel() for one in (traced.vessel, artery))
+    own = np.zeros(traced.vessel[::EVERY, ::EVERY].shape, np.int32)
+    own[rows, columns] = segment + 1
+    label = _nearest(own)
+    pixels = np.flatnonzero(vessel.view(np.bool_))
+    near, prob = label.ravel()[pixels] - 1, seen[pixels].clip(1e-6, 1 - 1e-6)
     odds = np.log(prob / (1 - prob)).clip(-SUREST, SUREST)
     lengths = arc_lengths(traced.paths, points)
     places = find_places(traced.paths, traced.forks, lengths, traced.depth)
@@ -69,10 +66,23 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     is_artery = agreed(evidence, *_joints(traced, places))
     kind = np.where(is_artery, ARTERY, VEIN).astype(np.uint8)
     size = traced.vessel.shape[::-1]
-    few = kind[of_label][label]
+    few = np.append(np.uint8(VEIN), kind).take(label)
     plane = np.asarray(cv2.resize(few, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     _mark_crossings(plane, traced, kind, places)
     return Kinds(plane, kind[segment])
+
+
+def _nearest(label: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """label [h, w] int32, 0 where there is none -> everywhere that of the nearest that has one."""
+    if not kernels.missing():
+        return kernels.nearest_labels(label)
+    lines = (label == 0).view(np.uint8)
+    number = cv2.distanceTransformWithLabels(
+        lines, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )[1]
+    of_number = np.zeros(int(number.max()) + 1, np.int32)
+    of_number[number[label > 0]] = label[label > 0]
+    return of_number[number]
 
 
 def told_kinds(traced: Traced, kinds: Image8) -> Kinds:
@@ -132,10 +142,10 @@ def agreed(evidence: Floats, pairs: Ints, costs: Floats) -> Mask:
 def _mark_crossings(plane: Image8, traced: Traced, kind: Image8, places: Places) -> None:
     """CROSSING in the discs where two branches of each kind meet."""
     paths = traced.paths
-    for place in np.flatnonzero(places.num_branches == 4):
+    num = len(places.num_branches)
+    num_arteries = np.bincount(places.place, kind[places.segment] == ARTERY, num)
+    for place in np.flatnonzero((places.num_branches == 4) & (num_arteries == 2)):
         of = places.place == place
-        if np.count_nonzero(kind[places.segment[of]] == ARTERY) != 2:
-            continue
         at_last, segment = places.at_last[of] == 1, places.segment[of]
         at = paths.points[np.where(at_last, paths.last[segment], paths.start[segment])]
         middle, half = at.mean(), float(nearest(traced.depth, at).max())
@@ -147,11 +157,13 @@ def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) 
     """plane [S, S] of the mask's px -> [h, w] where its vessels were traced; `how` OpenCV takes
     what lies between pixels."""
     height, width = traced.vessel.shape
+    top, left = (at - BORDER_PX for at in traced.corner)
     if traced.scale == 1:  # not a pixel lies between two
-        (top, left), found = traced.corner, np.zeros((height, width), plane.dtype)
-        inner = np.s_[BORDER_PX : height - BORDER_PX, BORDER_PX : width - BORDER_PX]
-        rows, columns = (side - 2 * BORDER_PX for side in (height, width))
-        found[inner] = plane[top : top + rows, left : left + columns]
+        part = plane[max(top, 0) : top + height, max(left, 0) : left + width]
+        if part.shape == (height, width):
+            return part
+        found = np.zeros((height, width), plane.dtype)
+        found[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]] = part
         return found
     shift = traced.to_mask(np.zeros(1, np.complex128))[0]
     back = np.array([[1 / traced.scale, 0, shift.real], [0, 1 / traced.scale, shift.imag]])

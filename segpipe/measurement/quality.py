@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
@@ -47,24 +49,28 @@ def assess_quality(canvas: Image8, fov: Image8) -> Quality:
     Vessels are darkest in green. Both energies are of differences of Gaussians (Burt and Adelson
     1983), whose ratio neither exposure nor contrast changes; blur takes the finer one first.
     """
-    green, fov = reduce_canvas(canvas, fov)
-    return hints_of(green, fov > HALF)
+    return hints_of(reduce_canvas(canvas, fov))
 
 
-def hints_of(green: Image8, inside: Mask) -> Quality:
-    """green [s, s] uint8 and its field [s, s], as reduce_canvas has them -> as assess_quality."""
+def hints_of(reduced: Reduced) -> Quality:
+    """What reduce_canvas makes of a canvas and its field -> as assess_quality."""
+    green, fov, fine = reduced
+    inside = fov > HALF
     if not inside.any():
         return Quality(*[math.nan] * 5)
     levels = cv2.calcHist([green], [0], inside.view(np.uint8), [256], [0, 256]).ravel()
     shares = levels.astype(np.float64) / levels.sum()
-    fine = cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)
     middle = cv2.GaussianBlur(fine, (11, 11), math.sqrt(3))  # variances add: sigma 2
     half = np.ascontiguousarray(middle[::2, ::2], np.float32)
     coarse = cv2.GaussianBlur(half, (11, 11), math.sqrt(3))  # of px twice as large: sigma 4
     coarser_band = np.asarray(half - coarse, np.float32)
-    core = cv2.blur(inside.view(np.uint8) * np.uint8(255), (2 * RIM_PX + 1,) * 2) == 255
-    bands = (fine - middle)[core], coarser_band[core[::2, ::2]]
-    finer, coarser = (float(np.mean(band**2)) if band.size else math.nan for band in bands)
+    rim = (2 * RIM_PX + 1,) * 2
+    core = np.asarray(cv2.blur(inside.view(np.uint8) * np.uint8(255), rim) == 255)
+    bands = (fine - middle, core), (coarser_band, core[::2, ::2])
+    finer, coarser = (
+        energy(band, where.view(np.uint8)) / num if (num := int(where.sum())) else math.nan
+        for band, where in bands
+    )
     return Quality(
         focus=finer / coarser if coarser else math.nan,
         exposure=float(shares @ np.arange(256)) / 255,
@@ -74,21 +80,38 @@ def hints_of(green: Image8, inside: Mask) -> Quality:
     )
 
 
-def reduce_canvas(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
-    """As assess_quality has them -> green [s, s] and fov [s, s], uint8 both, at the size where they
-    are assessed."""
+class Reduced(NamedTuple):
+    """A photograph at the size where it is assessed."""
+
+    green: Image8
+    """[s, s] uint8."""
+    fov: Image8
+    """[s, s] uint8: above HALF inside."""
+    soft: Plane
+    """[s, s] float32: green after a Gaussian of sigma 1 px."""
+
+
+def reduce_canvas(canvas: Image8, fov: Image8) -> Reduced:
+    """canvas [S, S, 3] uint8 RGB and its field [S, S], as assess_quality has them."""
     inside = fov > HALF
     top, left, bottom, right = fov_box(inside) if inside.any() else (0, 0, 0, 0)
-    if (extent := max(bottom - top, right - left)) < LARGE * DIAMETER:
-        return np.ascontiguousarray(canvas[..., GREEN]), fov
-    side = round(len(fov) * DIAMETER / extent)
-    if not kernels.missing() and len(fov) % side:
-        return kernels.averaged(canvas, side, side, GREEN), kernels.averaged(fov, side, side)
-    green, fov = (
-        np.asarray(cv2.resize(one, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-        for one in (np.ascontiguousarray(canvas[..., GREEN]), fov)
-    )
-    return green, fov
+    green = np.asarray(cv2.extractChannel(canvas, GREEN), np.uint8)
+    if (extent := max(bottom - top, right - left)) >= LARGE * DIAMETER:
+        side = round(len(fov) * DIAMETER / extent)
+        green, fov = averaged(green, side), averaged(fov, side)
+    return Reduced(green, fov, np.asarray(cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)))
+
+
+def averaged(plane: Image8, side: int) -> Image8:
+    """plane [S, S] uint8 -> [side, side], of which each pixel is the mean of its area."""
+    if not kernels.missing() and min(plane.shape) > side and len(plane) % side:
+        return kernels.averaged(plane, side, side)
+    return np.asarray(cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def energy(plane: npt.NDArray[Any], where: Image8) -> float:
+    """The sum of a plane's squares where another is not 0."""
+    return float(cv2.norm(plane, cv2.NORM_L2SQR, where))
 
 
 def _readable(green: Plane, band: Plane, inside: Mask) -> float:
@@ -103,4 +126,4 @@ def _readable(green: Plane, band: Plane, inside: Mask) -> float:
     mean = cv2.blur(green * share, size) / around
     power = cv2.blur(band**2 * share, size) / around
     readable = (mean >= DARK) & (mean <= BRIGHT) & (power >= (FLAT * mean) ** 2)
-    return float(readable[inside].mean())
+    return float(np.count_nonzero(readable & inside) / np.count_nonzero(inside))

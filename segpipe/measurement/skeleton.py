@@ -107,6 +107,15 @@ def trace(skeleton: Mask) -> tuple[Paths, Points]:
 
     Diagonal neighbours are joined only where no pixel beside both joins them already.
     """
+    if not kernels.missing():
+        found = kernels.trace_lines(skeleton)
+        points, branch_points = (
+            x + 1j * y
+            for y, x in (np.divmod(part, skeleton.shape[1]) for part in (found[0], found[-1]))
+        )
+        begins = found.start.astype(np.int64)
+        last = np.append(begins, len(points))[1:] - 1
+        return Paths(points, begins, last, found.forks, found.closed), branch_points
     pixels, edges = _edges(skeleton)
     y, x = np.divmod(pixels, skeleton.shape[1])
     place = x + 1j * y
@@ -188,6 +197,8 @@ def without_spurs(skeleton: Mask, depth: Plane) -> Mask:
     width at its other end, or shorter than CORNER of them: `depth` [h, w] float32 tells it in px
     (the distance to the nearest background pixel).
     """
+    if not kernels.missing():
+        return kernels.without_spurs(skeleton, depth, SPUR_PX, CORNER)
     paths, _ = trace(skeleton)
     if not len(paths.start):
         return skeleton
@@ -233,6 +244,9 @@ def filtered(paths: Paths, *weights: Floats) -> Points:
     """
     if not len(paths.points):
         return np.zeros((len(weights), 0) if len(weights) > 1 else 0, np.complex128)
+    if not kernels.missing():
+        found = np.stack([kernels.filtered_paths(*paths[:3], paths.closed, one) for one in weights])
+        return found if len(found) > 1 else found[0]
     reach = len(weights[0]) // 2
     padded = paths.last - paths.start + 1 + 2 * reach
     first, last = np.repeat(paths.start, padded), np.repeat(paths.last, padded)

@@ -81,12 +81,19 @@ def trace_mask(mask: Image8) -> Traced | None:
     coverage = _resample(mask[box] == VESSEL, scale)
     inside = _resample(fov[box], scale) > 127
     vessel, num_components = _without_specks(coverage >= COVERED, extent * scale)
-    depth = np.asarray(cv2.distanceTransform(vessel, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
+    depth = _half_widths(vessel)
     paths, forks = trace(without_spurs(thin(vessel), depth))
     points = reach_tips(paths, smooth(paths, SMOOTHING_PX), coverage, depth)
     calibres = measure_calibres(paths, points, coverage, depth)
     found = vessel, coverage, depth, paths, points, calibres, forks, num_components
     return Traced(inside, *found, (top, left), scale, extent * scale)
+
+
+def _half_widths(vessel: Image8) -> Plane:
+    """vessel [h, w] uint8, 0 or 1 -> px to the nearest background pixel [h, w] float32."""
+    if not kernels.missing():
+        return kernels.vessel_depth(vessel)
+    return np.asarray(cv2.distanceTransform(vessel, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
 
 
 def cut(paths: Paths, kept: Mask) -> tuple[Paths, Ints]:

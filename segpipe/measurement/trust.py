@@ -18,9 +18,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segpipe.data.arrays import Image8, Mask, Plane
+from segpipe import kernels
+from segpipe.data.arrays import Image8, Plane
 from segpipe.data.fov import fov_box
-from segpipe.measurement.quality import HALF, Quality, hints_of, reduce_canvas
+from segpipe.measurement.quality import (
+    HALF,
+    Quality,
+    Reduced,
+    averaged,
+    energy,
+    hints_of,
+    reduce_canvas,
+)
 
 LONG_PX = 80  # of a vessel from end to end, where the field is 540 px wide: it is no fragment
 CELL_PX = 34  # side of a cell in which a vessel is looked for
@@ -41,11 +50,11 @@ def assess_mask(
     `threshold` is that from which a pixel is vessel, `zoom` px of the photograph for one of the
     canvas.
     """
-    green, small = reduce_canvas(canvas, fov)
-    hints = hints_of(green, small > HALF)
+    reduced = reduce_canvas(canvas, fov)
+    hints = hints_of(reduced)
     if math.isnan(hints.exposure):
         return hints
-    figures = figures_of(hints, canvas, fov, score, threshold, zoom, (green, small))
+    figures = figures_of(hints, canvas, fov, score, threshold, zoom, reduced)
     return replace(hints, quality=quality_of(figures, coefficients()))
 
 
@@ -76,17 +85,16 @@ def figures_of(
     score: Plane,
     threshold: float,
     zoom: float,
-    reduced: tuple[Image8, Image8],
+    reduced: Reduced,
 ) -> Figures:
     """As assess_mask has them, with a field, its hints, and what reduce_canvas makes of them ->
     what the models take."""
-    green, small = reduced
+    small = reduced.fov
     top, left, bottom, right = fov_box(fov > HALF)
     field_px = max(bottom - top, right - left) * zoom
-    inside = small > HALF
     if score.shape != small.shape:  # by less than 2, where linear and by area are nearly the same
         score = np.asarray(cv2.resize(score, small.shape, interpolation=cv2.INTER_LINEAR))
-    score = score * inside
+    score = np.asarray(cv2.copyTo(score, (small > HALF).view(np.uint8)), np.float32)
     vessel = (score >= np.float32(threshold)).view(np.uint8)
     figures = {
         "field_px": math.log2(max(field_px, 1.0)),
@@ -95,7 +103,7 @@ def figures_of(
         "readable": 0.0 if math.isnan(hints.readable_fraction) else hints.readable_fraction,
     }
     figures |= _of_score(score, vessel, small)
-    figures |= _of_lines(green, vessel, inside)
+    figures |= _of_lines(reduced, vessel, 255 * hints.exposure)
     return figures | _of_colours(canvas, fov, len(small))
 
 
@@ -103,58 +111,65 @@ def _of_score(score: Plane, vessel: Image8, fov: Image8) -> Figures:
     """What the network found: how sure it is, in how many pieces, in how much of the field."""
     num_vessel = int(np.count_nonzero(vessel))
     found = float((score * vessel).sum())
-    num, _, stats, _ = cv2.connectedComponentsWithStats(vessel, connectivity=8)
-    area = stats[1:, cv2.CC_STAT_AREA]
-    extent = np.maximum(stats[1:, cv2.CC_STAT_WIDTH], stats[1:, cv2.CC_STAT_HEIGHT])
-    side = (max(1, len(fov) // CELL_PX),) * 2
-    cells, field = (
-        np.asarray(cv2.resize(one, side, interpolation=cv2.INTER_AREA))
-        for one in (vessel * np.uint8(255), fov)
-    )
+    num, long = _parts(vessel)
+    side = max(1, len(fov) // CELL_PX)
+    cells, field = (averaged(one, side) for one in (vessel * np.uint8(255), fov))
     return {
         # 2 |A and B| / (|A| + |B|) in expectation, where a score is a probability
         "expected_dice": 2 * found / max(float(score.sum()) + num_vessel, 1.0),
-        "connected": float(area[extent >= LONG_PX].sum()) / max(num_vessel, 1),
-        "fragments": math.log(max(1000 * (num - 1) / max(num_vessel, 1), 1.0)),
+        "connected": long / max(num_vessel, 1),
+        "fragments": math.log(max(1000 * num / max(num_vessel, 1), 1.0)),
         "spread": float((cells[field > HALF] > CELL_SHARE).sum() / max((field > HALF).sum(), 1)),
     }
 
 
-def _of_lines(green: Image8, vessel: Image8, inside: Mask) -> Figures:
-    """Whether dark lines are vessels and little else is there: in a retina they are most of it."""
-    mean = float(cv2.mean(green, inside.view(np.uint8))[0])
-    fine = green.astype(np.float32) - cv2.GaussianBlur(green.astype(np.float32), (7, 7), 1.0)
-    core = cv2.erode(inside.view(np.uint8), np.ones((RIM_PX, RIM_PX), np.uint8)).view(bool)
-    near = cv2.dilate(vessel, np.ones((5, 5), np.uint8)).view(bool)
-    soft = cv2.GaussianBlur(green, (3, 3), 0)
+def _parts(vessel: Image8) -> tuple[int, int]:
+    """-> how many pieces, and how many pixels are of those that are LONG_PX high or wide."""
+    if not kernels.missing():
+        return kernels.long_parts(vessel, LONG_PX)
+    num, _, stats, _ = cv2.connectedComponentsWithStats(vessel, connectivity=8)
+    extent = np.maximum(stats[1:, cv2.CC_STAT_WIDTH], stats[1:, cv2.CC_STAT_HEIGHT])
+    return num - 1, int(stats[1:, cv2.CC_STAT_AREA][extent >= LONG_PX].sum())
+
+
+def _of_lines(reduced: Reduced, vessel: Image8, mean: float) -> Figures:
+    """Whether dark lines are vessels and little else is there: in a retina they are most of it.
+    `mean` is green's in the field."""
+    green, fov, soft = reduced
+    fine = np.asarray(cv2.subtract(green, soft, dtype=cv2.CV_32F))
+    inside = (fov > HALF).view(np.uint8)
+    core = np.asarray(cv2.erode(inside, np.ones((RIM_PX, RIM_PX), np.uint8)), np.uint8)
+    near = np.asarray(cv2.dilate(vessel, np.ones((5, 5), np.uint8)), np.uint8)
+    even = cv2.GaussianBlur(green, (3, 3), 0)
     line = np.ones((LINE_PX, LINE_PX), np.uint8)
-    dark = cv2.morphologyEx(soft, cv2.MORPH_BLACKHAT, line)[core].astype(np.float32) ** 2
-    bright = cv2.morphologyEx(soft, cv2.MORPH_TOPHAT, line)[core].astype(np.float32) ** 2
-    near = near[core]
-    all_dark, both = max(float(dark.sum()), 1.0), max(float(dark.sum() + bright.sum()), 1.0)
-    on_vessels = float(dark[near].sum())
-    num_off = max(int(near.size - np.count_nonzero(near)), 1)
-    off = math.sqrt((float(dark.sum()) - on_vessels) / num_off)
+    dark_lines, bright_lines = (
+        np.asarray(cv2.morphologyEx(even, how, line))
+        for how in (cv2.MORPH_BLACKHAT, cv2.MORPH_TOPHAT)
+    )
+    dark, bright = energy(dark_lines, core), energy(bright_lines, core)
+    on_vessels = energy(dark_lines, near & core)
+    num_core, num_on = (int(np.count_nonzero(one)) for one in (core, near & core))
+    off = math.sqrt((dark - on_vessels) / max(num_core - num_on, 1))
     return {
-        "grain": _relative(math.sqrt(float(np.mean(fine[core] ** 2))) if core.any() else 0, mean),
-        "dark_share": float(dark.sum()) / both,
-        "explained": on_vessels / all_dark,
-        "explained_of_both": on_vessels / both,
+        "grain": _relative(math.sqrt(energy(fine, core) / max(num_core, 1)), mean),
+        "dark_share": dark / max(dark + bright, 1.0),
+        "explained": on_vessels / max(dark, 1.0),
+        "explained_of_both": on_vessels / max(dark + bright, 1.0),
         "other_lines": _relative(off, mean),
-        "edges": _relative(_steepest(green, core, vessel), mean),
+        "edges": _relative(_steepest(green, core * (near == 0)), mean),
     }
 
 
-def _steepest(green: Image8, core: Mask, vessel: Image8) -> float:
-    """Grey levels a px, of the steepest hundredth of what is no line and away from vessels."""
-    half = cv2.resize(green, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+def _steepest(green: Image8, where: Image8) -> float:
+    """Grey levels a px, of the steepest hundredth of some pixels, which are not 0 in `where`."""
+    half = np.asarray(cv2.resize(green, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
     smooth = cv2.GaussianBlur(half.astype(np.float32), (9, 9), 1.5)
-    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *way) for way in ((1, 0), (0, 1)))
-    height, width = half.shape
-    away = cv2.dilate(vessel, np.ones((5, 5), np.uint8)) == 0
-    where = (core & away)[: 2 * height : 2, : 2 * width : 2]
-    slopes = np.hypot(across, down)[: where.shape[0], : where.shape[1]][where] / 16
-    return float(np.quantile(slopes, 0.99)) if slopes.size else 0.0
+    some = where[::2, ::2][: half.shape[0], : half.shape[1]].astype(np.bool_)
+    across, down = (
+        cv2.Sobel(smooth, cv2.CV_32F, *way)[: some.shape[0], : some.shape[1]][some]
+        for way in ((1, 0), (0, 1))
+    )
+    return float(np.quantile(np.hypot(across, down) / 16, 0.99)) if across.size else 0.0
 
 
 def _of_colours(canvas: Image8, fov: Image8, small_side: int) -> Figures:
@@ -164,17 +179,20 @@ def _of_colours(canvas: Image8, fov: Image8, small_side: int) -> Figures:
     """
     factor = max(1, round(4 * len(canvas) / small_side))
     side = (len(canvas) // factor,) * 2
-    small = np.asarray(cv2.resize(canvas, side, interpolation=cv2.INTER_AREA))
+    whole = factor > 2 and canvas.shape[:2] == (factor * side[0],) * 2
+    if whole and not kernels.missing():
+        small = kernels.block_means(canvas, factor)
+    else:
+        small = np.asarray(cv2.resize(canvas, side, interpolation=cv2.INTER_AREA))
     within = np.asarray(cv2.resize(fov, side, interpolation=cv2.INTER_NEAREST)) > HALF
-    pixels = small[within].astype(np.int16)  # [N, 3]
-    if not len(pixels):
+    if not within.any():
         return {"order": 0.0, "hues": 0.0}
-    red, green, blue = pixels.T
+    red, green, blue = (one[within].astype(np.int16) for one in cv2.split(small))
     rising = (red >= green - ORDER_LEVELS).mean(), (green >= blue - ORDER_LEVELS).mean()
-    shares = pixels / (pixels.sum(axis=1, keepdims=True) + 1.0)
+    light = (red + green + blue) + 1.0
     return {
         "order": float(min(rising)),
-        "hues": float(shares[:, 0].std() + shares[:, 2].std()),
+        "hues": float((red / light).std() + (blue / light).std()),
     }
 
 
