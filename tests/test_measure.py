@@ -20,6 +20,7 @@ from skimage import measure as independent
 from segpipe.data import synthetic
 from segpipe.data.classes import BACKGROUND, VESSEL, classes_of
 from segpipe.measurement import vessels
+from segpipe.measurement.calibre import measure_calibres
 from segpipe.measurement.fractal import fractal_dimension
 from segpipe.measurement.quality import Quality, assess_quality
 from segpipe.measurement.skeleton import thin, trace
@@ -98,6 +99,21 @@ def test_the_calibre_of_a_bar_is_its_width_and_its_length_its_length(angle, widt
     assert found.calibre_std_px < 0.6
     length = found.length_density_per_px * np.count_nonzero(mask)
     assert length == pytest.approx(400 + width / 2, abs=width / 2 + 5)
+
+
+def test_where_a_profile_does_not_reach_the_wall_there_is_no_calibre():
+    """A bar 20 px wide, whose half width is told right and too small by far."""
+    line = np.zeros((60, 200), np.bool_)
+    line[30, 10:190] = True
+    cover = np.zeros(line.shape, np.uint8)
+    cover[20:40] = 255
+    paths, _ = trace(line)
+    right, short = (
+        measure_calibres(paths, paths.points, cover, np.full(line.shape, half, np.float32))
+        for half in (10, 5)
+    )
+    np.testing.assert_allclose(right.widths, 20, atol=0.1)
+    assert (len(right.widths) > 30, len(short.widths)) == (True, 0)
 
 
 def test_the_spread_of_two_bars_is_half_their_difference():

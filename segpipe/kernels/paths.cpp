@@ -1,6 +1,5 @@
 // Centre lines -> their segments in path order, lines without spurs, and what filters along segments
-// and profiles across them take. Called through ctypes by
-// paths.py.
+// and profiles across them take. Called through ctypes by paths.py.
 #include "border.h"
 #include "scan.h"
 #include <algorithm>
@@ -190,7 +189,8 @@ void filter(const Point *points, const int64_t *starts, const int64_t *lasts, co
 }
 
 // Levels of cover from a centre line outwards, `size` of each profile: behind the first `core` they
-// rise no more, and are 0 from where they would by more than `rise` -> their sums by trapezoids.
+// rise no more, and are 0 from where they would by more than `rise` -> their sums by trapezoids, NaN
+// of one that ends above it.
 void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, double *sums) {
   for (int k = 0; k < num; k++, levels += size) {
     int lowest = *std::max_element(levels, levels + core);
@@ -203,7 +203,7 @@ void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, dou
       }
       sum += end = lowest;
     }
-    sums[k] = sum - uint8_t(levels[0] + end) / 2.0; // in 8 bits, as NumPy adds levels
+    sums[k] = end > rise ? NAN : sum - (levels[0] + end) / 2.0;
   }
 }
 

@@ -92,7 +92,7 @@ def filtered_paths(
 
 def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int) -> Floats:
     """levels [M, K] uint8 of K samples from a centre line outwards -> their sums [M] by trapezoids,
-    as calibre.py counts a vessel's. Raises ValueError for another shape or dtype, or profiles of no
+    as calibre.py counts a vessel's, NaN where it has them. Raises ValueError for another shape or dtype, or profiles of no
     more than `core` samples."""
     if levels.ndim != 2 or not 0 < core < levels.shape[1]:
         raise ValueError(f"levels: {levels.shape}, wanted [M, more than {core}]")

@@ -50,7 +50,8 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     Twice the distance to the nearest background pixel is up to a pixel off, by the vessel's angle
     and by where its walls lie among the pixels. So the distance only tells how far to look: the
     width is the covered length of the profile across the centre line, which has no bias. Where
-    other vessels join, within the distance from a branch point, none is measured.
+    other vessels join, within the distance from a branch point, none is measured, nor where the
+    vessel goes on beyond its profile.
     """
     segment = paths.segment
     start, last = paths.start[segment], paths.last[segment]
@@ -69,11 +70,13 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     half = 1.25 * nearest(depth, points[some]) + 2.0
     coverage = np.asarray(cv2.GaussianBlur(coverage, (3, 3), BLUR_PX), np.uint8)
     normal = 1j * along[some] / np.abs(along[some])
-    widths = sum(
-        _covered(coverage, points[some], side * half * normal, PROFILE // 2 + 1, RISE)
-        for side in (-1, 1)
+    num = PROFILE // 2 + 1
+    one, other = (
+        _covered(coverage, points[some], side * half * normal, num, RISE) for side in (-1, 1)
     )
-    return Calibres(some, np.asarray(widths), steps)
+    widths = one + other
+    seen = np.isfinite(widths)
+    return Calibres(some[seen], widths[seen], steps[seen])
 
 
 def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> Points:
@@ -113,7 +116,7 @@ def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> 
 def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int) -> Floats:
     """-> [M] float64 px of vessel from each point of `start` [M] on, along `reach` [M] (px) and no
     farther: what comes after a gap, or from where cover rises by more than `rise` again, is another
-    vessel. `num` samples are taken along each."""
+    vessel. `num` samples are taken along each; NaN where it ends in the vessel."""
     if len(start) > MOST_PROFILES:
         parts = range(0, len(start), MOST_PROFILES)
         some = [np.s_[part : part + MOST_PROFILES] for part in parts]
@@ -128,7 +131,7 @@ def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int
 
 def _sums(levels: Image8, rise: int) -> Floats:
     """Levels of cover [M, K] along some profiles -> the sums by trapezoids of what is of the vessel
-    that a profile begins in."""
+    that a profile begins in; NaN where it ends in that vessel, by cover of more than `rise`."""
     if not kernels.missing():
         return kernels.cover_sums(levels, CORE, rise)
     profile = levels.copy()
@@ -137,9 +140,8 @@ def _sums(levels: Image8, rise: int) -> Floats:
     lowest = np.minimum.accumulate(np.minimum(outer, highest[:, None]), axis=1)
     other = np.logical_or.accumulate(outer - lowest > rise, axis=1)
     profile[:, CORE:] = np.where(other, 0, lowest)
-    return np.asarray(
-        profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] + profile[:, -1]) / 2.0
-    )
+    sums = profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] / 2.0 + profile[:, -1] / 2.0)
+    return np.where(profile[:, -1] > rise, np.nan, sums)
 
 
 def mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
