@@ -3,7 +3,8 @@
     python benchmarks/disc_training.py OUTPUT [--sets DRIVE HRF] [--steps 4000] [--seed 0]
 
 Needs DRIVE, HRF and discs.csv below SEGPIPE_DATA; one process of one thread. Run again it resumes.
-Writes OUTPUT/state.pt as it goes and OUTPUT/disc.maps at the end.
+Writes OUTPUT/state.pt as it goes, and at the end the shipped structures.maps with this network in
+place of the disc's.
 
 It sees whole fields at a quarter of the canvas's size. Each is a circle out of a photograph, from
 half of its field to all of it, wherever that leaves the disc, in the light, the colours and the
@@ -35,10 +36,11 @@ from segpipe.data.layouts import open_labelled
 from segpipe.evaluate.discs import WRONG
 from segpipe.measurement.disc import DiscPlace
 from segpipe.models.resunet import StructuresUNet
-from segpipe.models.structures import DIAMETER, dump
+from segpipe.models.structures import DIAMETER, DISC_NETWORK, FILE, REDUCED, replaced
 from segpipe.storage import open_store
 
-SIDE, BATCH = 256, 12  # px, the field's diameter too
+WIDTH = 8
+SIDE, BATCH = round(DIAMETER) // REDUCED, 12  # px, the field's diameter too
 HALF = (SIDE - 1) / 2
 LEAST_PX = 60  # of a disc that the overlap counts
 X, Y = (axis.astype(np.float32) for axis in np.meshgrid(np.arange(SIDE), np.arange(SIDE)))
@@ -210,10 +212,8 @@ def main() -> None:
         return images, (fields, discs)
 
     recipe = Recipe(config.steps, decay=1e-3, clip=0.5, average=0.995)
-    weights = train(StructuresUNet(16, 1), batch, loss_of, recipe, config.output)
-    trained = StructuresUNet(16, 1)
-    trained.load_state_dict(weights)
-    (config.output / "disc.maps").write_bytes(dump(trained))
+    weights = train(StructuresUNet(WIDTH, 1), batch, loss_of, recipe, config.output)
+    (config.output / FILE).write_bytes(replaced(DISC_NETWORK, weights))
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def filtered_paths(
 
 def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int) -> Floats:
     """levels [M, K] uint8 of K samples from a centre line outwards -> their sums [M] by trapezoids,
-    as calibre.py counts a vessel's, NaN where it has them. Raises ValueError for another shape or dtype, or profiles of no
-    more than `core` samples."""
+    as calibre.py counts a vessel's, NaN where it has it. Raises ValueError for another shape or
+    dtype, or profiles of no more than `core` samples."""
     if levels.ndim != 2 or not 0 < core < levels.shape[1]:
         raise ValueError(f"levels: {levels.shape}, wanted [M, more than {core}]")
     sums = np.empty(len(levels))

@@ -1,19 +1,21 @@
-"""The network of arteries, veins and the optic disc, and its shipped checkpoint.
+"""The networks of arteries, veins and the optic disc, and their shipped checkpoint.
 
-It sees the canvas that the vessels' network sees, and says two things of each pixel: whether a
-vessel here is an artery and no vein, and whether the optic disc is here. Which pixels are vessel
-the other network says. One file is shipped, and no other is used.
+One sees the canvas that the vessels' network sees, and says of each pixel whether a vessel here is
+an artery and no vein; which pixels are vessel the other network says. The second sees the whole
+canvas at a quarter of its size, and says where the optic disc is. One file with both is shipped,
+and no other is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
@@ -28,20 +30,24 @@ from segpipe.models.engine import Engine
 from segpipe.models.forms import native_problem
 
 if TYPE_CHECKING:
-    from segpipe.models.resunet import StructuresUNet
+    from torch import Tensor
 
 NAME = "structures"
+KINDS_NETWORK, DISC_NETWORK = "kinds", "disc"
 FILE = f"{NAME}.maps"
 """In weights/, beside NAME.json: safetensors, of another suffix than the checkpoints of vessels."""
 DIAMETER = 1024.0
 """px: the working diameter that it was trained at, and that of the shipped default."""
 KIND, DISC, VESSELS = range(3)
-"""Its maps, each of logits: artery, not vein; optic disc; vessel (learnt beside them, not used)."""
-USED = (KIND, DISC)
+"""Maps of the first, each of logits: artery, not vein; optic disc and vessel, which are learnt
+beside it and not used."""
+STRIDE = 64  # px: a multiple of it both see
+REDUCED = 4  # px of the canvas for one that the disc's network sees
 
 Maps = Callable[[Image8, Image8], Plane]
 """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> maps [2, S, S] float32 in [0, 1]: artery and not
-vein, optic disc; right where fov is not 0"""
+vein, optic disc, which is alike in squares of REDUCED px; right where fov is not 0"""
+Planes = dict[str, npt.NDArray[Any]]
 
 
 @cache
@@ -72,33 +78,77 @@ def wanted(loaded: Checkpoint) -> bytes:
     return read()
 
 
-def dump(network: StructuresUNet) -> bytes:
-    """A trained network's file: the weights of convolutions in half precision, half the bytes."""
-    state = {name: value.numpy() for name, value in network.state_dict().items()}
-    return safetensors.numpy.save(
-        {
-            name: np.ascontiguousarray(one, np.float16 if one.ndim == 4 else one.dtype)
-            for name, one in state.items()
-        }
-    )
+def dump(name: str, state: Mapping[str, Tensor]) -> Planes:
+    """A trained network's arrays in the file, below its name: the weights of convolutions in half
+    precision, half the bytes."""
+    arrays = {f"{name}.{part}": value.numpy() for part, value in state.items()}
+    return {
+        part: np.ascontiguousarray(one, np.float16 if one.ndim == 4 else one.dtype)
+        for part, one in arrays.items()
+    }
+
+
+def replaced(name: str, state: Mapping[str, Tensor]) -> bytes:
+    """The shipped checkpoint with another network of that name."""
+    others = safetensors.numpy.load(read())
+    kept = {part: one for part, one in others.items() if not part.startswith(f"{name}.")}
+    return safetensors.numpy.save(kept | dump(name, state))
 
 
 def open_maps(data: bytes, engine: Engine, num_threads: int = 1, device: str = "cpu") -> Maps:
-    """The checkpoint's network by this engine; by torch in fp32 where that does not run here."""
-    state = {
-        name: one.astype(np.float32) if one.dtype == np.float16 else one
-        for name, one in safetensors.numpy.load(data).items()
+    """The checkpoint's networks by this engine; by torch in fp32 where that does not run here."""
+    arrays, place = safetensors.numpy.load(data), (engine, num_threads, device)
+    of_kinds, of_disc = (
+        _open(_state(arrays, name), wanted, *place)
+        for name, wanted in ((KINDS_NETWORK, KIND), (DISC_NETWORK, 0))
+    )
+
+    def maps(canvas: Image8, fov: Image8) -> Plane:
+        found = np.empty((2, *fov.shape), np.float32)
+        found[0] = of_kinds(canvas, fov)
+        small, inside = reduced(canvas, fov)
+        num = len(canvas) // REDUCED
+        disc, size = of_disc(small, inside)[:num, :num], fov.shape[::-1]
+        cv2.resize(disc, size, dst=found[1], interpolation=cv2.INTER_NEAREST)
+        return found
+
+    return maps
+
+
+def reduced(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
+    """canvas [S, S, 3], fov [S, S] -> what the disc's network sees, 0 outside the field, and 255 in
+    it: S / REDUCED px, and zeros up to the next multiple of its stride."""
+    size = (len(canvas) // REDUCED,) * 2
+    small, field = (
+        np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA)) for one in (canvas, fov)
+    )
+    side = -(-size[0] // STRIDE) * STRIDE
+    image, inside = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
+    inside[: size[0], : size[1]] = np.where(field > 127, 255, 0)
+    cv2.copyTo(small, inside[: size[0], : size[1]], image[: size[0], : size[1]])
+    return image, inside
+
+
+def _state(arrays: Planes, name: str) -> Planes:
+    """What `dump` wrote, in float32."""
+    return {
+        part.removeprefix(f"{name}."): one.astype(np.float32) if one.dtype == np.float16 else one
+        for part, one in arrays.items()
+        if part.startswith(f"{name}.")
     }
+
+
+def _open(state: Planes, index: int, engine: Engine, num_threads: int, device: str) -> Maps:
+    """canvas [S, S, 3], fov [S, S] -> the map of this index [S, S]."""
     width = len(state["first.0.weight"])
     problem = native_problem("resunet", width, engine.precision, device)
     if engine.backend == "native" and not problem:
-        return kernels.ResUNetMaps(state, [(one, None) for one in USED], engine.precision)
-    return _torch(state, engine.precision, num_threads, device)
+        found = kernels.ResUNetMaps(state, [(index, None)], engine.precision)
+        return lambda canvas, fov: found(canvas, fov)[0]
+    return _torch(state, index, engine.precision, num_threads, device)
 
 
-def _torch(
-    state: dict[str, npt.NDArray[Any]], precision: str, num_threads: int, device: str
-) -> Maps:
+def _torch(state: Planes, index: int, precision: str, num_threads: int, device: str) -> Maps:
     import torch
 
     from segpipe.models.network import autocast
@@ -106,7 +156,8 @@ def _torch(
     from segpipe.models.resunet import StructuresUNet
 
     torch.set_num_threads(num_threads)
-    network = StructuresUNet(len(state["first.0.weight"]))
+    num_maps = len(state["last.bias"]) // StructuresUNet.SQUARE**2
+    network = StructuresUNet(len(state["first.0.weight"]), num_maps)
     network.load_state_dict({name: torch.from_numpy(one.copy()) for name, one in state.items()})
     place = torch.device(device)
     network = channels_last(network.eval().to(place))
@@ -115,8 +166,8 @@ def _torch(
     @torch.inference_mode()
     def maps(canvas: Image8, _: Image8) -> Plane:
         with autocast(place, used):
-            logits = network(to_input(canvas[None], place))[0]
-        found: Plane = torch.sigmoid(logits[list(USED)].float()).cpu().numpy()
+            logits = network(to_input(canvas[None], place))[0, index]
+        found: Plane = torch.sigmoid(logits.float()).cpu().numpy()
         return found
 
     return maps
