@@ -66,7 +66,7 @@ In the order in which data flows:
       forms.py           native forms of networks, and what each can do
       engine.py          how a network runs: the quickest way that keeps its masks
       bf16.py            whether a CPU has such arithmetic
-      structures.py      canvas -> maps of arteries and of the disc, by a second network
+      structures.py      canvas -> maps of arteries and of the disc, by two networks
       shipped.py         the verb that lists what the package ships
       weights/           what the package ships
     metrics.py           counts that add -> Dice, MCC, AUC, ...
