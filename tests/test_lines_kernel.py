@@ -156,8 +156,8 @@ def test_cover_of_profiles_is_summed_as_numpy_does(both_ways):
     for size in (4, 9, 17):
         steps = rng.integers(-90, 40, (2000, size))  # most fall, some rise again
         levels = (255 + np.cumsum(steps, axis=1)).clip(0, 255).astype(np.uint8)
-        for rise in (calibre.RISE, calibre.ANY_RISE):
-            np.testing.assert_array_equal(*both_ways(partial(calibre._sums, levels, rise)))
+        for limits in ((calibre.RISE, calibre.INSIDE), (calibre.ANY, calibre.ANY)):
+            np.testing.assert_array_equal(*both_ways(partial(calibre._sums, levels, *limits)))
 
 
 def test_depths_are_those_of_opencv(both_ways):
@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"weights: \(2,\), wanted an odd number"):
         kernels.filtered_paths(points, ends - 2, ends, np.zeros(1, np.bool_), np.ones(2))
     with pytest.raises(ValueError, match=r"levels: \(9, 9\), wanted \[M, more than 9\]"):
-        kernels.cover_sums(vessel, 9, 12)
+        kernels.cover_sums(vessel, 9, 12, 127)
     with pytest.raises(ValueError, match=r"label: \(1, 9000\), wanted \[h, w\] of at most 8192"):
         kernels.nearest_labels(np.zeros((1, 9000), np.int32))
     with pytest.raises(ValueError, match=r"sides \[0\], offsets 4: wanted whole ones above 0"):

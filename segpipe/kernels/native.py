@@ -48,7 +48,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "trace_lines": (U8, INT, INT, I32, I32, U8, I32, I32),
     "without_spurs": (U8, INT, INT, F32, DOUBLE, DOUBLE),
     "filtered_paths": (F64, I64, I64, U8, INT, F64, INT, F64),
-    "cover_sums": (U8, *[INT] * 4, F64),
+    "cover_sums": (U8, *[INT] * 5, F64),
     "vessel_depth": (U8, INT, INT, F32),
     "nearest_labels": (I32, INT, INT),
     "native_score": (F32, U8, INT, I32, U8),

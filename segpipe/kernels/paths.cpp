@@ -190,8 +190,9 @@ void filter(const Point *points, const int64_t *starts, const int64_t *lasts, co
 
 // Levels of cover from a centre line outwards, `size` of each profile: behind the first `core` they
 // rise no more, and are 0 from where they would by more than `rise` -> their sums by trapezoids, NaN
-// of one that ends above it.
-void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, double *sums) {
+// of one that ends above `most`.
+void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, int most,
+               double *sums) {
   for (int k = 0; k < num; k++, levels += size) {
     int lowest = *std::max_element(levels, levels + core);
     int sum = std::accumulate(levels, levels + core, 0), end = 0;
@@ -203,7 +204,7 @@ void sum_cover(const uint8_t *levels, int num, int size, int core, int rise, dou
       }
       sum += end = lowest;
     }
-    sums[k] = end > rise ? NAN : sum - (levels[0] + end) / 2.0;
+    sums[k] = end > most ? NAN : sum - (levels[0] + end) / 2.0;
   }
 }
 
@@ -219,8 +220,8 @@ extern "C" int32_t filtered_paths(const double *points, const int64_t *starts, c
 }
 
 extern "C" int32_t cover_sums(const uint8_t *levels, int32_t num, int32_t size, int32_t core,
-                              int32_t rise, double *sums) {
-  return guarded([&] { sum_cover(levels, num, size, core, rise, sums); });
+                              int32_t rise, int32_t most, double *sums) {
+  return guarded([&] { sum_cover(levels, num, size, core, rise, most, sums); });
 }
 
 extern "C" int32_t trace_lines(const uint8_t *line, int32_t height, int32_t width, int32_t *points,

@@ -90,7 +90,7 @@ def filtered_paths(
     return found
 
 
-def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int) -> Floats:
+def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int, most: int) -> Floats:
     """levels [M, K] uint8 of K samples from a centre line outwards -> their sums [M] by trapezoids,
     as calibre.py counts a vessel's, NaN where it has it. Raises ValueError for another shape or
     dtype, or profiles of no more than `core` samples."""
@@ -98,5 +98,5 @@ def cover_sums(levels: npt.NDArray[np.uint8], core: int, rise: int) -> Floats:
         raise ValueError(f"levels: {levels.shape}, wanted [M, more than {core}]")
     sums = np.empty(len(levels))
     given = shaped("levels", levels, levels.shape, np.uint8)
-    native.library().cover_sums(given, *levels.shape, core, rise, sums)
+    native.library().cover_sums(given, *levels.shape, core, rise, most, sums)
     return sums

@@ -22,7 +22,8 @@ PROFILE = 17  # samples across a vessel
 BLUR_PX = 0.85  # sigma: by 1, 2, 1, so that a line at 45 degrees is not always met between pixels
 CORE = 3  # samples from the centre line on in which cover may rise: it lies beside the middle
 RISE = 12  # of 255 by which cover rises, across a vessel, where another one begins
-ANY_RISE = 255  # along a vessel, whose cover varies where it lies between pixels
+ANY = 255  # of both along a vessel, whose cover varies where it lies between pixels
+INSIDE = 127  # of 255: a profile that ends in more cover goes on beyond its end
 MOST_TURN = 0.7  # radians, of the bend that goes on to a tip
 TIP = 17  # samples from where a free end is straightened to beyond its tip
 ALONG = 4  # points before and behind, from which its direction is taken
@@ -72,7 +73,8 @@ def measure_calibres(paths: Paths, points: Points, coverage: Image8, depth: Plan
     normal = 1j * along[some] / np.abs(along[some])
     num = PROFILE // 2 + 1
     one, other = (
-        _covered(coverage, points[some], side * half * normal, num, RISE) for side in (-1, 1)
+        _covered(coverage, points[some], side * half * normal, num, RISE, INSIDE)
+        for side in (-1, 1)
     )
     widths = one + other
     seen = np.isfinite(widths)
@@ -104,7 +106,7 @@ def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> 
     turn = np.angle((base - middle) * (middle - far).conj())  # between chords; on by half at base
     along = (base - middle) * np.exp(0.5j * turn.clip(-MOST_TURN, MOST_TURN))
     along /= np.maximum(np.abs(along), 1e-9)
-    tip = _covered(coverage, base, along * (3 * half + 2), TIP, ANY_RISE)
+    tip = _covered(coverage, base, along * (3 * half + 2), TIP, ANY, ANY)
     place = np.repeat(np.arange(len(cut)), cut)
     number = np.arange(len(place)) - np.repeat(np.cumsum(cut) - cut, cut)
     moved = points.copy()
@@ -113,27 +115,29 @@ def reach_tips(paths: Paths, points: Points, coverage: Image8, depth: Plane) -> 
     return moved
 
 
-def _covered(coverage: Image8, start: Points, reach: Points, num: int, rise: int) -> Floats:
+def _covered(
+    coverage: Image8, start: Points, reach: Points, num: int, rise: int, most: int
+) -> Floats:
     """-> [M] float64 px of vessel from each point of `start` [M] on, along `reach` [M] (px) and no
     farther: what comes after a gap, or from where cover rises by more than `rise` again, is another
-    vessel. `num` samples are taken along each; NaN where it ends in the vessel."""
+    vessel. `num` samples are taken along each; NaN where the last has cover of more than `most`."""
     if len(start) > MOST_PROFILES:
         parts = range(0, len(start), MOST_PROFILES)
         some = [np.s_[part : part + MOST_PROFILES] for part in parts]
         return np.concatenate(
-            [_covered(coverage, start[part], reach[part], num, rise) for part in some]
+            [_covered(coverage, start[part], reach[part], num, rise, most) for part in some]
         )
     at = start[:, None] + reach[:, None] * np.linspace(0, 1, num)
     across, down = (part.astype(np.float32) for part in (at.real, at.imag))
     levels = np.asarray(cv2.remap(coverage, across, down, cv2.INTER_LINEAR), np.uint8)
-    return _sums(levels, rise) / 255 * np.abs(reach) / (num - 1)
+    return _sums(levels, rise, most) / 255 * np.abs(reach) / (num - 1)
 
 
-def _sums(levels: Image8, rise: int) -> Floats:
+def _sums(levels: Image8, rise: int, most: int) -> Floats:
     """Levels of cover [M, K] along some profiles -> the sums by trapezoids of what is of the vessel
-    that a profile begins in; NaN where it ends in that vessel, by cover of more than `rise`."""
+    that a profile begins in; NaN where that ends in more than `most`."""
     if not kernels.missing():
-        return kernels.cover_sums(levels, CORE, rise)
+        return kernels.cover_sums(levels, CORE, rise, most)
     profile = levels.copy()
     outer = profile[:, CORE:]
     highest = profile[:, :CORE].max(axis=1)
@@ -141,7 +145,7 @@ def _sums(levels: Image8, rise: int) -> Floats:
     other = np.logical_or.accumulate(outer - lowest > rise, axis=1)
     profile[:, CORE:] = np.where(other, 0, lowest)
     sums = profile.sum(axis=1, dtype=np.float64) - (profile[:, 0] / 2.0 + profile[:, -1] / 2.0)
-    return np.where(profile[:, -1] > rise, np.nan, sums)
+    return np.where(profile[:, -1] > most, np.nan, sums)
 
 
 def mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
