@@ -26,13 +26,24 @@ def pytest_configure() -> None:
 
 
 CLUSTER_S = 900  # for a test of test-cluster, its fixtures included
-LONG = (  # minutes each
-    "test_jobs.py",
+LONG = (  # a minute or more each, in test-cluster or in test
     "test_kill.py",
-    "test_train.py",
-    "test_bulk.py",
+    "test_submission.py",
+    "test_faults.py",
+    "test_jobs.py",
     "test_trainer.py",
+    "test_train.py",
+    "test_requests.py",
+    "test_docs.py",
+    "test_decoder.py",
+    "test_engine.py",
+    "test_measure_verb.py",
+    "test_bulk.py",
     "test_several.py",
+    "test_slurm.py",
+    "test_storage.py",
+    "test_evaluate.py",
+    "test_fov.py",
     "test_structures_run.py",
     "test_evaluate_structures.py",
     "test_soft_labels.py",

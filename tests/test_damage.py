@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +114,22 @@ def contents(output: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "ended"),
-    [(kind, False) for kind in ("settings", "lock", "manifest", "page", "part")]
-    + [(kind, True) for kind in ("settings", "lock", "manifest", "summary")],
-)
-@pytest.mark.parametrize("damage", DAMAGES)
+STOPPED = ("settings", "lock", "manifest", "page", "part")
+ENDED = ("settings", "lock", "manifest", "summary")
+
+
+def cases() -> list[object]:
+    """By night all; by day what both runs have is damaged in turn in the one and the other."""
+    found = []
+    for (number, damage), ended in product(enumerate(DAMAGES), (False, True)):
+        for kind in ENDED if ended else STOPPED:
+            by_night = kind in STOPPED and kind in ENDED and ended == number % 2
+            marks = [pytest.mark.nightly] if by_night else []
+            found.append(pytest.param(kind, damage, ended, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "damage", "ended"), cases())
 def test_segment_and_status_go_on_or_name_the_file(place, kind, damage, ended, capsys):
     """Of a run that has ended, and of one that was stopped before its summary."""
     output = place / "out"

@@ -566,7 +566,7 @@ def test_a_photograph_that_hogs_memory_is_rejected_and_the_next_is_fine(child):
 
 @pytest.mark.parametrize("kind", GREEDY)
 def test_a_photograph_at_the_limit_takes_two_thirds_of_the_memory_it_may(kind):
-    side = 3000
+    side = 2000
     data = greedy(kind, side)
     with Decoder(side / 2, side**2 / 1e6, DEADLINE_S) as child:  # so that no JPEG comes reduced
         child.fit(photograph())

@@ -44,6 +44,7 @@ NO_LIBRARY = Trial("native", "fp32", None, None, "no native library")
 FAST = Engine("native", "fp32")
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = checkpoint.read("segnet-lite")
+QUICK = [*ONE, "--checkpoint", "segnet-lite", "--tta", "none", "--report-images", "off"]
 
 
 def untrue(trial: Trial, dice: float | None = 0.9949) -> Trial:
@@ -299,16 +300,26 @@ def test_weights_of_another_network_are_refused(cache):
         engine.check_fits(loaded)
 
 
+SOME = {"fineunet": 5, "resunet": 7}  # every so many photographs of DRIVE; by night all of them
+
+
 @pytest.mark.skipif(bool(why_skip()), reason=why_skip())
-@pytest.mark.parametrize("model", checkpoint.shipped())
-def test_the_native_form_keeps_the_masks_of_drive_and_their_truth(model, drive):
-    """Vessel Dice at least 0.995 against torch fp32, Dice against the observer as it is told."""
+@pytest.mark.parametrize(
+    ("model", "every"),
+    [(model, SOME.get(model, 1)) for model in checkpoint.shipped()]
+    + [pytest.param(model, 1, marks=pytest.mark.nightly) for model in SOME],
+)
+def test_the_native_form_keeps_the_masks_of_drive_and_their_truth(model, every, drive):
+    """Vessel Dice at least 0.995 against torch fp32, Dice against the observer as it is told.
+
+    Of some photographs it is near what is told of all twenty.
+    """
     weights = checkpoint.read(model)
     card = checkpoint.load(weights, model).card
     scores = {name: engine.open_score(weights, name, 2, card.tta) for name in (REFERENCE, FAST)}
     masks: dict[Engine, list[np.ndarray]] = {name: [] for name in scores}
     truth, store = [], open_store(str(drive))
-    for example in open_labelled(store).test:
+    for example in open_labelled(store).test[::every]:
         labelled = load_example(store, example)
         geometry = plan_fit(labelled.fov, card.diameter)
         side = canvas_side(card.diameter)
@@ -329,7 +340,7 @@ def test_the_native_form_keeps_the_masks_of_drive_and_their_truth(model, drive):
     assert against_eager > 0.9999
     assert abs(against_truth[0] - against_truth[1]) < 1e-4
     told = checkpoint.about(model)["accuracy"]["DRIVE test"]["dice"]
-    assert against_truth[0] == pytest.approx(told, abs=2e-4)
+    assert against_truth[0] == pytest.approx(told, abs=2e-4 if every == 1 else 0.015)
 
 
 def test_flips_average_the_scores_of_four_mirror_images():
@@ -383,7 +394,7 @@ def test_an_output_keeps_its_engine_and_a_flag_may_name_one_that_matches(
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     photograph.save(folder / "a.png")
-    words = ["segment", *ONE, "--input", folder, "--output", output]
+    words = ["segment", *QUICK, "--input", folder, "--output", output]
     monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, untrue(HALF), COMPILED])
     assert run(*words, "--backend", "torch", "--precision", "fp32") == 0
     before = (output / "masks" / "a.png.png").read_bytes()
@@ -416,7 +427,7 @@ def test_an_engine_that_is_gone_is_replaced_by_the_reference_in_one_line(
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     photograph.save(folder / "a.png")
-    words = ["segment", *ONE, "--input", folder, "--output", output]
+    words = ["segment", *QUICK, "--input", folder, "--output", output]
     monkeypatch.setattr(engine, "_try_all", lambda *_: [EAGER, HALF, COMPILED])
     assert run(*words) == 0
     assert engine_of(output) == "native fp32"

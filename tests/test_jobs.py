@@ -6,6 +6,7 @@ Run: pytest tests/test_jobs.py
 import csv
 import io
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -54,6 +55,23 @@ def segmented(mixed: Path, trained: Path, tmp_path_factory, ray_cluster) -> Path
     output = tmp_path_factory.mktemp("segmented")
     flags = ["--checkpoint", trained / "model.safetensors", "--max-rejected", "0.2"]
     assert run("segment", "--input", mixed, "--output", output, *WRITTEN, *flags) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def masks(labelled: Path, trained: Path, tmp_path_factory, ray_cluster) -> Path:
+    """Of the set's test photographs."""
+    output = tmp_path_factory.mktemp("masks")
+    flags = ["--output", output, "--checkpoint", trained / "model.safetensors"]
+    assert run("segment", "--input", labelled / "test/images", *flags) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def evaluated(labelled: Path, trained: Path, tmp_path_factory, ray_cluster) -> Path:
+    output = tmp_path_factory.mktemp("evaluated")
+    flags = ["--output", output, "--checkpoint", trained / "model.safetensors"]
+    assert run("evaluate", *ONE, "--data", labelled, *flags) == 0
     return output
 
 
@@ -217,14 +235,10 @@ def test_the_report_is_one_self_contained_page(segmented):
     assert "https://" not in page
 
 
-def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path, ray_cluster):
+def test_evaluation_agrees_with_the_masks_of_segment(evaluated, masks, labelled):
     """The threshold's figures are those of the PNGs, counted here with numpy alone."""
-    weights = trained / "model.safetensors"
-    out, masks = tmp_path / "evaluation", tmp_path / "masks"
-    assert run("evaluate", "--data", labelled, "--output", out, "--checkpoint", weights) == 0
     images = labelled / "test/images"
-    assert run("segment", "--input", images, "--output", masks, "--checkpoint", weights) == 0
-    result = json.loads((out / "metrics.json").read_text())
+    result = json.loads((evaluated / "metrics.json").read_text())
     assert len(result["images"]) == 2
     assert result["field_of_view"] == "given"
     hits = drawn = 0
@@ -242,7 +256,7 @@ def test_evaluation_agrees_with_the_masks_of_segment(trained, labelled, tmp_path
         drawn += (found & field).sum() + (truth & field).sum()
     assert result["pooled"]["dice"] == pytest.approx(2 * hits / drawn, abs=2e-3)
     assert 0 < result["second_observer"]["dice"] < 1
-    assert (out / "comparison.png").stat().st_size > 10_000
+    assert (evaluated / "comparison.png").stat().st_size > 10_000
     summary = json.loads((masks / "summary.json").read_text())
     assert result["engine"] == summary["engine"]["name"]
 
@@ -254,7 +268,9 @@ def test_the_checkpoint_says_over_how_many_mirror_images_scores_are_averaged(
     loaded = checkpoint.load((trained / "model.safetensors").read_bytes(), "trained")
     weights = tmp_path / "four.safetensors"
     weights.write_bytes(checkpoint.dump(loaded.state, replace(loaded.card, flips=4)))
-    images, found = labelled / "test/images", {}
+    images, found = tmp_path / "in", {}
+    images.mkdir()
+    shutil.copy(labelled / "test/images/01_test.tif", images)
     for name, flags in (("four", []), ("one", ["--tta", "none"])):
         words = [*ONE, "--input", images, "--output", tmp_path / name, "--checkpoint", weights]
         assert run("segment", *words, *flags) == 0
@@ -302,28 +318,30 @@ def test_evaluation_by_a_named_engine_says_so_and_gives_its_figures(
     assert result["pooled"]["dice"] == pytest.approx(dice, abs=1e-4)
 
 
-@pytest.mark.parametrize("split", ["test", pytest.param("training", marks=pytest.mark.nightly)])
-def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
-    plain, trained, tmp_path, split, capfd, ray_cluster
-):
-    """All its vessels are counted once, but for those outside the fields that were found."""
-    words = [*ONE, "--data", plain, "--output", tmp_path, "--split", split]
-    assert run("evaluate", *words, "--checkpoint", trained / "model.safetensors") == 0
-    result = json.loads((tmp_path / "metrics.json").read_text())
+def assert_measured_as_a_whole(output: Path) -> None:
+    """All vessels of `plain` are counted once, but for those outside the fields that are found."""
+    result = json.loads((output / "metrics.json").read_text())
     assert [row["name"] for row in result["images"]] == ["3", "4", "5", "6"]
     assert result["field_of_view"] == "found"
     assert "second_observer" not in result
-    told = capfd.readouterr().out
-    assert "evaluate: 4 images pooled, inside the found field of view: " in told
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("split", ["test", "training"])
+def test_a_set_without_splits_and_masks_is_measured_as_a_whole_and_says_so(
+    plain, trained, tmp_path, split, ray_cluster
+):
+    words = [*ONE, "--data", plain, "--output", tmp_path, "--split", split]
+    assert run("evaluate", *words, "--checkpoint", trained / "model.safetensors") == 0
+    assert_measured_as_a_whole(tmp_path)
 
 
 def test_several_sets_are_measured_in_one_command(
-    plain, labelled, trained, tmp_path, capfd, ray_cluster
+    plain, labelled, trained, evaluated, tmp_path, capfd, ray_cluster
 ):
     """Each as it is by itself, in a folder of its own, and all in a table."""
-    alone, both = tmp_path / "alone", tmp_path / "both"
+    alone, both = evaluated, tmp_path / "both"
     words = ["evaluate", *ONE, "--checkpoint", trained / "model.safetensors"]
-    assert run(*words, "--data", labelled, "--output", alone) == 0
     capfd.readouterr()
     assert run(*words, "--data", labelled, plain, labelled, "--output", both) == 0
     told = capfd.readouterr().out
@@ -348,15 +366,18 @@ def test_several_sets_are_measured_in_one_command(
         assert result["pooled"].items() <= row.items()
         assert row["second_observer_dice"] == result.get("second_observer", {}).get("dice")
     assert rows[1]["second_observer_dice"] is None
+    assert_measured_as_a_whole(both / folders[1])
     assert (both / "table.md").read_text() in told
     assert told.count(f"| {rows[0]['dice']:.4f} |") == 2
 
 
 def test_evaluation_can_find_the_field_and_leave_photographs_out_of_its_page(
-    labelled, trained, tmp_path, ray_cluster
+    labelled, trained, tmp_path, capfd, ray_cluster
 ):
     words = ["--data", labelled, "--output", tmp_path, "--fov", "found", "--report-images", "off"]
     assert run("evaluate", *ONE, *words, "--checkpoint", trained / "model.safetensors") == 0
+    told = "evaluate: 2 images pooled, inside the found field of view: "
+    assert told in capfd.readouterr().out
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert result["field_of_view"] == "found"
     assert 0.97 < result["field_iou"] < 1
@@ -388,7 +409,7 @@ def test_a_training_in_two_pieces_on_s3_is_one_in_one_piece_on_disk(trained_on_s
     assert pieces.threshold == whole.threshold
 
 
-def test_segmenting_on_s3_gives_what_it_gives_on_disk(s3, labelled, trained, tmp_path, ray_cluster):
+def test_segmenting_on_s3_gives_what_it_gives_on_disk(s3, labelled, trained, masks, ray_cluster):
     images, weights = f"{s3.uri}/photographs", f"{s3.uri}/weights/model.safetensors"
     for path in (labelled / "test/images").iterdir():
         open_store(images).put(path.name, path.read_bytes())
@@ -397,10 +418,7 @@ def test_segmenting_on_s3_gives_what_it_gives_on_disk(s3, labelled, trained, tmp
     )
     words = ["--input", images, "--output", f"{s3.uri}/masks", "--checkpoint", weights]
     assert run("segment", *words) == 0
-    weights = trained / "model.safetensors"
-    on_disk = ["--input", labelled / "test/images", "--output", tmp_path, "--checkpoint", weights]
-    assert run("segment", *on_disk) == 0
     for name in ("01_test.tif.png", "02_test.tif.png"):
         on_s3 = (s3.folder / "masks" / "masks" / name).read_bytes()
-        assert on_s3 == (tmp_path / "masks" / name).read_bytes()
+        assert on_s3 == (masks / "masks" / name).read_bytes()
     assert json.loads((s3.folder / "masks/summary.json").read_text())["ok"] == 2

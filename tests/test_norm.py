@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from processes import wait_until
+from ranks import CONTEXT  # whose fork server has imported torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,7 +28,9 @@ ROWS = {2: [3, 1], 3: [2, 1, 4]}  # of each rank
 
 def ranks(num: int, work: Callable[[int, int], Any], folder: Path) -> list[Any]:
     """What work(rank, num) gave in each of `num` processes that form a gloo group."""
-    started = mp.start_processes(_rank, (num, work, folder), num, join=False, start_method="spawn")
+    started = mp.start_processes(
+        _rank, (num, work, folder), num, join=False, start_method=CONTEXT.get_start_method()
+    )
     try:
         wait_until(lambda: started.join(timeout=0.02), "end of all ranks", DEADLINE_S)
     finally:

@@ -40,8 +40,13 @@ def pair(camera: Camera, scale: float, gap_px: int, below: bool):
     return picture, fov, share
 
 
-@pytest.mark.parametrize("below", [False, True])
-@pytest.mark.parametrize("gap_px", [0, 30])
+@pytest.mark.parametrize(
+    ("gap_px", "below"),
+    [
+        *((0, False), (30, True)),
+        *(pytest.param(*two, marks=pytest.mark.nightly) for two in ((0, True), (30, False))),
+    ],
+)
 @pytest.mark.parametrize("scale", [0.98, 0.7, 0.4])
 @pytest.mark.parametrize("name", CAMERAS)
 def test_a_second_field_is_told(name, scale, gap_px, below):

@@ -138,7 +138,7 @@ def test_a_commit_killed_after_any_of_its_requests_is_whole_or_not_there(s3, sou
     assert killed >= NUM_IMAGES + 1 + NUM_IMAGES  # page and photographs read, masks and part put
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_run_killed_after_any_request_of_its_end_is_finished_by_the_same_command(
     s3, source, forker, every
 ):

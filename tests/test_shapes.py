@@ -3,6 +3,7 @@
 benchmarks/shapes.py has all shapes and sizes. Run: pytest tests/test_shapes.py
 """
 
+import itertools
 import math
 
 import drawn_vessels
@@ -48,8 +49,14 @@ def test_width_length_tortuosity_and_density_are_within_a_percent_of_arithmetic(
     assert (of(found, "calibre_std") < 0.1 * width).all()
 
 
-@pytest.mark.parametrize("name", drawn_vessels.PAIRS)
-@pytest.mark.parametrize(("width", "diameter"), [(1 / 256, 1024), (1 / 64, 1024), (1 / 256, 2048)])
+@pytest.mark.parametrize(
+    ("name", "width", "diameter"),
+    [
+        *itertools.product(drawn_vessels.PAIRS, [1 / 256, 1 / 64], [1024]),
+        ("straight", 1 / 256, 2048),
+        pytest.param("arc", 1 / 256, 2048, marks=pytest.mark.nightly),
+    ],
+)
 def test_an_artery_beside_a_vein_is_measured_as_if_it_were_alone(name, width, diameter):
     """Against the pixels drawn: 4, 16 and 8 px, the last measured at half its size; the light
     between walls 4 px apart is not all gone where both are blurred."""

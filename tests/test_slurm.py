@@ -261,7 +261,9 @@ def test_a_port_that_is_taken_after_the_look_fails_the_job(checkout, rays_own):
     assert not (checkout / "ran").exists()
 
 
-@pytest.mark.parametrize("command", ["exit 0", "exit 7", "kill -9 $$"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("exit 0", marks=pytest.mark.nightly), "exit 7", "kill -9 $$"]
+)
 def test_a_job_ends_with_the_code_of_a_command_that_rays_own_symmetric_run_ran(rays_own, command):
     code = {"exit 0": 0, "exit 7": 7, "kill -9 $$": 128 + 9}[command]
     assert rays_own(command).returncode == code

@@ -13,7 +13,7 @@ from segmenting import job_of
 
 from segpipe.data import codecs
 from segpipe.data.decoder import Decoder
-from segpipe.data.synthetic_sets import write_labelled
+from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
 from segpipe.measurement import trust
 from segpipe.models.engine import REFERENCE
@@ -30,12 +30,9 @@ NAMES = ["a.png", "b.png", "c.png"]
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> bytes:
+def drawn() -> bytes:
     """A photograph's file."""
-    root = tmp_path_factory.mktemp("drawn")
-    write_labelled(root, num_training=0, num_test=1)
-    [file] = root.glob("test/images/*")
-    return codecs.encode_grey(codecs.decode_image(file.read_bytes())[..., 1])
+    return codecs.encode_grey(draw_fundus(1, 240, 232)[0][..., 1])
 
 
 @pytest.fixture

@@ -110,13 +110,6 @@ def test_a_writable_store_passes_and_keeps_nothing(store):
     assert list(store.list()) == []
 
 
-def test_a_listing_goes_on_after_a_page_of_1000(s3):
-    store = open_store(f"{s3.uri}/many")
-    for number in range(1100):
-        store.put(f"{number:05d}", b"")
-    assert len(list(store.list())) == 1100
-
-
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/x"])
 def test_no_key_leaves_a_local_store(tmp_path, key):
     store = open_store(str(tmp_path / "store"))
@@ -210,10 +203,11 @@ def test_a_strange_key_is_read_by_its_uri_too(store, key):
 
 
 def test_a_listing_of_several_pages_is_in_order_and_without_repeats(s3):
+    """A page has 1000 keys."""
     store = open_store(f"{s3.uri}/shuffled")
-    names = [f"{number:05d}.jpg" for number in range(1100)]
-    for number in range(1100):
-        store.put(names[number * 7 % 1100], b"x")
+    names = [f"{number:05d}.jpg" for number in range(1010)]
+    for number in range(1010):
+        store.put(names[number * 7 % 1010], b"x")
     assert [entry.key for entry in store.list()] == names
 
 

@@ -140,7 +140,13 @@ def assert_equal_streams(streams: list[list[dict]], plan: CropPlan) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("number", "killed"), [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("number", "killed"),
+    [
+        *(pytest.param(n, False, marks=pytest.mark.nightly) for n in (1, 3)),
+        (3, True),
+    ],
+)
 def test_any_number_of_croppers_makes_the_same_stream(
     plan, tmp_path, ray_cluster, monkeypatch, number, killed
 ):

@@ -57,6 +57,7 @@ def test_workers_of_ray_have_the_losses_of_ranks_without_it(unsplit, plain, tmp_
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly  # test_trainer.py has ranks become more, tests/test_kill.py resumes by Ray
 def test_three_workers_resume_where_one_process_stopped(train, labelled, tmp_path):
     """Uneven shares: 10 crops are 4, 3 and 3 of three workers. Batch norm is over all."""
     flags = [*UNET, "--augmentation", "wnet"]
