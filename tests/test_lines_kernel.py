@@ -204,3 +204,21 @@ def test_what_does_not_fit_is_refused():
             refused(np.zeros((9, 9), np.float32))
         with pytest.raises(ValueError, match=r"\(9,\), wanted \[h, w\]"):
             refused(np.zeros(9, np.uint8))
+    depth = np.ones((9, 9), np.float32)
+    for refused in (kernels.trace_lines, lambda one: kernels.without_spurs(one, depth, 3, 1.5)):
+        with pytest.raises(ValueError, match=r"line: \(9, 9\) int32, wanted \(9, 9\) bool"):
+            refused(np.zeros((9, 9), np.int32))
+
+
+@NEEDS_LIBRARY
+def test_what_is_not_0_is_vessel():
+    """Whatever the byte: 255 is what OpenCV and Pillow have for white."""
+    vessel = np.zeros((40, 60), np.uint8)
+    vessel[10:17, 5:50] = vessel[5:35, 30:33] = 1
+    white, line = vessel * np.uint8(255), skeleton.thin(vessel)
+    np.testing.assert_array_equal(kernels.thin_lines(white), line)
+    np.testing.assert_array_equal(kernels.vessel_depth(white), kernels.vessel_depth(vessel))
+    assert kernels.long_parts(white, 10) == (1, int(vessel.sum()))
+    whites = (line.view(np.uint8) * np.uint8(255)).view(np.bool_)
+    for one, other in zip(kernels.trace_lines(whites), kernels.trace_lines(line), strict=True):
+        np.testing.assert_array_equal(one, other)

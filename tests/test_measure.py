@@ -23,7 +23,7 @@ from segpipe.measurement import vessels
 from segpipe.measurement.calibre import measure_calibres
 from segpipe.measurement.fractal import fractal_dimension
 from segpipe.measurement.quality import Quality, assess_quality
-from segpipe.measurement.skeleton import thin, trace
+from segpipe.measurement.skeleton import nearest, thin, trace
 from segpipe.segment.rows import ROW
 
 SIDE, CENTRE, DIAMETER = 560, 280 + 280j, 540
@@ -444,3 +444,10 @@ def test_quality_of_drive_is_that_of_readable_photographs(drive):
         found = assess_quality(np.asarray(Image.open(path).convert("RGB")), fov)
         assert 0.45 < found.focus < 0.8
         assert found.readable_fraction > 0.95
+
+
+def test_a_point_beyond_the_plane_has_the_pixel_at_its_edge():
+    """As the tips of lines that run to the edge may lie."""
+    plane = np.arange(12, dtype=np.float32).reshape(3, 4)
+    points = np.array([-2 - 1j, 3.4 + 2.4j, 9 + 1j])
+    np.testing.assert_array_equal(nearest(plane, points), [0, 11, 7])

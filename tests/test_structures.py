@@ -19,6 +19,7 @@ from segpipe import kernels
 from segpipe.data import codecs
 from segpipe.data.canvas import Geometry, canvas_side
 from segpipe.data.eye import eye_in_name
+from segpipe.errors import UserError
 from segpipe.kernels.resunet import bf16_problem
 from segpipe.measurement import structures, vessels
 from segpipe.measurement.disc import Disc, find_disc, laterality, offset
@@ -124,6 +125,12 @@ def test_the_file_keeps_statistics_whole_and_halves_weights():
     np.testing.assert_array_equal(
         arrays["kinds.first.1.running_var"], state["first.1.running_var"].numpy()
     )
+
+
+def test_a_file_that_is_gone_is_told_as_a_damaged_one(monkeypatch):
+    monkeypatch.setattr(networks, "FILE", "gone.maps")
+    with pytest.raises(UserError, match=r"gone\.maps is damaged, install segpipe again"):
+        networks.read()
 
 
 def test_one_network_of_the_file_is_replaced_and_the_other_stays():

@@ -63,7 +63,8 @@ def bordered(vessel: npt.NDArray[np.uint8], px: int = 1) -> npt.NDArray[np.uint8
 
 
 def plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """vessel [h, w] uint8, C-contiguous. Raises ValueError for another shape or dtype."""
+    """vessel [h, w] uint8, C-contiguous, 0 and 1. Raises ValueError for another shape or dtype."""
     if vessel.ndim != 2 or vessel.size > MOST_PIXELS:
         raise ValueError(f"vessel: {vessel.shape}, wanted [h, w]")
-    return shaped("vessel", vessel, vessel.shape, np.uint8)
+    ones: npt.NDArray[np.uint8] = np.minimum(shaped("vessel", vessel, vessel.shape, np.uint8), 1)
+    return ones

@@ -37,7 +37,7 @@ class Segments(NamedTuple):
 def trace_lines(line: npt.NDArray[np.bool_]) -> Segments:
     """line [h, w] bool -> its segments, in the order of skeleton.trace. Raises ValueError for
     another shape or dtype, or one that is not empty along its border."""
-    checked = bordered(line.view(np.uint8))
+    checked = _line(line)
     most = MOST_EDGES * int(np.count_nonzero(checked))
     points, starts = np.empty(2 * most, np.int32), np.empty(most, np.int32)
     kinds, forks = np.empty((most, 3), np.uint8), np.empty(most, np.int32)
@@ -49,13 +49,18 @@ def trace_lines(line: npt.NDArray[np.bool_]) -> Segments:
     return Segments(points[:num_points], start, kind[:, :2], kind[:, 2], forks[:num_forks])
 
 
+def _line(line: Bools) -> npt.NDArray[np.uint8]:
+    """A copy, of 0 and 1."""
+    return bordered(shaped("line", line, line.shape, np.bool_).view(np.uint8))
+
+
 def without_spurs(
     line: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], least: float, corner: float
 ) -> npt.NDArray[np.bool_]:
     """line [h, w] bool, depth [h, w] float32 px -> the line without branches of one free end that
     are shorter than the depth at their fork + `least`, or than `corner` times that + 1. Raises
     ValueError for another shape or dtype, or a line that is not empty along its border."""
-    left = bordered(line.view(np.uint8)).copy()
+    left = _line(line)
     checked = shaped("depth", depth, line.shape, np.float32)
     native.library().without_spurs(left, *line.shape, checked, least, corner)
     return left.view(np.bool_)

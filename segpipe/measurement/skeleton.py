@@ -222,7 +222,10 @@ def _pixels(points: Points) -> tuple[Ints, Ints]:
 
 def nearest(plane: Plane, points: Points) -> Floats:
     """plane [h, w] float32, points [...] complex128 (px) -> the nearest pixels' [...] float64."""
-    return plane[_pixels(points)].astype(np.float64)
+    rows, columns = (
+        part.clip(0, size - 1) for part, size in zip(_pixels(points), plane.shape, strict=True)
+    )
+    return np.asarray(plane[rows, columns], np.float64)
 
 
 def smooth(paths: Paths, sigma: float) -> Points:

@@ -205,7 +205,7 @@ FIRST_COLUMNS = (
     Column(
         "branch_angle_mean_deg",
         REAL,
-        "mean angle between the two daughters at branch points of three, degrees; NaN without one",
+        "mean angle between the two daughters at branch points of three, degrees; no value without",
         "degrees",
     ),
     Column("num_branch_points", pa.int32(), "places where three or more vessels meet"),
