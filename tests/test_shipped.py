@@ -61,12 +61,12 @@ def test_models_lists_them_with_parameters_accuracy_speed_data_and_terms(capsys)
         "DRIVE test AUC 0.8718 Dice 0.5796",
         "ms a photograph",
         "Apache",
-        "439,952 parameters",
+        "551,632 parameters",
         "HRF 06 to 15 artery Dice 0.7149 vein Dice 0.7688",
     ):
         assert word in text
     assert run("models", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told) == {*NAMES, structures.NAME}
-    network = StructuresUNet()
-    assert told[structures.NAME]["parameters"] == sum(p.numel() for p in network.parameters())
+    both = [*StructuresUNet().parameters(), *StructuresUNet(8, 1).parameters()]
+    assert told[structures.NAME]["parameters"] == sum(p.numel() for p in both)
