@@ -13,10 +13,8 @@ sharpness of some other camera, with blots that are none.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -26,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from av_labels import disc_of
 from common import data_folder
-from resumed_training import Recipe, train
+from resumed_training import Recipe, arguments, train
 from torch import Tensor
 
 from segpipe.data.arrays import Image8, Mask, Plane
@@ -196,13 +194,7 @@ def loss_of(logits: Tensor, labels: tuple[Mask, Mask]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--sets", nargs="+", default=["DRIVE", "HRF"])
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    config = parser.parse_args()
-    torch.manual_seed(config.seed)
+    config = arguments(__doc__, steps=4_000)
     known = list(photographs(config.sets))
 
     def batch(step: int) -> tuple[Image8, tuple[Mask, Mask]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import time
@@ -37,6 +38,18 @@ class Recipe:
     def rate_at(self, step: int) -> float:
         rising = min(1, (step + 1) / self.warmup)
         return self.rate * rising * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+
+def arguments(about: str, steps: int) -> argparse.Namespace:
+    """Those of the command line, of which `seed` is torch's from here on."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sets", nargs="+", default=["DRIVE", "HRF"])
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--seed", type=int, default=0)
+    config = parser.parse_args()
+    torch.manual_seed(config.seed)
+    return config
 
 
 def train(

@@ -9,9 +9,7 @@ network in place of that of arteries and veins.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,7 +27,7 @@ from av_labels import (
     label_of,
 )
 from common import data_folder
-from resumed_training import Recipe, train
+from resumed_training import Recipe, arguments, train
 from torch import Tensor
 
 from segpipe.data import crops
@@ -86,13 +84,7 @@ def loss_of(logits: Tensor, labels: list[Image8]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--sets", nargs="+", default=["DRIVE", "HRF"])
-    parser.add_argument("--steps", type=int, default=11_000)
-    parser.add_argument("--seed", type=int, default=0)
-    config = parser.parse_args()
-    torch.manual_seed(config.seed)
+    config = arguments(__doc__, steps=11_000)
     photographs = list(canvases(config.sets))
     augmentation = crops.AUGMENTATIONS["wider"]
 

@@ -27,7 +27,7 @@ def without_specks(
 ) -> tuple[npt.NDArray[np.uint8], int]:
     """vessel [h, w] uint8, 0 or 1 -> its 8-connected components of `least` pixels or more [h, w]
     uint8, and their number. Raises ValueError for another shape or dtype."""
-    large, stay = plane(vessel).copy(), np.zeros(1, np.int32)
+    large, stay = plane(vessel), np.zeros(1, np.int32)
     native.library().without_specks(large, *vessel.shape, least, stay)
     return large, int(stay[0])
 
@@ -53,8 +53,8 @@ def box_counts(
 
 
 def bordered(vessel: npt.NDArray[np.uint8], px: int = 1) -> npt.NDArray[np.uint8]:
-    """vessel [h, w] uint8, C-contiguous. Raises ValueError for another shape or dtype, or one that
-    is not empty along so many px of its border."""
+    """As `plane`; raises ValueError, too, for one that is not empty along so many px of its
+    border."""
     checked = plane(vessel)
     edges = checked[:px], checked[-px:], checked[:, :px], checked[:, -px:]
     if any(edge.any() for edge in edges):
@@ -63,7 +63,8 @@ def bordered(vessel: npt.NDArray[np.uint8], px: int = 1) -> npt.NDArray[np.uint8
 
 
 def plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """vessel [h, w] uint8, C-contiguous, 0 and 1. Raises ValueError for another shape or dtype."""
+    """A C-contiguous copy of vessel [h, w] uint8, of 0 and 1. Raises ValueError for another shape
+    or dtype."""
     if vessel.ndim != 2 or vessel.size > MOST_PIXELS:
         raise ValueError(f"vessel: {vessel.shape}, wanted [h, w]")
     ones: npt.NDArray[np.uint8] = np.minimum(shaped("vessel", vessel, vessel.shape, np.uint8), 1)

@@ -28,6 +28,11 @@ class Places(NamedTuple):
     num_branches: Ints
     """[P] of each place."""
 
+    def first(self, paths: Paths) -> Ints:
+        """[B] the point of the paths at which each branch leaves."""
+        ends = paths.last[self.segment], paths.start[self.segment]
+        return np.where(self.at_last == 1, *ends)
+
 
 def find_places(paths: Paths, forks: Points, lengths: Floats, depth: Plane) -> Places:
     """Branch points that belong together.
@@ -63,10 +68,8 @@ def leaving(
     The chord goes from where it has left the discs of its branch point to AHEAD diameters on, or
     to its end where that comes before.
     """
-    at_last = places.at_last == 1
-    segment = places.segment
-    first = np.where(at_last, paths.last[segment], paths.start[segment])
-    away, length = np.where(at_last, -1, 1), paths.last[segment] - paths.start[segment]
+    segment, first = places.segment, places.first(paths)
+    away, length = 1 - 2 * places.at_last, paths.last[segment] - paths.start[segment]
     left = (
         np.ceil(APART * nearest(depth, paths.points[first])).astype(np.int64) + 1
     )  # points, not px
@@ -121,9 +124,8 @@ def find_branchings(
     places: Places, paths: Paths, points: Points, depth: Plane, diameter: float
 ) -> Branchings:
     """Where places of three or more branches lie, and their angles; all as of branch_angles."""
-    end = np.where(places.at_last == 1, paths.last[places.segment], paths.start[places.segment])
     num = places.num_branches
     at = np.zeros(len(num), np.complex128)
-    np.add.at(at, places.place, paths.points[end] / num[places.place])
+    np.add.at(at, places.place, paths.points[places.first(paths)] / num[places.place])
     angles = branch_angles(places, paths, points, depth, diameter)
     return Branchings(at, angles).only(num >= 3)

@@ -141,13 +141,11 @@ def agreed(evidence: Floats, pairs: Ints, costs: Floats) -> Mask:
 
 def _mark_crossings(plane: Image8, traced: Traced, kind: Image8, places: Places) -> None:
     """CROSSING in the discs where two branches of each kind meet."""
-    paths = traced.paths
+    ends = traced.paths.points[places.first(traced.paths)]
     num = len(places.num_branches)
     num_arteries = np.bincount(places.place, kind[places.segment] == ARTERY, num)
     for place in np.flatnonzero((places.num_branches == 4) & (num_arteries == 2)):
-        of = places.place == place
-        at_last, segment = places.at_last[of] == 1, places.segment[of]
-        at = paths.points[np.where(at_last, paths.last[segment], paths.start[segment])]
+        at = ends[places.place == place]
         middle, half = at.mean(), float(nearest(traced.depth, at).max())
         radius = max(CROSSING_REACH * half, float(np.abs(at - middle).max()) + half)
         cv2.circle(plane, (round(middle.real), round(middle.imag)), round(radius), CROSSING, -1)

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+OF_COURSE = (
+    "tortuosity",
+    "total_squared_curvature_per_px",
+    "total_squared_curvature",
+    "mean_squared_curvature_per_px2",
+    "mean_squared_curvature",
+    "branch_angle_mean_deg",
+    "num_branch_points",
+)
 OF_KIND = (
     "density",
     "length_density_per_px",
@@ -11,27 +20,9 @@ OF_KIND = (
     "calibre_std_px",
     "calibre_std",
     "fractal_dimension",
-    "tortuosity",
-    "total_squared_curvature_per_px",
-    "total_squared_curvature",
-    "mean_squared_curvature_per_px2",
-    "mean_squared_curvature",
-    "branch_angle_mean_deg",
-    "num_branch_points",
+    *OF_COURSE,
 )
-OF_ZONE = (
-    "density",
-    "length_density",
-    "calibre_mean_px",
-    "calibre_mean",
-    "tortuosity",
-    "total_squared_curvature_per_px",
-    "total_squared_curvature",
-    "mean_squared_curvature_per_px2",
-    "mean_squared_curvature",
-    "branch_angle_mean_deg",
-    "num_branch_points",
-)
+OF_ZONE = ("density", "length_density", "calibre_mean_px", "calibre_mean", *OF_COURSE)
 KINDS = {"artery": "arteries", "vein": "veins"}
 """By the beginning of their columns' names, in words."""
 ZONES = {"zone_b": (0.5, 1.0), "zone_c": (0.5, 2.0)}

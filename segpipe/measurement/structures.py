@@ -132,8 +132,8 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
         return {"zone_note": "no field of view"}
     masks = {name: kinds.is_kind(found.kinds, kind, traced) for name, kind in NAMES.items()}
     of_kinds = {name: traced.only(*of_kind) for name, of_kind in masks.items()}
-    bends = vessels.bends_of(traced)  # whole segments are of a kind, and so is what is told of them
-    branchings = {name: vessels.branchings_of(part) for name, part in of_kinds.items()}
+    bends = traced.bends  # whole segments are of a kind, and so is what is told of them
+    branchings = {name: part.branchings for name, part in of_kinds.items()}
     shares = _shares(found)
     native, area = traced.diameter / traced.scale * zoom, float(np.count_nonzero(traced.fov))
     columns: dict[str, Any] = {}
@@ -145,7 +145,7 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
     if found.disc is None:
         return columns | {"zone_note": "no optic disc"}
     whole = np.ones(len(traced.points), np.bool_), traced.vessel
-    branchings["vessel"] = vessels.branchings_of(traced)
+    branchings["vessel"] = traced.branchings
     notes = []
     for zone, edges in ZONES.items():
         ring = Ring(traced, found.disc, edges)

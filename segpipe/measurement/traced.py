@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -12,8 +13,19 @@ from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.canvas import SAME_SCALE
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.fov import fov_box
+from segpipe.measurement.branching import Branchings, find_branchings, find_places
 from segpipe.measurement.calibre import Calibres, measure_calibres, reach_tips
-from segpipe.measurement.skeleton import Ints, Paths, Points, smooth, thin, trace, without_spurs
+from segpipe.measurement.curvature import Bends, squared_curvature
+from segpipe.measurement.skeleton import (
+    Ints,
+    Paths,
+    Points,
+    arc_lengths,
+    smooth,
+    thin,
+    trace,
+    without_spurs,
+)
 
 LEAST_FIELD, LARGEST_FIELD = 500.0, 1024.0  # px across, between which a mask is measured as it is
 COVERED = 85  # of 255: a third. At a half, lines a pixel wide break where they lie between pixels
@@ -48,6 +60,18 @@ class Traced:
     """px here for one of the mask."""
     diameter: float
     """px here across the field: its larger extent."""
+
+    @cached_property
+    def branchings(self) -> Branchings:
+        """Where three or more vessels meet."""
+        paths, points, depth = self.paths, self.points, self.depth
+        places = find_places(paths, self.forks, arc_lengths(paths, points), depth)
+        return find_branchings(places, paths, points, depth, self.diameter)
+
+    @cached_property
+    def bends(self) -> Bends:
+        """How much the centre lines bend."""
+        return squared_curvature(self.paths, self.points, self.diameter)
 
     def to_mask(self, points: Points) -> Points:
         """Points [...] complex128 px here -> in px of the mask; pixels' centres are whole."""

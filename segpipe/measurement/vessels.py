@@ -17,9 +17,9 @@ import numpy as np
 from segpipe.data.arrays import Image8, Plane
 from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL, classes_of
-from segpipe.measurement.branching import Branchings, find_branchings, find_places
+from segpipe.measurement.branching import Branchings
 from segpipe.measurement.calibre import mean_and_std
-from segpipe.measurement.curvature import Bends, squared_curvature
+from segpipe.measurement.curvature import Bends
 from segpipe.measurement.fractal import CELLS, fractal_dimension
 from segpipe.measurement.quality import HALF
 from segpipe.measurement.skeleton import Floats, arc_lengths, chord_lengths, nearest
@@ -85,8 +85,7 @@ def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
     native = traced.diameter / traced.scale * zoom
     if not traced.num_components:
         return Measurements("no vessel", density, native, 0.0, 0.0)
-    parts = bends_of(traced), branchings_of(traced)
-    found = of_lines(traced, *parts, area * traced.scale**2, native)
+    found = of_lines(traced, traced.bends, traced.branchings, area * traced.scale**2, native)
     straight = "mean_squared_curvature" not in found
     missing = {
         "no calibre away from branch points": math.isnan(found["calibre_mean"]),
@@ -96,18 +95,6 @@ def measure_traced(traced: Traced, mask: Image8, zoom: float) -> Measurements:
     }
     note = "; ".join(note for note, is_so in missing.items() if is_so) or None
     return Measurements(note, density, native, **found, num_components=traced.num_components)
-
-
-def bends_of(traced: Traced) -> Bends:
-    """Along the vessels' centre lines."""
-    return squared_curvature(traced.paths, traced.points, traced.diameter)
-
-
-def branchings_of(traced: Traced) -> Branchings:
-    """Of the vessels' centre lines."""
-    paths, points, depth = traced.paths, traced.points, traced.depth
-    places = find_places(paths, traced.forks, arc_lengths(paths, points), depth)
-    return find_branchings(places, paths, points, depth, traced.diameter)
 
 
 def of_lines(
