@@ -27,18 +27,18 @@ from common import data_folder
 from resumed_training import Recipe, arguments, train
 from torch import Tensor
 
-from segpipe.data.arrays import Image8, Mask, Plane
+from segpipe.data.arrays import DISC_STEP, Image8, Mask, Plane
 from segpipe.data.canvas import fit_field
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.evaluate.discs import WRONG
 from segpipe.measurement.disc import DiscPlace
 from segpipe.models.resunet import StructuresUNet
-from segpipe.models.structures import DIAMETER, DISC_NETWORK, FILE, REDUCED, replaced
+from segpipe.models.structures import DIAMETER, DISC_NETWORK, FILE, replaced
 from segpipe.storage import open_store
 
 WIDTH = 8
-SIDE, BATCH = round(DIAMETER) // REDUCED, 12  # px, the field's diameter too
+SIDE, BATCH = round(DIAMETER) // DISC_STEP, 12  # px, the field's diameter too
 HALF = (SIDE - 1) / 2
 LEAST_PX = 60  # of a disc that the overlap counts
 X, Y = (axis.astype(np.float32) for axis in np.meshgrid(np.arange(SIDE), np.arange(SIDE)))

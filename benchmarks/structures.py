@@ -73,7 +73,7 @@ def kinds_of(finder: Finder, name: str) -> dict[str, KindCounts]:
         threshold = finder.card.threshold
         mask = native_mask(score, fov, geometry, threshold)
         found = structures.find(score, maps, fov, geometry, threshold)
-        plain = np.where(maps[structures.ARTERIES] >= 0.5, kinds.ARTERY, kinds.VEIN)
+        plain = np.where(maps.artery >= 0.5, kinds.ARTERY, kinds.VEIN)
         label = load_kinds(store, example, one)
         assert label is not None
         for what, plane in (("told", found.plane), ("map alone", plain.astype(np.uint8))):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from verbs import rows_of, run
 
+from segpipe.data.arrays import StructureMaps
 from segpipe.data.synthetic import draw_fundus
 from segpipe.segment import stages
 from segpipe.segment.columns import OF_DISC, structure_columns
@@ -163,6 +164,9 @@ def test_apart_as_on_a_gpu_the_maps_go_with_the_rows(monkeypatch):
     scoring = stages.Scoring.__new__(stages.Scoring)
     scoring.keep_canvas, scoring.engine = False, stages.Engine("torch", "fp32")
     scoring.scorer = lambda batch: batch | {"score": np.zeros((2, 64, 64), np.float32)}
-    scoring.maps = lambda canvas, fov: np.full((2, *fov.shape), 0.25, np.float32)
-    maps = scoring(rows)["maps"]
-    assert (maps.shape, maps.dtype, set(maps.ravel())) == ((2, 2, 64, 64), np.float16, {0.25})
+    of_artery, of_disc = np.full((64, 64), 0.25, np.float32), np.full((16, 16), 0.5, np.float32)
+    scoring.maps = lambda canvas, fov: StructureMaps(of_artery, of_disc)
+    scored = scoring(rows)
+    for name, plane in (("artery", of_artery), ("disc", of_disc)):
+        assert scored[name].dtype == np.float16
+        np.testing.assert_array_equal(scored[name], [plane, plane])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from segpipe import metrics
 from segpipe.data import codecs
-from segpipe.data.arrays import Image8, Mask
+from segpipe.data.arrays import DISC_STEP, Image8, Mask, StructureMaps
 from segpipe.data.canvas import Geometry, canvas_side, fit_field, fit_fov, plan_fit, restore
 from segpipe.data.classes import VESSEL, classes_of
 from segpipe.data.datasets import Labelled, field_overlap, load_example, load_kinds, load_second
@@ -94,19 +94,22 @@ class Scoring:
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """canvas [N, S, S, 3] and fov [N, S, S] uint8 become score [N, S, S] float32 and engine,
-        where structures are found also maps [N, 2, S, S] float32.
+        where structures are found also the names of StructureMaps, each its planes.
 
-        Score and maps are 0 where error is not empty.
+        All are 0 where error is not empty.
         """
         canvases, fovs = batch.pop("canvas"), batch.pop("fov")
-        num, *size = fovs.shape
+        num, side, _ = fovs.shape
         found = {"score": np.zeros(fovs.shape, np.float32)}
         if self.maps:
-            found["maps"] = np.zeros((num, 2, *size), np.float32)
+            small = side // DISC_STEP
+            found["artery"] = np.zeros((num, side, side), np.float32)
+            found["disc"] = np.zeros((num, small, small), np.float32)
         for n in np.flatnonzero(batch["error"] == ""):
             found["score"][n] = self.score(canvases[n], fovs[n])
             if self.maps:
-                found["maps"][n] = self.maps(canvases[n], fovs[n])
+                for name, plane in self.maps(canvases[n], fovs[n])._asdict().items():
+                    found[name][n] = plane
         return batch | found | {"engine": np.full(num, self.engine.name)}
 
 
@@ -118,7 +121,8 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     overlap `field_iou` (NaN where the set gives none), and the prediction as `mask_png`, which is a
     hundredth of its pixels' size. With maps also what `_structures` tells.
     """
-    score, maps, error = row.pop("score"), row.pop("maps", None), row.pop("error")
+    score, error = row.pop("score"), row.pop("error")
+    maps = [row.pop(name) for name in StructureMaps._fields if name in row]
     kept = {key: row[key] for key in ("set", "name", "engine")} | {"error": error}
     if error:
         return kept
@@ -132,14 +136,14 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
         "hits": agreement.compare(predicted == VESSEL, label, inside),
         "mask_png": codecs.encode_mask(predicted),
     }
-    if maps is not None:
+    if maps:
         cv2.setNumThreads(1)  # the cores are the workers'
         try:
             drawing = load_kinds(store, example, labelled)
         except UserError as problem:
             return kept | {"error": str(problem)}
         fov = fit_fov(inside, geometry, canvas_side(job.diameter))
-        found = structures.find(score, maps, fov, geometry, job.threshold)
+        found = structures.find(score, StructureMaps(*maps), fov, geometry, job.threshold)
         kept |= _structures(found, predicted, drawing, inside, geometry)
     second = load_second(store, example, labelled)
     drawn, second_hits = Confusion(0, 0, 0, 0), np.zeros_like(kept["hits"])

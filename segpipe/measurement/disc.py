@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from segpipe.data.arrays import Image8, Plane
+from segpipe.data.arrays import DISC_STEP, Image8, Plane
 from segpipe.data.canvas import Geometry
 
 SURE = 0.5  # a pixel is disc from here on
 LEAST_PEAK = 0.7  # of a disc's surest pixels, below which there is none
 LEAST_AREA, LARGEST_AREA = 0.003, 0.06  # squared field diameters: half and thrice as wide as usual
 TEMPORAL = 0.12  # field diameters from the middle from which a disc lies to one side
-REDUCED = 4  # px: the disc is found on every fourth pixel of every fourth row
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,14 @@ class Disc(DiscPlace):
 
 
 def find_disc(prob: Plane, fov: Image8, diameter: float) -> Disc | None:
-    """prob [S, S] float32 of the disc, fov [S, S] uint8 (255 inside), on the canvas, where the
-    field is `diameter` px across -> the disc in px of the canvas, or None where there is none.
+    """prob [S / DISC_STEP, S / DISC_STEP] float32 of the disc, fov [S, S] uint8 (255 inside) of
+    the canvas, where the field is `diameter` px across -> the disc in px of the canvas, or None where there is none.
 
     Of the connected pixels from SURE on that whose probabilities sum to most, if it is of a disc's
     size and sure enough. Height and width are those of the ellipse with the same second moments.
     """
-    small = np.where(fov[::REDUCED, ::REDUCED] > 127, prob[::REDUCED, ::REDUCED], np.float32(0))
+    middle = slice(DISC_STEP // 2, None, DISC_STEP)
+    small = np.where(fov[middle, middle] > 127, prob, np.float32(0))
     found = np.ascontiguousarray(small >= SURE, np.uint8)
     num, label, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
     if num < 2:
@@ -68,14 +68,14 @@ def find_disc(prob: Plane, fov: Image8, diameter: float) -> Disc | None:
     pixels = np.flatnonzero(found.view(np.bool_))
     part, sure = label.ravel()[pixels], small.ravel()[pixels]
     best = 1 + int(np.argmax(np.bincount(part, sure, num)[1:]))
-    area = float(stats[best, cv2.CC_STAT_AREA]) * REDUCED**2
+    area = float(stats[best, cv2.CC_STAT_AREA]) * DISC_STEP**2
     rows, columns = np.divmod(pixels[part == best], found.shape[1])
     probs = sure[part == best]
     if not LEAST_AREA <= area / diameter**2 <= LARGEST_AREA or probs.max() < LEAST_PEAK:
         return None
     # the variance along an ellipse's axis is a sixteenth of the squared axis
-    width, height = (4 * REDUCED * float(one.std()) for one in (columns, rows))
-    x, y = (REDUCED * float(one.mean()) for one in (columns, rows))
+    width, height = (4 * DISC_STEP * float(one.std()) for one in (columns, rows))
+    x, y = (DISC_STEP * (float(one.mean()) + 0.5) - 0.5 for one in (columns, rows))
     return Disc(x, y, height, width, float(probs.mean()))
 
 

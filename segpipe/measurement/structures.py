@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segpipe.data.arrays import Image8, Plane
+from segpipe.data.arrays import Image8, Plane, StructureMaps
 from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.fov import fov_box
@@ -35,8 +35,6 @@ from segpipe.measurement.zones import (
     vessel_widths,
 )
 
-ARTERIES, DISC = range(2)
-"""The maps [2, S, S] float32: how sure it is of an artery and no vein, and of the optic disc."""
 BESIDE_VESSELS = np.full(256, kinds.BACKGROUND, np.uint8)  # what a mask's class is in the picture
 BESIDE_VESSELS[OUTSIDE] = kinds.OUTSIDE
 OfLines = Callable[[Traced, Bends, Branchings, float, float], dict[str, Any]]
@@ -58,18 +56,18 @@ class Structures(NamedTuple):
 
 
 def find(
-    score: Plane, maps: Plane, fov: Image8, geometry: Geometry, threshold: float
+    score: Plane, maps: StructureMaps, fov: Image8, geometry: Geometry, threshold: float
 ) -> Structures:
-    """score [S, S] float32, maps [2, S, S] float32, fov [S, S] uint8 (255 inside) on the canvas ->
-    its vessels by kind, and its disc."""
+    """score [S, S] float32, its maps, fov [S, S] uint8 (255 inside) on the canvas -> its vessels by
+    kind, and its disc."""
     mask = vessels.canvas_mask(score, fov, threshold)
     traced = trace_mask(mask)
     plane = np.full(mask.shape, VEIN, np.uint8)
     diameter = max(geometry.scaled_height, geometry.scaled_width)
-    disc = find_disc(maps[DISC], fov, diameter)
+    disc = find_disc(maps.disc, fov, diameter)
     if traced is None:
         return Structures(None, mask, None, plane, disc)
-    found = kinds.vote(traced, kinds.field(maps[ARTERIES], traced))
+    found = kinds.vote(traced, kinds.field(maps.artery, traced))
     inner = found.plane[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX]
     if traced.scale != 1:
         size = tuple(round(side / traced.scale) for side in inner.shape[::-1])
@@ -173,12 +171,14 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
     return columns | {"zone_note": "; ".join(notes) or None}
 
 
-def _shares(found: Structures) -> np.ndarray[Any, Any]:
+def _shares(found: Structures) -> dict[int, float]:
     """By kind the share of the field that its vessels take, in pixels of the mask; a crossing is of
     both."""
-    num = np.bincount(found.plane[found.mask == VESSEL], minlength=kinds.BACKGROUND + 1)
-    num[[ARTERY, VEIN]] += num[kinds.CROSSING]
-    return np.asarray(num / np.count_nonzero(found.mask))
+    vessel, field = found.mask == VESSEL, np.count_nonzero(found.mask)
+    artery, vein, crossing = (
+        np.count_nonzero(vessel & (found.plane == kind)) for kind in (ARTERY, VEIN, kinds.CROSSING)
+    )
+    return {ARTERY: (artery + crossing) / field, VEIN: (vein + crossing) / field}
 
 
 def _of_part(

@@ -50,7 +50,6 @@ class Traced:
     paths: Paths
     points: Points
     """[N] complex128 px: those of `paths`, smoothed, with free ends at the tips."""
-    calibres: Calibres
     forks: Points
     """[K] complex128: the branch points of `trace`."""
     num_components: int
@@ -60,6 +59,13 @@ class Traced:
     """px here for one of the mask."""
     diameter: float
     """px here across the field: its larger extent."""
+    known: Calibres | None = None
+    """Where they were measured already."""
+
+    @cached_property
+    def calibres(self) -> Calibres:
+        """How wide the vessels are."""
+        return self.known or measure_calibres(self.paths, self.points, self.coverage, self.depth)
 
     @cached_property
     def branchings(self) -> Branchings:
@@ -88,7 +94,7 @@ class Traced:
         at_kept = place[self.calibres.at[inside]]
         calibres = Calibres(at_kept, self.calibres.widths[inside], self.calibres.weights[inside])
         other = self.vessel if vessel is None else vessel
-        return replace(self, paths=paths, points=self.points[at], calibres=calibres, vessel=other)
+        return replace(self, paths=paths, points=self.points[at], known=calibres, vessel=other)
 
 
 def trace_mask(mask: Image8) -> Traced | None:
@@ -108,8 +114,7 @@ def trace_mask(mask: Image8) -> Traced | None:
     depth = _half_widths(vessel)
     paths, forks = trace(without_spurs(thin(vessel), depth))
     points = reach_tips(paths, smooth(paths, SMOOTHING_PX), coverage, depth)
-    calibres = measure_calibres(paths, points, coverage, depth)
-    found = vessel, coverage, depth, paths, points, calibres, forks, num_components
+    found = vessel, coverage, depth, paths, points, forks, num_components
     return Traced(inside, *found, (top, left), scale, extent * scale)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from segpipe import kernels
-from segpipe.data.arrays import Image8, Plane
+from segpipe.data.arrays import DISC_STEP, Image8, Plane, StructureMaps
 from segpipe.errors import UserError
 from segpipe.models import weights
 from segpipe.models.bf16 import bf16_problem
@@ -42,11 +42,11 @@ KIND, DISC, VESSELS = range(3)
 """Maps of the first, each of logits: artery, not vein; optic disc and vessel, which are learnt
 beside it and not used."""
 STRIDE = 64  # px: a multiple of it both see
-REDUCED = 4  # px of the canvas for one that the disc's network sees
 
-Maps = Callable[[Image8, Image8], Plane]
-"""canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> maps [2, S, S] float32 in [0, 1]: artery and not
-vein, optic disc, which is alike in squares of REDUCED px; right where fov is not 0"""
+Maps = Callable[[Image8, Image8], StructureMaps]
+"""canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> float32 maps of it"""
+Map = Callable[[Image8, Image8], Plane]
+"""The same of one network: the map [S, S]."""
 Planes = dict[str, npt.NDArray[Any]]
 
 
@@ -104,30 +104,32 @@ def open_maps(data: bytes, engine: Engine, num_threads: int = 1, device: str = "
         for name, wanted in ((KINDS_NETWORK, KIND), (DISC_NETWORK, 0))
     )
 
-    def maps(canvas: Image8, fov: Image8) -> Plane:
-        found = np.empty((2, *fov.shape), np.float32)
-        found[0] = of_kinds(canvas, fov)
-        small, inside = reduced(canvas, fov)
-        num = len(canvas) // REDUCED
-        disc, size = of_disc(small, inside)[:num, :num], fov.shape[::-1]
-        cv2.resize(disc, size, dst=found[1], interpolation=cv2.INTER_NEAREST)
-        return found
+    def maps(canvas: Image8, fov: Image8) -> StructureMaps:
+        num = len(canvas) // DISC_STEP
+        disc = of_disc(*reduced(canvas, fov))[:num, :num]
+        return StructureMaps(of_kinds(canvas, fov), disc)
 
     return maps
 
 
 def reduced(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
     """canvas [S, S, 3], fov [S, S] -> what the disc's network sees, 0 outside the field, and 255 in
-    it: S / REDUCED px, and zeros up to the next multiple of its stride."""
-    size = (len(canvas) // REDUCED,) * 2
-    small, field = (
-        np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA)) for one in (canvas, fov)
-    )
-    side = -(-size[0] // STRIDE) * STRIDE
+    it: S / DISC_STEP px, and zeros up to the next multiple of its stride."""
+    small, field = _means(canvas), _means(fov[..., None])
+    num = len(small)
+    side = -(-num // STRIDE) * STRIDE
     image, inside = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
-    inside[: size[0], : size[1]] = np.where(field > 127, 255, 0)
-    cv2.copyTo(small, inside[: size[0], : size[1]], image[: size[0], : size[1]])
+    inside[:num, :num] = np.where(field > 127, 255, 0).reshape(num, num)
+    cv2.copyTo(small, inside[:num, :num], image[:num, :num])
     return image, inside
+
+
+def _means(picture: Image8) -> Image8:
+    """picture [S, S, C] -> the means of squares of DISC_STEP px."""
+    if not kernels.missing():
+        return kernels.block_means(picture, DISC_STEP)
+    size = (len(picture) // DISC_STEP,) * 2
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _state(arrays: Planes, name: str) -> Planes:
@@ -139,8 +141,7 @@ def _state(arrays: Planes, name: str) -> Planes:
     }
 
 
-def _open(state: Planes, index: int, engine: Engine, num_threads: int, device: str) -> Maps:
-    """canvas [S, S, 3], fov [S, S] -> the map of this index [S, S]."""
+def _open(state: Planes, index: int, engine: Engine, num_threads: int, device: str) -> Map:
     width = len(state["first.0.weight"])
     problem = native_problem("resunet", width, engine.precision, device)
     if engine.backend == "native" and not problem:
@@ -149,7 +150,7 @@ def _open(state: Planes, index: int, engine: Engine, num_threads: int, device: s
     return _torch(state, index, engine.precision, num_threads, device)
 
 
-def _torch(state: Planes, index: int, precision: str, num_threads: int, device: str) -> Maps:
+def _torch(state: Planes, index: int, precision: str, num_threads: int, device: str) -> Map:
     import torch
 
     from segpipe.models.network import autocast
@@ -165,10 +166,10 @@ def _torch(state: Planes, index: int, precision: str, num_threads: int, device: 
     used = "fp32" if bf16_problem(precision, device) else precision
 
     @torch.inference_mode()
-    def maps(canvas: Image8, _: Image8) -> Plane:
+    def found(canvas: Image8, _: Image8) -> Plane:
         with autocast(place, used):
             logits = network(to_input(canvas[None], place))[0, index]
-        found: Plane = torch.sigmoid(logits.float()).cpu().numpy()
-        return found
+        prob: Plane = torch.sigmoid(logits.float()).cpu().numpy()
+        return prob
 
-    return maps
+    return found

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data import codecs
+from segpipe.data.arrays import StructureMaps
 from segpipe.data.canvas import native_mask, native_score
 from segpipe.data.classes import OUTSIDE, VESSEL
 from segpipe.data.eye import eye_in_name
@@ -203,14 +204,14 @@ class Group(RowGroup):
         self,
         fitted: Fitted,
         score: npt.NDArray[np.float32],
-        maps: npt.NDArray[np.floating[Any]] | None,
+        maps: StructureMaps | None,
     ) -> Structures:
         from segpipe.measurement import structures
 
         assert maps is not None
         cv2.setNumThreads(1)
         with self.watch.time("structures"):
-            of_canvas = score, np.asarray(maps, np.float32), fitted.fov, fitted.geometry
+            of_canvas = score, maps, fitted.fov, fitted.geometry
             return structures.find(*of_canvas, self.job.card.threshold)
 
     def _structures(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import StructureMaps
 from segpipe.data.canvas import Geometry
 from segpipe.data.fitting import Fitted
 from segpipe.data.photograph import Acquisition
@@ -44,8 +45,8 @@ class Photo:
     """Where it was decoded."""
     score: npt.NDArray[np.float32] | None = None
     """[S, S] in [0, 1], right where the canvas has a field of view."""
-    maps: npt.NDArray[Any] | None = None
-    """[2, S, S] in [0, 1], where structures are found: see measurement/structures.py."""
+    maps: StructureMaps | None = None
+    """Where structures are found."""
     engine: str = ""
     """That made the score."""
     rejection: RejectedImage | None = None
@@ -129,7 +130,9 @@ class Photo:
             ),
         )
         photo.score, photo.engine = row["score"], str(row["engine"])
-        photo.maps = row.get("maps")
+        if "artery" in row:
+            maps = (np.asarray(row[name], np.float32) for name in StructureMaps._fields)
+            photo.maps = StructureMaps(*maps)
         return photo
 
 

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from segpipe.data.arrays import StructureMaps
 from segpipe.data.canvas import canvas_side
 from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
@@ -145,7 +147,9 @@ class Scoring:
         with watch.time("model"):
             if self.maps:
                 canvases = zip(batch["canvas"], batch["fov"], strict=True)
-                kept["maps"] = np.stack([self.maps(*one).astype(np.float16) for one in canvases])
+                maps = StructureMaps(*zip(*starmap(self.maps, canvases), strict=True))
+                for name, planes in maps._asdict().items():
+                    kept[name] = np.stack(planes).astype(np.float16)
             batch = self._scored(batch) | kept
         batch["engine"] = np.full(len(batch["path"]), self.engine.name)
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
