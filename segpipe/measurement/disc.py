@@ -54,7 +54,8 @@ class Disc(DiscPlace):
 
 def find_disc(prob: Plane, fov: Image8, diameter: float) -> Disc | None:
     """prob [S / DISC_STEP, S / DISC_STEP] float32 of the disc, fov [S, S] uint8 (255 inside) of
-    the canvas, where the field is `diameter` px across -> the disc in px of the canvas, or None where there is none.
+    the canvas, where the field is `diameter` px across -> the disc in px of the canvas, or None
+    where there is none.
 
     Of the connected pixels from SURE on that whose probabilities sum to most, if it is of a disc's
     size and sure enough. Height and width are those of the ellipse with the same second moments.
