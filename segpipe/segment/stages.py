@@ -147,9 +147,9 @@ class Scoring:
         with watch.time("model"):
             if self.maps:
                 canvases = zip(batch["canvas"], batch["fov"], strict=True)
-                maps = StructureMaps(*zip(*starmap(self.maps, canvases), strict=True))
-                for name, planes in maps._asdict().items():
-                    kept[name] = np.stack(planes).astype(np.float16)
+                planes = zip(*starmap(self.maps, canvases), strict=True)
+                for name, of_all in zip(StructureMaps._fields, planes, strict=True):
+                    kept[name] = np.stack(of_all).astype(np.float16)
             batch = self._scored(batch) | kept
         batch["engine"] = np.full(len(batch["path"]), self.engine.name)
         return batch | {"seconds": batch["seconds"] + watch.as_array() / len(batch["path"])}
