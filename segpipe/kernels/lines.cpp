@@ -1,6 +1,7 @@
 // Vessels -> their parts of some size, their centre lines, the boxes that hold them. Called through
 // ctypes by lines.py.
 #include "border.h"
+#include "scan.h"
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -43,18 +44,21 @@ Goes table() {
 void thin(const uint8_t *vessel, int height, int width, uint8_t *line) {
   static const Goes goes = table();
   const int around[8] = {-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1};
-  const int size = height * width;
-  std::copy(vessel, vessel + size, line);
-  std::vector<uint8_t> bits(size);
-  std::vector<int32_t> edge, gone; // what may go: the pixels with background beside them
-  for (int y = 1; y < height - 1; y++) {
-    const uint8_t *row = vessel + size_t(y) * width, *end = row + width;
-    for (const uint8_t *at = next(row, end); at != end; at = next(at + 1, end)) {
-      const int pixel = int(at - vessel);
-      for (int bit = 0; bit < 8; bit++) bits[pixel] |= at[around[bit]] << bit;
-      if (bits[pixel] != 255) edge.push_back(pixel);
+  const size_t size = size_t(height) * width;
+  std::vector<uint8_t> bits(size), is_edge(size);
+  for (size_t at = width; at < size - width; at += width) {
+    const uint8_t *__restrict row = vessel + at;
+    uint8_t *__restrict to = &bits[at], *__restrict is = &is_edge[at];
+    for (int x = 1; x < width - 1; x++) {
+      uint8_t sum = 0;
+#pragma GCC unroll 8
+      for (int bit = 0; bit < 8; bit++) sum |= uint8_t(row[x + around[bit]] << bit);
+      to[x] = sum, is[x] = row[x] & (sum != 255);
     }
   }
+  std::copy(vessel, vessel + size, line);
+  std::vector<int32_t> edge, gone; // what may go: the pixels with background beside them
+  each_pixel(is_edge.data(), size, [&](int32_t pixel) { edge.push_back(pixel); });
   for (int step = 0, idle = 0; idle < 2; step++) { // steps of both kinds in which nothing went
     const auto &now = goes[step % 2];
     gone.resize(edge.size());

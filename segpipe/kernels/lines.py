@@ -67,5 +67,5 @@ def plane(vessel: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     or dtype."""
     if vessel.ndim != 2 or vessel.size > MOST_PIXELS:
         raise ValueError(f"vessel: {vessel.shape}, wanted [h, w]")
-    ones: npt.NDArray[np.uint8] = np.minimum(shaped("vessel", vessel, vessel.shape, np.uint8), 1)
-    return ones
+    is_vessel: npt.NDArray[np.bool_] = shaped("vessel", vessel, vessel.shape, np.uint8) != 0
+    return is_vessel.view(np.uint8)  # np.minimum with 1 takes ten times as long

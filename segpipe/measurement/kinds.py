@@ -65,9 +65,7 @@ def vote(traced: Traced, artery: Plane) -> Kinds:
     evidence = np.asarray(np.bincount(near, odds, num), np.float64)
     is_artery = agreed(evidence, *_joints(traced, places))
     kind = np.where(is_artery, ARTERY, VEIN).astype(np.uint8)
-    size = traced.vessel.shape[::-1]
-    few = np.append(np.uint8(VEIN), kind).take(label)
-    plane = np.asarray(cv2.resize(few, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    plane = _enlarged(np.append(np.uint8(VEIN), kind), label, traced.vessel.shape)
     _mark_crossings(plane, traced, kind, places)
     return Kinds(plane, kind[segment])
 
@@ -83,6 +81,14 @@ def _nearest(label: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     of_number = np.zeros(int(number.max()) + 1, np.int32)
     of_number[number[label > 0]] = label[label > 0]
     return of_number[number]
+
+
+def _enlarged(kind: Image8, label: npt.NDArray[np.int32], shape: tuple[int, ...]) -> Image8:
+    """kind [S + 1] of each label, label [h, w] -> of every pixel of this shape its kind, where a
+    label stands for EVERY of EVERY rows."""
+    height, width = shape
+    pairs = (kind * np.uint16(257)).take(label).view(np.uint8)  # both bytes: two pixels beside
+    return np.repeat(pairs, EVERY, axis=0)[:height, :width].copy()
 
 
 def told_kinds(traced: Traced, kinds: Image8) -> Kinds:
@@ -142,11 +148,13 @@ def agreed(evidence: Floats, pairs: Ints, costs: Floats) -> Mask:
 def _mark_crossings(plane: Image8, traced: Traced, kind: Image8, places: Places) -> None:
     """CROSSING in the discs where two branches of each kind meet."""
     ends = traced.paths.points[places.first(traced.paths)]
+    halves = nearest(traced.depth, ends)
     num = len(places.num_branches)
     num_arteries = np.bincount(places.place, kind[places.segment] == ARTERY, num)
     for place in np.flatnonzero((places.num_branches == 4) & (num_arteries == 2)):
-        at = ends[places.place == place]
-        middle, half = at.mean(), float(nearest(traced.depth, at).max())
+        here = places.place == place
+        at, half = ends[here], float(halves[here].max())
+        middle = at.mean()
         radius = max(CROSSING_REACH * half, float(np.abs(at - middle).max()) + half)
         cv2.circle(plane, (round(middle.real), round(middle.imag)), round(radius), CROSSING, -1)
 

@@ -137,8 +137,8 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name, part in of_kinds.items():
         own = bends.only(masks[name][0]), branchings[name]
-        values = _of_part(part, *own, area, native, vessels.of_lines)
-        values["density"] = shares[NAMES[name]]
+        share = shares[NAMES[name]]
+        values = _of_part(part, *own, share, area, native, vessels.of_lines)
         columns |= {f"{name}_{column}": values.get(column) for column in OF_KIND}
     if found.disc is None:
         return columns | {"zone_note": "no optic disc"}
@@ -153,10 +153,11 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
         area = float(np.count_nonzero(ring.plane))
         holds, widths = ring.holds(traced.points), {}
         for name, (points, vessel) in {"vessel": whole, **masks}.items():
-            inside = traced.only(points & holds, vessel & ring.plane.view(np.uint8))
+            inside = traced.only(points & holds)
+            share = cv2.countNonZero(vessel[ring.box] & ring.plane.view(np.uint8)) / area
             near = branchings[name].only(ring.holds(branchings[name].at))
             own = bends.only(points & holds), near
-            values = _of_part(inside, *own, area, native, vessels.of_part)
+            values = _of_part(inside, *own, share, area, native, vessels.of_part)
             columns |= {f"{zone}_{name}_{column}": values.get(column) for column in OF_ZONE}
             if name != "vessel" and zone == "zone_b":
                 widths[name] = vessel_widths(inside, ring)
@@ -174,7 +175,7 @@ def measure(found: Structures, zoom: float) -> dict[str, Any]:
 def _shares(found: Structures) -> dict[int, float]:
     """By kind the share of the field that its vessels take, in pixels of the mask; a crossing is of
     both."""
-    vessel, field = found.mask == VESSEL, np.count_nonzero(found.mask)
+    vessel, field = found.mask == VESSEL, cv2.countNonZero(found.mask)
     artery, vein, crossing = (
         np.count_nonzero(vessel & (found.plane == kind)) for kind in (ARTERY, VEIN, kinds.CROSSING)
     )
@@ -182,11 +183,17 @@ def _shares(found: Structures) -> dict[int, float]:
 
 
 def _of_part(
-    part: Traced, bends: Bends, branchings: Branchings, area: float, native: float, of: OfLines
+    part: Traced,
+    bends: Bends,
+    branchings: Branchings,
+    share: float,
+    area: float,
+    native: float,
+    of: OfLines,
 ) -> dict[str, Any]:
-    """Of some of the vessels, in an area of so many px^2; what is NaN is left out."""
-    density = float(np.count_nonzero(part.vessel)) / area
-    values = {"density": density, "length_density": 0.0, "num_branch_points": 0}
+    """Of some of the vessels, which take this share of an area of so many px^2; what is NaN is left
+    out."""
+    values = {"density": share, "length_density": 0.0, "num_branch_points": 0}
     if len(part.paths.start):
         values |= of(part, bends, branchings, area, native)
     return {name: value for name, value in values.items() if not math.isnan(value)}

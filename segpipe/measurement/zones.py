@@ -12,11 +12,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from segpipe.data.arrays import Mask
-from segpipe.measurement.branching import find_places
+from segpipe.measurement.branching import components, find_places
 from segpipe.measurement.disc import Disc
 from segpipe.measurement.skeleton import Floats, Points, arc_lengths
 from segpipe.measurement.traced import BORDER_PX, Traced
@@ -40,13 +38,17 @@ class Ring:
         y = (disc.y - top + 0.5) * scale - 0.5 + BORDER_PX
         self.middle = complex(x, y)
         self.inner, self.outer = ((0.5 + edge) * size for edge in edges)
-        disc_of = np.zeros(traced.fov.shape, np.uint8)
-        parts = 1 << FINER
+        reach = math.ceil(self.outer) + 1
+        top, left = (max(0, round(at) - reach) for at in (y, x))
+        self.box = np.s_[top : round(y) + reach + 1, left : round(x) + reach + 1]
+        """Rows and columns around it."""
+        within = traced.fov[self.box]
+        ring, parts = np.zeros(within.shape, np.uint8), 1 << FINER
         for radius, value in ((self.outer, 1), (self.inner, 0)):
-            centre = round(x * parts), round(y * parts)
-            cv2.circle(disc_of, centre, round(radius * parts), value, -1, shift=FINER)
-        self.plane: Mask = disc_of.view(np.bool_) & traced.fov
-        """[h, w] bool: the zone within the field of view."""
+            centre = round((x - left) * parts), round((y - top) * parts)
+            cv2.circle(ring, centre, round(radius * parts), value, -1, shift=FINER)
+        self.plane: Mask = ring.view(np.bool_) & within
+        """Of the box, bool: the zone within the field of view."""
         whole = math.pi * (self.outer**2 - self.inner**2)
         self.share = float(np.count_nonzero(self.plane) / whole)
         """Of the zone that lies in the field."""
@@ -76,9 +78,7 @@ def vessel_widths(part: Traced, ring: Ring) -> Floats:
     counts = (span >= LEAST_SPAN * (ring.outer - ring.inner)) & (total > 0)
     places = find_places(paths, part.forks, arc_lengths(paths, paths.points), part.depth)
     size = num + len(places.num_branches)
-    ends = places.segment, num + places.place
-    graph = sparse.coo_array((np.ones(len(ends[0])), ends), (size, size))
-    vessel = csgraph.connected_components(graph, directed=False)[1][:num]
+    vessel = components(size, np.stack([places.segment, num + places.place], axis=1))[:num]
     widest = np.zeros(size)
     np.maximum.at(widest, vessel[counts], mean[counts])
     return np.sort(widest[widest > 0])[::-1]

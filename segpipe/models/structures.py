@@ -119,7 +119,7 @@ def reduced(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
     num = len(small)
     side = -(-num // STRIDE) * STRIDE
     image, inside = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
-    inside[:num, :num] = np.where(field > 127, 255, 0).reshape(num, num)
+    inside[:num, :num] = (field > 127).reshape(num, num) * np.uint8(255)
     cv2.copyTo(small, inside[:num, :num], image[:num, :num])
     return image, inside
 
