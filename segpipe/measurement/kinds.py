@@ -180,5 +180,7 @@ def field(plane: npt.NDArray[Any], traced: Traced, how: int = cv2.INTER_LINEAR) 
 def is_kind(kinds: Kinds, kind: int, traced: Traced) -> tuple[Mask, Image8]:
     """-> which points [N] of the paths are of a kind, and which vessel px [h, w] uint8; a crossing
     is of both."""
-    of_kind = (kinds.plane == kind) | (kinds.plane == CROSSING)
-    return kinds.of_points == kind, traced.vessel & of_kind.view(np.uint8)
+    is_of = np.zeros(256, np.uint8)
+    is_of[[kind, CROSSING]] = 1
+    of_kind = np.asarray(cv2.LUT(kinds.plane, is_of), np.uint8)
+    return kinds.of_points == kind, traced.vessel & of_kind

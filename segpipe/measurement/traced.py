@@ -130,13 +130,12 @@ def cut(paths: Paths, kept: Mask) -> tuple[Paths, Ints]:
 
     What is cut off is no branch point; a ring that is cut is one no more. A single point is none.
     """
-    number, segment = np.arange(len(kept)), paths.segment
-    before = np.zeros(len(kept), np.bool_)
-    before[1:] = kept[:-1] & (segment[1:] == segment[:-1])
-    after = np.zeros(len(kept), np.bool_)
-    after[:-1] = kept[1:] & (segment[1:] == segment[:-1])
-    first, last = number[kept & ~before & after], number[kept & before & ~after]
-    of = segment[first]
+    goes_on = np.zeros(len(kept) + 1, np.bool_)  # from the point before, first of all points
+    goes_on[1:-1] = kept[:-1] & kept[1:]
+    goes_on[paths.start] = False
+    edges = np.flatnonzero(goes_on[1:] != goes_on[:-1])
+    first, last = edges[::2], edges[1::2]
+    of = np.searchsorted(paths.start, first, side="right") - 1
     whole = (first == paths.start[of]) & (last == paths.last[of])
     forks = np.stack(
         [
