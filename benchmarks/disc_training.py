@@ -33,11 +33,10 @@ from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
 from segpipe.evaluate.discs import WRONG
 from segpipe.measurement.disc import DiscPlace
-from segpipe.models.resunet import StructuresUNet
+from segpipe.models.resunet import DiscUNet
 from segpipe.models.structures import DIAMETER, DISC_NETWORK, FILE, replaced
 from segpipe.storage import open_store
 
-WIDTH = 8
 SIDE, BATCH = round(DIAMETER) // DISC_STEP, 12  # px, the field's diameter too
 HALF = (SIDE - 1) / 2
 LEAST_PX = 60  # of a disc that the overlap counts
@@ -204,7 +203,7 @@ def main() -> None:
         return images, (fields, discs)
 
     recipe = Recipe(config.steps, decay=1e-3, clip=0.5, average=0.995)
-    weights = train(StructuresUNet(WIDTH, 1), batch, loss_of, recipe, config.output)
+    weights = train(DiscUNet(), batch, loss_of, recipe, config.output)
     (config.output / FILE).write_bytes(replaced(DISC_NETWORK, weights))
 
 

@@ -35,7 +35,7 @@ from segpipe.data.arrays import Image8
 from segpipe.data.canvas import canvas_side, fit_classes, fit_field
 from segpipe.data.datasets import load_example
 from segpipe.data.layouts import open_labelled
-from segpipe.models.resunet import StructuresUNet
+from segpipe.models.resunet import KindsUNet
 from segpipe.models.structures import DIAMETER, DISC, FILE, KIND, KINDS_NETWORK, VESSELS, replaced
 from segpipe.storage import open_store
 
@@ -98,7 +98,7 @@ def main() -> None:
         return np.stack([image for image, _ in pairs]), [label for _, label in pairs]
 
     recipe = Recipe(config.steps, decay=1e-4, clip=0.3, average=0.998)
-    weights = train(StructuresUNet(), batch, loss_of, recipe, config.output)
+    weights = train(KindsUNet(), batch, loss_of, recipe, config.output)
     (config.output / FILE).write_bytes(replaced(KINDS_NETWORK, weights))
 
 

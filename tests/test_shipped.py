@@ -11,7 +11,7 @@ from verbs import run
 
 from segpipe.errors import UserError
 from segpipe.models import checkpoint, networks, structures, weights
-from segpipe.models.resunet import StructuresUNet
+from segpipe.models.resunet import DiscUNet, KindsUNet
 
 NAMES = checkpoint.shipped()
 
@@ -68,5 +68,5 @@ def test_models_lists_them_with_parameters_accuracy_speed_data_and_terms(capsys)
     assert run("models", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told) == {*NAMES, structures.NAME}
-    both = [*StructuresUNet().parameters(), *StructuresUNet(8, 1).parameters()]
+    both = [*KindsUNet().parameters(), *DiscUNet().parameters()]
     assert told[structures.NAME]["parameters"] == sum(p.numel() for p in both)

@@ -104,22 +104,35 @@ void average(const uint8_t *picture, int width, int channels, const Areas &rows,
   }
 }
 
+// Of each channel the sums of `side` pixels beside each other. CHANNELS is 0 where it is not known.
+template <int CHANNELS>
+void add_across(const uint32_t *__restrict sums, int channels, int to, int side,
+                uint32_t *__restrict blocks) {
+  const int num = CHANNELS ? CHANNELS : channels;
+  for (int x = 0; x < to; x++, blocks += num) {
+    std::fill_n(blocks, num, 0);
+    for (int k = 0; k < side; k++, sums += num)
+      for (int channel = 0; channel < num; channel++) blocks[channel] += sums[channel];
+  }
+}
+
 // picture [height, width, channels] -> the means of its blocks of `side` x `side`, all channels; a
 // half is rounded to the even level.
 void average_blocks(const uint8_t *picture, int height, int width, int channels, int side,
                     uint8_t *out) {
   const int run = width * channels, to = width / side;
-  std::vector<uint32_t> sums(run);
+  std::vector<uint32_t> sums(run), blocks(size_t(to) * channels);
   for (int y = 0; y < height / side; y++) {
     std::fill(sums.begin(), sums.end(), 0);
     for (int k = 0; k < side; k++, picture += run)
       for (int x = 0; x < run; x++) sums[x] += picture[x];
-    for (int x = 0; x < to; x++)
-      for (int channel = 0; channel < channels; channel++) {
-        uint32_t sum = 0;
-        for (int k = 0; k < side; k++) sum += sums[(x * side + k) * channels + channel];
-        *out++ = uint8_t(std::nearbyint(float(sum) * (1.0f / (side * side))));
-      }
+    switch (channels) {
+    case 1: add_across<1>(sums.data(), 1, to, side, blocks.data()); break;
+    case 3: add_across<3>(sums.data(), 3, to, side, blocks.data()); break;
+    default: add_across<0>(sums.data(), channels, to, side, blocks.data());
+    }
+    for (const uint32_t sum : blocks)
+      *out++ = uint8_t(std::nearbyint(float(sum) * (1.0f / (side * side))));
   }
 }
 

@@ -170,10 +170,11 @@ template <class Form> struct Network : Scorer {
 
   void run(const uint8_t *canvas, const uint8_t *fov, int side, int reach, float *scores) override {
     [[maybe_unused]] const typename Form::Session session;
-    shape(side / block);
+    const int cells = padded(side, block << (levels - 1)) / block; // zeros lie beyond the canvas
+    shape(cells);
     std::memset(scores, 0, sizeof(float) * maps * side * side);
     // What is needed, from the scores backwards.
-    const Spans scored = shrunk(grown(of_field(fov, side), reach), block);
+    const Spans scored = shrunk(grown(of_field(fov, side, cells * block), reach), block);
     std::vector<Spans> wanted_up, wanted_down; // the blocks' results
     Spans wanted = grown(scored, 1);
     for (int l = 0; l < levels - 1; l++) {
@@ -209,12 +210,12 @@ template <class Form> struct Network : Scorer {
 
   void run_first(const uint8_t *canvas, int side, int tile_row, const Spans &span) {
     const int from = tile_row ? (tile_row + 1) * TILE : 0;
-    for (int y = from; y < std::min((tile_row + 2) * TILE, side / block); y++) {
-      int begin = side / block, end = 0; // of what the tiles around see
+    for (int y = from; y < std::min((tile_row + 2) * TILE, shaped); y++) {
+      int begin = shaped, end = 0; // of what the tiles around see
       for (int near = std::max(y / TILE - 1, 0); near < std::min(y / TILE + 2, span.side()); near++) {
         if (!span.any(near)) continue;
         begin = std::min(begin, std::max(span.first[near] * TILE - 1, 0));
-        end = std::max(end, std::min(span.last[near] * TILE + 1, side / block));
+        end = std::max(end, std::min(span.last[near] * TILE + 1, shaped));
       }
       if (begin < end) to_cells(canvas, side, y, begin, end);
     }
@@ -223,14 +224,19 @@ template <class Form> struct Network : Scorer {
 
   // The colours of a row of cells, as many numbers at once as hold those of one row of a cell.
   void to_cells(const uint8_t *canvas, int side, int y, int begin, int end) {
+    const int beyond = y * block < side ? std::clamp(side / block, begin, end) : begin;
+    std::fill_n(colours.row(y) + beyond * colours.channels, (end - beyond) * colours.channels, Number{});
+    end = beyond;
     const int run = COLOURS * block, count = (end - begin) * run;
     for (int dy = 0; dy < block; dy++) {
       const uint8_t *pixels = canvas + (size_t(y * block + dy) * side * COLOURS + begin * run);
       Number *line = pixel_row.data(), *to = colours.row(y) + begin * colours.channels + dy * run;
       Form::widen(pixels, count, line);
-      if (run <= 8 && dy * run + 8 <= colours.channels) // the rest is padding, or comes next
-        for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
-          std::memcpy(to, line, 8 * sizeof(Number));
+      const int room = colours.channels - dy * run; // what is not of the run is padding, or comes next
+      if (run <= 8 && room >= 8)
+        copy_runs<8>(line, run, end - begin, to, colours.channels);
+      else if (run <= 16 && room >= 16)
+        copy_runs<16>(line, run, end - begin, to, colours.channels);
       else
         for (int x = 0; x < end - begin; x++, line += run, to += colours.channels)
           std::copy(line, line + run, to);
@@ -246,19 +252,22 @@ template <class Form> struct Network : Scorer {
         const int map = line / block, dy = line % block;
         const float *from = logits.row(y) + size_t(first) * logits.channels + line * block;
         float *to = scores + (size_t(map) * side + y * block + dy) * side + first * block;
-        if (block == 2)
-          copy_runs<2>(from, count, to);
-        else
-          copy_runs<0>(from, count, to);
+        switch (block) {
+        case 2: copy_runs<2>(from, logits.channels, count, to, 2); break;
+        case 4: copy_runs<4>(from, logits.channels, count, to, 4); break;
+        default:
+          for (int cell = 0; cell < count; cell++, from += logits.channels)
+            std::copy(from, from + block, to + cell * block);
+        }
         sigmoid(to, count * block);
       }
   }
 
-  // Of each cell's numbers the first `block`, which are RUN where that is not 0.
-  template <int RUN> void copy_runs(const float *from, int cells, float *to) const {
-    const int run = RUN ? RUN : block;
-    for (int cell = 0; cell < cells; cell++, from += logits.channels, to += run)
-      std::memcpy(to, from, sizeof(float) * run);
+  // RUN numbers of each cell, from one stride to another.
+  template <int RUN, class Any>
+  static void copy_runs(const Any *from, int stride, int cells, Any *to, int to_stride) {
+    for (int cell = 0; cell < cells; cell++, from += stride, to += to_stride)
+      std::memcpy(to, from, RUN * sizeof(Any));
   }
 };
 

@@ -66,7 +66,7 @@ class ResUNetMaps:
         numbers = np.ascontiguousarray(np.concatenate(flat), np.float64)
         self.library, self.network = native.library(), ctypes.c_void_p()
         levels = np.asarray(channels, np.int32)
-        self.stride, self.num_maps = block << (len(channels) - 1), len(maps)
+        self.block, self.num_maps = block, len(maps)
         in_bf16 = precision == "bf16"
         self.library.resunet_open(
             *(block, len(levels), levels, len(maps), numbers, in_bf16, ctypes.byref(self.network))
@@ -76,12 +76,13 @@ class ResUNetMaps:
     def __call__(self, canvas: Image8, fov: Image8) -> Plane:
         """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> maps [M, S, S] float32.
 
-        `stride` divides S. Right in the field (fov above 0) and REACH_PX around it, 0 where no
-        pixel of it is near. Raises ValueError for other shapes or dtypes, MemoryError.
+        A block divides S; beyond the canvas all is black. Right in the field (fov above 0) and
+        REACH_PX around it, 0 where no pixel of it is near. Raises ValueError for other shapes or
+        dtypes, MemoryError.
         """
         side = len(canvas)
-        if side % self.stride or not side:
-            raise ValueError(f"canvas of {side} px, wanted a multiple of {self.stride}")
+        if side % self.block or not side:
+            raise ValueError(f"canvas of {side} px, wanted a multiple of {self.block}")
         scores = np.empty((self.num_maps, side, side), np.float32)
         self.library.resunet_scores(
             self.network,

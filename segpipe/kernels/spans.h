@@ -21,8 +21,9 @@ struct Spans {
   }
 };
 
-Spans of_field(const uint8_t *fov, int side) {
-  Spans spans(side);
+// Of a field [side, side], in planes of `whole` rows and columns.
+Spans of_field(const uint8_t *fov, int side, int whole) {
+  Spans spans(whole);
   for (int y = 0; y < side; y++) {
     const uint8_t *row = fov + size_t(y) * side;
     const auto lit = [](uint8_t value) { return value != 0; };

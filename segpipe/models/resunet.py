@@ -21,7 +21,7 @@ from segpipe.models.network import Network
 class ResUNet(Network):
     """Two residual blocks a level, one on each path; one on the lowest."""
 
-    LEVELS: ClassVar = (1, 3, 6, 6, 6)
+    LEVELS: ClassVar[tuple[int, ...]] = (1, 3, 6, 6, 6)
     """Channels of each level, half as large as the one before, in widths."""
     SQUARE: ClassVar = 1
     """px: the side of the square of pixels that a cell of the first level stands for."""
@@ -76,12 +76,22 @@ class FineUNet(ResUNet):
     STRIDE = SQUARE * 2 ** (len(LEVELS) - 1)
 
 
-class StructuresUNet(ResUNet):
+class DiscUNet(ResUNet):
     """A ResUNet of squares of 4x4 px: colour and course more than fine detail (structures.py)."""
 
-    LEVELS = (1, 2, 3, 4, 4)
+    LEVELS: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 4)
     SQUARE = 4
     STRIDE = SQUARE * 2 ** (len(LEVELS) - 1)
+
+    def __init__(self, width: int = 8, num_classes: int = 1) -> None:
+        super().__init__(width, num_classes)
+
+
+class KindsUNet(DiscUNet):
+    """One of a level more, whose cells of 128 px see the whole photograph."""
+
+    LEVELS = (*DiscUNet.LEVELS, 3)
+    STRIDE = DiscUNet.SQUARE * 2 ** (len(LEVELS) - 1)
 
     def __init__(self, width: int = 16, num_classes: int = 3) -> None:
         super().__init__(width, num_classes)

@@ -41,7 +41,6 @@ DIAMETER = 1024.0
 KIND, DISC, VESSELS = range(3)
 """Maps of the first, each of logits: artery, not vein; optic disc and vessel, which are learnt
 beside it and not used."""
-STRIDE = 64  # px: a multiple of it both see
 
 Maps = Callable[[Image8, Image8], StructureMaps]
 """canvas [S, S, 3] uint8 RGB, fov [S, S] uint8 -> float32 maps of it"""
@@ -100,28 +99,22 @@ def open_maps(data: bytes, engine: Engine, num_threads: int = 1, device: str = "
     """The checkpoint's networks by this engine; by torch in fp32 where that does not run here."""
     arrays, place = safetensors.numpy.load(data), (engine, num_threads, device)
     of_kinds, of_disc = (
-        _open(_state(arrays, name), wanted, *place)
+        _open(name, _state(arrays, name), wanted, *place)
         for name, wanted in ((KINDS_NETWORK, KIND), (DISC_NETWORK, 0))
     )
 
     def maps(canvas: Image8, fov: Image8) -> StructureMaps:
-        num = len(canvas) // DISC_STEP
-        disc = of_disc(*reduced(canvas, fov))[:num, :num]
-        return StructureMaps(of_kinds(canvas, fov), disc)
+        return StructureMaps(of_kinds(canvas, fov), of_disc(*reduced(canvas, fov)))
 
     return maps
 
 
 def reduced(canvas: Image8, fov: Image8) -> tuple[Image8, Image8]:
     """canvas [S, S, 3], fov [S, S] -> what the disc's network sees, 0 outside the field, and 255 in
-    it: S / DISC_STEP px, and zeros up to the next multiple of its stride."""
+    it: S / DISC_STEP px."""
     small, field = _means(canvas), _means(fov[..., None])
-    num = len(small)
-    side = -(-num // STRIDE) * STRIDE
-    image, inside = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
-    inside[:num, :num] = (field > 127).reshape(num, num) * np.uint8(255)
-    cv2.copyTo(small, inside[:num, :num], image[:num, :num])
-    return image, inside
+    inside = (field[..., 0] > 127) * np.uint8(255)
+    return np.asarray(cv2.copyTo(small, inside), np.uint8), inside
 
 
 def _means(picture: Image8) -> Image8:
@@ -141,25 +134,28 @@ def _state(arrays: Planes, name: str) -> Planes:
     }
 
 
-def _open(state: Planes, index: int, engine: Engine, num_threads: int, device: str) -> Map:
+def _open(
+    name: str, state: Planes, index: int, engine: Engine, num_threads: int, device: str
+) -> Map:
     width = len(state["first.0.weight"])
     problem = native_problem("resunet", width, engine.precision, device)
     if engine.backend == "native" and not problem:
         found = kernels.ResUNetMaps(state, [(index, None)], engine.precision)
         return lambda canvas, fov: found(canvas, fov)[0]
-    return _torch(state, index, engine.precision, num_threads, device)
+    return _torch(name, state, index, engine.precision, num_threads, device)
 
 
-def _torch(state: Planes, index: int, precision: str, num_threads: int, device: str) -> Map:
+def _torch(
+    name: str, state: Planes, index: int, precision: str, num_threads: int, device: str
+) -> Map:
     import torch
 
     from segpipe.models.network import autocast
     from segpipe.models.predict import channels_last, to_input
-    from segpipe.models.resunet import StructuresUNet
+    from segpipe.models.resunet import DiscUNet, KindsUNet
 
     torch.set_num_threads(num_threads)
-    num_maps = len(state["last.bias"]) // StructuresUNet.SQUARE**2
-    network = StructuresUNet(len(state["first.0.weight"]), num_maps)
+    network = KindsUNet() if name == KINDS_NETWORK else DiscUNet()
     network.load_state_dict({name: torch.from_numpy(one.copy()) for name, one in state.items()})
     place = torch.device(device)
     network = channels_last(network.eval().to(place))
