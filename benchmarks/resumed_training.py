@@ -40,13 +40,16 @@ class Recipe:
         return self.rate * rising * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
-def arguments(about: str, steps: int) -> argparse.Namespace:
-    """Those of the command line, of which `seed` is torch's from here on."""
+def arguments(about: str, steps: int, *folders: str) -> argparse.Namespace:
+    """Those of the command line, with flags for other folders; `seed` is torch's from here on."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--sets", nargs="+", default=["DRIVE", "HRF"])
     parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--rate", type=float, default=Recipe.rate)
     parser.add_argument("--seed", type=int, default=0)
+    for flag in folders:
+        parser.add_argument(flag, type=Path)
     config = parser.parse_args()
     torch.manual_seed(config.seed)
     return config

@@ -88,6 +88,14 @@ def dump(name: str, state: Mapping[str, Tensor]) -> Planes:
     }
 
 
+def loaded(name: str, data: bytes) -> dict[str, Tensor]:
+    """A network of a file of `dump`s, as `load_state_dict` takes it."""
+    import torch
+
+    state = _state(safetensors.numpy.load(data), name)
+    return {part: torch.from_numpy(one.copy()) for part, one in state.items()}
+
+
 def replaced(name: str, state: Mapping[str, Tensor]) -> bytes:
     """The shipped checkpoint with another network of that name."""
     others = safetensors.numpy.load(read())
@@ -156,7 +164,7 @@ def _torch(
 
     torch.set_num_threads(num_threads)
     network = KindsUNet() if name == KINDS_NETWORK else DiscUNet()
-    network.load_state_dict({name: torch.from_numpy(one.copy()) for name, one in state.items()})
+    network.load_state_dict({part: torch.from_numpy(one.copy()) for part, one in state.items()})
     place = torch.device(device)
     network = channels_last(network.eval().to(place))
     used = "fp32" if bf16_problem(precision, device) else precision
