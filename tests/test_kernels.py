@@ -4,6 +4,7 @@ Run: pytest tests/test_kernels.py
 """
 
 import copy
+import io
 import math
 import zlib
 
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from segpipe import kernels
+from segpipe.data import codecs
 from segpipe.data.canvas import canvas_side, fit_fov, plain_native_mask, plan_fit, restore
 from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.segnet import SegNetLite
@@ -200,6 +202,21 @@ def test_native_scores_are_the_levels_of_pillows_bilinear_enlargement(geometry, 
     np.testing.assert_array_equal(found, np.where(mask == 0, 0, levels))
 
 
+@pytest.mark.parametrize("width", [63, 64, 65, 150, 200])
+def test_native_scores_near_the_middle_of_two_levels_are_pillows(width):
+    """Where sums of less precision would be rounded to the other level."""
+    rng = np.random.default_rng(width)
+    middles = (rng.integers(0, 255, (SIDE, SIDE)) + 0.5) / 255
+    slope = np.linspace(-0.5, 255.5, SIDE) / 255
+    geometry = [90, width + 3, 2, 1, 80, width, 40, 50]
+    mask = np.ones(geometry[:2], np.uint8)
+    for score in (middles, np.full((SIDE, SIDE), 100.5 / 255), np.tile(slope, (SIDE, 1))):
+        score = np.clip(score + rng.choice([0, 1e-7, -1e-7]), 0, 1).astype(np.float32)
+        levels = np.rint(np.clip(enlarged(score, geometry), 0, 1) * np.float32(255))
+        found = kernels.native_score(score, mask, np.asarray(geometry, np.int32))
+        np.testing.assert_array_equal(found, levels)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 50), st.integers(1, 50)),
@@ -314,6 +331,29 @@ def test_packed_rows_unpack_to_what_paeths_filter_makes(shape, levels, share, se
 def test_runs_of_any_length_are_packed(length):
     row = np.cumsum(np.r_[7, np.full(length, 3), 9, np.full(length, 5)])[None].astype(np.uint8)
     assert zlib.decompress(kernels.packed_rows(row)) == by_paeth(row)
+
+
+@pytest.mark.parametrize("length", range(6, 20))
+def test_runs_that_begin_anywhere_are_packed(length):
+    """Behind bytes that differ, before such, and at both ends of a row."""
+    for start in range(1, 20):
+        differences = np.r_[np.arange(start) % 2 + 1, np.full(length, 3), np.arange(9) % 2]
+        for row in (differences, differences[::-1], differences[start:], differences[:-9]):
+            image = np.cumsum(row)[None].astype(np.uint8)
+            assert zlib.decompress(kernels.packed_rows(image)) == by_paeth(image)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 63, 64, 65, 257, 3504])
+def test_packed_pictures_are_decoded_by_pillow(width):
+    rng = np.random.default_rng(width)
+    noise = rng.integers(0, 256, (130, width), np.uint8)
+    flat = np.zeros_like(noise)
+    half = np.where(np.arange(130)[:, None] < 70, flat, noise)
+    rare = flat.copy()
+    rare.flat[rng.integers(0, rare.size, 9)] = rng.integers(1, 256, 9)
+    for image in (noise, flat, flat + 255, half, rare, rng.integers(0, 2, flat.shape, np.uint8)):
+        png = io.BytesIO(codecs.encode_grey(image))
+        np.testing.assert_array_equal(np.asarray(Image.open(png)), image)
 
 
 def test_bytes_so_rare_that_their_codes_were_too_long_are_packed():

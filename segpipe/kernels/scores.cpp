@@ -16,7 +16,7 @@ namespace {
 
 // ---- enlarging
 
-// Two neighbours of each output pixel among `from` input pixels, and their shares, as Pillow's
+// Two neighbours of an output pixel among `from` input pixels, and their shares, as Pillow's
 // bilinear resize has them: triangles in double, scaled to a sum of 1.
 struct Neighbours {
   int32_t first, last;
@@ -36,50 +36,108 @@ std::vector<Neighbours> triangles(int from, int to) {
   return found;
 }
 
+// Up to four output pixels, the first of them `at`, that have the same neighbours.
+struct Four {
+  int32_t first, last, at, count;
+  double first_share[4], last_share[4];
+};
+
+std::vector<Four> fours(const std::vector<Neighbours> &columns) {
+  std::vector<Four> found;
+  for (int x = 0; x < int(columns.size()); x++) {
+    const Neighbours &near = columns[x];
+    if (found.empty() || found.back().first != near.first || found.back().count == 4)
+      found.push_back({near.first, near.last, x, 0, {}, {}});
+    Four &four = found.back();
+    four.first_share[four.count] = near.first_share;
+    four.last_share[four.count++] = near.last_share;
+  }
+  return found;
+}
+
+// A row of the score -> as many pixels as there are columns; 3 behind them are written to as well.
+void across(const float *__restrict row, const std::vector<Four> &columns, float *__restrict out) {
+  for (const Four &four : columns) {
+    const double first = row[four.first], last = row[four.last];
+    for (int n = 0; n < 4; n++) // beyond its count are those of the next, which writes them anew
+      out[four.at + n] = float(first * four.first_share[n] + last * four.last_share[n]);
+  }
+}
+
+// Two such rows, and their shares, -> levels where the mask is not 0.
+void down_exactly(const float *__restrict upper, const float *__restrict lower, double a, double b,
+                  const uint8_t *__restrict inside, int width, uint8_t *__restrict out) {
+  for (int x = 0; x < width; x++) {
+    const float value = float(upper[x] * a + lower[x] * b);
+    const float level = std::nearbyint(255.0f * std::min(1.0f, std::max(0.0f, value)));
+    out[x] = inside[x] ? uint8_t(level) : 0;
+  }
+}
+
+constexpr int STEP = 64; // pixels
+
+// As down_exactly for STEP pixels of scores from 0 to 1, but in float, with shares times 255: less
+// than 1e-4 off before it is rounded. Whether that makes no difference: none lies so near to the
+// middle of two levels, or beyond 0 to 255.
+bool down_quickly(const float *__restrict upper, const float *__restrict lower, float a, float b,
+                  const uint8_t *__restrict inside, uint8_t *__restrict out) {
+  constexpr float WHOLE = 12582912; // 1.5 * 2^23: a sum with it is rounded, its low bits the level
+  constexpr int32_t WHOLE_BITS = 0x4b400000;
+  int32_t unsure = 0;
+  for (int x = 0; x < STEP; x++) {
+    const float level = upper[x] * a + lower[x] * b, rounded = level + WHOLE;
+    int32_t bits;
+    std::memcpy(&bits, &rounded, 4);
+    unsure |= (std::fabs(level - (rounded - WHOLE)) > 0.4999f) | ((bits ^ WHOLE_BITS) >> 8);
+    out[x] = inside[x] ? uint8_t(bits) : 0;
+  }
+  return !unsure;
+}
+
+void down(const float *upper, const float *lower, double a, double b, const uint8_t *inside,
+          int width, uint8_t *out) {
+  int x = 0;
+  for (; x + STEP <= width; x += STEP)
+    if (!down_quickly(upper + x, lower + x, float(255 * a), float(255 * b), inside + x, out + x))
+      down_exactly(upper + x, lower + x, a, b, inside + x, STEP, out + x);
+  down_exactly(upper + x, lower + x, a, b, inside + x, width - x, out + x);
+}
+
 // score [side, side] with geometry's scaled box in the upper left corner, mask [H, W] -> levels
 // [H, W].
 void enlarge(const float *score, const uint8_t *mask, int32_t side, const int32_t *geometry,
              uint8_t *levels) {
-  const int width = geometry[1], top = geometry[2], start = geometry[3];
+  const int height = geometry[0], width = geometry[1], top = geometry[2], left = geometry[3];
   const int box_height = geometry[4], box_width = geometry[5];
   const std::vector<Neighbours> of_row = triangles(geometry[6], box_height);
-  const std::vector<Neighbours> of_column = triangles(geometry[7], box_width);
+  const std::vector<Four> columns = fours(triangles(geometry[7], box_width));
   std::vector<float> rows[2]; // even and odd source row, of the box's width
-  for (auto &row : rows) row.resize(box_width);
-  std::memset(levels, 0, size_t(geometry[0]) * width);
+  for (auto &row : rows) row.resize(box_width + 3);
   int held[2] = {-1, -1};
+  size_t done = 0; // levels
+  const auto clear = [&](size_t end) { std::memset(levels + done, 0, end - done); };
   for (int y = 0; y < box_height; y++) {
     const Neighbours &near = of_row[y];
     for (int source : {near.first, near.last})
       if (held[source & 1] != source) {
-        const float *row = score + size_t(source) * side;
-        float *out = rows[source & 1].data();
-        for (int x = 0; x < box_width; x++) {
-          const Neighbours &n = of_column[x];
-          out[x] = float(row[n.first] * n.first_share + row[n.last] * n.last_share);
-        }
+        across(score + size_t(source) * side, columns, rows[source & 1].data());
         held[source & 1] = source;
       }
-    const float *__restrict upper = rows[near.first & 1].data();
-    const float *__restrict lower = rows[near.last & 1].data();
-    const size_t at = size_t(top + y) * width + start;
-    const uint8_t *__restrict inside = mask + at;
-    uint8_t *__restrict out = levels + at;
-    const double a = near.first_share, b = near.last_share;
-    for (int x = 0; x < box_width; x++) {
-      const float value = float(upper[x] * a + lower[x] * b);
-      const float level = std::nearbyint(255.0f * std::min(std::max(value, 0.0f), 1.0f));
-      out[x] = inside[x] ? uint8_t(level) : 0;
-    }
+    const size_t at = size_t(top + y) * width + left;
+    clear(at);
+    down(rows[near.first & 1].data(), rows[near.last & 1].data(), near.first_share,
+         near.last_share, mask + at, box_width, levels + at);
+    done = at + box_width;
   }
+  clear(size_t(height) * width);
 }
 
 // ---- packing (RFC 1950, RFC 1951; PNG, third edition, section 9)
 
 constexpr int SYMBOLS = 286, END = 256, LONGEST = 258;
-constexpr uint64_t EIGHT = 0x0101010101010101u; // times a byte: eight of it
-constexpr int MATCH = 512;                     // with its length added, the token of a run
+constexpr int MATCH = 512; // with its length added, the token of a run
 constexpr int CODE_BITS = 15, LENGTH_BITS = 7; // the longest codes, of symbols and of code lengths
+constexpr int SAMPLE = 8; // one of so many tokens is counted
 constexpr uint32_t ADLER = 65521, ADLER_STEP = 2048;
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bits are stored eight bytes at a time");
@@ -194,42 +252,73 @@ void filter(const uint8_t *__restrict row, const uint8_t *__restrict above, int 
   }
 }
 
-// How many bytes from `at` on are as the one before it, up to `most`.
-size_t run_length(const uint8_t *at, size_t most) {
-  const uint64_t same = EIGHT * at[-1];
-  size_t length = 0;
-  for (uint64_t next; length + 8 <= most; length += 8) {
-    std::memcpy(&next, at + length, 8);
-    if (next != same) break;
-  }
-  while (length < most && at[length] == at[-1]) length++;
-  return length;
+// Of eight bytes those that differ from the one before: there the result has bytes that are not 0.
+uint64_t changes(const uint8_t *at) {
+  uint64_t now, before;
+  std::memcpy(&now, at, 8), std::memcpy(&before, at - 1, 8);
+  return now ^ before;
 }
 
-// Bytes -> tokens, a byte or MATCH + the length of a run of the byte before it; their number. The
-// codes of a run of less than 8 bytes are hardly longer than its own, and cost no search.
-size_t tokenize(const uint8_t *data, size_t size, uint16_t *tokens, uint32_t *counts) {
-  size_t num = 0, at = 0;
-  if (size) counts[tokens[num++] = data[at++]]++;
-  while (at < size) {
-    uint64_t next;
-    if (size - at >= 8 && (std::memcpy(&next, data + at, 8), next == EIGHT * data[at - 1])) {
-      const size_t length = run_length(data + at, std::min(size - at, size_t(LONGEST)));
-      tokens[num++] = uint16_t(MATCH + length);
-      counts[LENGTHS.symbol[length]]++;
-      at += length;
-      continue;
-    }
-    counts[tokens[num++] = data[at++]]++;
-  }
-  return num;
+constexpr size_t COPIED = 32; // bytes at once: so many are read, and written, beyond the last
+
+// Tokens of bytes; their end.
+uint16_t *put_bytes(const uint8_t *__restrict from, size_t count, uint16_t *__restrict tokens) {
+  for (size_t at = 0; at < count; at += COPIED)
+    for (size_t n = at; n < at + COPIED; n++) tokens[n] = from[n];
+  return tokens + count;
 }
 
-void put_block(Bits &stream, const uint16_t *tokens, size_t num, uint32_t *counts, bool last) {
+// Tokens of a run of any length; their end.
+uint16_t *put_run(uint8_t byte, size_t length, uint16_t *tokens) {
+  for (; length > LONGEST; length -= LONGEST) *tokens++ = MATCH + LONGEST;
+  if (length >= 3) {
+    *tokens++ = uint16_t(MATCH + length);
+  } else {
+    while (length--) *tokens++ = byte;
+  }
+  return tokens;
+}
+
+// A row's bytes -> tokens, a byte or MATCH + the length of a run of the byte before it; their end.
+// Runs are looked for by eight bytes, from the second of the row on: the codes of shorter ones are
+// hardly longer than a run's own. `edges` becomes where eight that are of a run follow others, and
+// where others follow them. Before the row are 8 bytes of 0; the one behind it is made to end runs.
+uint16_t *tokenize(uint8_t *row, size_t size, uint32_t *edges, uint16_t *tokens) {
+  row[size] = ~row[size - 1];
+  size_t num = 0, at = 1;
+  for (bool inside = false; at < size; at += 8) {
+    const bool same = !changes(row + at);
+    edges[num] = uint32_t(at); // written over if it is none: no branch, which were hard to foresee
+    num += same != inside;
+    inside = same;
+  }
+  edges[num] = uint32_t(at); // if the row ends with a run
+  size_t from = 0;
+  for (size_t n = 0; n < num; n += 2) {
+    const size_t start = edges[n] - __builtin_clzll(changes(row + edges[n] - 8)) / 8;
+    const size_t end = edges[n + 1] + __builtin_ctzll(changes(row + edges[n + 1])) / 8;
+    tokens = put_bytes(row + from, start - from, tokens);
+    tokens = put_run(row[start], end - start, tokens);
+    from = end;
+  }
+  return put_bytes(row + from, size - from, tokens);
+}
+
+// About how often each symbol is used, and at least once.
+void count(const uint16_t *tokens, size_t num, uint32_t *counts) {
+  uint32_t seen[MATCH + LONGEST + 1] = {};
+  for (size_t n = 0; n < num; n += SAMPLE) seen[tokens[n]] += SAMPLE;
+  std::fill(counts, counts + SYMBOLS, 1);
+  for (int byte = 0; byte < 256; byte++) counts[byte] += seen[byte];
+  for (int run = 3; run <= LONGEST; run++) counts[LENGTHS.symbol[run]] += seen[MATCH + run];
+}
+
+void put_block(Bits &stream, const uint16_t *tokens, size_t num, bool last) {
   static const uint8_t order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
                                     11, 4,  12, 3, 13, 2, 14, 1, 15};
   Code code, of_lengths;
-  counts[END] = 1;
+  uint32_t counts[SYMBOLS];
+  count(tokens, num, counts);
   code_lengths(counts, SYMBOLS, CODE_BITS, code.length);
   assign(code, SYMBOLS);
   uint32_t used[19] = {};
@@ -256,14 +345,40 @@ void put_block(Bits &stream, const uint16_t *tokens, size_t num, uint32_t *count
                        length + LENGTHS.bits[run] + 1};
   }
   Bits local = stream; // in registers: what it writes could be its own fields
-  for (size_t n = 0; n + 1 < num; n += 2) {
-    const auto first = of[tokens[n]], second = of[tokens[n + 1]];
-    local.put(first.bits | uint64_t(second.bits) << first.length, first.length + second.length);
+  size_t n = 0;
+  for (; n + 4 <= num; n += 4) {
+    const auto a = of[tokens[n]], b = of[tokens[n + 1]];
+    const auto c = of[tokens[n + 2]], d = of[tokens[n + 3]];
+    const uint32_t first = a.length + b.length, length = first + c.length + d.length;
+    const uint64_t early = a.bits | uint64_t(b.bits) << a.length;
+    const uint64_t late = c.bits | uint64_t(d.bits) << c.length;
+    if (length <= 56) {
+      local.put(early | late << first, int(length));
+    } else {
+      local.put(early, int(first)), local.put(late, int(length - first));
+    }
   }
+  for (; n < num; n++) local.put(of[tokens[n]].bits, of[tokens[n]].length);
   stream = local;
-  if (num % 2) stream.put(of[tokens[num - 1]].bits, of[tokens[num - 1]].length);
   stream.put(code.bits[END], code.length[END]);
 }
+
+struct Adler { // the sums of RFC 1950
+  uint32_t low = 1, high = 0;
+
+  void add(const uint8_t *bytes, size_t size) {
+    for (size_t at = 0; at < size; at += ADLER_STEP) {
+      const uint32_t step = uint32_t(std::min(size - at, size_t(ADLER_STEP)));
+      uint32_t sum = 0, weighted = 0;
+      for (uint32_t n = 0; n < step; n++) {
+        sum += bytes[at + n];
+        weighted += bytes[at + n] * (step - n);
+      }
+      high = uint32_t((high + uint64_t(step) * low + weighted) % ADLER);
+      low = (low + sum) % ADLER;
+    }
+  }
+};
 
 // image [height, width] -> a zlib stream of its rows, filtered, in blocks of `block` rows; the
 // stream's size. `out` must have 2 * height * (width + 1) bytes, as no code is longer than 15 bits,
@@ -271,33 +386,26 @@ void put_block(Bits &stream, const uint16_t *tokens, size_t num, uint32_t *count
 int64_t pack(const uint8_t *image, int32_t height, int32_t width, int32_t block, uint8_t *out) {
   Bits stream{out + 2};
   out[0] = 0x78, out[1] = 0x01; // deflate with a window of 32 KiB, packed in haste
-  uint32_t low = 1, high = 0;
+  Adler check;
   const size_t pitch = size_t(width) + 1;
-  std::vector<uint8_t> rows(pitch * block), zeros(width); // those above the first
-  std::vector<uint16_t> tokens(pitch * block);
+  std::vector<uint8_t> zeros(width); // above the first row
+  std::vector<uint8_t> room(8 + pitch + COPIED);
+  uint8_t *filtered = room.data() + 8;
+  std::vector<uint32_t> edges(pitch / 8 + 2);
+  std::vector<uint16_t> tokens(pitch * block + COPIED);
   for (int y = 0; y < height; y += block) {
     const int end = std::min(height, y + block);
-    const size_t size = pitch * (end - y);
+    uint16_t *next = tokens.data();
     for (int at = y; at < end; at++) {
       const uint8_t *row = image + size_t(at) * width;
-      filter(row, at ? row - width : zeros.data(), width, rows.data() + pitch * (at - y));
+      filter(row, at ? row - width : zeros.data(), width, filtered);
+      check.add(filtered, pitch);
+      next = tokenize(filtered, pitch, edges.data(), next);
     }
-    for (size_t at = 0; at < size; at += ADLER_STEP) {
-      const uint32_t step = uint32_t(std::min(size - at, size_t(ADLER_STEP)));
-      uint32_t sum = 0, weighted = 0;
-      for (uint32_t n = 0; n < step; n++) {
-        sum += rows[at + n];
-        weighted += rows[at + n] * (step - n);
-      }
-      high = uint32_t((high + uint64_t(step) * low + weighted) % ADLER);
-      low = (low + sum) % ADLER;
-    }
-    uint32_t counts[SYMBOLS] = {};
-    const size_t num = tokenize(rows.data(), size, tokens.data(), counts);
-    put_block(stream, tokens.data(), num, counts, end == height);
+    put_block(stream, tokens.data(), size_t(next - tokens.data()), end == height);
   }
   stream.finish();
-  for (int shift : {24, 16, 8, 0}) *stream.out++ = uint8_t((high << 16 | low) >> shift);
+  for (int shift : {24, 16, 8, 0}) *stream.out++ = uint8_t((check.high << 16 | check.low) >> shift);
   return stream.out - out;
 }
 
