@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -174,6 +175,18 @@ def test_the_nearest_is_the_one_that_opencv_finds(both_ways):
         label.ravel()[marked] = rng.integers(1, 1000, len(marked))
         quick, plain = both_ways(partial(kinds._nearest, label))
         np.testing.assert_array_equal(quick, plain)
+
+
+def test_kinds_of_labels_are_enlarged_as_by_opencv():
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        height, width = rng.integers(1, 90, 2)
+        label = rng.integers(0, 9, (-(-height // 2), -(-width // 2)), np.int32)
+        kind = rng.integers(0, 5, 9, np.uint8)
+        wanted = cv2.resize(kind[label], (width, height), interpolation=cv2.INTER_NEAREST)
+        found = kinds._enlarged(kind, label, (height, width))
+        np.testing.assert_array_equal(found, wanted)
+        assert found.flags.c_contiguous
 
 
 @NEEDS_LIBRARY

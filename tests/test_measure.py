@@ -14,12 +14,15 @@ import drawn_vessels
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import sparse
+from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 from skimage import measure as independent
 
 from segpipe.data import synthetic
 from segpipe.data.classes import BACKGROUND, VESSEL, classes_of
 from segpipe.measurement import vessels
+from segpipe.measurement.branching import components
 from segpipe.measurement.calibre import measure_calibres
 from segpipe.measurement.fractal import fractal_dimension
 from segpipe.measurement.quality import Quality, assess_quality
@@ -451,3 +454,13 @@ def test_a_point_beyond_the_plane_has_the_pixel_at_its_edge():
     plane = np.arange(12, dtype=np.float32).reshape(3, 4)
     points = np.array([-2 - 1j, 3.4 + 2.4j, 9 + 1j])
     np.testing.assert_array_equal(nearest(plane, points), [0, 11, 7])
+
+
+def test_components_are_those_of_scipys_graphs():
+    rng = np.random.default_rng(7)
+    for _ in range(300):
+        num = int(rng.integers(1, 60))
+        pairs = rng.integers(0, num, (int(rng.integers(0, num)), 2))
+        graph = sparse.coo_array((np.ones(len(pairs)), tuple(pairs.T)), (num, num))
+        wanted = csgraph.connected_components(graph, directed=False)[1]
+        np.testing.assert_array_equal(components(num, pairs), wanted)
