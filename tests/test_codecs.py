@@ -21,6 +21,7 @@ from segpipe.data.codecs import (
     decode_image,
     decode_photograph,
     encode_grey,
+    encode_kinds,
     encode_mask,
 )
 from segpipe.data.drawings import read_drawing
@@ -422,8 +423,17 @@ def test_a_mask_comes_back_with_its_palette(orientation):
 
 @pytest.mark.parametrize("width", range(1, 10))
 @pytest.mark.parametrize("orientation", [1, 3])
-def test_a_mask_of_any_width_is_whole_for_pillow_and_opencv(width, orientation):
-    """Four pixels share a byte: every rest of a row, also of one that is cut out of a larger."""
+@pytest.mark.parametrize("missing", ["", "no C++ compiler"])
+def test_a_mask_of_any_width_is_whole_for_pillow_and_opencv(
+    width, orientation, missing, monkeypatch
+):
+    """Four pixels share a byte: every rest of a row, also of one that is cut out of a larger.
+
+    Packed by the kernels and without them.
+    """
+    if not missing and (problem := kernels.missing()):
+        pytest.skip(problem)
+    monkeypatch.setattr(kernels, "missing", lambda: missing)
     wider = np.random.default_rng(width).integers(0, 3, (7, 20), np.uint8)
     for mask in (wider[:, :width], np.asfortranarray(wider[:, :width]), wider[::2, 20 - width :]):
         data = encode_mask(mask, orientation)
@@ -446,6 +456,21 @@ def test_a_mask_has_the_header_and_palette_that_pillow_writes():
         palette = png.index(b"PLTE") + 4
         assert png[palette : palette + 9] == bytes([0, 0, 0, 255, 255, 255, 128, 128, 128])
     assert data == encode_mask(mask.copy())
+
+
+@pytest.mark.parametrize("encode", [encode_mask, encode_kinds])
+@pytest.mark.parametrize("size", [300, 2000])
+def test_files_of_the_kernels_are_hardly_larger_than_zlibs(encode, size, monkeypatch):
+    """Of lines within a field; in small files the blocks' codes weigh more."""
+    if problem := kernels.missing():
+        pytest.skip(problem)
+    mask = np.zeros((size, size), np.uint8)
+    cv2.circle(mask, (size // 2, size // 2), size * 2 // 5, 2, -1)
+    for end in np.random.default_rng(0).integers(size // 4, size * 3 // 4, (30, 2)):
+        cv2.line(mask, (size // 2, size // 2), end.tolist(), 1, size // 200)
+    packed = encode(mask)
+    monkeypatch.setattr(kernels, "missing", lambda: "no C++ compiler")
+    assert len(packed) < len(encode(mask)) + 300
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (70, 1), (200, 333)])

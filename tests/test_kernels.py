@@ -21,7 +21,8 @@ from torch import nn
 
 from segpipe import kernels
 from segpipe.data import codecs
-from segpipe.data.canvas import canvas_side, fit_fov, plain_native_mask, plan_fit, restore
+from segpipe.data.canvas import Geometry, canvas_side, fit_fov, plain_native_mask, plan_fit, restore
+from segpipe.measurement.structures import plain_native_kinds
 from segpipe.models.loss import Loss, NativeLoss
 from segpipe.models.segnet import SegNetLite
 
@@ -151,6 +152,11 @@ def test_a_width_that_the_loop_does_not_know_is_refused(width):
         )
 
 
+def grains(values: np.ndarray, grain: int) -> np.ndarray:
+    """Each of them over so many px either way."""
+    return values.repeat(grain, 0).repeat(grain, 1)
+
+
 def enlarged(canvas: np.ndarray, geometry: list[int]) -> np.ndarray:
     """A canvas's box at native size, larger or smaller, by Pillow."""
     height, width, top, left, box_height, box_width, scaled_height, scaled_width = geometry
@@ -175,12 +181,14 @@ def geometries(draw: st.DrawFn, least: float = 1) -> list[int]:
 @settings(deadline=None, max_examples=60)
 @given(
     geometry=geometries() | geometries(0.1),
+    grain=st.sampled_from([1, 8, 32]),
     seed=st.integers(0, 99),
 )
-def test_native_masks_are_pillows_bilinear_scores_at_the_threshold(geometry, seed):
+def test_native_masks_are_pillows_bilinear_scores_at_the_threshold(geometry, grain, seed):
+    """Of noise, and of scores that are flat over many pixels."""
     scaled = geometry[-2:]
     rng = np.random.default_rng(seed)
-    score = rng.random((SIDE, SIDE), np.float32)
+    score = grains(rng.random((SIDE // grain, SIDE // grain), np.float32), grain)
     fov = disc(SIDE, scaled[0] / 2, scaled[1] / 2, max(scaled) * 0.45)
     native, inside = enlarged(score, geometry), enlarged(fov, geometry)
     wanted = np.where(inside > 127, np.where(native >= np.float32(0.3), 1, 2), 0)
@@ -188,6 +196,51 @@ def test_native_masks_are_pillows_bilinear_scores_at_the_threshold(geometry, see
     near = (np.abs(native - 0.3) < 1e-5) | (np.abs(inside - 127) < 1e-3)  # rounding may decide
     assert (found == wanted)[~near].all()
     assert near.mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [40, 200, 333])
+def test_scores_within_rounding_of_the_threshold_are_told_apart(size):
+    """Flat ones, whose enlargement is exact."""
+    geometry = np.asarray([size, size, 0, 0, size, size, 40, 40], np.int32)
+    fov, threshold = np.full((SIDE, SIDE), 255, np.uint8), np.float32(0.3)
+    for way, wanted in ((-1, 2), (0, 1), (1, 1)):
+        score = np.nextafter(threshold, np.float32(way)) if way else threshold
+        mask = kernels.native_mask(np.full((SIDE, SIDE), score), fov, geometry, float(threshold))
+        assert (mask == wanted).all()
+    for level, wanted in ((126, 0), (127, 0), (128, 1)):
+        mask = kernels.native_mask(
+            np.ones((SIDE, SIDE), np.float32), fov * 0 + level, geometry, 0.3
+        )
+        assert (mask == wanted).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    geometry=geometries() | geometries(0.1),
+    grain=st.sampled_from([1, 8, 32]),
+    seed=st.integers(0, 99),
+)
+def test_native_kinds_are_those_of_opencvs_nearest_pixels(geometry, grain, seed):
+    """Also what is vessel outside the box, and classes that there are not."""
+    rng = np.random.default_rng(seed)
+    plane = grains(rng.integers(0, 5, (SIDE // grain, SIDE // grain), np.uint8), grain)
+    mask = rng.integers(0, 4, geometry[:2], np.uint8)
+    found = kernels.native_kinds(plane, mask, np.asarray(geometry, np.int32))
+    wanted = plain_native_kinds(plane, mask, Geometry(*geometry))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("canvas", [1, 2, 3, 49, 50, 733, 1036, 1087])
+def test_nearest_pixels_of_any_size_are_opencvs(canvas):
+    """Whose quotients of sizes are rounded before they are multiplied."""
+    plane = np.arange(canvas)[None].astype(np.uint8).repeat(canvas, 0)
+    for size in (*range(1, 100), *range(400, 4000, 37), 3302, 3504):
+        geometry = [1, size, 0, 0, 1, size, canvas, canvas]
+        found = kernels.native_kinds(
+            plane, np.ones((1, size), np.uint8), np.asarray(geometry, np.int32)
+        )
+        wanted = cv2.resize(plane, (size, 1), interpolation=cv2.INTER_NEAREST)
+        np.testing.assert_array_equal(found, wanted)
 
 
 @settings(deadline=None, max_examples=60)
@@ -325,6 +378,39 @@ def test_packed_rows_unpack_to_what_paeths_filter_makes(shape, levels, share, se
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, levels, shape, np.uint8) * (rng.random(shape) < share)
     assert zlib.decompress(kernels.packed_rows(noise.astype(np.uint8))) == by_paeth(noise)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.sampled_from([1, 2, 255, 256, 257]), st.integers(1, 70)),
+    bits=st.sampled_from([2, 4]),
+    grain=st.sampled_from([1, 5, 40]),
+    seed=st.integers(0, 99),
+)
+def test_rows_of_few_bits_unpack_to_what_they_differ_by_from_the_ones_above(
+    shape, bits, grain, seed
+):
+    rng, (height, width) = np.random.default_rng(seed), shape
+    few = rng.integers(0, 1 << bits, (-(-height // grain), -(-width // grain)), np.uint8)
+    image = grains(few, grain)[:height, :width]
+    digits = np.unpackbits(image[..., None], axis=2)[..., -bits:].reshape(height, -1)
+    joined = np.packbits(digits, axis=1)
+    rows = np.pad(np.diff(joined, axis=0, prepend=np.uint8(0)), ((0, 0), (1, 0)))
+    rows[:, 0] = 2  # the filter's number
+    assert zlib.decompress(kernels.packed_rows(image, bits)) == rows.tobytes()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 257, 3504])
+@pytest.mark.parametrize(("classes", "encode"), [(3, codecs.encode_mask), (5, codecs.encode_kinds)])
+def test_packed_classes_are_decoded_by_pillow(width, classes, encode):
+    rng = np.random.default_rng(width)
+    noise = rng.integers(0, classes, (300, width), np.uint8)
+    flat = np.zeros_like(noise)
+    rare = flat + 2
+    rare.flat[rng.integers(0, rare.size, 9)] = 1
+    for image in (noise, flat, flat + 2, rare, np.where(np.arange(300)[:, None] < 70, 2, noise)):
+        png = io.BytesIO(encode(image.astype(np.uint8)))
+        np.testing.assert_array_equal(np.asarray(Image.open(png)), image)
 
 
 @pytest.mark.parametrize("length", [*range(1, 40), 257, 258, 259, 260, 261, 516, 517, 4000])

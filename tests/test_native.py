@@ -139,8 +139,10 @@ def test_all_variants_that_this_cpu_runs_agree(monkeypatch):
         mask = kernels.native_mask(scores, fov, geometry, 0.5)
         one = np.full(mask.shape, 1, np.uint8)
         levels = kernels.native_score((canvas[..., 0] / 255).astype(np.float32), one, geometry)
-        png = np.frombuffer(kernels.packed_rows(levels), np.uint8)
-        of_score = [levels.astype(float), png.astype(float)]
+        of_mask = kernels.packed_rows(mask, 2) + kernels.packed_rows(mask, 4)
+        png = np.frombuffer(kernels.packed_rows(levels) + of_mask, np.uint8)
+        told = kernels.native_kinds(canvas[..., 0], mask, geometry)
+        of_score = [levels.astype(float), png.astype(float), told.astype(float)]
         line = kernels.thin_lines(np.pad(levels > 128, 1).astype(np.uint8)).astype(float)
         large, num = kernels.without_specks((levels > 200).astype(np.uint8), 9)
         boxes = kernels.box_counts(large, [2, 3, 8], 4)
@@ -330,6 +332,9 @@ def refused() -> dict[str, str]:
         "mask: top": lambda: kernels.native_mask(score, fov, with_bad_box[0], 0.5),
         "mask: width": lambda: kernels.native_mask(score, fov, with_bad_box[1], 0.5),
         "mask: canvas": lambda: kernels.native_mask(score, fov, with_bad_box[2], 0.5),
+        "kinds: plane": lambda: kernels.native_kinds(fov[:30], fov, geometry),
+        "kinds: mask": lambda: kernels.native_kinds(fov, fov[:30], geometry),
+        "kinds: top": lambda: kernels.native_kinds(fov, fov, with_bad_box[0]),
         "levels: mask": lambda: kernels.native_score(score, fov[:30, :9], geometry),
         "levels: score": lambda: kernels.native_score(score[:, :9], fov, geometry),
         "levels: top": lambda: kernels.native_score(score, fov, with_bad_box[0]),
@@ -340,6 +345,7 @@ def refused() -> dict[str, str]:
         "rows: float64": lambda: kernels.packed_rows(score.astype(float)),
         "rows: nothing": lambda: kernels.packed_rows(fov[:0]),
         "rows: channels": lambda: kernels.packed_rows(canvas),
+        "rows: bits": lambda: kernels.packed_rows(fov, 1),
     }
     told = {}
     for name, call in (bad | test_layers.refused()).items():
@@ -361,8 +367,9 @@ def test_arrays_that_do_not_fit_are_refused_by_optimised_python_too(flags):
     told, debug = done.stdout.strip().rsplit(" ", 1)
     assert debug == str(not flags)
     found = json.loads(told)
-    assert len(found) == 58
+    assert len(found) == 62
     assert {name for name, error in found.items() if "wanted" not in error} == {
+        "kinds: top",
         "levels: top",
         "mask: top",
         "mask: width",

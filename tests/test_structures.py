@@ -272,7 +272,12 @@ def test_parts_of_paths_are_runs_of_their_points():
 
 
 @pytest.mark.parametrize("width", [7, 8])
-def test_kinds_come_back_from_their_file_in_their_colours(width):
+@pytest.mark.parametrize("missing", ["", "no C++ compiler"])
+def test_kinds_come_back_from_their_file_in_their_colours(width, missing, monkeypatch):
+    """Packed by the kernels and without them."""
+    if not missing and (problem := kernels.missing()):
+        pytest.skip(problem)
+    monkeypatch.setattr(kernels, "missing", lambda: missing)
     kinds_ = np.random.default_rng(0).integers(0, 5, (6, width), dtype=np.uint8)
     with Image.open(io.BytesIO(codecs.encode_kinds(kinds_))) as picture:
         assert np.array_equal(np.asarray(picture), kinds_)

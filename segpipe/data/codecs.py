@@ -142,22 +142,22 @@ def encode_mask(mask: Image8, orientation: int = 1) -> bytes:
     its photograph's EXIF `orientation` (1 to 8) it lies on the pixels that file stores, and viewers
     turn both alike.
     """
-    rows = _deflated(_packed(mask), zlib.Z_RLE)  # zlib knows no faster, and here no smaller
-    return _png(mask.shape, MASK_BITS, rows, orientation, bytes(MASK_PALETTE))
+    return _of_palette(mask, MASK_BITS, MASK_PALETTE, orientation)
 
 
 def encode_kinds(kinds: Image8, orientation: int = 1) -> bytes:
     """kinds [H, W] uint8 in {0, 1, 2, 3, 4}: outside, artery, vein, crossing, background -> palette
     PNG, with its photograph's EXIF orientation (1 to 8)."""
-    if kinds.shape[1] % 2:
-        kinds = np.pad(kinds, ((0, 0), (0, 1)))
-        shape = kinds.shape[0], kinds.shape[1] - 1
+    return _of_palette(kinds, KINDS_BITS, KINDS_PALETTE, orientation)
+
+
+def _of_palette(image: Image8, bits: int, palette: tuple[int, ...], orientation: int) -> bytes:
+    if kernels.missing():
+        joined = _fours(image) if bits == MASK_BITS else _pairs(image)
+        rows = _deflated(joined, zlib.Z_RLE)  # zlib knows no faster, and here no smaller
     else:
-        shape = kinds.shape
-    rows = np.zeros((shape[0], 1 + kinds.shape[1] // 2), np.uint8)
-    np.left_shift(kinds[:, ::2], KINDS_BITS, out=rows[:, 1:])
-    rows[:, 1:] |= kinds[:, 1::2]
-    return _png(shape, KINDS_BITS, _deflated(rows, zlib.Z_RLE), orientation, bytes(KINDS_PALETTE))
+        rows = kernels.packed_rows(image, bits)
+    return _png(image.shape, bits, rows, orientation, bytes(palette))
 
 
 def encode_grey(image: Image8, orientation: int = 1) -> bytes:
@@ -204,13 +204,23 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def _packed(mask: Image8) -> Image8:
+def _fours(mask: Image8) -> Image8:
     """mask [H, W] -> [H, 1 + W/4 rounded up] uint8: no filter, then four pixels a byte."""
     if mask.shape[1] % 4:
         mask = np.pad(mask, ((0, 0), (0, -mask.shape[1] % 4)))
     fours = np.ascontiguousarray(mask).view("<u4")
     rows = np.zeros((len(fours), 1 + fours.shape[1]), np.uint8)
     rows[:, 1:] = fours * FOUR_TO_TOP >> 24
+    return rows
+
+
+def _pairs(kinds: Image8) -> Image8:
+    """kinds [H, W] -> [H, 1 + W/2 rounded up] uint8: no filter, then two pixels a byte."""
+    if kinds.shape[1] % 2:
+        kinds = np.pad(kinds, ((0, 0), (0, 1)))
+    rows = np.zeros((len(kinds), 1 + kinds.shape[1] // 2), np.uint8)
+    np.left_shift(kinds[:, ::2], KINDS_BITS, out=rows[:, 1:])
+    rows[:, 1:] |= kinds[:, 1::2]
     return rows
 
 

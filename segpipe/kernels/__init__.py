@@ -7,10 +7,10 @@
     resunet.py     the scores of models.resunet, quicker
     distances.py   OpenCV's distances within vessels and to the nearest centre line, quicker
     lines.py       skeleton.thin, fractal's boxes, traced's specks and trust's parts, quicker
-    masks.py       canvas.native_mask, quicker
+    masks.py       canvas.native_mask and structures.native_kinds, quicker
     paths.py       skeleton.trace, without_spurs and what is read along and across lines, quicker
     pictures.py    Pillow's bilinear `resize` and OpenCV's by areas, quicker
-    scores.py      canvas.native_score and codecs.encode_grey, quicker
+    scores.py      canvas.native_score and what codecs makes PNGs of, quicker
 
 Where there is none `missing` says so, and those who call take the plain path. Nothing here
 knows torch: a process that segments with these starts in half a second.
@@ -19,7 +19,7 @@ knows torch: a process that segments with these starts in half a second.
 from segpipe.kernels.distances import nearest_labels, vessel_depth
 from segpipe.kernels.layers import Layers
 from segpipe.kernels.lines import box_counts, long_parts, thin_lines, without_specks
-from segpipe.kernels.masks import native_mask
+from segpipe.kernels.masks import native_kinds, native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.paths import cover_sums, filtered_paths, trace_lines, without_spurs
 from segpipe.kernels.pictures import averaged, block_means, resized, resizes
@@ -42,6 +42,7 @@ __all__ = [
     "fingerprint",
     "long_parts",
     "missing",
+    "native_kinds",
     "native_mask",
     "native_score",
     "nearest_labels",

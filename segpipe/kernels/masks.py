@@ -1,4 +1,4 @@
-"""Score -> mask of the photograph's size."""
+"""Score -> mask of the photograph's size; kinds of the canvas -> those of the mask's vessels."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ def native_mask(
         mask,
     )
     return mask
+
+
+def native_kinds(
+    plane: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], geometry: npt.NDArray[np.int32]
+) -> npt.NDArray[np.uint8]:
+    """As structures.native_kinds, for a geometry [8].
+
+    Raises ValueError for arrays of another shape or dtype, or a box that does not lie in both.
+    """
+    side = len(plane)
+    shape = check_box(geometry, side)
+    picture = np.empty(shape, np.uint8)
+    native.library().native_kinds(
+        shaped("plane", plane, (side, side), np.uint8),
+        shaped("mask", mask, shape, np.uint8),
+        side,
+        np.ascontiguousarray(geometry),
+        picture,
+    )
+    return picture
 
 
 def check_box(geometry: npt.NDArray[np.int32], side: int) -> tuple[int, int]:

@@ -40,6 +40,7 @@ INT, FLOAT, DOUBLE = ctypes.c_int32, ctypes.c_float, ctypes.c_double
 NETWORK = ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
+    "native_kinds": (U8, U8, INT, I32, U8),
     "box_counts": (U8, INT, INT, I32, INT, INT, F64),
     "thin_lines": (U8, INT, INT, U8),
     "without_specks": (U8, INT, INT, DOUBLE, I32),
@@ -54,7 +55,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_score": (F32, U8, INT, I32, U8),
     "averaged_levels": (U8, *[INT] * 5, U8),
     "resized_levels": (U8, *[INT] * 3, F32, *[INT] * 2, U8),
-    "packed_rows": (U8, INT, INT, INT, U8, I64),
+    "packed_rows": (U8, *[INT] * 4, U8, I64),
     "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),
     "segnet_lite_gradients": (U8, U8, INT, INT, INT, F32, F32, F32, F32, F64, F64, F64, F64),
     "convolution_forward": (F32, F32_OR_NONE, F32, F32_OR_NONE, *[INT] * 7, F32, F64_OR_NONE),

@@ -1,5 +1,5 @@
-// Score -> grey picture of the photograph's size -> what a PNG holds of it. Called through ctypes
-// by scores.py.
+// Score -> grey picture of the photograph's size; picture -> what a PNG holds of it. Called through
+// ctypes by scores.py.
 #ifdef __clang__ // products are rounded before they are added, as Pillow's are
 #pragma STDC FP_CONTRACT OFF
 #else
@@ -137,7 +137,8 @@ void enlarge(const float *score, const uint8_t *mask, int32_t side, const int32_
 constexpr int SYMBOLS = 286, END = 256, LONGEST = 258;
 constexpr int MATCH = 512; // with its length added, the token of a run
 constexpr int CODE_BITS = 15, LENGTH_BITS = 7; // the longest codes, of symbols and of code lengths
-constexpr int SAMPLE = 8; // one of so many tokens is counted
+constexpr size_t SAMPLE = 8;     // one of so many tokens is counted,
+constexpr size_t FEW = 1 << 14; // but of fewer than these each
 constexpr uint32_t ADLER = 65521, ADLER_STEP = 2048;
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bits are stored eight bytes at a time");
@@ -233,7 +234,7 @@ struct Lengths {
 constexpr Lengths LENGTHS;
 
 // A row, and the one above it, -> Paeth's differences, after the byte that names that filter.
-void filter(const uint8_t *__restrict row, const uint8_t *__restrict above, int width,
+void by_paeth(const uint8_t *__restrict row, const uint8_t *__restrict above, int width,
             uint8_t *__restrict out) {
   out[0] = 4;
   out[1] = uint8_t(row[0] - above[0]); // left of it is 0, so that what is above is nearest
@@ -251,6 +252,52 @@ void filter(const uint8_t *__restrict row, const uint8_t *__restrict above, int 
     out[x + 1] = row[x] - nearest;
   }
 }
+
+// The same of bytes that hold several pixels: what a row differs by from the one above.
+void upwards(const uint8_t *__restrict row, const uint8_t *__restrict above, size_t size,
+             uint8_t *__restrict out) {
+  out[0] = 2;
+  for (size_t at = 0; at < size; at++) out[at + 1] = row[at] - above[at];
+}
+
+// A row's pixels -> bytes, in which the first are the uppermost bits.
+template <int BITS> void join(const uint8_t *__restrict row, int width, uint8_t *__restrict out) {
+  constexpr int MANY = 8 / BITS;
+  const int whole = width / MANY;
+  for (int at = 0; at < whole; at++) {
+    uint8_t byte = 0;
+    for (int n = 0; n < MANY; n++) byte |= row[at * MANY + n] << (8 - BITS - BITS * n);
+    out[at] = byte;
+  }
+  if (width % MANY) out[whole] = 0;
+  for (int x = whole * MANY; x < width; x++) out[whole] |= row[x] << (8 - BITS - BITS * (x % MANY));
+}
+
+// Rows of an image as a PNG has them, one after the other.
+class Rows {
+  const uint8_t *next;
+  int width, bits;
+  std::vector<uint8_t> above, joined;
+
+public:
+  const size_t pitch; // bytes of a row, its filter's included
+
+  Rows(const uint8_t *image, int width, int bits)
+      : next(image), width(width), bits(bits), above(width), joined(width),
+        pitch((size_t(width) * bits + 7) / 8 + 1) {}
+
+  void filter(uint8_t *out) {
+    if (bits == 8) {
+      by_paeth(next, above.data(), width, out);
+      std::memcpy(above.data(), next, width);
+    } else {
+      (bits == 4 ? join<4> : join<2>)(next, width, joined.data());
+      upwards(joined.data(), above.data(), pitch - 1, out);
+      above.swap(joined);
+    }
+    next += width;
+  }
+};
 
 // Of eight bytes those that differ from the one before: there the result has bytes that are not 0.
 uint64_t changes(const uint8_t *at) {
@@ -304,11 +351,13 @@ uint16_t *tokenize(uint8_t *row, size_t size, uint32_t *edges, uint16_t *tokens)
   return put_bytes(row + from, size - from, tokens);
 }
 
-// About how often each symbol is used, and at least once.
+// How often each symbol is used; of many tokens about how often, and at least once.
 void count(const uint16_t *tokens, size_t num, uint32_t *counts) {
   uint32_t seen[MATCH + LONGEST + 1] = {};
-  for (size_t n = 0; n < num; n += SAMPLE) seen[tokens[n]] += SAMPLE;
-  std::fill(counts, counts + SYMBOLS, 1);
+  const size_t step = num < FEW ? 1 : SAMPLE;
+  for (size_t n = 0; n < num; n += step) seen[tokens[n]] += step;
+  std::fill(counts, counts + SYMBOLS, num < FEW ? 0 : 1);
+  counts[END] = 1;
   for (int byte = 0; byte < 256; byte++) counts[byte] += seen[byte];
   for (int run = 3; run <= LONGEST; run++) counts[LENGTHS.symbol[run]] += seen[MATCH + run];
 }
@@ -380,15 +429,16 @@ struct Adler { // the sums of RFC 1950
   }
 };
 
-// image [height, width] -> a zlib stream of its rows, filtered, in blocks of `block` rows; the
-// stream's size. `out` must have 2 * height * (width + 1) bytes, as no code is longer than 15 bits,
-// 512 for each block, and 64.
-int64_t pack(const uint8_t *image, int32_t height, int32_t width, int32_t block, uint8_t *out) {
+// image [height, width] -> a zlib stream of its rows, filtered, of so many bits a pixel, in blocks
+// of `block` rows; the stream's size. `out` must have twice the bytes of all rows, as no code is
+// longer than 15 bits, 512 for each block, and 64.
+int64_t pack(const uint8_t *image, int32_t height, int32_t width, int32_t bits, int32_t block,
+             uint8_t *out) {
   Bits stream{out + 2};
   out[0] = 0x78, out[1] = 0x01; // deflate with a window of 32 KiB, packed in haste
   Adler check;
-  const size_t pitch = size_t(width) + 1;
-  std::vector<uint8_t> zeros(width); // above the first row
+  Rows rows(image, width, bits);
+  const size_t pitch = rows.pitch;
   std::vector<uint8_t> room(8 + pitch + COPIED);
   uint8_t *filtered = room.data() + 8;
   std::vector<uint32_t> edges(pitch / 8 + 2);
@@ -397,8 +447,7 @@ int64_t pack(const uint8_t *image, int32_t height, int32_t width, int32_t block,
     const int end = std::min(height, y + block);
     uint16_t *next = tokens.data();
     for (int at = y; at < end; at++) {
-      const uint8_t *row = image + size_t(at) * width;
-      filter(row, at ? row - width : zeros.data(), width, filtered);
+      rows.filter(filtered);
       check.add(filtered, pitch);
       next = tokenize(filtered, pitch, edges.data(), next);
     }
@@ -416,7 +465,7 @@ extern "C" int32_t native_score(const float *score, const uint8_t *mask, int32_t
   return guarded([&] { enlarge(score, mask, side, geometry, levels); });
 }
 
-extern "C" int32_t packed_rows(const uint8_t *image, int32_t height, int32_t width, int32_t block,
-                               uint8_t *out, int64_t *size) {
-  return guarded([&] { *size = pack(image, height, width, block, out); });
+extern "C" int32_t packed_rows(const uint8_t *image, int32_t height, int32_t width, int32_t bits,
+                               int32_t block, uint8_t *out, int64_t *size) {
+  return guarded([&] { *size = pack(image, height, width, bits, block, out); });
 }

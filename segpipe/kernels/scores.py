@@ -1,4 +1,4 @@
-"""Score -> grey picture of the photograph's size -> what a PNG holds of it."""
+"""Score -> grey picture of the photograph's size; picture -> what a PNG holds of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segpipe.kernels import native
 from segpipe.kernels.masks import check_box
 from segpipe.kernels.native import shaped
 
-BLOCK_ROWS = 64  # that share a code: of 3,504 px they stay in a core's cache
+BLOCK_ROWS = 64  # of 8 bits that share a code: of 3,504 px they stay in a core's cache
 
 
 def native_score(
@@ -34,18 +34,21 @@ def native_score(
     return levels
 
 
-def packed_rows(image: npt.NDArray[np.uint8]) -> bytes:
-    """image [H, W] uint8 -> the zlib stream of a PNG's IDAT: each row by Paeth's filter.
+def packed_rows(image: npt.NDArray[np.uint8], bits: int = 8) -> bytes:
+    """image [H, W] uint8 -> the zlib stream of a PNG's IDAT, of 8, 4 or 2 bits a pixel.
 
-    Only runs of a byte are looked for: in a picture that was enlarged there is little else. Raises
-    ValueError for another shape or dtype, or no pixel.
+    Rows of 8 bits by Paeth's filter, others as what they differ by from the one above. Only runs of
+    a byte are looked for: in a picture that was enlarged there is little else. Raises ValueError
+    for another shape or dtype, no pixel, or another number of bits.
     """
     if image.ndim != 2 or not image.size:
         raise ValueError(f"image: {image.shape}, wanted rows of pixels")
+    if bits not in (8, 4, 2):
+        raise ValueError(f"bits: {bits}, wanted 8, 4 or 2")
     height, width = image.shape
-    out = np.empty(2 * height * (width + 1) + 512 * (height // BLOCK_ROWS + 1) + 64, np.uint8)
+    pitch, block = 1 + -(-width * bits // 8), BLOCK_ROWS * 8 // bits
+    out = np.empty(2 * height * pitch + 512 * (height // block + 1) + 64, np.uint8)
     size = np.zeros(1, np.int64)
-    native.library().packed_rows(
-        shaped("image", image, (height, width), np.uint8), height, width, BLOCK_ROWS, out, size
-    )
+    pixels = shaped("image", image, (height, width), np.uint8)
+    native.library().packed_rows(pixels, height, width, bits, block, out, size)
     return out[: int(size[0])].tobytes()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Plane, StructureMaps
 from segpipe.data.canvas import Geometry
 from segpipe.data.classes import OUTSIDE, VESSEL
@@ -84,6 +85,13 @@ def native_kinds(plane: Image8, mask: Image8, geometry: Geometry) -> Image8:
 
     What is vessel there is vessel in the mask: each pixel has the kind of the canvas's nearest one.
     """
+    if not kernels.missing():
+        return kernels.native_kinds(plane, mask, np.asarray(geometry.to_list(), np.int32))
+    return plain_native_kinds(plane, mask, geometry)
+
+
+def plain_native_kinds(plane: Image8, mask: Image8, geometry: Geometry) -> Image8:
+    """native_kinds by OpenCV."""
     g = geometry
     box = plane[: g.scaled_height, : g.scaled_width]
     size = g.box_width, g.box_height
