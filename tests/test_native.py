@@ -337,6 +337,10 @@ def refused() -> dict[str, str]:
         "resized: channels": lambda: kernels.resized(np.zeros((2, 2, 5), np.uint8), 9, 9),
         "resized: box": lambda: kernels.resized(canvas, 9, 9, (0, 0, 33, 9)),
         "resized: smaller": lambda: kernels.resized(canvas, 99, 1),
+        "resized: into": lambda: kernels.resized(fov, 40, 40, into=canvas[:, :, 0]),
+        "boxes: float64": lambda: kernels.box_means(canvas.astype(float), 9, 9),
+        "boxes: grey": lambda: kernels.box_means(fov, 9, 9),
+        "boxes: larger": lambda: kernels.box_means(canvas, 33, 9),
         "rows: float64": lambda: kernels.packed_rows(score.astype(float)),
         "rows: nothing": lambda: kernels.packed_rows(fov[:0]),
         "rows: channels": lambda: kernels.packed_rows(canvas),
@@ -361,7 +365,7 @@ def test_arrays_that_do_not_fit_are_refused_by_optimised_python_too(flags):
     told, debug = done.stdout.strip().rsplit(" ", 1)
     assert debug == str(not flags)
     found = json.loads(told)
-    assert len(found) == 58
+    assert len(found) == 62
     assert {name for name, error in found.items() if "wanted" not in error} == {
         "levels: top",
         "mask: top",
