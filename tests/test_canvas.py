@@ -28,6 +28,7 @@ from segpipe.data.canvas import (
     restore,
 )
 from segpipe.data.fov import fov_box, fov_diameter
+from segpipe.data.memory import pixels_of
 from segpipe.errors import RejectedImage
 
 DIAMETER = 540.0
@@ -234,3 +235,19 @@ def test_class_pixels_are_the_nearest_ones_of_the_box():
     )
     assert not canvas[g.scaled_height :].any()
     assert not canvas[:, g.scaled_width :].any()
+
+
+def test_pillows_pixels_are_seen_without_a_copy_where_they_are_in_one_piece():
+    array = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for picture in (Image.fromarray(array), Image.fromarray(array).resize((3000, 2000))):
+        whole, part = pixels_of(picture), pixels_of(picture, (5, 6, 50, 40))
+        np.testing.assert_array_equal(whole, np.asarray(picture))
+        np.testing.assert_array_equal(part, np.asarray(picture)[6:40, 5:50])
+        assert not whole.flags.writeable
+    small = Image.fromarray(array)
+    view = pixels_of(small)
+    assert view.strides == (4 * 80, 4, 1)
+    del small
+    np.testing.assert_array_equal(view, array)
+    with pytest.raises(ValueError, match="wanted RGB"):
+        pixels_of(Image.fromarray(array[..., 0]))

@@ -295,6 +295,57 @@ def test_pictures_of_another_size_have_the_levels_of_pillows(shape, factor, part
     np.testing.assert_array_equal(found.reshape(height, width, -1), np.stack(wanted, axis=-1))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 60), st.integers(2, 90)),
+    share=st.floats(0, 1),
+    size=st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)),
+    seed=st.integers(0, 99),
+)
+def test_masks_of_another_size_have_the_levels_of_pillows(shape, share, size, seed):
+    """Runs of one level, longer and shorter, beside each other."""
+    rng = np.random.default_rng(seed)
+    turns = rng.random((1, *shape))[0] < share**3
+    mask = (np.cumsum(turns, axis=1) % 3 * 127).astype(np.uint8)
+    height, width = (math.ceil(side * by) for side, by in zip(shape, size, strict=True))
+    assume(kernels.resizes(shape, height, width))
+    wanted = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(kernels.resized(mask, height, width), np.asarray(wanted))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    factor=st.tuples(st.floats(1, 9), st.floats(1, 9)),
+    channels=st.integers(2, 4),
+    apart=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_means_in_boxes_have_the_levels_of_pillows(shape, factor, channels, apart, seed):
+    wide = np.random.default_rng(seed).integers(0, 256, (*shape, 4), np.uint8)
+    picture = wide[..., :channels] if apart else np.ascontiguousarray(wide[..., :channels])
+    height, width = (math.ceil(side / by) for side, by in zip(shape, factor, strict=True))
+    found = kernels.box_means(picture, height, width)
+    if found is None:  # where Pillow works down the columns first
+        assert shape[0] - height > 2 * (shape[1] - width)
+        return
+    wanted = [
+        Image.fromarray(picture[..., c]).resize((width, height), Image.Resampling.BOX)
+        for c in range(channels)
+    ]
+    np.testing.assert_array_equal(found, np.stack(wanted, axis=-1))
+
+
+def test_a_picture_whose_rows_and_pixels_lie_apart_is_resized_into_a_part_of_another():
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 4), np.uint8)[3:-2, 5:, :3]
+    canvas = np.full((60, 60, 3), 7, np.uint8)
+    kernels.resized(picture, 40, 50, into=canvas[:40, :50])
+    wanted = Image.fromarray(picture).resize((50, 40), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(canvas[:40, :50], np.asarray(wanted))
+    assert (canvas[40:] == 7).all()
+    assert (canvas[:, 50:] == 7).all()
+
+
 def test_what_pillow_works_down_the_columns_of_first_is_left_to_it():
     assert kernels.resizes((584, 565), 1028, 1035)
     assert kernels.resizes((1168, 1651), 733, 1036)

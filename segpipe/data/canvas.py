@@ -17,6 +17,7 @@ from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.classes import OUTSIDE, classes_of
 from segpipe.data.fov import fov_box, fov_diameter
+from segpipe.data.memory import pixels_of
 
 SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
 MARGIN_PX = 6  # canvas px kept around the field, so that its rim is seen against what is outside it
@@ -71,15 +72,20 @@ class Geometry:
 
 
 def plan_fit(
-    fov: Mask, working_diameter: float, size: tuple[int, int] | None = None, reduction: int = 1
+    fov: Mask,
+    working_diameter: float,
+    size: tuple[int, int] | None = None,
+    reduction: int = 1,
+    diameter: int | None = None,
 ) -> Geometry:
     """How the field of fov [H, W] bool goes onto the canvas of this working diameter (px).
 
-    `size` is the photograph's height and width where fov is that of one reduced by `reduction`.
+    `size` is the photograph's height and width where fov is that of one reduced by `reduction`;
+    `diameter` is fov's own (`fov_diameter`), where it is at hand.
     """
     height, width = size or fov.shape
     found = fov_box(fov)
-    scale = scale_to(reduction * fov_diameter(fov, found), working_diameter)
+    scale = scale_to(reduction * (diameter or fov_diameter(fov, found)), working_diameter)
     top, left, bottom, right = (reduction * edge for edge in found)
     margin = round(MARGIN_PX / scale)
     top, left = max(0, top - margin), max(0, left - margin)
@@ -90,19 +96,26 @@ def plan_fit(
 
 
 def fit_image(
-    image: Image8 | Image.Image, geometry: Geometry, side: int, reduction: int = 1
+    image: Image8 | Image.Image,
+    geometry: Geometry,
+    side: int,
+    reduction: int = 1,
+    into: Image8 | None = None,
 ) -> Image8:
     """image [H, W, 3] uint8 -> canvas [side, side, 3] uint8 (antialiased where scaled).
 
-    The image may also be Pillow's, of mode RGB, and one reduced by `reduction`; so too a fov.
+    The image may also be Pillow's, of mode RGB, and one reduced by `reduction`; so too a fov. What
+    `into` [side, side, 3] held is lost, where it is given; so too a fov's.
     """
-    return _fit(image, geometry, side, Image.Resampling.BILINEAR, reduction)
+    return _fit(image, geometry, side, Image.Resampling.BILINEAR, reduction, into)
 
 
-def fit_fov(fov: Mask, geometry: Geometry, side: int, reduction: int = 1) -> Image8:
+def fit_fov(
+    fov: Mask, geometry: Geometry, side: int, reduction: int = 1, into: Image8 | None = None
+) -> Image8:
     """fov [H, W] bool -> canvas [side, side] uint8, 255 inside, soft at the rim where scaled."""
-    grey = fov.astype(np.uint8) * np.uint8(255)
-    return _fit(grey, geometry, side, Image.Resampling.BILINEAR, reduction)
+    grey = np.negative(fov.view(np.uint8))  # 1 becomes 255
+    return _fit(grey, geometry, side, Image.Resampling.BILINEAR, reduction, into)
 
 
 def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
@@ -123,28 +136,40 @@ def _fit(
     side: int,
     resampling: Image.Resampling,
     reduction: int = 1,
+    into: Image8 | None = None,
 ) -> Image8:
     g, r = geometry, reduction
     left, top = g.left // r, g.top // r
     right, bottom = -(-(g.left + g.box_width) // r), -(-(g.top + g.box_height) // r)
+    bands = (3,) if isinstance(pixels, Image.Image) else pixels.shape[2:]
+    canvas = np.empty((side, side, *bands), np.uint8) if into is None else into
+    canvas[g.scaled_height :], canvas[: g.scaled_height, g.scaled_width :] = 0, 0
+    fitted = canvas[: g.scaled_height, : g.scaled_width]
+    inset = g.left / r - left, g.top / r - top
+    box = (*inset, inset[0] + g.box_width / r, inset[1] + g.box_height / r)
+    cut, size = (bottom - top, right - left), (g.scaled_height, g.scaled_width)
+    bilinear = resampling == Image.Resampling.BILINEAR
+    quick = bilinear and kernels.resizes(cut, *size, box) and not kernels.missing()
+    if g.resampled and not quick:
+        picture = _cut(pixels, (left, top, right, bottom))
+        fitted[:] = np.asarray(picture.resize(size[::-1], resampling, box, REDUCING_GAP))
+        return canvas
     if isinstance(pixels, Image.Image):
-        picture = pixels.crop((left, top, right, bottom))
+        part = pixels_of(pixels, (left, top, right, bottom))
     else:
-        picture = Image.fromarray(pixels[top:bottom, left:right])
-    if not g.resampled:
-        fitted = np.asarray(picture)
+        part = pixels[top:bottom, left:right]
+    if g.resampled:
+        kernels.resized(part, *size, box, fitted)
     else:
-        inset = g.left / r - left, g.top / r - top
-        box = (*inset, inset[0] + g.box_width / r, inset[1] + g.box_height / r)
-        size, bilinear = (g.scaled_height, g.scaled_width), resampling == Image.Resampling.BILINEAR
-        cut = picture.height, picture.width
-        if bilinear and kernels.resizes(cut, *size, box) and not kernels.missing():
-            fitted = kernels.resized(np.asarray(picture), *size, box)
-        else:
-            fitted = np.asarray(picture.resize(size[::-1], resampling, box, REDUCING_GAP))
-    canvas = np.zeros((side, side, *fitted.shape[2:]), np.uint8)
-    canvas[: g.scaled_height, : g.scaled_width] = fitted
+        fitted[:] = part
     return canvas
+
+
+def _cut(pixels: Image8 | Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    if isinstance(pixels, Image.Image):
+        return pixels.crop(box)
+    left, top, right, bottom = box
+    return Image.fromarray(pixels[top:bottom, left:right])
 
 
 def restore(canvas: Plane, geometry: Geometry) -> Plane:

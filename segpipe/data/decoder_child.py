@@ -143,8 +143,8 @@ def _answer(
 
 def _fit(data: bytes, settings: Settings, shared: SharedMemory) -> dict[str, Any]:
     """A photograph on its canvas, of which the arrays are shared."""
-    fitted = fit(data, settings.diameter, settings.max_megapixels)
-    shared.canvas[:], shared.fov[:] = fitted.canvas, fitted.fov
+    places = shared.canvas, shared.fov
+    fitted = fit(data, settings.diameter, settings.max_megapixels, places)
     header = {"geometry": fitted.geometry.to_list(), "acquisition": asdict(fitted.acquisition)}
     return header | {name: getattr(fitted, name) for name in ANSWER_FIELDS}
 

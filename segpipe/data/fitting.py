@@ -12,13 +12,16 @@ from PIL import Image
 from segpipe.data import codecs
 from segpipe.data.arrays import Image8
 from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
-from segpipe.data.fov import Field, find_field, fov_diameter
+from segpipe.data.fov import Field, find_field
 from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph, check_size
 from segpipe.errors import RejectedImage
 
 SHARP = 1.1  # times the working diameter: what a field has at least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
 PIXELS = 3  # it changes with what a photograph's bytes become: its field, its picture
+
+Canvases = tuple[Image8, Image8]
+"""[S, S, 3] and [S, S]: where a canvas and its field of view are to be."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,13 @@ class Fitted:
     """What the file says of how it was taken."""
 
 
-def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
+def fit(
+    data: bytes, diameter: float, max_megapixels: float, into: Canvases | None = None
+) -> Fitted:
     """An encoded photograph -> the same on the canvas of this working diameter (px), in process.
 
-    Raises RejectedImage where the bytes are no photograph of a fundus.
+    Canvas and field are written into `into`, where these are given. Raises RejectedImage where the
+    bytes are no photograph of a fundus.
     """
     enough, clock = SHARP * diameter, _Clock()
     photograph = codecs.decode_photograph(data, max_megapixels, enough)
@@ -57,7 +63,7 @@ def fit(data: bytes, diameter: float, max_megapixels: float) -> Fitted:
         finer = photograph.reduction // 2
         photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
-    return _placed(photograph, found, diameter, clock)
+    return _placed(photograph, found, diameter, clock, into)
 
 
 def fit_array(image: Image8, diameter: float) -> Fitted:
@@ -72,13 +78,20 @@ def fit_array(image: Image8, diameter: float) -> Fitted:
     return _placed(photograph, find_field(photograph.picture), diameter, clock)
 
 
-def _placed(photograph: Photograph, found: Field, diameter: float, clock: _Clock) -> Fitted:
+def _placed(
+    photograph: Photograph,
+    found: Field,
+    diameter: float,
+    clock: _Clock,
+    into: Canvases | None = None,
+) -> Fitted:
     """A photograph whose field was found -> the same on its canvas."""
     reduction, side = photograph.reduction, canvas_side(diameter)
-    geometry = plan_fit(found.fov, diameter, photograph.size, reduction)
+    geometry = plan_fit(found.fov, diameter, photograph.size, reduction, found.diameter)
     clock.passed("field")
-    canvas = fit_image(photograph.picture, geometry, side, reduction)
-    fov_canvas = fit_fov(found.fov, geometry, side, reduction)
+    to_canvas, to_fov = into or (None, None)
+    canvas = fit_image(photograph.picture, geometry, side, reduction, to_canvas)
+    fov_canvas = fit_fov(found.fov, geometry, side, reduction, to_fov)
     clock.passed("resize")
     return Fitted(
         canvas,
@@ -99,7 +112,7 @@ def _field(photograph: Photograph, enough: float) -> Field | None:
         return find_field(photograph.picture)
     with suppress(RejectedImage):  # the whole photograph decides, and says why
         found = find_field(photograph.picture, photograph.reduction)
-        return found if fov_diameter(found.fov) >= enough else None
+        return found if found.diameter >= enough else None
     return None
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask
 from segpipe.data.circle import fit_circle
 from segpipe.data.frames import DARK, SMALLEST_FIELD, corners, inner_field, light_frame, stepping
+from segpipe.data.memory import pixels_of
 from segpipe.data.mending import mended
 from segpipe.data.others import sorted_parts, split
 from segpipe.data.regions import largest_region, opened
@@ -42,6 +45,11 @@ class Field:
     """Share of the picture that is left out and may be retina."""
     second_fraction: float = 0.0
     """Share of the picture that other fields have, as of a second eye."""
+
+    @cached_property
+    def diameter(self) -> int:
+        """Its `fov_diameter`."""
+        return fov_diameter(self.fov)
 
     @property
     def note(self) -> str:
@@ -85,10 +93,19 @@ def find_field(image: Image8 | Image.Image, reduction: int = 1) -> Field:
         size = small.shape[0] * factor, small.shape[1] * factor
     else:
         cells = -(-width * reduction // factor), -(-height * reduction // factor)
-        small = np.asarray(picture.resize(cells, Image.Resampling.BOX))
+        small = _means_of_boxes(picture, *cells)
         size = height, width
     share, uncertain, second = _search(small)
     return Field(_enlarge(share, *size)[:height, :width], uncertain, second)
+
+
+def _means_of_boxes(picture: Image.Image, width: int, height: int) -> Image8:
+    """Pillow's picture of mode RGB -> [height, width, 3] uint8."""
+    if not kernels.missing():
+        means = kernels.box_means(pixels_of(picture), height, width)
+        if means is not None:
+            return means
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX))
 
 
 def _search(image: Image8) -> tuple[Image8, float, float]:

@@ -44,6 +44,7 @@ def read_picture(
         reduction = 1
         if kind == "JPEG":
             check_scans(data)
+            picture.decodermaxblock = len(data)  # in pieces a row amid two is begun twice
             reduction = _reduce_jpeg(picture, enough)
         bits = _depth(data, kind, (width, height))
         # in this order: PNG may have EXIF behind its pixels, and to count a GIF's frames drops them

@@ -9,7 +9,7 @@
     lines.py       skeleton.thin, fractal's boxes, traced's specks and trust's parts, quicker
     masks.py       canvas.native_mask and structures.native_kinds, quicker
     paths.py       skeleton.trace, without_spurs and what is read along and across lines, quicker
-    pictures.py    Pillow's bilinear `resize` and OpenCV's by areas, quicker
+    pictures.py    Pillow's bilinear `resize` and by BOX, OpenCV's by areas, quicker
     scores.py      canvas.native_score and what codecs makes PNGs of, quicker
 
 Where there is none `missing` says so, and those who call take the plain path. Nothing here
@@ -22,7 +22,7 @@ from segpipe.kernels.lines import box_counts, long_parts, thin_lines, without_sp
 from segpipe.kernels.masks import native_kinds, native_mask
 from segpipe.kernels.native import fingerprint, missing
 from segpipe.kernels.paths import cover_sums, filtered_paths, trace_lines, without_spurs
-from segpipe.kernels.pictures import averaged, block_means, resized, resizes
+from segpipe.kernels.pictures import averaged, block_means, box_means, resized, resizes
 from segpipe.kernels.resunet import ResUNetMaps, ResUNetScores
 from segpipe.kernels.scores import native_score, packed_rows
 from segpipe.kernels.segnet_lite import REACH_PX, SegNetLiteGradients, SegNetLiteScores
@@ -37,6 +37,7 @@ __all__ = [
     "averaged",
     "block_means",
     "box_counts",
+    "box_means",
     "cover_sums",
     "filtered_paths",
     "fingerprint",

@@ -35,8 +35,10 @@ def _optional(kind: Any) -> Any:
     return type(f"optional_{kind.__name__}", (kind,), {"from_param": found})
 
 
+# a picture's first byte, as `pictures` has it: its rows and its pixels may lie apart
+BYTES = np.ctypeslib.ndpointer(np.uint8)
 F32_OR_NONE, F64_OR_NONE = _optional(F32), _optional(F64)
-INT, FLOAT, DOUBLE = ctypes.c_int32, ctypes.c_float, ctypes.c_double
+INT, LONG, FLOAT, DOUBLE = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 NETWORK = ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "native_mask": (F32, U8, INT, I32, FLOAT, U8),
@@ -54,7 +56,8 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {  # all return a code
     "nearest_labels": (I32, INT, INT),
     "native_score": (F32, U8, INT, I32, U8),
     "averaged_levels": (U8, *[INT] * 5, U8),
-    "resized_levels": (U8, *[INT] * 3, F32, *[INT] * 2, U8),
+    "box_levels": (BYTES, LONG, *[INT] * 6, U8),
+    "resized_levels": (BYTES, LONG, *[INT] * 4, F32, *[INT] * 2, BYTES, LONG),
     "packed_rows": (U8, *[INT] * 4, U8, I64),
     "segnet_lite_scores": (U8, INT, I32, INT, F32, F32, FLOAT, F32),
     "segnet_lite_gradients": (U8, U8, INT, INT, INT, F32, F32, F32, F32, F64, F64, F64, F64),

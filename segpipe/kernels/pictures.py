@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,24 +18,31 @@ Box = tuple[float, float, float, float]
 
 
 def resizes(shape: tuple[int, ...], height: int, width: int, box: Box | None = None) -> bool:
-    """Whether `resized` makes a part of a picture of this shape so large, as Pillow does.
-
-    Where a height shrinks by more than twice what the width does, Pillow 13 works down the columns
-    first.
-    """
+    """Whether `resized` makes a part of a picture of this shape so large, as Pillow does."""
     left, top, right, bottom = box or _whole(shape)
     near = right - left <= MOST_SCALE * width and bottom - top <= MOST_SCALE * height
-    return near and shape[0] - height <= max(0, 2 * (shape[1] - width))
+    return near and _rows_first(shape, height, width)
+
+
+def _rows_first(shape: tuple[int, ...], height: int, width: int) -> bool:
+    """Where a height shrinks by more than twice what the width does, Pillow 13 works down the
+    columns first."""
+    return shape[0] - height <= max(0, 2 * (shape[1] - width))
 
 
 def resized(
-    picture: npt.NDArray[np.uint8], height: int, width: int, box: Box | None = None
+    picture: npt.NDArray[np.uint8],
+    height: int,
+    width: int,
+    box: Box | None = None,
+    into: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """picture [h, w] or [h, w, C] uint8 -> [height, width] or [height, width, C], bilinear.
 
     `box` (left, top, right, bottom, px) is what becomes the result; without it all. Each level is
-    that of Pillow's `resize`. Raises ValueError for another shape or dtype, a box that is not in
-    the picture, or where `resizes` says no.
+    that of Pillow's `resize`. Rows of `into`, which the result is written into where it is given,
+    may lie apart, and so may rows and pixels of the picture. Raises ValueError for another shape or
+    dtype, a box that is not in the picture, or where `resizes` says no.
     """
     shape = picture.shape
     channels = shape[2] if len(shape) == 3 else 1
@@ -44,11 +53,53 @@ def resized(
         raise ValueError(f"box {box}: wanted one in a picture of {shape}")
     if not resizes(shape, height, width, box):
         raise ValueError(f"[{height}, {width}] of box {box} in {shape}: wanted less of a change")
-    other = np.empty((height, width, *shape[2:]), np.uint8)
-    given = shaped("picture", picture, shape, np.uint8)
+    other = np.empty((height, width, *shape[2:]), np.uint8) if into is None else into
+    wanted = (height, width, *shape[2:])
+    if other.shape != wanted or other.dtype != np.uint8 or not other[0].flags.c_contiguous:
+        raise ValueError(f"into: {other.shape} {other.dtype}, wanted {wanted} uint8 in whole rows")
     edges = np.array(box, np.float32)  # as Pillow has them
-    native.library().resized_levels(given, *shape[:2], channels, edges, height, width, other)
+    native.library().resized_levels(
+        *_lying(picture, channels), edges, height, width, other, other.strides[0]
+    )
     return other
+
+
+def box_means(
+    picture: npt.NDArray[np.uint8], height: int, width: int
+) -> npt.NDArray[np.uint8] | None:
+    """picture [h, w, 2 to 4] uint8 -> [height, width, as many], each pixel the mean of those whose
+    centres are in its area; None where Pillow works down the columns first.
+
+    Each level is that of Pillow's `resize` with BOX. Rows and pixels of the picture may lie apart.
+    Raises ValueError for another shape or dtype, a larger result, or one of blocks of more than
+    256 px.
+    """
+    shape = picture.shape
+    if len(shape) != 3 or not 1 < shape[2] <= CHANNELS:
+        raise ValueError(f"picture: {shape}, wanted [h, w, 2 to {CHANNELS}]")
+    for before, after in ((shape[0], height), (shape[1], width)):
+        if not 0 < after <= before < MOST_BLOCK * after:
+            raise ValueError(f"[{height}, {width}] of {shape}: wanted a smaller one, but less so")
+    if not _rows_first(shape, height, width):
+        return None
+    means = np.empty((height, width, shape[2]), np.uint8)
+    native.library().box_levels(*_lying(picture, shape[2]), height, width, means)
+    return means
+
+
+def _lying(picture: npt.NDArray[np.uint8], channels: int) -> tuple[Any, ...]:
+    """A picture, how many bytes apart its rows and its pixels lie, its height, width, channels.
+
+    Copied where bytes of a pixel lie apart, or pixels of one byte. Raises ValueError for a dtype
+    that is not uint8.
+    """
+    if picture.dtype != np.uint8:
+        raise ValueError(f"picture: {picture.dtype}, wanted uint8")
+    pixel_step, byte_step = (*picture.strides[1:], 1)[:2]
+    apart = pixel_step == 1 if channels == 1 else channels <= pixel_step <= CHANNELS
+    if byte_step != 1 or not apart:
+        picture = np.ascontiguousarray(picture)
+    return picture, *picture.strides[:2], *picture.shape[:2], channels
 
 
 def averaged(
