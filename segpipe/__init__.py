@@ -25,6 +25,7 @@ In the order in which data flows:
       headers.py         what compressed pictures say of themselves, read before they are decoded
       depth.py           samples of any depth -> 8 bits
       pictures.py  tiff.py  jxl.py  dicom.py    the readers
+      pillow_memory.py   Pillow's pixels as an array, without a copy
       dicom_objects.py  dicom_frames.py    which objects are photographs; what decodes their frames
       fov.py             the field of view: the aperture through which the retina is seen, found
       frames.py          frames that are grey, white or of two tones; whether a rim is sharp

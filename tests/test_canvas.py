@@ -28,7 +28,7 @@ from segpipe.data.canvas import (
     restore,
 )
 from segpipe.data.fov import fov_box, fov_diameter
-from segpipe.data.memory import pixels_of
+from segpipe.data.pillow_memory import pixels_of
 from segpipe.errors import RejectedImage
 
 DIAMETER = 540.0

@@ -17,7 +17,7 @@ from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask, Plane
 from segpipe.data.classes import OUTSIDE, classes_of
 from segpipe.data.fov import fov_box, fov_diameter
-from segpipe.data.memory import pixels_of
+from segpipe.data.pillow_memory import pixels_of
 
 SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resampled
 MARGIN_PX = 6  # canvas px kept around the field, so that its rim is seen against what is outside it

@@ -15,9 +15,9 @@ from segpipe import kernels
 from segpipe.data.arrays import Image8, Mask
 from segpipe.data.circle import fit_circle
 from segpipe.data.frames import DARK, SMALLEST_FIELD, corners, inner_field, light_frame, stepping
-from segpipe.data.memory import pixels_of
 from segpipe.data.mending import mended
 from segpipe.data.others import sorted_parts, split
+from segpipe.data.pillow_memory import pixels_of
 from segpipe.data.regions import largest_region, opened
 from segpipe.data.tissue import dark_tissue, dents
 from segpipe.errors import Fault, RejectedImage
