@@ -101,7 +101,8 @@ def find_field(image: Image8 | Image.Image, reduction: int = 1) -> Field:
 
 def _means_of_boxes(picture: Image.Image, width: int, height: int) -> Image8:
     """Pillow's picture of mode RGB -> [height, width, 3] uint8."""
-    if not kernels.missing():
+    smaller = width <= picture.width and height <= picture.height
+    if smaller and not kernels.missing():
         means = kernels.box_means(pixels_of(picture), height, width)
         if means is not None:
             return means
