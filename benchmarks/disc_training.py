@@ -8,8 +8,7 @@ place of the disc's.
 
 It sees whole fields at a quarter of the canvas's size. Each is a circle out of a photograph, from
 half of its field to all of it, wherever that leaves the disc, in the light, the colours and the
-sharpness of some other camera, with blots that are none. More and more often up to the middle of
-the training its disc is as dim as what is around it, or pale atrophy lies beside it.
+sharpness of some other camera, with blots that are none.
 """
 
 from __future__ import annotations
@@ -40,12 +39,10 @@ from segpipe.storage import open_store
 
 SIDE, BATCH = round(DIAMETER) // DISC_STEP, 12  # px, the field's diameter too
 HALF = (SIDE - 1) / 2
-HARD = 0.2  # of the crops of the training's second half; none at its start
 LEAST_PX = 60  # of a disc that the overlap counts
 X, Y = (axis.astype(np.float32) for axis in np.meshgrid(np.arange(SIDE), np.arange(SIDE)))
 CIRCLE = np.hypot(X - HALF, Y - HALF) < SIDE / 2
 Affine = npt.NDArray[np.float64]
-Place = tuple[slice, slice]
 
 
 class Photograph(NamedTuple):
@@ -85,11 +82,8 @@ def photographs(names: list[str]) -> Iterator[Photograph]:
             yield Photograph(small, field, extent / 2, float(extent.max()) / 2, place)
 
 
-def drawn(
-    photograph: Photograph, hard: float, rng: np.random.Generator
-) -> tuple[Image8, Mask, Mask]:
-    """-> image [SIDE, SIDE, 3], its field and its disc [SIDE, SIDE] bool; `hard`: how often the
-    disc is made dim, and how often atrophy is drawn beside it."""
+def drawn(photograph: Photograph, rng: np.random.Generator) -> tuple[Image8, Mask, Mask]:
+    """-> image [SIDE, SIDE, 3], its field and its disc [SIDE, SIDE] bool."""
     to_crop = placed(photograph, rng)
     size = SIDE, SIDE
     image = np.asarray(cv2.warpAffine(photograph.image, to_crop, size), np.uint8)
@@ -101,12 +95,6 @@ def drawn(
     elif cut < 0.3:
         inside &= np.abs(X - HALF) < rng.uniform(0.7, 0.95) * SIDE / 2
     disc = ellipse(photograph.disc, to_crop)
-    light = image.astype(np.float32)
-    if rng.random() < hard:
-        dim(light, inside, disc & inside, rng)
-    if rng.random() < hard:
-        atrophy(light, disc, rng)
-    image = np.clip(light, 0, 255).astype(np.uint8)
     return changed(image, inside, disc, rng), inside, disc & inside
 
 
@@ -151,15 +139,15 @@ def changed(image: Image8, inside: Mask, disc: Mask, rng: np.random.Generator) -
         image = np.asarray(cv2.resize(reduced, (SIDE, SIDE)), np.uint8)
     if rng.random() < 0.3:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.5)), np.uint8)
-    mean = mean_of(image, inside)
+    mean = np.array(cv2.mean(image, inside.view(np.uint8))[:3])
     light = image.astype(np.float32)
     if rng.random() < 0.5:
-        few = np.exp(rng.uniform(0.1, 0.4) * rng.normal(0, 1, (3, 3))).astype(np.float32)
+        few = np.exp(rng.uniform(0.1, 0.35) * rng.normal(0, 1, (3, 3))).astype(np.float32)
         light *= cv2.resize(few, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)[..., None]
     for _ in range(rng.poisson(1.2)):
         blot(light, mean, disc, rng)
     if rng.random() < 0.3:
-        light += rng.uniform(1.5, 12) * rng.standard_normal(light.shape, np.float32)
+        light += rng.normal(0, rng.uniform(1.5, 12), light.shape).astype(np.float32)
     share = rng.uniform(0.2, 1.5)
     to_grey = share * np.eye(3) + (1 - share) / 3 * np.ones((3, 3))
     mixed = np.clip(cv2.transform(light, to_grey.astype(np.float32)), 0, 255).astype(np.uint8)
@@ -176,80 +164,32 @@ def changed(image: Image8, inside: Mask, disc: Mask, rng: np.random.Generator) -
     return made.astype(np.uint8)
 
 
-def mean_of(image: Image8 | Plane, part: Mask) -> Plane:
-    """[3] of its colours, from 1 on."""
-    return np.maximum(cv2.mean(image, part.view(np.uint8))[:3], 1).astype(np.float32)
-
-
-def dim(light: Plane, inside: Mask, disc: Mask, rng: np.random.Generator) -> None:
-    """Make the disc as dark as what is around it, or nearly so; its vessels stay."""
-    spread = cv2.blur(disc.astype(np.float32), (5, 5))
-    around = (cv2.blur(spread, (25, 25)) > 0.05) & (spread == 0) & inside
-    if not around.any():
-        return
-    gain = np.clip(mean_of(light, around) / mean_of(light, disc), 0.2, 1)
-    change = rng.uniform(0.2, 0.9) * (gain * rng.uniform(0.9, 1.1) - 1)
-    light *= 1 + spread[..., None] * change
-
-
-def atrophy(light: Plane, disc: Mask, rng: np.random.Generator) -> None:
-    """Draw pale retina of ragged outline that touches the disc: a crescent, or a ring."""
-    rows, columns = np.nonzero(disc)
-    if not len(rows):
-        return
-    radius, angle = math.sqrt(len(rows) / math.pi), rng.uniform(0, 2 * math.pi)
-    size, aside = rng.uniform(1.05, 1.9) * radius, rng.uniform(0.1, 1.0) * radius
-    x, y = columns.mean() + aside * math.cos(angle), rows.mean() + aside * math.sin(angle)
-    place, share = spot(x, y, size, rng)
-    share *= ~disc[place][..., None]
-    tint = np.array([rng.uniform(0.8, 1.0), 1, rng.uniform(0.8, 1.5)], np.float32)
-    light[place] *= 1 + share * (rng.uniform(1.15, 2.1) * tint - 1)
-
-
-def blot(light: Plane, mean: Plane, disc: Mask, rng: np.random.Generator) -> None:
+def blot(light: Plane, mean: npt.NDArray[np.float64], disc: Mask, rng: np.random.Generator) -> None:
     """Draw a bright or a dark one, faint where it lies above the disc."""
     x, y = rng.uniform(0, SIDE, 2)
-    size = math.exp(rng.uniform(math.log(3), math.log(40)))
-    place, share = spot(x, y, size, rng)
-    share *= rng.uniform(0.2, 0.95) * (1 - np.float32(0.8) * disc[place][..., None])
+    size, stretch = math.exp(rng.uniform(math.log(3), math.log(40))), math.exp(rng.normal(0, 0.3))
+    soft, cover = rng.uniform(0.05, 0.6), rng.uniform(0.2, 0.8)
+    away = np.hypot((X - np.float32(x)) / stretch, (Y - np.float32(y)) * stretch) / size
+    share = (np.clip((1 - away) / soft, 0, 1) * cover * (1 - 0.8 * disc))[..., None]
     if rng.random() < 0.6:
-        tint = np.array([1, rng.uniform(0.9, 1.3), rng.uniform(0.7, 1.5)], np.float32)
-        colour = mean * rng.uniform(1.1, 2.4) * tint
+        tint = np.array([1, rng.uniform(0.9, 1.3), rng.uniform(0.7, 1.5)])
+        colour = mean * rng.uniform(1.1, 2.2) * tint
     else:
         colour = mean * rng.uniform(0.2, 0.7)
-    light[place] += share * (colour - light[place])
-
-
-def spot(x: float, y: float, radius: float, rng: np.random.Generator) -> tuple[Place, Plane]:
-    """A square around there, and in it [h, w, 1] 0 to 1: an ellipse of an outline that is more or
-    less ragged, down to pieces."""
-    x, y = (min(max(middle, 0), SIDE - 1) for middle in (x, y))
-    rows, columns = (
-        slice(max(0, int(middle - 2 * radius)), int(middle + 2 * radius) + 1) for middle in (y, x)
-    )
-    place, stretch = (rows, columns), np.float32(math.exp(rng.normal(0, 0.25)))
-    away = np.hypot((X[place] - x) / stretch, (Y[place] - y) * stretch) / radius
-    cells = int(rng.integers(4, 13))
-    noise = rng.uniform(0, 0.5) * rng.standard_normal((cells, cells), np.float32)
-    away += cv2.resize(noise, away.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return place, np.clip((1 - away) / rng.uniform(0.05, 0.6), 0, 1)[..., None]
+    light += (share * (colour - light)).astype(np.float32)
 
 
 def loss_of(logits: Tensor, labels: tuple[Mask, Mask]) -> Tensor:
-    """logits [N, 1, SIDE, SIDE], of fields and discs [N, SIDE, SIDE] -> []: cross entropy, and of
-    discs that are there what is missing from the overlap (Dice), and how unlikely the place is if
-    it is one of the field's pixels."""
+    """logits [N, 1, SIDE, SIDE], of fields and discs [N, SIDE, SIDE] -> []: cross entropy, and
+    what is missing from the overlap of discs (Dice) that are there."""
     inside, disc = (torch.from_numpy(one.astype(np.float32)) for one in labels)
     found = logits[:, 0]
     entropy = F.binary_cross_entropy_with_logits(found, disc, inside, reduction="sum")
     prob, area = torch.sigmoid(found) * inside, disc.sum((1, 2))
     missing = 1 - (2 * (prob * disc).sum((1, 2)) + 20) / (prob.sum((1, 2)) + area + 20)
-    anywhere, there = (
-        torch.logsumexp((found + torch.log(part)).flatten(1), 1) for part in (inside, disc + 1e-9)
-    )
-    is_there = area > LEAST_PX
-    of_discs = (0.5 * missing + 0.1 * (anywhere - there))[is_there]
-    return 3 * entropy / inside.sum() + of_discs.sum() / max(1, len(of_discs))
+    is_there = (area > LEAST_PX).float()
+    overlap = (missing * is_there).sum() / is_there.sum().clamp(min=1)
+    return 3 * entropy / inside.sum() + 0.5 * overlap
 
 
 def main() -> None:
@@ -258,8 +198,7 @@ def main() -> None:
 
     def batch(step: int) -> tuple[Image8, tuple[Mask, Mask]]:
         rng = np.random.default_rng((config.seed, step))
-        hard = HARD * min(1, 2 * step / config.steps)
-        made = [drawn(known[rng.integers(len(known))], hard, rng) for _ in range(BATCH)]
+        made = [drawn(known[rng.integers(len(known))], rng) for _ in range(BATCH)]
         images, fields, discs = (np.stack(some) for some in zip(*made, strict=True))
         return images, (fields, discs)
 
