@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,11 +42,23 @@ def native_kinds(
 
     Raises ValueError for arrays of another shape or dtype, or a box that does not lie in both.
     """
-    side = len(plane)
+    checked = shaped("plane", plane, (len(plane),) * 2, np.uint8)
+    return drawn(native.library().native_kinds, checked, mask, geometry)
+
+
+def drawn(
+    draw: Callable[..., Any],
+    canvas: npt.NDArray[Any],
+    mask: npt.NDArray[np.uint8],
+    geometry: npt.NDArray[np.int32],
+) -> npt.NDArray[np.uint8]:
+    """What the library draws of the size of mask [H, W], for a geometry [8], from a plane [S, S]
+    of the canvas. Raises ValueError as native_kinds."""
+    side = len(canvas)
     shape = check_box(geometry, side)
     picture = np.empty(shape, np.uint8)
-    native.library().native_kinds(
-        shaped("plane", plane, (side, side), np.uint8),
+    draw(
+        canvas,
         shaped("mask", mask, shape, np.uint8),
         side,
         np.ascontiguousarray(geometry),

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.kernels import native
-from segpipe.kernels.masks import check_box
+from segpipe.kernels.masks import drawn
 from segpipe.kernels.native import shaped
 
 BLOCK_ROWS = 64  # of 8 bits that share a code: of 3,504 px they stay in a core's cache
@@ -21,17 +21,8 @@ def native_score(
 
     Raises ValueError for arrays of another shape or dtype, or a box that does not lie in both.
     """
-    side = len(score)
-    shape = check_box(geometry, side)
-    levels = np.empty(shape, np.uint8)
-    native.library().native_score(
-        shaped("score", score, (side, side), np.float32),
-        shaped("mask", mask, shape, np.uint8),
-        side,
-        np.ascontiguousarray(geometry),
-        levels,
-    )
-    return levels
+    checked = shaped("score", score, (len(score),) * 2, np.float32)
+    return drawn(native.library().native_score, checked, mask, geometry)
 
 
 def packed_rows(image: npt.NDArray[np.uint8], bits: int = 8) -> bytes:

@@ -90,10 +90,7 @@ def dump(name: str, state: Mapping[str, Tensor]) -> Planes:
 
 def loaded(name: str, data: bytes) -> dict[str, Tensor]:
     """A network of a file of `dump`s, as `load_state_dict` takes it."""
-    import torch
-
-    state = _state(safetensors.numpy.load(data), name)
-    return {part: torch.from_numpy(one.copy()) for part, one in state.items()}
+    return _tensors(_state(safetensors.numpy.load(data), name))
 
 
 def replaced(name: str, state: Mapping[str, Tensor]) -> bytes:
@@ -142,6 +139,12 @@ def _state(arrays: Planes, name: str) -> Planes:
     }
 
 
+def _tensors(state: Planes) -> dict[str, Tensor]:
+    import torch
+
+    return {part: torch.from_numpy(one.copy()) for part, one in state.items()}
+
+
 def _open(
     name: str, state: Planes, index: int, engine: Engine, num_threads: int, device: str
 ) -> Map:
@@ -164,7 +167,7 @@ def _torch(
 
     torch.set_num_threads(num_threads)
     network = KindsUNet() if name == KINDS_NETWORK else DiscUNet()
-    network.load_state_dict({part: torch.from_numpy(one.copy()) for part, one in state.items()})
+    network.load_state_dict(_tensors(state))
     place = torch.device(device)
     network = channels_last(network.eval().to(place))
     used = "fp32" if bf16_problem(precision, device) else precision
