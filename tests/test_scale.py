@@ -353,14 +353,27 @@ def test_a_commands_end_is_told_as_it_was():
     assert 0 < ended.seconds < 60
 
 
-def test_cpu_seconds_and_memory_are_those_of_all_processes(monkeypatch):
-    """Two processes that compute for three seconds each, and hold 100 MB each."""
+def test_cpu_seconds_and_memory_are_those_of_all_processes(tmp_path, monkeypatch):
+    """Two processes that compute for three seconds each, hold 100 MB each, and go on until both
+    were seen so."""
+    seen = tmp_path / "seen"
+
+    class Watched(pinned._Usage):
+        def look(self, driver: psutil.Process, memory: bool) -> None:
+            super().look(driver, memory)
+            if sum(used > 2.9 for used in self.cpu_s.values()) == 2:
+                seen.touch()
+
     monkeypatch.setattr(pinned, "MEMORY_EVERY", 1)
-    work = "import time; x = b'1' * 100_000_000\nwhile time.process_time() < 3: pass"
+    monkeypatch.setattr(pinned, "_Usage", Watched)
+    work = (
+        "import os, time; x = b'1' * 100_000_000\nwhile time.process_time() < 3: pass\n"
+        f"while not os.path.exists({str(seen)!r}): time.sleep(0.1)"
+    )
     both = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {work!r}])\n{work}"
     ended = pinned.run([sys.executable, "-c", both + "\np.wait()"], None, {})
-    assert ended.cpu_s == pytest.approx(6, abs=1.2)
-    assert ended.driver_cpu_s == pytest.approx(3, abs=0.6)
+    assert ended.cpu_s == pytest.approx(6, abs=0.5)
+    assert ended.driver_cpu_s == pytest.approx(3, abs=0.25)
     assert 200 < ended.peak_mib < 300
 
 

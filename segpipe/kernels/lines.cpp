@@ -1,9 +1,7 @@
 // Vessels -> their parts of some size, their centre lines, the boxes that hold them. Called through
 // ctypes by lines.py.
 #include "border.h"
-#include "scan.h"
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -18,67 +16,76 @@ const uint8_t *next(const uint8_t *at, const uint8_t *end) {
 
 // ---- thinning: algorithm A1 of Guo and Hall 1989
 
-// For each of both steps: whether a pixel goes that has these bits of pixels around it. Bits go
-// clockwise from the upper left, the paper's p1 to p8.
-using Goes = std::array<std::array<bool, 256>, 2>;
+using Word = uint64_t; // 64 pixels of a row, a bit each
+constexpr int WORD = 64;
 
-Goes table() {
-  Goes goes{};
-  for (int bits = 0; bits < 256; bits++) {
-    const auto p = [bits](int number) { return (bits >> ((number - 1) & 7)) & 1; };
-    int pieces = 0, pairs = 0, others = 0;
-    for (int k = 2; k <= 8; k += 2) {
-      pieces += !p(k) && (p(k + 1) || p(k + 2));
-      pairs += p(k - 1) || p(k);
-      others += p(k) || p(k + 1);
-    }
-    const int fewest = std::min(pairs, others);
-    const bool loose = pieces == 1 && (fewest == 2 || fewest == 3);
-    goes[0][bits] = loose && !((p(2) || p(3) || !p(5)) && p(4));
-    goes[1][bits] = loose && !((p(6) || p(7) || !p(1)) && p(8));
+// A row of words by those above and below it -> which of its pixels one of both steps takes away.
+// p1 to p8 are the paper's: the pixels around one, clockwise from the upper left. There is a word
+// more at both ends of a row.
+template <int STEP>
+void peel(const Word *__restrict above, const Word *__restrict own, const Word *__restrict below,
+          int words, Word *__restrict goes) {
+  for (int k = 1; k <= words; k++) {
+    const auto before = [k](const Word *row) { return row[k] << 1 | row[k - 1] >> (WORD - 1); };
+    const auto behind = [k](const Word *row) { return row[k] >> 1 | row[k + 1] << (WORD - 1); };
+    const Word p1 = before(above), p2 = above[k], p3 = behind(above), p4 = behind(own);
+    const Word p5 = behind(below), p6 = below[k], p7 = before(below), p8 = before(own);
+    // of four bits: one alone; two or more; all
+    const auto one = [](Word a, Word b, Word c, Word d) {
+      return (a ^ b ^ c ^ d) & ~(a & b | c & d);
+    };
+    const auto two = [](Word a, Word b, Word c, Word d) { return a & b | c & d | (a | b) & (c | d); };
+    const Word pieces = one(~p2 & (p3 | p4), ~p4 & (p5 | p6), ~p6 & (p7 | p8), ~p8 & (p1 | p2));
+    const Word a = p1 | p2, b = p3 | p4, c = p5 | p6, d = p7 | p8;
+    const Word e = p2 | p3, f = p4 | p5, g = p6 | p7, h = p8 | p1;
+    const Word few = ~(a & b & c & d & e & f & g & h);
+    const Word held = STEP == 0 ? (p2 | p3 | ~p5) & p4 : (p6 | p7 | ~p1) & p8;
+    goes[k] = own[k] & pieces & two(a, b, c, d) & two(e, f, g, h) & few & ~held;
   }
-  return goes;
 }
 
 // vessel [height, width] of 0 and 1, empty along its border -> its centre lines.
 void thin(const uint8_t *vessel, int height, int width, uint8_t *line) {
-  static const Goes goes = table();
-  const int around[8] = {-width - 1, -width, 1 - width, 1, width + 1, width, width - 1, -1};
-  const size_t size = size_t(height) * width;
-  std::vector<uint8_t> bits(size), is_edge(size);
-  for (size_t at = width; at < size - width; at += width) {
-    const uint8_t *__restrict row = vessel + at;
-    uint8_t *__restrict to = &bits[at], *__restrict is = &is_edge[at];
-    for (int x = 1; x < width - 1; x++) {
-      uint8_t sum = 0;
-#pragma GCC unroll 8
-      for (int bit = 0; bit < 8; bit++) sum |= uint8_t(row[x + around[bit]] << bit);
-      to[x] = sum, is[x] = row[x] & (sum != 255);
+  const int words = (width + WORD - 1) / WORD, stride = words + 2;
+  std::vector<Word> bits(size_t(height) * stride), going(2 * size_t(stride));
+  const auto goes = [&](int y) { return &going[size_t(y % 2) * stride]; };
+  for (int y = 0; y < height; y++) {
+    const uint8_t *row = vessel + size_t(y) * width;
+    Word *to = &bits[size_t(y) * stride + 1];
+    int x = 0;
+    for (; x + 8 <= width; x += 8) { // byte k of eight becomes bit k
+      Word eight;
+      std::memcpy(&eight, row + x, 8);
+      to[x / WORD] |= (eight * 0x0102040810204080 >> 56) << x % WORD;
     }
+    for (; x < width; x++) to[x / WORD] |= Word(row[x]) << x % WORD;
   }
-  std::copy(vessel, vessel + size, line);
-  std::vector<int32_t> edge, gone; // what may go: the pixels with background beside them
-  each_pixel(is_edge.data(), size, [&](int32_t pixel) { edge.push_back(pixel); });
+  // The step in which a row changed last: where none of three did in the last two steps, the one
+  // between them stays as it is. What goes of a row is in the one below's way: it goes after it.
+  std::vector<int> changed(height);
   for (int step = 0, idle = 0; idle < 2; step++) { // steps of both kinds in which nothing went
-    const auto &now = goes[step % 2];
-    gone.resize(edge.size());
-    size_t stay = 0, going = 0;
-    for (const int32_t pixel : edge) { // without branches, which nothing foretells
-      const bool goes_now = now[bits[pixel]];
-      gone[going] = edge[stay] = pixel;
-      going += goes_now, stay += !goes_now;
+    const auto take = [&](int y) {
+      Word *row = &bits[size_t(y) * stride], *of = goes(y), any = 0;
+      for (int k = 1; k <= words; k++) any |= of[k], row[k] ^= of[k];
+      if (any) changed[y] = step, idle = 0;
+    };
+    idle++;
+    bool before = false; // whether the row above waits for what goes of it
+    for (int y = 1; y < height - 1; y++) {
+      const int when = std::max({changed[y - 1], changed[y], changed[y + 1]});
+      const bool now = when >= step - 2;
+      const Word *row = &bits[size_t(y) * stride];
+      if (now) (step % 2 ? peel<1> : peel<0>)(row - stride, row, row + stride, words, goes(y));
+      if (before) take(y - 1);
+      before = now;
     }
-    edge.resize(stay), gone.resize(going);
-    for (const int32_t pixel : gone) {
-      line[pixel] = 0;
-      for (int bit = 0; bit < 8; bit++) {
-        const int near = pixel + around[bit];
-        if (bits[near] == 255) edge.push_back(near);
-        bits[near] &= uint8_t(~(1 << ((bit + 4) & 7)));
-      }
-    }
-    idle = gone.empty() ? idle + 1 : 0;
+    if (before) take(height - 2);
   }
+  std::fill(line, line + size_t(height) * width, 0);
+  for (int y = 0; y < height; y++)
+    for (int k = 0; k < words; k++)
+      for (Word word = bits[size_t(y) * stride + 1 + k]; word; word &= word - 1)
+        line[size_t(y) * width + size_t(k) * WORD + __builtin_ctzll(word)] = 1;
 }
 
 // ---- connected parts
