@@ -23,6 +23,7 @@ from common import drive, facts, write
 from PIL import Image
 
 from segpipe.data.arrays import Image8
+from segpipe.data.canvas import Diameter
 from segpipe.data.classes import classes_of
 from segpipe.data.fitting import Fitted, fit
 from segpipe.measurement import vessels
@@ -51,13 +52,13 @@ def label_of(image: Path) -> Image8:
     return classes_of(grey(split / f"1st_manual/{number}_manual1.gif"), fov)
 
 
-def fitted_at(image: Path, zoom: float, diameter: float) -> Fitted:
+def fitted_at(image: Path, zoom: float, working: Diameter) -> Fitted:
     """The photograph as the decoder hands it on when it comes at another size."""
     picture = Image.open(image).convert("RGB")
     size = round(picture.width * zoom), round(picture.height * zoom)
     file = io.BytesIO()
     picture.resize(size, Image.Resampling.LANCZOS).save(file, "PNG")
-    return fit(file.getvalue(), diameter, 200.0)
+    return fit(file.getvalue(), working, 200.0)
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
@@ -101,7 +102,7 @@ def main() -> None:
     fits = []
     for zoom in SIZES:
         for image in images:
-            fitted = fitted_at(image, zoom, card.diameter)
+            fitted = fitted_at(image, zoom, card.working)
             score = score_of(fitted.canvas, fitted.fov)
             mask = classes_of(score >= np.float32(card.threshold), fitted.fov > 127)
             scale = fitted.geometry.box_height / fitted.geometry.scaled_height

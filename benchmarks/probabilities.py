@@ -100,7 +100,7 @@ def parts(photographs: list[Path]) -> list[str]:
     steps, ways, sizes = defaultdict(list), defaultdict(list), defaultdict(list)
     for path in photographs:
         data = path.read_bytes()
-        ms, fitted = ms_of(partial(fit, data, card.diameter, 200.0))
+        ms, fitted = ms_of(partial(fit, data, card.working, 200.0))
         steps["decode, field, resize"].append(ms)
         ms, score = ms_of(partial(network, fitted.canvas, fitted.fov), 1)
         steps[f"network ({card.model}, {chosen.name}, --tta {card.tta})"].append(ms)

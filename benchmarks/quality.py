@@ -115,7 +115,7 @@ class Samples:
         row |= {"dice": 0.0, "quality": 0.0}
         self.rows.append(row)
         try:
-            fitted = fit_array(np.ascontiguousarray(image), self.card.diameter)
+            fitted = fit_array(np.ascontiguousarray(image), self.card.working)
         except RejectedImage as error:
             row["rejected"] = error.fault.value
             return

@@ -91,7 +91,7 @@ def truth(model: str, native: engine.Engine) -> tuple[float, list[float]]:
     drawn, store = [], open_store(str(drive()))
     for example in open_labelled(store).test:
         labelled = load_example(store, example)
-        canvas, fov, geometry = fit_field(labelled.image, labelled.fov, card.diameter)
+        canvas, fov, geometry = fit_field(labelled.image, labelled.fov, card.working)
         drawn.append((labelled.label == VESSEL)[labelled.fov])
         for found, score in zip(masks, scores, strict=True):
             mask = native_mask(score(canvas, fov), fov, geometry, card.threshold)

@@ -68,7 +68,7 @@ def kinds_of(finder: Finder, name: str) -> dict[str, KindCounts]:
     counts: defaultdict[str, KindCounts] = defaultdict(KindCounts)
     for example in examples:
         one = load_example(store, example)
-        image, fov, geometry = fit_field(one.image, one.fov, finder.card.diameter)
+        image, fov, geometry = fit_field(one.image, one.fov, finder.card.working)
         score, maps = finder.score(image, fov), finder.maps(image, fov)
         threshold = finder.card.threshold
         mask = native_mask(score, fov, geometry, threshold)
@@ -88,7 +88,7 @@ def alike(finder: Finder, name: str) -> float:
     reference = networks.open_maps(networks.read(), engine.REFERENCE)
     for example in examples[::5]:
         one = load_example(store, example)
-        image, fov, geometry = fit_field(one.image, one.fov, finder.card.diameter)
+        image, fov, geometry = fit_field(one.image, one.fov, finder.card.working)
         score, threshold = finder.score(image, fov), finder.card.threshold
         planes = [
             structures.find(score, maps(image, fov), fov, geometry, threshold).plane
@@ -111,7 +111,7 @@ def discs_of(finder: Finder, name: str) -> dict[str, Any]:
         if row is None or row.ok == discs.WRONG:
             continue
         image = decode_photograph(store.get(example.image)).image
-        canvas, fov, geometry = fit_field(image, find_fov(image), finder.card.diameter)
+        canvas, fov, geometry = fit_field(image, find_fov(image), finder.card.working)
         score, maps = finder.score(canvas, fov), finder.maps(canvas, fov)
         found = structures.find(score, maps, fov, geometry, finder.card.threshold).disc
         told.append(discs.of_photograph(row.label, found and found.in_photograph(geometry)))
@@ -121,7 +121,7 @@ def discs_of(finder: Finder, name: str) -> dict[str, Any]:
 def milliseconds(finder: Finder, path: str) -> dict[str, float]:
     """CPU of one thread for one photograph, the least of several runs."""
     image = decode_photograph((data_folder() / path).read_bytes()).image
-    canvas, fov, geometry = fit_field(image, find_fov(image), finder.card.diameter)
+    canvas, fov, geometry = fit_field(image, find_fov(image), finder.card.working)
     threshold, values = finder.card.threshold, {}
 
     def timed(name: str, function: Callable[[], Result]) -> Result:

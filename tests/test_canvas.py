@@ -16,8 +16,10 @@ from segpipe.data.canvas import (
     MARGIN_PX,
     SAME_SCALE,
     Geometry,
+    Working,
     canvas_side,
     fit_classes,
+    fit_field,
     fit_fov,
     fit_image,
     native_mask,
@@ -68,6 +70,16 @@ def test_fit_gives_the_working_diameter_on_a_canvas_of_one_size(size):
         assert abs(diameter - DIAMETER) <= 2
     else:
         assert abs(diameter / DIAMETER - 1) <= SAME_SCALE
+
+
+@pytest.mark.parametrize(("field_px", "wanted"), [(200, 256), (300, 300), (600, 320)])
+def test_a_field_is_scaled_to_the_nearest_of_the_working_diameters(field_px, wanted):
+    """Between them it is as it was."""
+    image, fov = photograph(700, 800, field_px / 2)
+    canvas, on_canvas, geometry = fit_field(image, fov, Working(256, 320))
+    assert fov_diameter(on_canvas > 127) == pytest.approx(wanted, abs=2)
+    assert canvas.shape == (canvas_side(fov_diameter(fov) if wanted == 300 else wanted),) * 2 + (3,)
+    assert geometry.resampled == (wanted != 300)
 
 
 @pytest.mark.parametrize("size", [(500, 500), (584, 565), (700, 500), (1000, 1500), (4000, 3000)])

@@ -32,7 +32,14 @@ from pydicom.uid import JPEG2000Lossless
 from scipy import ndimage
 
 from segpipe.data import codecs, decoder
-from segpipe.data.canvas import canvas_side, fit_fov, fit_image, plan_fit, restore
+from segpipe.data.canvas import (
+    Working,
+    canvas_side,
+    fit_fov,
+    fit_image,
+    plan_fit,
+    restore,
+)
 from segpipe.data.decoder import Decoder
 from segpipe.data.decoder_child import BYTES_PER_PIXEL, KEPT_BYTES
 from segpipe.data.decoder_pipe import SHARED_BYTES
@@ -151,6 +158,15 @@ def assert_same(fitted: Fitted, other: Fitted) -> None:
 
 def assert_as_in_process(fitted: Fitted, data: bytes, diameter: float = DIAMETER) -> None:
     assert_same(fitted, fit(data, diameter, 200))
+
+
+def test_canvases_of_several_sizes_come_one_after_the_other():
+    working = Working(64, 80)
+    with Decoder(working, max_megapixels=1, timeout_s=DEADLINE_S) as child:
+        for px, side in ((300, canvas_side(80)), (60, canvas_side(64)), (300, canvas_side(80))):
+            fitted = child.fit(photograph(side=px))
+            assert fitted.canvas.shape == (side, side, 3)
+            assert_same(fitted, fit(photograph(side=px), working, 200))
 
 
 def fitted_whole(data: bytes, diameter: float = DIAMETER) -> Fitted:

@@ -21,6 +21,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from segpipe import kernels, metrics, plots
+from segpipe.data.canvas import padded
 from segpipe.data.classes import VESSEL
 from segpipe.data.datasets import Labelled
 from segpipe.data.layouts import open_labelled
@@ -33,7 +34,7 @@ from segpipe.measurement import agreement
 from segpipe.metrics import BINS, Confusion
 from segpipe.models import checkpoint
 from segpipe.models.checkpoint import Card
-from segpipe.models.engine import REFERENCE, Engine
+from segpipe.models.engine import REFERENCE, Engine, open_score
 from segpipe.models.networks import load_network
 from segpipe.models.predict import Predictor
 from segpipe.storage import open_store
@@ -201,7 +202,7 @@ def loaded_rows(labelled):
     job = tallied(labelled)[2]
     examples = open_labelled(job.stores[0], ["test"]).examples("test")
     rows = [load_labelled({"set": 0} | example.as_row(), job) for example in examples]
-    return {key: np.stack([row[key] for row in rows]) for key in ("canvas", "fov", "error")}
+    return {key: np.stack([row[key] for row in rows]) for key in ("canvas", "fov", "side", "error")}
 
 
 @pytest.mark.parametrize("name", ["resunet", "segnet-lite"])
@@ -221,6 +222,25 @@ def test_scores_are_those_of_the_engine_in_the_field(loaded_rows, name):
         assert scored["engine"].tolist() == [engine.name] * 2
         apart = np.abs(scored["score"] - wanted)[inside]
         assert (apart > 2e-3).mean() < (1e-3 if name == "segnet-lite" else 1e-9)
+
+
+def test_canvases_of_several_sizes_are_scored_as_each_alone():
+    """In one batch, each in the corner of the largest."""
+    rng, weights, sides = np.random.default_rng(1), checkpoint.read("resunet"), (96, 128)
+    alone = [rng.integers(0, 256, (side, side, 3), np.uint8) for side in sides]
+    batch = {
+        "canvas": np.stack([padded(one, 128) for one in alone]),
+        "fov": np.stack([padded(np.full(one.shape[:2], 255, np.uint8), 128) for one in alone]),
+        "side": np.array(sides),
+        "error": np.array(["", ""]),
+    }
+    scores = Scoring(weights, "none", None, REFERENCE, True, "cpu", 1)(batch)["score"]
+    score = open_score(weights, REFERENCE, 1, "none")
+    for side, one, found in zip(sides, alone, scores, strict=True):
+        wanted = score(one, np.full((side, side), 255, np.uint8))
+        np.testing.assert_allclose(found[:side, :side], wanted, atol=1e-6)
+        assert not found[side:].any()
+        assert not found[:, side:].any()
 
 
 def test_a_photograph_that_cannot_be_read_is_not_scored(loaded_rows):

@@ -4,6 +4,7 @@ Run: pytest tests/test_stages.py
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from segmenting import job_of
 
 from segpipe.data import codecs
+from segpipe.data.canvas import canvas_side
 from segpipe.data.decoder import Decoder
 from segpipe.data.synthetic import draw_fundus
 from segpipe.errors import StarvedDecoder, StoreDown, UserError
@@ -83,9 +85,13 @@ def score(canvas: np.ndarray, fov: np.ndarray) -> np.ndarray:
 
 def segmented(job: SegmentJob, way: Callable = together) -> stages.Batch:
     """One group of all inputs, committed."""
+    return way(job, batch_of(job))
+
+
+def batch_of(job: SegmentJob) -> stages.Batch:
     manifest = list_inputs(job.source.list())
     manifest.write(job.output)
-    return way(job, {"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])})
+    return {"page": np.array([manifest.key(0)]), "rows": np.array([[0, 1, 2]])}
 
 
 def failing(usual: Callable, error: Exception) -> Callable:
@@ -123,6 +129,23 @@ STEPS = [
     (codecs, "encode_grey", "encode_grey"),
     (trust, "assess_mask", "quality"),
 ]
+
+
+def test_photographs_of_several_working_diameters_have_the_same_rows_either_way(job, folder):
+    """A network that has a range of them; on a GPU canvases of several sizes are one batch."""
+    for name, px in zip(NAMES, (90, 110, 240), strict=True):
+        picture = draw_fundus(1, px, px)[0]
+        (folder / name).write_bytes(codecs.encode_grey(picture[..., 1]))
+    job = replace(job, card=replace(job.card, model="fineunet"))
+    sides = stages.load(batch_of(job), job)["side"]
+    assert sorted(sides) == [canvas_side(one) for one in (100, 108, 125)]
+    rows = []
+    for way in (together, apart):
+        way(job, batch_of(job))
+        [key] = read_parts(job.output).keys
+        rows.append(read_parquet(job.output, key).drop(["finished"]).to_pylist())
+    assert [row["status"] for row in rows[0]] == ["ok"] * 3
+    np.testing.assert_equal(*rows)
 
 
 @pytest.mark.parametrize(("module", "name", "_id"), STEPS, ids=[step[2] for step in STEPS])

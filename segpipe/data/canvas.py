@@ -1,14 +1,15 @@
 """A field of view put on the network's canvas, and the exact inverse.
 
-A network sees every camera at one scale: the field is cropped out with a margin and scaled so that
-its diameter equals the working diameter, and it lies on a square canvas of one fixed size, so that
-images of any size share a batch and never depend on each other.
+A network sees every camera at much the same scale: the field is cropped out with a margin and
+scaled so that its diameter equals the working diameter, and it lies on a square canvas whose size
+that diameter alone decides, so that images of any size never depend on each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,25 @@ SAME_SCALE = 0.02  # within 2 % of the working diameter an image is not resample
 MARGIN_PX = 6  # canvas px kept around the field, so that its rim is seen against what is outside it
 REDUCING_GAP = 2.0  # Pillow first halves by boxes down to twice the size: half the time
 CANVAS_STEP = 32  # px: five poolings by 2 divide the canvas
+
+
+class Working(NamedTuple):
+    """A network's working diameters, px: a field is scaled to the nearest of this range."""
+
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, diameter: Diameter) -> Working:
+        return diameter if isinstance(diameter, Working) else cls(diameter, diameter)
+
+    def near(self, field_px: float) -> float:
+        """The working diameter for a field of so many px of the photograph across."""
+        return min(max(field_px, self.least), self.most)
+
+
+Diameter = float | Working
+"""One working diameter for all fields, px, or a range of them."""
 
 
 def scale_to(diameter: float, working_diameter: float) -> float:
@@ -123,11 +143,25 @@ def fit_classes(classes: Image8, geometry: Geometry, side: int) -> Image8:
     return _fit(classes, geometry, side, Image.Resampling.NEAREST)
 
 
-def fit_field(image: Image8, fov: Mask, working_diameter: float) -> tuple[Image8, Image8, Geometry]:
-    """image [H, W, 3] uint8 and its field [H, W] bool -> both on the canvas of this working
-    diameter (px), as fit_image and fit_fov have them, and how they came there."""
-    geometry, side = plan_fit(fov, working_diameter), canvas_side(working_diameter)
+def plan_field(fov: Mask, working: Diameter) -> tuple[Geometry, int]:
+    """How the field of fov [H, W] bool goes onto the canvas of its working diameter, and that
+    canvas's side in px."""
+    field_px = fov_diameter(fov)
+    diameter = Working.of(working).near(field_px)
+    return plan_fit(fov, diameter, diameter=field_px), canvas_side(diameter)
+
+
+def fit_field(image: Image8, fov: Mask, working: Diameter) -> tuple[Image8, Image8, Geometry]:
+    """image [H, W, 3] uint8 and its field [H, W] bool -> both on the canvas of its working
+    diameter, as fit_image and fit_fov have them, and how they came there."""
+    geometry, side = plan_field(fov, working)
     return fit_image(image, geometry, side), fit_fov(fov, geometry, side), geometry
+
+
+def padded(plane: Image8, side: int) -> Image8:
+    """plane [S, S, ...] -> [side, side, ...], 0 beyond it: canvases of several sizes in a batch."""
+    more = side - len(plane)
+    return np.pad(plane, [(0, more), (0, more), *[(0, 0)] * (plane.ndim - 2)]) if more else plane
 
 
 def _fit(

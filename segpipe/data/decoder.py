@@ -34,7 +34,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
-from segpipe.data.canvas import Geometry
+from segpipe.data.canvas import Diameter, Geometry, Working
 from segpipe.data.decoder_pipe import (
     ANSWER_FIELDS,
     CPU_LIMIT,
@@ -121,9 +121,9 @@ class Guarded(ABC, Generic[Answer]):
     module: ClassVar[str]
     """The child's, which calls `decoder_child.serve`."""
 
-    def __init__(self, diameter: float, max_megapixels: float, timeout_s: float) -> None:
-        """`diameter` in px; `timeout_s` seconds of CPU for each try, WALL_TIMES on the clock."""
-        self.settings = Settings(diameter, max_megapixels, timeout_s)
+    def __init__(self, working: Diameter, max_megapixels: float, timeout_s: float) -> None:
+        """`timeout_s` seconds of CPU for each try, WALL_TIMES on the clock."""
+        self.settings = Settings(*Working.of(working), max_megapixels, timeout_s)
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._pauses: tuple[float, ...] = PAUSES_S
@@ -275,7 +275,8 @@ class Decoder(Guarded[Fitted]):
         return self.ask(data)
 
     def _read(self, header: dict[str, Any], shared: SharedMemory) -> Fitted:
-        canvas, fov = shared.canvas.copy(), shared.fov.copy()  # the next image's come there too
+        # copies: the next image's come there too
+        canvas, fov = (one.copy() for one in shared.canvases(header["side"]))
         geometry = Geometry.from_list(header["geometry"])
         fields = {name: header[name] for name in ANSWER_FIELDS}
         acquisition = Acquisition(**header["acquisition"])

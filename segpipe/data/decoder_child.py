@@ -143,9 +143,9 @@ def _answer(
 
 def _fit(data: bytes, settings: Settings, shared: SharedMemory) -> dict[str, Any]:
     """A photograph on its canvas, of which the arrays are shared."""
-    places = shared.canvas, shared.fov
-    fitted = fit(data, settings.diameter, settings.max_megapixels, places)
-    header = {"geometry": fitted.geometry.to_list(), "acquisition": asdict(fitted.acquisition)}
+    fitted = fit(data, settings.working, settings.max_megapixels, shared.canvases)
+    header = {"side": len(fitted.fov), "geometry": fitted.geometry.to_list()}
+    header["acquisition"] = asdict(fitted.acquisition)
     return header | {name: getattr(fitted, name) for name in ANSWER_FIELDS}
 
 

@@ -2,7 +2,8 @@
 
 parent -> child    LENGTH; the encoded bytes, in the shared memory or, many, in the pipe
 child -> parent    READY once; then for each image LENGTH, a JSON object, and where that object
-                   has no "rejected", in the shared memory: canvas [S, S, 3], fov [S, S], uint8
+                   has no "rejected", in the shared memory: canvas [S, S, 3], fov [S, S], uint8,
+                   S being its "side"
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segpipe.data.arrays import Image8
-from segpipe.data.canvas import canvas_side
+from segpipe.data.canvas import Working, canvas_side
 
 WALL_TIMES = 5  # the deadline on the clock / the limit of CPU time: what a loaded node may take
 SHARED_BYTES = 8 << 20  # encoded, beside canvas and fov: what is longer goes through the pipe
@@ -33,11 +34,16 @@ CPU_LIMIT = signal.SIGPROF  # ends a child that has used up its CPU time
 class Settings(NamedTuple):
     """The words of the child's command line."""
 
-    diameter: float
-    """Working diameter in px."""
+    least_diameter: float
+    """Working diameters, px."""
+    most_diameter: float
     max_megapixels: float
     timeout_s: float
     """Seconds of CPU for each photograph."""
+
+    @property
+    def working(self) -> Working:
+        return Working(self.least_diameter, self.most_diameter)
 
 
 class SharedMemory(NamedTuple):
@@ -45,23 +51,25 @@ class SharedMemory(NamedTuple):
 
     encoded: memoryview
     """Of the whole memory: a short file lies in its first SHARED_BYTES."""
-    canvas: Image8
-    """[S, S, 3]"""
-    fov: Image8
-    """[S, S]"""
+    pixels: Image8
+    """[N], the memory behind: of the largest canvas and its field."""
 
     @staticmethod
     def num_bytes(settings: Settings) -> int:
-        return SHARED_BYTES + 4 * canvas_side(settings.diameter) ** 2
+        return SHARED_BYTES + 4 * canvas_side(settings.most_diameter) ** 2
 
     @classmethod
     def of(cls, memory: int, settings: Settings) -> SharedMemory:
         """Maps the memory behind this file descriptor, until the views are gone."""
         mapped = mmap.mmap(memory, cls.num_bytes(settings))
         pixels = np.frombuffer(mapped, np.uint8, offset=SHARED_BYTES)
-        side = canvas_side(settings.diameter)
-        canvas, fov = np.split(pixels, [3 * side**2])
-        return cls(memoryview(mapped), canvas.reshape(side, side, 3), fov.reshape(side, side))
+        return cls(memoryview(mapped), pixels)
+
+    def canvases(self, side: int) -> tuple[Image8, Image8]:
+        """Where a canvas [side, side, 3] and its field [side, side] are. Raises ValueError for a
+        side that there is no room for."""
+        canvas, fov, _ = np.split(self.pixels, [3 * side**2, 4 * side**2])
+        return canvas.reshape(side, side, 3), fov.reshape(side, side)
 
 
 def send(pipe: int, *parts: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -11,17 +12,25 @@ from PIL import Image
 
 from segpipe.data import codecs
 from segpipe.data.arrays import Image8
-from segpipe.data.canvas import Geometry, canvas_side, fit_fov, fit_image, plan_fit
+from segpipe.data.canvas import (
+    Diameter,
+    Geometry,
+    Working,
+    canvas_side,
+    fit_fov,
+    fit_image,
+    plan_fit,
+)
 from segpipe.data.fov import Field, find_field
 from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph, check_size
 from segpipe.errors import RejectedImage
 
-SHARP = 1.1  # times the working diameter: what a field has at least in a JPEG that comes reduced
+SHARP = 1.1  # times the largest working diameter: a field's least in a JPEG that comes reduced
 STEPS = ("decode", "field", "resize")
-PIXELS = 3  # it changes with what a photograph's bytes become: its field, its picture
+PIXELS = 4  # it changes with what a photograph's bytes become: its field, its picture
 
-Canvases = tuple[Image8, Image8]
-"""[S, S, 3] and [S, S]: where a canvas and its field of view are to be."""
+Places = Callable[[int], tuple[Image8, Image8]]
+"""A canvas's side S -> [S, S, 3] and [S, S]: where it and its field of view are to be."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +57,14 @@ class Fitted:
 
 
 def fit(
-    data: bytes, diameter: float, max_megapixels: float, into: Canvases | None = None
+    data: bytes, working: Diameter, max_megapixels: float, into: Places | None = None
 ) -> Fitted:
-    """An encoded photograph -> the same on the canvas of this working diameter (px), in process.
+    """An encoded photograph -> the same on the canvas of its working diameter, in process.
 
     Canvas and field are written into `into`, where these are given. Raises RejectedImage where the
     bytes are no photograph of a fundus.
     """
-    enough, clock = SHARP * diameter, _Clock()
+    enough, clock = SHARP * Working.of(working).most, _Clock()
     photograph = codecs.decode_photograph(data, max_megapixels, enough)
     clock.passed("decode")
     while (found := _field(photograph, enough)) is None:
@@ -63,10 +72,10 @@ def fit(
         finer = photograph.reduction // 2
         photograph = codecs.decode_photograph(data, max_megapixels, min(photograph.size) / finer)
         clock.passed("decode")
-    return _placed(photograph, found, diameter, clock, into)
+    return _placed(photograph, found, working, clock, into)
 
 
-def fit_array(image: Image8, diameter: float) -> Fitted:
+def fit_array(image: Image8, working: Diameter) -> Fitted:
     """image [H, W, 3] uint8 RGB -> the same as `fit` of a lossless file with these pixels.
 
     Raises RejectedImage where there is no field of view, or a side of less than 16 px.
@@ -75,21 +84,23 @@ def fit_array(image: Image8, diameter: float) -> Fitted:
     check_size(width, height, math.inf)
     clock = _Clock()
     photograph = Photograph(Image.fromarray(image), 1, "", (height, width))
-    return _placed(photograph, find_field(photograph.picture), diameter, clock)
+    return _placed(photograph, find_field(photograph.picture), working, clock)
 
 
 def _placed(
     photograph: Photograph,
     found: Field,
-    diameter: float,
+    working: Diameter,
     clock: _Clock,
-    into: Canvases | None = None,
+    into: Places | None = None,
 ) -> Fitted:
     """A photograph whose field was found -> the same on its canvas."""
-    reduction, side = photograph.reduction, canvas_side(diameter)
+    reduction = photograph.reduction
+    diameter = Working.of(working).near(reduction * found.diameter)
+    side = canvas_side(diameter)
     geometry = plan_fit(found.fov, diameter, photograph.size, reduction, found.diameter)
     clock.passed("field")
-    to_canvas, to_fov = into or (None, None)
+    to_canvas, to_fov = into(side) if into else (None, None)
     canvas = fit_image(photograph.picture, geometry, side, reduction, to_canvas)
     fov_canvas = fit_fov(found.fov, geometry, side, reduction, to_fov)
     clock.passed("resize")

@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> None:
     more = structures.wanted(loaded) if config.structures == "all" else None
     card = replace(loaded.card, flips=num_scores(config.tta or loaded.card.tta))
     sets = _with_discs(_open_sets(stores, config), config)
-    job = EvaluateJob(tuple(stores), card.diameter, card.threshold, config.fov == "found")
+    job = EvaluateJob(tuple(stores), card.working, card.threshold, config.fov == "found")
     with ray_session():
         for data in sets:
             _survey(config, data, prefix=f"{data.name}: " if len(sets) > 1 else "")

@@ -14,7 +14,17 @@ import numpy.typing as npt
 from segpipe import metrics
 from segpipe.data import codecs
 from segpipe.data.arrays import DISC_STEP, Image8, Mask, StructureMaps
-from segpipe.data.canvas import Geometry, canvas_side, fit_field, fit_fov, plan_fit, restore
+from segpipe.data.canvas import (
+    Diameter,
+    Geometry,
+    Working,
+    canvas_side,
+    fit_field,
+    fit_fov,
+    padded,
+    plan_field,
+    restore,
+)
 from segpipe.data.classes import VESSEL, classes_of
 from segpipe.data.datasets import Labelled, field_overlap, load_example, load_kinds, load_second
 from segpipe.data.layouts import Example
@@ -36,8 +46,8 @@ class EvaluateJob:
 
     stores: tuple[Store, ...]
     """Of the sets; a row's `set` says which is its own."""
-    diameter: float
-    """Working diameter in px."""
+    working: Diameter
+    """Working diameters in px."""
     threshold: float
     find_field: bool
     """Whether the sets' own masks of the field of view are left aside."""
@@ -48,16 +58,17 @@ class EvaluateJob:
 
 
 def load_labelled(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
-    """An example's keys and `set` -> the same, its canvas [S, S, 3] and fov [S, S], both uint8, and
-    an error or ''."""
+    """An example's keys and `set` -> the same, its canvas [S, S, 3] and fov [S, S], both uint8, of
+    the largest canvas's S, its own `side`, and an error or ''."""
+    most = canvas_side(Working.of(job.working).most)
     try:
         labelled = job.load(row)
     except UserError as error:
-        side = canvas_side(job.diameter)
-        nothing = np.zeros((side, side, 3), np.uint8)
-        return row | {"canvas": nothing, "fov": nothing[..., 0], "error": str(error)}
-    canvas, fov, _ = fit_field(labelled.image, labelled.fov, job.diameter)
-    return row | {"canvas": canvas, "fov": fov, "error": ""}
+        nothing = np.zeros((most, most, 3), np.uint8)
+        return row | {"canvas": nothing, "fov": nothing[..., 0], "side": 0, "error": str(error)}
+    canvas, fov, _ = fit_field(labelled.image, labelled.fov, job.working)
+    planes = {"canvas": padded(canvas, most), "fov": padded(fov, most)}
+    return row | planes | {"side": len(fov), "error": ""}
 
 
 class Scoring:
@@ -106,10 +117,12 @@ class Scoring:
             found["artery"] = np.zeros((num, side, side), np.float32)
             found["disc"] = np.zeros((num, small, small), np.float32)
         for n in np.flatnonzero(batch["error"] == ""):
-            found["score"][n] = self.score(canvases[n], fovs[n])
+            own = np.s_[: batch["side"][n], : batch["side"][n]]
+            canvas, fov = (np.ascontiguousarray(one[n][own]) for one in (canvases, fovs))
+            found["score"][n][own] = self.score(canvas, fov)
             if self.maps:
-                for name, plane in self.maps(canvases[n], fovs[n])._asdict().items():
-                    found[name][n] = plane
+                for name, plane in self.maps(canvas, fov)._asdict().items():
+                    found[name][n][: len(plane), : len(plane)] = plane
         return batch | found | {"engine": np.full(num, self.engine.name)}
 
 
@@ -127,7 +140,7 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
     if error:
         return kept
     store, example, labelled = job.stores[row["set"]], Example.from_row(row), job.load(row)
-    geometry = plan_fit(labelled.fov, job.diameter)
+    geometry, side = plan_field(labelled.fov, job.working)
     native = restore(score, geometry)
     label, inside = labelled.label == VESSEL, labelled.fov
     predicted = classes_of(native >= np.float32(job.threshold), inside)
@@ -142,8 +155,12 @@ def count(row: dict[str, Any], job: EvaluateJob) -> dict[str, Any]:
             drawing = load_kinds(store, example, labelled)
         except UserError as problem:
             return kept | {"error": str(problem)}
-        fov = fit_fov(inside, geometry, canvas_side(job.diameter))
-        found = structures.find(score, StructureMaps(*maps), fov, geometry, job.threshold)
+        fov = fit_fov(inside, geometry, side)
+        score, artery, disc = (
+            np.ascontiguousarray(one[:px, :px])
+            for one, px in zip((score, *maps), (side, side, side // DISC_STEP), strict=True)
+        )
+        found = structures.find(score, StructureMaps(artery, disc), fov, geometry, job.threshold)
         kept |= _structures(found, predicted, drawing, inside, geometry)
     second = load_second(store, example, labelled)
     drawn, second_hits = Confusion(0, 0, 0, 0), np.zeros_like(kept["hits"])

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from segpipe.data.canvas import Working
 from segpipe.data.classes import CLASSES
 from segpipe.errors import UserError
 from segpipe.models import weights
@@ -27,6 +28,9 @@ from segpipe.models.tta import tta_of
 from segpipe.storage import read_uri
 
 FORMAT = "segpipe-1"
+LARGER = {"fineunet": 1.25}
+"""Of some networks how much larger than its working diameter a field may be that has more px: what
+it tells of vessels seen so is better. Chosen on training photographs (results/LOG.md)."""
 DEFAULT = "fineunet"  # the shipped checkpoint that is used where none is named
 
 
@@ -37,7 +41,7 @@ class Card:
     model: str
     """Name of the network, a key of networks.MODELS."""
     diameter: float
-    """Working diameter of the field of view in px: every image is scaled to it."""
+    """Working diameter of the field of view in px, to which images are scaled; see `working`."""
     threshold: float
     """A pixel in the field is vessel where its score reaches this; chosen on the training split."""
     training_data: str
@@ -51,6 +55,11 @@ class Card:
     flips: int = 1
     """Scores that test-time augmentation averages where nothing else is asked for, and averaged
     when the threshold was chosen; 1, also in older files: none."""
+
+    @property
+    def working(self) -> Working:
+        """Working diameters in px, from those of small fields to those of large ones."""
+        return Working(self.diameter, self.diameter * LARGER.get(self.model, 1.0))
 
     @property
     def tta(self) -> str:

@@ -177,7 +177,7 @@ def _fetch(part: Part, number: int, entries: Sequence[Entry]) -> Step:
 
 def _decode(part: Part, number: int, entries: Sequence[Entry]) -> Step:
     job = _job(part)
-    decoder = Decoder(job.card.diameter, MAX_MEGAPIXELS, DECODING_S)
+    decoder = Decoder(job.card.working, MAX_MEGAPIXELS, DECODING_S)
     files = cycle([data for _, data in _sample(part, entries)])
 
     def step() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from segpipe.data import fov as fields
 from segpipe.data.arrays import Image8, Mask, Plane
-from segpipe.data.canvas import native_mask, restore
+from segpipe.data.canvas import Diameter, native_mask, restore
 from segpipe.data.classes import BACKGROUND, OUTSIDE, VESSEL, classes_of
 from segpipe.data.fitting import Fitted, fit, fit_array
 from segpipe.data.photograph import MAX_MEGAPIXELS
@@ -83,7 +83,7 @@ class Model:
         that cannot be segmented: no image, more than 200 megapixels, no field of view. OSError for
         a file that cannot be read.
         """
-        fitted = _fitted(image, self.card.diameter)
+        fitted = _fitted(image, self.card.working)
         canvas, fov, geometry = fitted.canvas, fitted.fov, fitted.geometry
         with self._one_at_a_time:
             score = self._score(canvas, fov)  # [S, S] float32
@@ -175,12 +175,12 @@ def find_fov(image: Image8) -> Mask:
         raise ValueError(f"image: {error}") from error
 
 
-def _fitted(image: Image8 | str | os.PathLike[str], diameter: float) -> Fitted:
+def _fitted(image: Image8 | str | os.PathLike[str], working: Diameter) -> Fitted:
     path = None if isinstance(image, np.ndarray) else _path(image)
     try:
         if path is None:
-            return fit_array(_checked(image), diameter)
-        return fit(_read(path), diameter, MAX_MEGAPIXELS)
+            return fit_array(_checked(image), working)
+        return fit(_read(path), working, MAX_MEGAPIXELS)
     except RejectedImage as error:
         reason = str(error)
         if error.fault is Fault.TOO_MANY_PIXELS:

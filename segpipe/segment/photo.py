@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segpipe.data.arrays import StructureMaps
-from segpipe.data.canvas import Geometry
+from segpipe.data.arrays import DISC_STEP, StructureMaps
+from segpipe.data.canvas import Geometry, padded
 from segpipe.data.fitting import Fitted
 from segpipe.data.photograph import Acquisition
 from segpipe.errors import (
@@ -83,7 +83,8 @@ class Photo:
         return {"error": str(self.rejection), "error_code": self.rejection.fault.value}
 
     def as_columns(self, side: int) -> dict[str, Any]:
-        """A row of Ray Data; what was not decoded has an empty canvas of this side in px."""
+        """A row of Ray Data, its canvas on one of this side in px; what was not decoded has an
+        empty one."""
         fitted = self.fitted or _nothing(side)
         said = fitted.acquisition
         spacing_mm = said.pixel_spacing_mm
@@ -101,8 +102,9 @@ class Photo:
             "device": said.device or "",
             "acquired": said.acquired or "",
             "geometry": np.asarray(fitted.geometry.to_list(), np.int32),
-            "canvas": fitted.canvas,
-            "fov": fitted.fov,
+            "side": len(fitted.fov),
+            "canvas": padded(fitted.canvas, side),
+            "fov": padded(fitted.fov, side),
         }
 
     @classmethod
@@ -116,10 +118,12 @@ class Photo:
         if photo.ended:
             return photo
         spacing_mm = float(row["pixel_spacing_mm"])
+        side = int(row["side"])
+        own = np.s_[:side, :side]
         said = {name: str(row[name]) or None for name in ("laterality", "device", "acquired")}
         photo.fitted = Fitted(
-            row.get("canvas", np.zeros(0, np.uint8)),
-            row["fov"],
+            np.ascontiguousarray(row.get("canvas", np.zeros((0, 0), np.uint8))[own]),
+            np.ascontiguousarray(row["fov"][own]),
             Geometry.from_list(row["geometry"]),
             int(row["orientation"]),
             str(row["note"]),
@@ -129,10 +133,11 @@ class Photo:
                 **said, pixel_spacing_mm=None if math.isnan(spacing_mm) else spacing_mm
             ),
         )
-        photo.score, photo.engine = row["score"], str(row["engine"])
+        photo.score, photo.engine = np.ascontiguousarray(row["score"][own]), str(row["engine"])
         if "artery" in row:
-            maps = (np.asarray(row[name], np.float32) for name in StructureMaps._fields)
-            photo.maps = StructureMaps(*maps)
+            small = np.s_[: side // DISC_STEP, : side // DISC_STEP]
+            maps = row["artery"][own], row["disc"][small]
+            photo.maps = StructureMaps(*(np.ascontiguousarray(one, np.float32) for one in maps))
         return photo
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segpipe.data.arrays import StructureMaps
-from segpipe.data.canvas import canvas_side
+from segpipe.data.canvas import Diameter, canvas_side
 from segpipe.data.decoder import DECODING_S, Decoder
 from segpipe.errors import RejectedImage, StarvedDecoder, UserError
 from segpipe.models.engine import Engine, open_or_stand_in, open_score
@@ -107,9 +107,11 @@ def keep_pages() -> None:
 
 
 def load(batch: Batch, job: SegmentJob) -> Batch:
-    """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not."""
+    """Groups of inputs -> one row each: its canvas [S, S, 3] and fov [S, S] uint8, or why not.
+
+    S is that of the largest canvas."""
     job.log_alike()
-    side, watch = canvas_side(job.card.diameter), Stopwatch()
+    side, watch = canvas_side(job.card.working.most), Stopwatch()
     photos = [decode(*one, job, watch) for one in _fetched(job, batch, watch)]
     rows = [photo.as_columns(side) for photo in photos]
     loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -228,10 +230,10 @@ def decode(entry: Entry, data: Fetched, job: SegmentJob, watch: Stopwatch) -> Ph
 
 
 def _decoder_of(job: SegmentJob) -> Decoder:
-    return own_decoder(job.card.diameter, job.started.max_megapixels)
+    return own_decoder(job.card.working, job.started.max_megapixels)
 
 
 @lru_cache(maxsize=1)
-def own_decoder(diameter: float, max_megapixels: float) -> Decoder:
+def own_decoder(working: Diameter, max_megapixels: float) -> Decoder:
     """This process's child for untrusted bytes."""
-    return Decoder(diameter, max_megapixels, DECODING_S)
+    return Decoder(working, max_megapixels, DECODING_S)

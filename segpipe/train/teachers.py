@@ -27,13 +27,13 @@ class Teachers:
         for one in weights:
             chosen = engine.select(engine.find_trials(one, "cpu"), "auto", "fp32").engine
             score, _ = engine.open_or_stand_in(one, chosen, 1, TTA)
-            self.all.append((score, checkpoint.load(one, "--teachers").card.diameter))
+            self.all.append((score, checkpoint.load(one, "--teachers").card.working))
 
     def __call__(self, labelled: Labelled, height: int, width: int) -> Plane:
         """-> [height, width] float32: their mean score, 0 beyond the field, at this size."""
         mean = np.zeros((height, width), np.float32)
-        for score, diameter in self.all:
-            canvas, fov, geometry = fit_field(labelled.image, labelled.fov, diameter)
+        for score, working in self.all:
+            canvas, fov, geometry = fit_field(labelled.image, labelled.fov, working)
             mean += resized(score(canvas, fov), geometry, height, width)
         return mean / np.float32(len(self.all))
 
