@@ -44,7 +44,7 @@ from segpipe.data.decoder import Decoder
 from segpipe.data.decoder_child import BYTES_PER_PIXEL, KEPT_BYTES
 from segpipe.data.decoder_pipe import SHARED_BYTES
 from segpipe.data.fitting import SHARP, Fitted, fit
-from segpipe.data.fov import SEARCH_PX, find_field, find_fov
+from segpipe.data.fov import SEARCH_PX, find_field, find_fov, fov_diameter
 from segpipe.errors import Fault, RejectedImage, StarvedDecoder
 
 DIAMETER = 64.0  # px
@@ -309,6 +309,13 @@ def test_a_small_field_in_a_large_jpeg_is_seen_whole(radius):
     data, _ = marked(400, 400, radius)
     assert codecs.decode_photograph(data, 200, SHARP * DIAMETER).reduction > 1
     assert_same(fit(data, DIAMETER, 200), fitted_whole(data))
+
+
+def test_between_the_working_diameters_a_field_keeps_the_size_that_was_decoded():
+    """480 px wide, and 120 where a quarter is decoded, as a field of 110 is large enough."""
+    fitted = fit(marked(500, 500, 240)[0], Working(100, 125), 200)
+    assert fov_diameter(fitted.fov > 127) == pytest.approx(120, abs=1)
+    assert len(fitted.fov) == canvas_side(120)
 
 
 def test_a_field_too_small_at_one_size_is_taken_at_the_next_finer_one(monkeypatch):

@@ -37,7 +37,7 @@ class Working(NamedTuple):
         return diameter if isinstance(diameter, Working) else cls(diameter, diameter)
 
     def near(self, field_px: float) -> float:
-        """The working diameter for a field of so many px of the photograph across."""
+        """The working diameter for a field that has so many px across."""
         return min(max(field_px, self.least), self.most)
 
 

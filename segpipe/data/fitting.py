@@ -25,7 +25,7 @@ from segpipe.data.fov import Field, find_field
 from segpipe.data.photograph import NOTHING_SAID, Acquisition, Photograph, check_size
 from segpipe.errors import RejectedImage
 
-SHARP = 1.1  # times the largest working diameter: a field's least in a JPEG that comes reduced
+SHARP = 1.1  # times the least working diameter: what a field has at least in a reduced JPEG
 STEPS = ("decode", "field", "resize")
 PIXELS = 4  # it changes with what a photograph's bytes become: its field, its picture
 
@@ -64,7 +64,7 @@ def fit(
     Canvas and field are written into `into`, where these are given. Raises RejectedImage where the
     bytes are no photograph of a fundus.
     """
-    enough, clock = SHARP * Working.of(working).most, _Clock()
+    enough, clock = SHARP * Working.of(working).least, _Clock()
     photograph = codecs.decode_photograph(data, max_megapixels, enough)
     clock.passed("decode")
     while (found := _field(photograph, enough)) is None:
@@ -96,7 +96,7 @@ def _placed(
 ) -> Fitted:
     """A photograph whose field was found -> the same on its canvas."""
     reduction = photograph.reduction
-    diameter = Working.of(working).near(reduction * found.diameter)
+    diameter = Working.of(working).near(found.diameter)  # in px that were decoded
     side = canvas_side(diameter)
     geometry = plan_fit(found.fov, diameter, photograph.size, reduction, found.diameter)
     clock.passed("field")

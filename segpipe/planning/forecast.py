@@ -40,7 +40,7 @@ class Setting:
     """Of a node, each with a worker."""
     costs: Costs
     diameter_px: float
-    """The largest working diameter of the network."""
+    """The least working diameter of the network."""
     group_size: int = 64
     gpus: int = 0
     """Of a node; with any the networks run there, and cores read and write."""

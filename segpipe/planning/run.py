@@ -117,7 +117,7 @@ def plan(config: PlanConfig) -> None:
     """Print costs and forecast. Raises UserError for what the user must change."""
     config.check()
     card = _card(config.checkpoint)
-    measured = _measured(config, card.working.most)
+    measured = _measured(config, card.diameter)
     setting = setting_of(config, measured, card)
     found = forecast(setting)
     deaths = with_deaths(setting, config.node_hours) if config.node_hours else None
@@ -162,7 +162,7 @@ def setting_of(config: PlanConfig, measured: Measured, card: Card) -> Setting:
         config.nodes,
         config.cores_per_node,
         measured.costs,
-        card.working.most,
+        card.diameter,
         config.group_size,
         config.gpus_per_node,
         config.gpu_ms / 1000,
