@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services, worker
+from ray._private import ray_constants, services, utils, worker
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
@@ -145,6 +145,17 @@ def silent_listener() -> Iterator[None]:
         yield
     finally:
         worker.print_to_stdstream = before
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Without it `ray.init` sets handlers of SIGTERM that end the process wherever it just is."""
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
 
 
 # ---- Ray Data

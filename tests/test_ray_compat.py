@@ -301,6 +301,24 @@ def test_rays_thread_for_errors_of_the_cluster_writes_nothing_of_its_own(
     assert ("Raylet is terminated." in capsys.readouterr().out) == (not silent)
 
 
+SIGTERM = """
+import signal, sys, ray
+from contextlib import nullcontext
+from segpipe import ray_compat
+with ray_compat.sigterm_kept() if sys.argv[1] == "True" else nullcontext():
+    ray.init()
+print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ray_sets_handlers_of_sigterm(kept, ray_cluster):
+    env = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    words = [sys.executable, "-c", SIGTERM, str(kept)]
+    told = subprocess.run(words, env=env, check=True, capture_output=True, timeout=120, text=True)
+    assert told.stdout.split()[-1] == str(kept)
+
+
 # ---- Ray Data
 
 

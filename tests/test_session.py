@@ -12,6 +12,8 @@ import pytest
 import ray
 from processes import command_of, family, running, wait_until
 
+from segpipe.cluster.quiet import signals_later
+
 SEGMENT = ["-m", "segpipe", "segment", "--tta", "none", "--backend", "torch", "--precision", "fp32"]
 SEGMENT += ["--workers", 1, "--report-images", "off", "--input"]
 
@@ -36,6 +38,21 @@ def test_a_signal_while_ray_starts_ends_as_later(number, code, labelled, tmp_pat
         lines = job.told().splitlines()
         wait_until(lambda: not any(map(command_of, pids)), "end of what Ray started")
     assert lines == ["segpipe segment: stopped, run the same command again to resume"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_comes_after_rays_start(number):
+    """Of several the first, to the handler that there was."""
+    before, came, done = signal.getsignal(number), [], []
+    signal.signal(number, lambda number, _: came.append(number))
+    try:
+        with signals_later():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            done += came
+        assert (done, came) == ([], [number])
+    finally:
+        signal.signal(number, before)
 
 
 LEFT = """

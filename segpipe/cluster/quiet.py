@@ -12,16 +12,36 @@ from typing import Any
 
 import ray
 
+from segpipe import ray_compat
+
 
 def init_ray(**options: Any) -> None:
     try:
-        with silent_stderr(), handler_kept(signal.SIGTERM):
+        with signals_later(), silent_stderr(), ray_compat.sigterm_kept():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except SystemExit as stop:  # of Ray's handler of SIGTERM, while that is in place
-        handler = signal.getsignal(signal.SIGTERM)
-        if stop.code == signal.SIGTERM and callable(handler):
-            handler(signal.SIGTERM, None)
+    except KeyboardInterrupt:
+        ray.shutdown()  # while its token is there, which its threads ask for
         raise
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """SIGINT and SIGTERM come afterwards: what they raise within Ray's start may be lost there, as
+    in a finalizer, and leave the lock of Python's logging held, for which all threads then wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
